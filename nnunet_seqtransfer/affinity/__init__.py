@@ -1,0 +1,1 @@
+"""Distances between the signatures of tasks: metrics, and the record of their result."""

@@ -1,0 +1,1 @@
+"""The demonstration: phantoms, real commands, and the table of what they gave."""

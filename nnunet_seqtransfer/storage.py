@@ -1,0 +1,116 @@
+"""Files that are never half-written: written aside, flushed to disk, then renamed; and records read back with checks."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunet_seqtransfer.errors import RecordError, SeqTransferError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside ``path`` to write to; renames it over ``path`` when the block ends without an error.
+
+    The name carries the process id, so that two writers never share it. Nothing is left behind after an error.
+
+    Raises SeqTransferError where the disk is full or the folder cannot be written to.
+    """
+    with naming_full_and_read_only_disks(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays the last part of the name, since some writers (numpy, matplotlib) choose a format by it.
+        aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+        try:
+            yield aside
+            descriptor = os.open(aside, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_and_read_only_disks(path: Path) -> Iterator[None]:
+    """Turns "no space", "read-only" and "permission denied" into a SeqTransferError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space",
+            errno.EDQUOT: "the disk quota is used up; free some space",
+            errno.EROFS: "the file system is read-only; point nnU-Net's folders at one that can be written to",
+            errno.EACCES: "permission denied; make the folder writable",
+            errno.EPERM: "permission denied; make the folder writable",
+        }
+        reason = reasons.get(error.errno or 0)
+        if reason is None:
+            raise
+        raise SeqTransferError(f"cannot write {path}: {reason} and run the same command again") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes ``content`` as JSON, key order kept (nnU-Net's plans and dataset.json rely on it)."""
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(content, indent=4, sort_keys=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises RecordError, naming ``what`` and ``remedy``, where the file is missing, truncated or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecordError(f"{what} is missing: {path}; {remedy}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordError(f"{what} is broken ({error}): {path}; {remedy}") from None
+    if not isinstance(content, dict):
+        raise RecordError(f"{what} is broken (not a JSON object): {path}; {remedy}")
+    return content
+
+
+def write_record(path: Path, kind: str, version: int, content: dict[str, Any]) -> None:
+    """Writes one of our records: its kind, its format number, and a checksum that tells when it was edited."""
+    write_json(path, {"kind": kind, "format": version, "checksum": checksum(content), **content})
+
+
+def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, Any]:
+    """The content of one of our records, as it was given to `write_record`.
+
+    Raises RecordError where the file is missing, truncated, of another kind, of a newer format, or was edited.
+    """
+    content = read_json(path, f"the {kind} file", remedy)
+    if content.pop("kind", None) != kind:
+        raise RecordError(f"this is no {kind} file: {path}; {remedy}")
+    found = content.pop("format", None)
+    if not isinstance(found, int) or found > version:
+        raise RecordError(
+            f"the {kind} file has format {found}, this version reads up to {version}: {path}; update nnunet-seqtransfer"
+        )
+    if content.pop("checksum", None) != checksum(content):
+        raise RecordError(f"the {kind} file was edited or damaged (its checksum does not fit): {path}; {remedy}")
+    return content
+
+
+def checksum(content: Any) -> str:
+    """SHA-256 of ``content`` as canonical JSON: equal content has an equal checksum, whatever the key order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The trainers that nnU-Net runs for us."""
