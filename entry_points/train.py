@@ -1,1 +1,157 @@
-"""Placeholder while the house is being built."""
+"""nnUNetv2_seq_train: trains a chain of stages, each an ordinary nnUNetv2_train."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from nnunet_seqtransfer.affinity.compute import resolve_sources
+from nnunet_seqtransfer.affinity.metric import metrics
+from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.describe import describe_chain
+from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
+from nnunet_seqtransfer.chain.run import load_chain, run_chain
+from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
+from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
+from nnunet_seqtransfer.entry_points.common import (
+    SeqArgumentParser,
+    add_processes,
+    natural,
+    notify,
+    positive_float,
+    positive_int,
+    run_command,
+)
+from nnunet_seqtransfer.entry_points.plan import add_strategy, find_affinity, run_plan
+from nnunet_seqtransfer.errors import RecordError, SequenceError
+from nnunet_seqtransfer.host.folders import dataset_name, results_folder
+from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.sequence.cost import CostModel
+from nnunet_seqtransfer.sequence.plan import plan_path, read_plan
+
+SCRATCH = "none"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Trains what is left of a chain."""
+    options = _parse(arguments)
+    run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    results_folder()
+    target = dataset_name(options.dataset)
+    request = ChainRequest(
+        target=target,
+        sources=_sources(options, target),
+        plans=options.p,
+        configuration=options.configuration,
+        folds=tuple(dict.fromkeys(options.folds)),
+        source_recipe=Recipe(options.source_epochs, options.iterations, options.initial_lr, 0, options.seed),
+        target_recipe=Recipe(options.epochs, options.iterations, options.initial_lr, 0, options.seed),
+        warmup_epochs=options.warmup_epochs,
+        tag=_tag(options.tag),
+    )
+    chain = load_chain(request, options.np, notify)
+    if options.dry_run:
+        print("\n".join(describe_chain(chain, options.device)))
+        return
+    run_chain(chain, DeviceOptions(options.device, options.num_gpus, options.npz), LocalExecutor(), options.np, notify)
+    last = chain.stages[-1]
+    print(
+        f"done: {last.base}\npredict with: nnUNetv2_predict -d {target} -i IN -o OUT -tr {TRAINER} -p {last.plans_name} "
+        f"-c {last.configuration} -f {' '.join(request.folds)}"
+    )
+
+
+def _sources(options: argparse.Namespace, target: str) -> tuple[str, ...]:
+    """The user's own order, or the plan's; what is missing for the plan is computed first."""
+    if options.s is not None:
+        return () if options.s == [SCRATCH] else resolve_sources(target, options.s)
+    path = plan_path(target, options.p, options.configuration)
+    if path.is_file():
+        plan = read_plan(path)
+        made_for = (plan.target, plan.plans, plan.configuration)
+        if made_for != (target, options.p, options.configuration):
+            raise RecordError(
+                f"the plan was made for {' '.join(made_for)}: {path}; run nnUNetv2_seq_plan for this target"
+            )
+    else:
+        notify(f"no plan for {target} yet; making one")
+        affinity, file = find_affinity(target, options.p, options.configuration, options.m, options.np)
+        costs = CostModel(options.start_scale, options.start_exponent, options.hop_exponent, affinity.unit)
+        plan = run_plan(affinity, file, options.strategy, options.max_sources, costs)
+    notify(plan.explanation[0])
+    return tuple(dataset_name(source) for source in plan.sources)
+
+
+def _tag(tag: str | None) -> str | None:
+    if tag is not None and (not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", tag)):
+        raise SequenceError(f"the tag {tag!r} becomes part of folder names; use letters, digits, '-' and single '_'")
+    return tag
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = SeqArgumentParser(
+        "Trains a chain: each source, then the target, the weights handed over from one to the next. Run it again "
+        "after any interruption: it does what is left. Without -s it follows the plan of nnUNetv2_seq_plan, which it "
+        "makes where there is none.",
+        "nnUNetv2_seq_train 4 3d_fullres 0 -s 21 24 -epochs 250",
+    )
+    parser.add_argument("dataset", help="[REQUIRED] Name or number of the target dataset")
+    parser.add_argument("configuration", help="[REQUIRED] nnU-Net configuration: 2d, 3d_fullres or 3d_lowres")
+    parser.add_argument("folds", nargs="+", metavar="fold", help="[REQUIRED] Folds of the target: 0 to 4, or all")
+    parser.add_argument(
+        "-s",
+        nargs="+",
+        metavar="SOURCE",
+        help=f"[OPTIONAL] Names or numbers of the sources in their order, or {SCRATCH}: from scratch. Default: the plan's",
+    )
+    parser.add_argument(
+        "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] Plans of the target. Default: {DEFAULT_PLANS}"
+    )
+    parser.add_argument(
+        "-m",
+        default=DEFAULT_METRIC,
+        metavar="METRIC",
+        help=f"[OPTIONAL] Metric where a plan has to be made: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
+    )
+    add_strategy(parser)
+    _add_recipe(parser)
+    parser.add_argument(
+        "-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[OPTIONAL] Where to train. Default: cuda"
+    )
+    parser.add_argument(
+        "-num_gpus", type=positive_int, default=1, metavar="N", help="[OPTIONAL] GPUs for one training. Default: 1"
+    )
+    parser.add_argument("--npz", action="store_true", help="[OPTIONAL] Keep the softmax outputs of the validation")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="[OPTIONAL] Print every stage and what it would do; do nothing"
+    )
+    add_processes(parser)
+    return parser.parse(arguments)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    recipe = Recipe()
+    for name, kind, default, what in (
+        ("-epochs", positive_int, recipe.epochs, "Epochs of the target's stage"),
+        ("-source_epochs", positive_int, recipe.epochs, "Epochs of each source's stage"),
+        ("-iterations", positive_int, recipe.iterations, "Iterations per epoch, all stages"),
+        ("-initial_lr", positive_float, recipe.initial_lr, "Initial learning rate, all stages"),
+        ("-warmup_epochs", natural, 5, "Epochs of warm-up where weights were handed over, at most a tenth of the epochs"),
+    ):
+        parser.add_argument(
+            name, type=kind, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"
+        )
+    parser.add_argument(
+        "-seed", type=natural, default=None, metavar="N", help="[OPTIONAL] Seed of the training. Default: none, as nnU-Net"
+    )
+    parser.add_argument(
+        "-tag",
+        default=None,
+        metavar="NAME",
+        help="[OPTIONAL] Appended to the plans names, to keep chains with different recipes apart. Default: none",
+    )

@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming_full_and_read_only_disks(path: Path) -> Iterator[None]:
+def naming_full_and_read_only_disks(path: Path | str) -> Iterator[None]:
     """Turns "no space", "read-only" and "permission denied" into a SeqTransferError that names ``path``."""
     try:
         yield
@@ -54,7 +54,7 @@ def naming_full_and_read_only_disks(path: Path) -> Iterator[None]:
         reason = reasons.get(error.errno or 0)
         if reason is None:
             raise
-        raise SeqTransferError(f"cannot write {path}: {reason} and run the same command again") from error
+        raise SeqTransferError(f"cannot write {error.filename or path}: {reason} and run the same command again") from error
 
 
 def write_json(path: Path, content: Any) -> None:

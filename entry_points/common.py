@@ -1,0 +1,120 @@
+"""What all commands share: nnU-Net's style of options, and one line with exit status 2 for what a user can mend."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from nnunet_seqtransfer import __version__
+from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class SeqArgumentParser(argparse.ArgumentParser):
+    """argparse with nnU-Net's options: one dash for values, two for switches, and nothing abbreviated or ignored.
+
+    argparse reads ``-source_epochz 3`` as ``-s ource_epochz`` where there is a ``-s``. Every word that begins with a
+    dash is therefore compared with the options that exist before argparse sees it.
+    """
+
+    def __init__(self, description: str, example: str) -> None:
+        super().__init__(
+            description=description,
+            epilog=f"Example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action="version", version=__version__)
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """The parsed arguments (of the command line where None). Exits with status 2 on a wrong one."""
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        known = list(self._option_string_actions)
+        for word in given:
+            name = word.split("=", 1)[0]
+            if name.startswith("-") and not _is_number(name) and name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                self.error(f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else ""))
+        return self.parse_args(given)
+
+    def error(self, message: str) -> NoReturn:
+        """One line and exit status 2; argparse prints the whole usage before it."""
+        self.exit(USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} -h)\n")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return value
+
+
+def natural(text: str) -> int:
+    """An argparse type: a whole number, 0 or above."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def default_processes() -> int:
+    """Worker processes where -np is not given: nnUNet_def_n_proc or 8, but not more than there are cores."""
+    wanted = os.environ.get("nnUNet_def_n_proc", "8")
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(int(wanted) if wanted.isdecimal() else 8, available))
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """The option -np."""
+    parser.add_argument(
+        "-np",
+        type=positive_int,
+        default=default_processes(),
+        metavar="N",
+        help="[OPTIONAL] Worker processes. Default: nnUNet_def_n_proc or 8, at most the number of cores",
+    )
+
+
+def notify(line: str) -> None:
+    """Prints one line at once, beside progress bars."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_command(action: Callable[[], None]) -> NoReturn:
+    """Runs a command and exits: 0 when it ended well, 2 with one line for what a user can mend, 130 after Ctrl-C."""
+    try:
+        with naming_full_and_read_only_disks("nnU-Net's folders"):
+            action()
+    except SeqTransferError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,120 @@
+"""The ``seq_transfer`` block of a plans file: what stage this is, its recipe, and the weights that it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nnunet_seqtransfer.errors import RecordError
+
+FORMAT = 1
+KEY = "seq_transfer"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one stage is trained."""
+
+    epochs: int = 250
+    "Epochs (250 a stage in arXiv 2410.06892)."
+    iterations: int = 250
+    "Iterations per epoch (nnU-Net's 250)."
+    initial_lr: float = 1e-2
+    "Initial learning rate (nnU-Net's 1e-2, kept by arXiv 2410.06892 for every stage)."
+    warmup_epochs: int = 0
+    "Epochs of linear warm-up before the polynomial decay."
+    seed: int | None = None
+    "Seed of the random number generators; None leaves them unseeded, like nnU-Net."
+
+    @property
+    def validation_iterations(self) -> int:
+        """Validation iterations per epoch, in nnU-Net's proportion of 50 to 250."""
+        return max(1, self.iterations // 5)
+
+    @property
+    def save_every(self) -> int:
+        """Epochs between checkpoints: 25 to a training, never more than nnU-Net's 50 apart."""
+        return max(1, min(50, self.epochs // 25))
+
+    def differences(self, other: Recipe) -> str:
+        """In words, what differs: "epochs 250 against 100"."""
+        mine, theirs = asdict(self), asdict(other)
+        return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in mine if mine[key] != theirs[key])
+
+
+@dataclass(frozen=True)
+class Init:
+    """The weights that a fine-tuning stage starts from; paths relative to nnUNet_results."""
+
+    checkpoint: str
+    "The final checkpoint of the stage before."
+    checkpoint_sha256: str
+    "Its SHA-256."
+    weights: str
+    "The file handed over, made from it for this stage's channels and labels."
+    weights_sha256: str
+    "Its SHA-256."
+
+
+@dataclass(frozen=True)
+class StageBlock:
+    """The block, for one configuration."""
+
+    target: str
+    "Full name of the target."
+    path: tuple[str, ...]
+    "Full names of all datasets up to and including this stage's."
+    role: Literal["source", "target"]
+    "Sources skip the final validation."
+    recipe: Recipe
+    "How this stage is trained."
+    init: Init | None
+    "None for the first stage, and for a stage whose weights were not handed over yet."
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether this stage belongs behind another."""
+        return len(self.path) > 1
+
+
+def read_block(plans: dict[str, Any], configuration: str) -> StageBlock | None:
+    """The block of ``plans`` for ``configuration``; None where the plans have none.
+
+    Raises RecordError where it is of a newer format or damaged.
+    """
+    block = plans.get(KEY)
+    if block is None or configuration not in block.get("configurations", {}):
+        return None
+    remedy = "run nnUNetv2_seq_train again"
+    if block.get("format", 0) > FORMAT:
+        raise RecordError(
+            f"the seq_transfer block of plans {plans.get('plans_name')} has format {block['format']}, this version reads "
+            f"up to {FORMAT}; update nnunet-seqtransfer"
+        )
+    try:
+        own = block["configurations"][configuration]
+        init = Init(**own["init"]) if own["init"] is not None else None
+        return StageBlock(block["target"], tuple(block["path"]), block["role"], Recipe(**own["recipe"]), init)
+    except (KeyError, TypeError) as error:
+        raise RecordError(
+            f"the seq_transfer block of plans {plans.get('plans_name')} is damaged ({error}); {remedy}"
+        ) from None
+
+
+def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> dict[str, Any]:
+    """``plans`` with the block of one configuration replaced; the blocks of other configurations stay."""
+    others = plans.get(KEY, {}).get("configurations", {})
+    content = {
+        "format": FORMAT,
+        "target": block.target,
+        "path": list(block.path),
+        "role": block.role,
+        "configurations": {
+            **others,
+            configuration: {
+                "recipe": asdict(block.recipe),
+                "init": asdict(block.init) if block.init is not None else None,
+            },
+        },
+    }
+    return {**plans, KEY: content}

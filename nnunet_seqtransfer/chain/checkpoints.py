@@ -1,0 +1,135 @@
+"""Checkpoints: whether they are whole, loading them safely, and handing their weights to the next network."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_seqtransfer.errors import CheckpointError
+from nnunet_seqtransfer.storage import replacing, sha256
+
+HEADS = ".seg_layers."
+"""Part of the name of every tensor of the segmentation heads, nnU-Net's own mark for what is not transferred."""
+_SCALAR = np.float64(0).__reduce__()[0]
+_SAFE: list[Any] = [
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")},
+    # numpy's constructor of scalars is private, and NumPy 2 moved it: files of both versions are read
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU, without running code it may carry (``weights_only=True``).
+
+    nnU-Net's checkpoints hold a few NumPy scalars beside tensors; these are declared safe, nothing else is.
+
+    Raises CheckpointError where the file is missing, truncated, holds other objects, or is no nnU-Net checkpoint.
+    """
+    remedy = "train that stage again, or restore the file"
+    if not path.is_file():
+        raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
+    try:
+        with torch.serialization.safe_globals(_SAFE):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"the checkpoint is not safe to load ({_reason(error)}): {path}; {remedy}") from None
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint is damaged ({_reason(error)}): {path}; {remedy}") from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("network_weights"), dict):
+        raise CheckpointError(f"this is no nnU-Net checkpoint (no network_weights): {path}; {remedy}")
+    return checkpoint
+
+
+def _reason(error: Exception) -> str:
+    """The part of torch's message that names the offending object; its advice to load unsafely is left out."""
+    lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "not allowed" in line]
+    return (lines or [str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__])[0][:200]
+
+
+def adapt_weights(
+    weights: dict[str, Tensor], like: dict[str, Tensor], channels: tuple[int, int]
+) -> dict[str, Tensor]:
+    """The body of a network (everything but its heads) for a network with the tensors ``like``.
+
+    Every tensor is copied bit by bit. Only convolutions that read the input image change when the number of input
+    channels does, from ``channels[0]`` = m to ``channels[1]`` = n: their weights of shape (out, m, ...) become, for
+    each of the n new channels, the sum over the m old ones divided by n. So an image repeated in every channel gives
+    the same features before and after. All aliases of a tensor are treated alike, since each is listed by its name.
+
+    Raises CheckpointError, naming the tensor and both shapes, where the architectures differ.
+    """
+    adapted = {}
+    for name, wanted in like.items():
+        if HEADS in name:
+            continue
+        if name not in weights:
+            raise CheckpointError(
+                f"the checkpoint is of another architecture: it has no {name}; use plans of one architecture throughout"
+            )
+        given = weights[name]
+        if given.shape == wanted.shape:
+            adapted[name] = given.clone()
+        elif _reads_input(given, wanted, channels):
+            adapted[name] = (given.sum(dim=1, keepdim=True) / channels[1]).expand(wanted.shape).clone()
+        else:
+            raise CheckpointError(
+                f"the checkpoint is of another architecture: {name} has shape {tuple(given.shape)}, the network wants "
+                f"{tuple(wanted.shape)}; use plans of one architecture throughout"
+            )
+    surplus = sorted(name for name in weights if name not in like and HEADS not in name)
+    if surplus:
+        raise CheckpointError(
+            f"the checkpoint is of another architecture: the network has no {surplus[0]}; "
+            "use plans of one architecture throughout"
+        )
+    return adapted
+
+
+def _reads_input(given: Tensor, wanted: Tensor, channels: tuple[int, int]) -> bool:
+    same_otherwise = given.shape[:1] == wanted.shape[:1] and given.shape[2:] == wanted.shape[2:]
+    return same_otherwise and given.ndim > 2 and (given.shape[1], wanted.shape[1]) == channels
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> str:
+    """Writes weights in the form that nnU-Net's ``-pretrained_weights`` reads too; returns the file's SHA-256."""
+    with replacing(path) as aside:
+        torch.save({"network_weights": weights}, aside)
+    return sha256(path)
+
+
+def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:
+    """Loads handed-over weights into every tensor of ``network`` but its heads.
+
+    Raises CheckpointError where the file is not the one recorded, or does not hold exactly the network's body.
+    """
+    if not path.is_file() or sha256(path) != expected_sha256:
+        raise CheckpointError(
+            f"the weights handed to this stage are missing or are not the ones recorded in its plans: {path}; "
+            "start this stage through nnUNetv2_seq_train, which makes them again"
+        )
+    weights = load_checkpoint(path)["network_weights"]
+    state = network.state_dict()
+    body = [name for name in state if HEADS not in name]
+    if set(body) != set(weights) or any(state[name].shape != weights[name].shape for name in body):
+        raise CheckpointError(f"the weights handed to this stage do not fit its network: {path}; delete the file")
+    network.load_state_dict({**state, **weights})
+
+
+def body_digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of every tensor but the heads: equal if and only if the bodies are bit-identical."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in weights if HEADS not in name):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

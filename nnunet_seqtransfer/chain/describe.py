@@ -1,0 +1,75 @@
+"""What a chain would do, in words, for --dry_run: every stage, what it reads and writes, and about how long."""
+
+from __future__ import annotations
+
+import math
+
+from nnunet_seqtransfer.chain.preparation import preprocessed_bytes
+from nnunet_seqtransfer.chain.run import Chain
+from nnunet_seqtransfer.chain.stages import Stage
+from nnunet_seqtransfer.chain.state import FINAL, Action
+from nnunet_seqtransfer.host.plans import data_folder, plans_path
+
+GPU_SECONDS_PER_ITERATION = 45 / 250
+"""nnU-Net's published epoch times on an A100 are 41-47 s for 250 iterations. Its planner fills the graphics memory
+whatever the dataset, so that the time hardly depends on the dataset (small images are faster)."""
+CPU_SECONDS_PER_MEGAVOXEL = 6.0
+"""An iteration with nnU-Net's default width on two CPU cores, per million voxels of a batch; measured, rough."""
+
+
+def describe_chain(chain: Chain, device: str) -> tuple[str, ...]:
+    """Lines of text, a few for each stage and a total."""
+    lines: list[str] = []
+    total = 0.0
+    for stage in chain.stages:
+        seconds = stage_seconds(chain, stage, device)
+        total += seconds
+        lines += _describe(chain, stage, seconds)
+    lines.append(f"in all about {duration(total)} on {_place(device)} (a rough estimate), nothing was done (--dry_run)")
+    return tuple(lines)
+
+
+def _describe(chain: Chain, stage: Stage, seconds: float) -> list[str]:
+    action = chain.actions[stage]
+    lines = [f"{chain.title(stage)} {action.value}"]
+    if action in (Action.NOTHING, Action.NOT_NEEDED):
+        return lines
+    recipe = stage.recipe
+    plans = chain.plans[stage]
+    lines.append(
+        f"  trains   {recipe.epochs} epochs of {recipe.iterations} iterations, learning rate {recipe.initial_lr:g}, "
+        f"warm-up {recipe.warmup_epochs} epochs; about {duration(seconds)}"
+    )
+    lines.append(f"  reads    {data_folder(stage.dataset, plans, stage.configuration)}")
+    missing = chain.cases_to_preprocess.get(stage.dataset, ())
+    if missing:
+        size = preprocessed_bytes(chain.tasks[stage.dataset], plans, stage.configuration, len(missing))
+        lines.append(f"           preprocessing {len(missing)} cases of it first, up to {size / 1e6:.0f} MB")
+    previous = chain.previous(stage)
+    if previous is not None and action is Action.START:
+        lines.append(f"           weights of {previous.output / FINAL}")
+    lines.append(f"  writes   {plans_path(stage.dataset, stage.plans_name)}")
+    lines.append(f"           {stage.output}")
+    return lines
+
+
+def stage_seconds(chain: Chain, stage: Stage, device: str) -> float:
+    """About how long a stage takes, in seconds; 0 for one that is finished or not needed."""
+    if chain.actions[stage] not in (Action.START, Action.RESUME):
+        return 0.0
+    settings = chain.plans[stage]["configurations"][stage.configuration]
+    batch = math.prod(settings["patch_size"]) * settings["batch_size"]
+    per_iteration = CPU_SECONDS_PER_MEGAVOXEL * batch / 1e6 if device == "cpu" else GPU_SECONDS_PER_ITERATION
+    # a validation iteration has no backward pass: about a third of a training iteration
+    return stage.recipe.epochs * (stage.recipe.iterations + stage.recipe.validation_iterations / 3) * per_iteration
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "12 min", "7.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _place(device: str) -> str:
+    return "two CPU cores" if device == "cpu" else "one GPU"

@@ -1,0 +1,166 @@
+"""What a stage needs before it can train: its plans, its dataset.json, its preprocessed cases, and room for them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunet_seqtransfer.chain.block import KEY, StageBlock, with_block
+from nnunet_seqtransfer.chain.stages import Stage
+from nnunet_seqtransfer.chain.state import StageState
+from nnunet_seqtransfer.errors import DatasetError, StageError
+from nnunet_seqtransfer.host.datasets import RawCase
+from nnunet_seqtransfer.host.folders import preprocessed_folder
+from nnunet_seqtransfer.host.plans import data_folder, plans_path
+from nnunet_seqtransfer.host.preprocessing import preprocess_case_to, preprocessed_cases, resampled_voxels
+from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, read_json, replacing, write_json
+from nnunet_seqtransfer.tasks.alignment import align_plans
+from nnunet_seqtransfer.tasks.task import Task
+
+BYTES_PER_VOXEL = 4
+"""Preprocessed images are float32 ..."""
+BYTES_PER_LABEL = 2
+"""... and segmentations int16. nnU-Net compresses both, so the sum is an upper bound."""
+
+
+def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: Task) -> dict[str, Any]:
+    """The plans of a stage without its block: the target's own, or those aligned to the source."""
+    plans = deepcopy(target_plans) if stage.role == "target" else align_plans(target_plans, target, task)
+    plans["plans_name"] = stage.plans_name
+    plans.pop(KEY, None)
+    return plans
+
+
+def require_own_plans(stage: Stage, state: StageState, plans: dict[str, Any]) -> None:
+    """Raises StageError where a plans file of the stage's name is someone else's, or a training's plans have changed."""
+    path = plans_path(stage.dataset, stage.plans_name)
+    if not path.is_file():
+        return
+    existing = read_json(path, f"the plans file {stage.plans_name}", "delete it and run nnUNetv2_seq_train again")
+    if KEY not in existing:
+        raise StageError(f"{path} exists and was not written by nnunet-seqtransfer; rename it, or use -tag NAME")
+    if state.has_begun and {**existing, KEY: None} != {**plans, KEY: None}:
+        raise StageError(
+            f"{stage.base} was trained with other plans than the target's present ones (or the dataset has changed); "
+            f"use -tag NAME, or delete {stage.base}"
+        )
+
+
+def write_stage_plans(stage: Stage, plans: dict[str, Any], block: StageBlock) -> None:
+    """Writes a stage's plans with its block, keeping the blocks of other configurations; unchanged files stay."""
+    path = plans_path(stage.dataset, stage.plans_name)
+    existing = read_json(path, "the plans file", "delete it") if path.is_file() else {}
+    content = with_block({**plans, **({KEY: existing[KEY]} if KEY in existing else {})}, stage.configuration, block)
+    if content != existing:
+        write_json(path, content)
+
+
+def missing_cases(task: Task, plans: dict[str, Any], configuration: str) -> tuple[str, ...]:
+    """Identifiers of the cases that are not preprocessed yet."""
+    return tuple(sorted(set(task.cases) - set(preprocessed_cases(data_folder(task.dataset, plans, configuration)))))
+
+
+def preprocessed_bytes(task: Task, plans: dict[str, Any], configuration: str, cases: int) -> int:
+    """An upper bound of the size on disk of ``cases`` average preprocessed cases, in bytes."""
+    voxels = resampled_voxels(task.fingerprint, plans, configuration)
+    per_voxel = len(task.channels) * BYTES_PER_VOXEL + BYTES_PER_LABEL
+    return int(sum(voxels) / max(1, len(voxels)) * per_voxel * cases)
+
+
+def require_space(needs: list[tuple[Task, int]]) -> None:
+    """Raises DatasetError where the cases to be preprocessed would not fit on the disk; names the largest source."""
+    free = shutil.disk_usage(preprocessed_folder()).free
+    total = sum(size for _, size in needs)
+    if total > free:
+        task, size = max(needs, key=lambda need: need[1])
+        raise DatasetError(
+            f"preprocessing needs up to {total / 1e9:.1f} GB at the target's spacing ({task.dataset} alone "
+            f"{size / 1e9:.1f} GB), but {free / 1e9:.1f} GB are free in {preprocessed_folder()}; free space or leave "
+            f"{task.dataset} out"
+        )
+
+
+def copy_dataset_json(task: Task) -> None:
+    """Puts dataset.json beside the preprocessed data, where nnU-Net's trainer looks for it."""
+    path = preprocessed_folder() / task.dataset / "dataset.json"
+    if not path.is_file():
+        write_json(path, task.dataset_json)
+
+
+def preprocess_missing(task: Task, plans: dict[str, Any], configuration: str, processes: int) -> None:
+    """Preprocesses what is missing, case by case: a case counts once all its files are whole and in place.
+
+    Raises DatasetError where a case cannot be read or a worker dies.
+    """
+    missing = missing_cases(task, plans, configuration)
+    if not missing:
+        return
+    absent = [case for case in missing if case not in task.raw]
+    if absent:
+        raise DatasetError(
+            f"{task.dataset}: {len(absent)} cases are not preprocessed and have no raw images, the first is {absent[0]}; "
+            "copy the dataset to nnUNet_raw"
+        )
+    folder = data_folder(task.dataset, plans, configuration)
+    staging = folder.with_name(f".{folder.name}.tmp")
+    with naming_full_and_read_only_disks(folder):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)
+        jobs = [(folder, staging, case, task.raw[case], plans, configuration, task.dataset_json) for case in missing]
+        try:
+            _run_all(jobs, f"Preprocessing {task.dataset}", processes)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+Job = tuple[Path, Path, str, RawCase, dict[str, Any], str, dict[str, Any]]
+
+
+def _run_all(jobs: list[Job], description: str, processes: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = min(processes, len(jobs))
+    with (
+        tqdm(total=len(jobs), desc=description, unit="case") as bar,
+        ProcessPoolExecutor(workers, mp_context=context) as pool,
+    ):
+        try:
+            for future in as_completed([pool.submit(_preprocess_one, job) for job in jobs]):
+                future.result()
+                bar.update()
+        except BrokenProcessPool:
+            raise DatasetError(
+                "a worker process died while preprocessing, most likely out of memory; run again with a smaller -np"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _preprocess_one(job: Job) -> None:
+    """Runs in a worker process. The properties file is moved last: it makes the case count."""
+    folder, staging, identifier, case, plans, configuration, dataset_json = job
+    preprocess_case_to(staging / identifier, case, plans, configuration, dataset_json)
+    written = [path for path in staging.iterdir() if _belongs_to(path, identifier)]
+    for path in sorted(written, key=lambda path: path.suffix == ".pkl"):
+        path.replace(folder / path.name)
+
+
+def _belongs_to(path: Path, identifier: str) -> bool:
+    return path.name in {f"{identifier}.b2nd", f"{identifier}_seg.b2nd", f"{identifier}.npz", f"{identifier}.pkl"}
+
+
+def copy_references(task: Task) -> None:
+    """Copies reference segmentations to where nnU-Net's final validation looks for them, those that are missing."""
+    folder = preprocessed_folder() / task.dataset / "gt_segmentations"
+    for identifier, case in task.raw.items():
+        path = folder / f"{identifier}{task.dataset_json['file_ending']}"
+        if not path.is_file():
+            with replacing(path) as aside:
+                shutil.copyfile(case.label, aside)

@@ -1,0 +1,202 @@
+"""The whole chain: look at what exists, decide, then act, stage by stage; run again, it does what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nnunet_seqtransfer import __version__
+from nnunet_seqtransfer.affinity.compute import load_target
+from nnunet_seqtransfer.chain.block import StageBlock
+from nnunet_seqtransfer.chain.executor import DeviceOptions, Executor, stage_job
+from nnunet_seqtransfer.chain.handoff import hand_over
+from nnunet_seqtransfer.chain.preparation import (
+    copy_dataset_json,
+    copy_references,
+    missing_cases,
+    preprocess_missing,
+    preprocessed_bytes,
+    require_own_plans,
+    require_space,
+    stage_plans,
+    write_stage_plans,
+)
+from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
+from nnunet_seqtransfer.chain.state import Action, StageState, decide, inspect, require_same_origin
+from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.host.datasets import fold_count, has_fingerprint
+from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
+from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, write_record
+from nnunet_seqtransfer.tasks.task import Task, load_task
+
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain with everything known before anything is written."""
+
+    request: ChainRequest
+    "What was asked for."
+    stages: tuple[Stage, ...]
+    "In their order."
+    tasks: dict[str, Task]
+    "Every dataset of the chain by its full name."
+    plans: dict[Stage, dict[str, Any]]
+    "The plans of each stage, without the block."
+    actions: dict[Stage, Action]
+    "What each stage needs."
+    cases_to_preprocess: dict[str, tuple[str, ...]]
+    "Source -> identifiers of the cases that are not preprocessed yet, of the sources that will be trained."
+
+    def previous(self, stage: Stage) -> Stage | None:
+        """The stage whose weights this one starts from."""
+        return next((other for other in self.stages if other.path == stage.path[:-1]), None)
+
+    @property
+    def folder(self) -> Path:
+        """Where the record and the logs of this chain are kept."""
+        name = f"{self.stages[-1].plans_name}_{self.request.configuration}"
+        return results_folder() / self.request.target / SEQTRANSFER_FOLDER / name
+
+    def log(self, stage: Stage) -> Path:
+        """The log of a stage."""
+        return self.folder / "logs" / f"{stage.dataset}_{stage.plans_name}_fold_{stage.fold}.log"
+
+    def title(self, stage: Stage) -> str:
+        """What people are shown: "stage 2 of 3: Dataset024_X fold all"."""
+        return f"stage {self.stages.index(stage) + 1} of {len(self.stages)}: {stage.dataset} fold {stage.fold}"
+
+
+def load_chain(request: ChainRequest, processes: int, notify: Callable[[str], None]) -> Chain:
+    """Reads and checks everything that a chain depends on; writes nothing but fingerprints that are missing.
+
+    Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, too little
+    space, trainings with another recipe.
+    """
+    target, target_plans = load_target(request.target, request.plans, request.configuration, processes)
+    _require_folds(request.folds, target)
+    tasks = {request.target: target}
+    for name in request.sources:
+        if not has_fingerprint(name):
+            notify(f"extracting the fingerprint of {name}, which has none yet (once)")
+        tasks[name] = load_task(name, processes)
+    stages = chain_stages(request)
+    plans = {stage: stage_plans(stage, target_plans, target, tasks[stage.dataset]) for stage in stages}
+    states = {stage: inspect(stage) for stage in stages}
+    actions = decide(stages, states)
+    to_preprocess = {
+        stage.dataset: missing_cases(tasks[stage.dataset], plans[stage], request.configuration)
+        for stage in stages
+        if stage.role == "source" and actions[stage] in (Action.START, Action.RESUME)
+    }
+    chain = Chain(request, stages, tasks, plans, actions, to_preprocess)
+    _check_stages(chain, states)
+    return chain
+
+
+def _require_folds(folds: Iterable[str], target: Task) -> None:
+    for fold in folds:
+        if fold == "all":
+            continue
+        count = fold_count(target.dataset, len(target.cases))
+        if not fold.isdecimal() or int(fold) >= count:
+            raise DatasetError(f"{target.dataset} has no fold {fold}; choose from 0 to {count - 1}, or all")
+
+
+def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
+    for stage in chain.stages:
+        require_own_plans(stage, states[stage], chain.plans[stage])
+        previous = chain.previous(stage)
+        if previous is not None:
+            require_same_origin(stage, states[stage], previous)
+    first = {stage.dataset: stage for stage in reversed(chain.stages)}
+    configuration = chain.request.configuration
+    require_space(
+        [
+            (chain.tasks[name], preprocessed_bytes(chain.tasks[name], chain.plans[first[name]], configuration, len(cases)))
+            for name, cases in chain.cases_to_preprocess.items()
+        ]
+    )
+
+
+def run_chain(
+    chain: Chain, options: DeviceOptions, executor: Executor, processes: int, notify: Callable[[str], None]
+) -> None:
+    """Does what is left of a chain.
+
+    Every step is decided from what is on disk and done so that it can be repeated: after an interruption at any
+    moment, the same call does what is left, and nothing twice that was finished.
+    """
+    _write_run(chain, options)
+    for stage in chain.stages:
+        action = chain.actions[stage]
+        notify(f"{chain.title(stage)} {action.value}")
+        if action in (Action.NOTHING, Action.NOT_NEEDED):
+            continue
+        with naming_full_and_read_only_disks(stage.output):
+            _prepare(chain, stage, processes)
+            _remove_damaged(stage, notify)
+            executor.submit(stage_job(stage, action, options, chain.title(stage), chain.log(stage)))
+
+
+def _prepare(chain: Chain, stage: Stage, processes: int) -> None:
+    """Plans, data and starting weights of a stage that will train or validate."""
+    task, plans = chain.tasks[stage.dataset], chain.plans[stage]
+    copy_dataset_json(task)
+    if stage.role == "source":
+        preprocess_missing(task, plans, stage.configuration, processes)
+    else:
+        copy_references(task)
+    state = inspect(stage)
+    block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, state.block.init if state.block else None)
+    previous = chain.previous(stage)
+    if previous is not None and chain.actions[stage] is Action.START and _weights_are_stale(state, previous):
+        init = hand_over(previous, chain.tasks[previous.dataset], stage, task, plans)
+        block = replace(block, init=init)
+    write_stage_plans(stage, plans, block)
+
+
+def _weights_are_stale(state: StageState, previous: Stage) -> bool:
+    """Whether the weights must be made: none are there, or the stage before was trained again since."""
+    from nnunet_seqtransfer.chain.state import FINAL  # noqa: PLC0415
+    from nnunet_seqtransfer.storage import sha256  # noqa: PLC0415
+
+    if not state.weights or state.block is None or state.block.init is None:
+        return True
+    checkpoint = previous.output / FINAL
+    return checkpoint.is_file() and sha256(checkpoint) != state.block.init.checkpoint_sha256
+
+
+def _remove_damaged(stage: Stage, notify: Callable[[str], None]) -> None:
+    """Moves truncated checkpoints out of nnU-Net's sight, which would try to load them and fail."""
+    for path in inspect(stage).damaged:
+        notify(f"{path} is truncated; renamed to {path.name}.damaged")
+        path.replace(path.with_name(path.name + ".damaged"))
+
+
+def _write_run(chain: Chain, options: DeviceOptions) -> None:
+    """The run's record: what was asked for, with which stages, when and by which version."""
+    stages: Sequence[dict[str, Any]] = [
+        {
+            "dataset": stage.dataset,
+            "plans": stage.plans_name,
+            "configuration": stage.configuration,
+            "fold": stage.fold,
+            "recipe": asdict(stage.recipe),
+            "output": str(stage.output.relative_to(results_folder())),
+        }
+        for stage in chain.stages
+    ]
+    content = {
+        "version": __version__,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "target": chain.request.target,
+        "sources": list(chain.request.sources),
+        "options": asdict(options),
+        "stages": stages,
+    }
+    write_record(chain.folder / "run.json", "run", RUN_FORMAT, content)

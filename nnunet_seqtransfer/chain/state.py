@@ -1,0 +1,137 @@
+"""What is left to do: a pure function of the files that exist."""
+
+from __future__ import annotations
+
+import enum
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_seqtransfer.chain.block import StageBlock, read_block
+from nnunet_seqtransfer.chain.stages import Stage
+from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.host.plans import plans_path
+from nnunet_seqtransfer.storage import read_json, sha256
+
+FINAL = "checkpoint_final.pth"
+UNFINISHED = ("checkpoint_latest.pth", "checkpoint_best.pth")
+"""Checkpoints that a training can go on from, in the order in which nnU-Net looks for them."""
+
+
+class Action(enum.Enum):
+    """What a stage needs."""
+
+    NOTHING = "finished"
+    NOT_NEEDED = "not needed, what builds on it is further"
+    VALIDATE = "trained, its final validation is missing"
+    RESUME = "goes on from its checkpoint"
+    START = "starts"
+
+
+@dataclass(frozen=True)
+class StageState:
+    """What is on disk of one stage."""
+
+    block: StageBlock | None
+    "The block of its plans; None where there are no plans of that name, or none for this configuration."
+    final: bool
+    "There is a whole final checkpoint."
+    unfinished: bool
+    "There is a whole checkpoint to go on from."
+    validated: bool
+    "The final validation is complete."
+    weights: bool
+    "The weights handed to it are there, and are the ones recorded."
+    damaged: tuple[Path, ...]
+    "Truncated checkpoints that nnU-Net would try to load and fail."
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is training that would be lost."""
+        return self.final or self.unfinished
+
+
+def inspect(stage: Stage) -> StageState:
+    """Reads what is on disk of a stage; opens no checkpoint, looks only whether it is whole."""
+    final = stage.output / FINAL
+    unfinished = [stage.output / name for name in UNFINISHED]
+    block = _read_stage_block(stage)
+    return StageState(
+        block=block,
+        final=zipfile.is_zipfile(final),
+        unfinished=any(zipfile.is_zipfile(path) for path in unfinished),
+        validated=_is_json(stage.output / "validation" / "summary.json"),
+        weights=block is not None
+        and block.init is not None
+        and stage.weights.is_file()
+        and sha256(stage.weights) == block.init.weights_sha256,
+        damaged=tuple(path for path in (final, *unfinished) if path.is_file() and not zipfile.is_zipfile(path)),
+    )
+
+
+def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[Stage, Action]:
+    """What each stage needs, the last stages first: a source is needed only by a stage that has yet to start.
+
+    Raises StageError where a stage with training in it was made with another recipe or path: it is never reused
+    silently and never overwritten.
+    """
+    actions: dict[Stage, Action] = {}
+    needed: set[tuple[str, ...]] = {stage.path for stage in stages if stage.role == "target"}
+    for stage in reversed(stages):
+        state = states[stage]
+        _require_same(stage, state)
+        actions[stage] = _action(stage, state) if stage.path in needed else Action.NOT_NEEDED
+        if actions[stage] is Action.START and not state.weights:
+            needed.add(stage.path[:-1])
+    return {stage: actions[stage] for stage in stages}
+
+
+def _action(stage: Stage, state: StageState) -> Action:
+    if state.final:
+        return Action.NOTHING if stage.role == "source" or state.validated else Action.VALIDATE
+    return Action.RESUME if state.unfinished else Action.START
+
+
+def _require_same(stage: Stage, state: StageState) -> None:
+    if not state.has_begun:
+        return
+    remedy = f"give this chain a name of its own with -tag NAME, or delete {stage.base}"
+    if state.block is None:
+        raise StageError(f"{stage.base} holds a training whose plans {stage.plans_name} are gone; {remedy}")
+    if state.block.path != stage.path:
+        raise StageError(f"{stage.plans_name} was trained along {' -> '.join(state.block.path)}; {remedy}")
+    if state.block.recipe != stage.recipe:
+        differences = stage.recipe.differences(state.block.recipe)
+        raise StageError(f"{stage.base} was trained with another recipe (asked: {differences} there); {remedy}")
+
+
+def require_same_origin(stage: Stage, state: StageState, previous: Stage) -> None:
+    """Raises StageError where a stage that has begun started from another checkpoint than the one there now."""
+    if not state.has_begun or state.block is None or state.block.init is None:
+        return
+    checkpoint = previous.output / FINAL
+    if checkpoint.is_file() and sha256(checkpoint) != state.block.init.checkpoint_sha256:
+        raise StageError(
+            f"{stage.base} started from another {checkpoint.relative_to(results_folder())} than the one there now "
+            f"(SHA-256 differs); delete {stage.base} to train it again from the new one, or restore the old one"
+        )
+
+
+def _read_stage_block(stage: Stage) -> StageBlock | None:
+    path = plans_path(stage.dataset, stage.plans_name)
+    if not path.is_file():
+        return None
+    plans = read_json(path, f"the plans file {stage.plans_name}", "delete it and run nnUNetv2_seq_train again")
+    return read_block(plans, stage.configuration)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        content: Any = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return False
+    return isinstance(content, dict)

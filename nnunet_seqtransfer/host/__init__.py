@@ -1,0 +1,1 @@
+"""The only package that touches nnU-Net's folders, plans, preprocessing and naming."""

@@ -1,0 +1,83 @@
+"""The target's plans, made to fit a source: the target's geometry and network, the source's own normalisation."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.host.plans import normalization, reader_writer
+from nnunet_seqtransfer.tasks.task import Task
+
+
+def aligned_name(target_plans: dict[str, Any], target_number: int) -> str:
+    """The plans name of data made ready for a target: "nnUNetPlans_for4"."""
+    return f"{target_plans['plans_name']}_for{target_number}"
+
+
+def align_plans(target_plans: dict[str, Any], target: Task, source: Task) -> dict[str, Any]:
+    """Plans for ``source`` with the architecture, patch size, spacing, batch size and transposition of ``target``.
+
+    Unlike nnU-Net's move_plans_between_datasets, the normalisation schemes and intensity properties of each channel
+    are the source's own: the source may have another number of channels, and its clip values, mean and standard
+    deviation are those of its own intensities.
+
+    Raises DatasetError where 2-D images meet volumes.
+    """
+    require_same_dimension(target, source)
+    name = aligned_name(target_plans, target.number)
+    plans = deepcopy(target_plans)
+    forward = plans["transpose_forward"]
+    relative_size = float(np.median(source.fingerprint.get("median_relative_size_after_cropping", 1.0)))
+    schemes, use_mask = normalization(source.channels, relative_size)
+    plans |= {
+        "dataset_name": source.dataset,
+        "plans_name": name,
+        "image_reader_writer": _reader_writer(source, plans),
+        "original_median_spacing_after_transp": _medians(source.fingerprint["spacings"], forward, float),
+        "original_median_shape_after_transp": _medians(source.fingerprint["shapes_after_crop"], forward, round),
+        "foreground_intensity_properties_per_channel": source.fingerprint[
+            "foreground_intensity_properties_per_channel"
+        ],
+    }
+    for configuration, settings in plans["configurations"].items():
+        if "data_identifier" in settings:
+            settings["data_identifier"] = f"{name}_{configuration}"
+        if "normalization_schemes" in settings:
+            settings |= {"normalization_schemes": schemes, "use_mask_for_norm": use_mask}
+    return plans
+
+
+def require_same_dimension(target: Task, source: Task) -> None:
+    """Raises DatasetError where one of the two has 2-D images and the other has volumes."""
+    if target.is_planar != source.is_planar:
+        kinds = {True: "2-D images", False: "volumes"}
+        raise DatasetError(
+            f"{source.dataset} has {kinds[source.is_planar]}, the target {target.dataset} has "
+            f"{kinds[target.is_planar]}; leave it out of -s"
+        )
+
+
+def preprocessing_of(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """What of the plans decides how preprocessed voxels look; equal values mean equal voxels."""
+    settings = plans["configurations"][configuration]
+    keys = [key for key in settings if key.startswith(("resampling_fn_data", "resampling_fn_seg"))]
+    keys += ["spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"]
+    return {
+        **{key: settings[key] for key in keys},
+        "transpose_forward": plans["transpose_forward"],
+        "image_reader_writer": plans["image_reader_writer"],
+        "intensities": plans["foreground_intensity_properties_per_channel"],
+    }
+
+
+def _reader_writer(source: Task, plans: dict[str, Any]) -> str:
+    if not source.raw:
+        return str(plans["image_reader_writer"])
+    return reader_writer(source.dataset_json, next(iter(source.raw.values())).images[0])
+
+
+def _medians(values: list[list[float]], forward: list[int], kind: Any) -> list[Any]:
+    return [kind(value) for value in np.median(np.asarray(values, dtype=float), axis=0)[forward]]

@@ -1,0 +1,200 @@
+"""From tasks to signatures: the sampled cases of all tasks go through one pool of processes, once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nnunet_seqtransfer.errors import DatasetError, RecordError
+from nnunet_seqtransfer.host.folders import cache_folder
+from nnunet_seqtransfer.host.plans import data_folder
+from nnunet_seqtransfer.host.preprocessing import (
+    CaseData,
+    load_preprocessed_case,
+    preprocess_case,
+    preprocessed_cases,
+    read_raw_case,
+)
+from nnunet_seqtransfer.storage import checksum
+from nnunet_seqtransfer.tasks.alignment import preprocessing_of
+from nnunet_seqtransfer.tasks.signature import Signature, read_signature, write_signature
+from nnunet_seqtransfer.tasks.task import Task, sample_cases
+
+Labels = tuple[tuple[int, ...], ...]
+"""For each label or region the values it consists of."""
+
+
+class Profiler(Protocol):
+    """The half of a metric that looks at one case."""
+
+    name: str
+    "What users call the metric."
+    version: int
+    "Raised whenever profiles change, so that older signatures are not used."
+    view: Literal["raw", "preprocessed"]
+    "Which voxels it wants: as stored in nnUNet_raw, or as the network will see them."
+
+    def profile(self, case: CaseData, labels: Labels) -> dict[str, NDArray[Any]]:
+        """Arrays that describe one case."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """What to profile of a task, and where its voxels come from."""
+
+    task: Task
+    plans: dict[str, Any]
+    "Plans aligned to the target (for the target: its own)."
+    configuration: str
+    cases: tuple[str, ...]
+    "Identifiers of the sampled cases."
+
+    def digest(self, metric: Profiler) -> str:
+        """Checksum of all that the signature depends on."""
+        return checksum(
+            {
+                "metric": [metric.name, metric.version],
+                "preprocessing": preprocessing_of(self.plans, self.configuration)
+                if metric.view == "preprocessed"
+                else self.plans["image_reader_writer"],
+                "dataset_json": self.task.dataset_json,
+                "fingerprint": checksum(self.task.fingerprint),
+                "labelled_cases": len(self.task.cases),
+                "files": [self._stamps(case) for case in self.cases],
+                "cases": self.cases,
+            }
+        )
+
+    def load(self, case: str, view: Literal["raw", "preprocessed"]) -> CaseData:
+        """The voxels of one case: preprocessed data where they exist, else preprocessed in memory."""
+        raw = self.task.raw.get(case)
+        if view == "raw":
+            if raw is None:
+                raise DatasetError(f"{self.task.dataset} has no raw images of {case}; copy the dataset to nnUNet_raw")
+            return read_raw_case(case, raw, self.plans["image_reader_writer"])
+        folder = data_folder(self.task.dataset, self.plans, self.configuration)
+        if raw is None or case in preprocessed_cases(folder):
+            return load_preprocessed_case(folder, case)
+        return preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
+
+    def _stamps(self, case: str) -> list[Any]:
+        """Size and time of each file of a case: a changed file makes a new signature."""
+        raw = self.task.raw.get(case)
+        if raw is None:
+            folder = data_folder(self.task.dataset, self.plans, self.configuration)
+            files: list[Path] = sorted(folder.glob(f"{case}.*"))
+        else:
+            files = [*raw.images, raw.label]
+        return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def request_profile(
+    task: Task, plans: dict[str, Any], configuration: str, case_count: int, seed: int
+) -> ProfileRequest:
+    """The request for at most ``case_count`` seeded cases of a task."""
+    return ProfileRequest(task, plans, configuration, sample_cases(task.cases, case_count, seed))
+
+
+def profile_tasks(requests: Sequence[ProfileRequest], metric: Profiler, processes: int) -> tuple[Signature, ...]:
+    """The signature of each request, from the cache where it is there, else computed and cached.
+
+    Raises DatasetError where a case cannot be read, or no sampled case of a task has a label.
+    """
+    paths = [_path(request, metric) for request in requests]
+    known = {path: signature for path in paths if (signature := _cached(path)) is not None}
+    missing = [(request, path) for request, path in zip(requests, paths, strict=True) if path not in known]
+    profiles = _profile_all([request for request, _ in missing], metric, processes)
+    for (request, path), per_case in zip(missing, profiles, strict=True):
+        known[path] = _signature(request, metric, per_case)
+        write_signature(path, known[path])
+    return tuple(known[path] for path in paths)
+
+
+def _path(request: ProfileRequest, metric: Profiler) -> Path:
+    return cache_folder(request.task.dataset) / f"signature_{metric.name}_{request.digest(metric)[:16]}.npz"
+
+
+def _cached(path: Path) -> Signature | None:
+    """The signature in ``path``; a missing or damaged one is made again."""
+    if not path.is_file():
+        return None
+    try:
+        return read_signature(path)
+    except RecordError:
+        return None
+
+
+def _signature(request: ProfileRequest, metric: Profiler, profiles: Sequence[dict[str, NDArray[Any]]]) -> Signature:
+    forward = request.plans["transpose_forward"]
+    spacings = np.asarray(request.task.fingerprint["spacings"], dtype=float)[:, forward]
+    shapes = np.asarray(request.task.fingerprint["shapes_after_crop"], dtype=float)[:, forward]
+    return Signature(
+        dataset=request.task.dataset,
+        metric=metric.name,
+        digest=request.digest(metric),
+        channels=request.task.channels,
+        labels=tuple(request.task.labels),
+        labelled_cases=len(request.task.cases),
+        cases=request.cases,
+        spacing=tuple(float(value) for value in np.median(spacings, axis=0)),
+        extent=tuple(float(value) for value in np.median(shapes * spacings, axis=0)),
+        profiles=tuple(profiles),
+    )
+
+
+def _profile_all(
+    requests: Sequence[ProfileRequest], metric: Profiler, processes: int
+) -> list[list[dict[str, NDArray[Any]]]]:
+    units = [(index, case) for index, request in enumerate(requests) for case in request.cases]
+    if not units:
+        return [[] for _ in requests]
+    found: dict[tuple[int, str], dict[str, NDArray[Any]]] = {}
+    with tqdm(total=len(units), desc="Profiling cases", unit="case") as bar:
+        if processes == 1:
+            for index, case in units:
+                found[index, case] = profile_case(requests[index], case, metric)
+                bar.update()
+        else:
+            # spawn, like nnU-Net: forking a process that has started threads (torch, blosc2) can hang.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(processes, len(units)), mp_context=context) as pool:
+                futures: dict[Future[dict[str, NDArray[Any]]], tuple[int, str]] = {
+                    pool.submit(profile_case, requests[index], case, metric): (index, case) for index, case in units
+                }
+                try:
+                    for future in as_completed(futures):
+                        found[futures[future]] = future.result()
+                        bar.update()
+                except BrokenProcessPool:
+                    raise DatasetError(
+                        "a worker process died while profiling, most likely out of memory; run again with a smaller -np"
+                    ) from None
+                finally:
+                    pool.shutdown(cancel_futures=True)
+    return [[found[index, case] for case in request.cases] for index, request in enumerate(requests)]
+
+
+def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> dict[str, NDArray[Any]]:
+    """Loads and profiles one case; runs in a worker process."""
+    data = request.load(case, metric.view)
+    if len(data.images) != len(request.task.channels):
+        raise DatasetError(
+            f"case {case} of {request.task.dataset} has {len(data.images)} channels, dataset.json names "
+            f"{len(request.task.channels)}; correct dataset.json"
+        )
+    if not np.isfinite(data.images).all():
+        raise DatasetError(f"case {case} of {request.task.dataset} holds NaN or infinite intensities; repair its image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # empty labels give NaN on purpose
+        return metric.profile(data, tuple(request.task.labels.values()))

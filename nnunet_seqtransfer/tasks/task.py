@@ -1,0 +1,94 @@
+"""A task: one registered dataset, with the channels, labels and cases that nnU-Net sees in it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.host.datasets import (
+    RawCase,
+    channel_names,
+    extract_fingerprint,
+    foreground_labels,
+    has_fingerprint,
+    raw_cases,
+    read_dataset_json,
+    read_fingerprint,
+)
+from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder
+from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
+
+
+@dataclass(frozen=True)
+class Task:
+    """A registered dataset; see `load_task`."""
+
+    dataset: str
+    "Full name, such as Dataset004_Hippocampus."
+    dataset_json: dict[str, Any]
+    "As nnU-Net reads it."
+    fingerprint: dict[str, Any]
+    "nnU-Net's dataset fingerprint."
+    raw: dict[str, RawCase]
+    "Identifier -> files of the labelled cases; empty where only preprocessed data are at hand."
+    cases: tuple[str, ...]
+    "Identifiers of all labelled cases, sorted."
+
+    @property
+    def number(self) -> int:
+        """The dataset's number, 4 for Dataset004_Hippocampus."""
+        return dataset_id(self.dataset)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the input channels."""
+        return channel_names(self.dataset_json)
+
+    @property
+    def labels(self) -> dict[str, tuple[int, ...]]:
+        """Label or region name -> the label values it consists of, background and ignore label left out."""
+        return foreground_labels(self.dataset_json)
+
+    @property
+    def is_planar(self) -> bool:
+        """Whether its images are 2-D: every case has one slice along the first axis, as nnU-Net stores 2-D images."""
+        return all(shape[0] == 1 for shape in self.fingerprint["shapes_after_crop"])
+
+
+def load_task(dataset: str, processes: int) -> Task:
+    """Reads what nnU-Net knows of a dataset; has its fingerprint extracted where it is missing.
+
+    Raises DatasetError or RecordError, naming the file, where the dataset is incomplete or broken.
+    """
+    dataset_json = read_dataset_json(dataset)
+    raw = raw_cases(dataset, dataset_json)
+    if not has_fingerprint(dataset):
+        if not raw:
+            raise DatasetError(f"{dataset} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
+        extract_fingerprint(dataset, processes)
+    fingerprint = read_fingerprint(dataset)
+    cases = tuple(sorted(raw)) or _cases_on_disk(dataset)
+    if raw and len(fingerprint["spacings"]) != len(cases):
+        raise DatasetError(
+            f"the fingerprint of {dataset} was made of {len(fingerprint['spacings'])} cases, now there are {len(cases)}; "
+            f"run nnUNetv2_extract_fingerprint -d {dataset_id(dataset)} --clean"
+        )
+    return Task(dataset, dataset_json, fingerprint, raw, cases)
+
+
+def _cases_on_disk(dataset: str) -> tuple[str, ...]:
+    """Cases of a dataset without raw data: those of any folder of preprocessed data."""
+    folders = (entry for entry in (preprocessed_folder() / dataset).iterdir() if entry.is_dir())
+    return max((preprocessed_cases(folder) for folder in folders), key=len, default=())
+
+
+def sample_cases(cases: tuple[str, ...], count: int, seed: int) -> tuple[str, ...]:
+    """At most ``count`` of the identifiers, drawn by ``seed``, sorted.
+
+    Each identifier's place in the draw depends on itself and the seed alone. So tasks that share patients (equal
+    identifiers) draw the same ones, and a case more in a dataset exchanges at most one of the drawn.
+    """
+    drawn = sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
+    return tuple(sorted(drawn[:count]))

@@ -1,0 +1,121 @@
+"""The trainer of every stage: nnU-Net's own, with a recipe and starting weights from the plans file."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_seqtransfer.chain.block import StageBlock, read_block
+from nnunet_seqtransfer.chain.checkpoints import body_digest, load_body
+from nnunet_seqtransfer.errors import CheckpointError
+from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.storage import replacing
+from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
+
+STOCK_TRAINER = "nnUNetTrainer"
+"""The network, and so the prediction, is the stock trainer's: checkpoints say so and need no plug-in."""
+
+
+class nnUNetTrainerSeqTransfer(nnUNetTrainer):
+    """nnUNetTrainer that reads epochs, iterations, learning rate, seed and starting weights from the plans.
+
+    The plans' ``seq_transfer`` block says all of it (see chain/block.py); without such a block this trainer trains
+    like the stock one. The weights are handed over here, not by ``-pretrained_weights``: so a stage that belongs
+    behind another can under no command line start from random weights.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net wants exactly this signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.seq_transfer: StageBlock | None = read_block(self.plans_manager.plans, configuration)
+        if self.seq_transfer is not None:
+            recipe = self.seq_transfer.recipe
+            self.num_epochs = recipe.epochs
+            self.num_iterations_per_epoch = recipe.iterations
+            self.num_val_iterations_per_epoch = recipe.validation_iterations
+            self.initial_lr = recipe.initial_lr
+            self.save_every = recipe.save_every
+
+    def initialize(self) -> None:
+        """nnU-Net's, after the random number generators were seeded where the recipe has a seed."""
+        if not self.was_initialized and self.seq_transfer is not None and self.seq_transfer.recipe.seed is not None:
+            seed = self.seq_transfer.recipe.seed + self.local_rank
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 - nnU-Net's augmentation draws from the global generator
+            torch.manual_seed(seed)
+        super().initialize()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """nnU-Net's optimiser; its learning rate gets a warm-up where the recipe has one."""
+        optimizer, scheduler = super().configure_optimizers()
+        if self.seq_transfer is not None and self.seq_transfer.recipe.warmup_epochs > 0:
+            warmup = self.seq_transfer.recipe.warmup_epochs
+            scheduler = WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warmup)
+        return optimizer, scheduler
+
+    def on_train_start(self) -> None:
+        """nnU-Net's, after the weights of the stage before were loaded, unless training continues a checkpoint."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.seq_transfer is not None and self.seq_transfer.needs_weights and self.current_epoch == 0:
+            init = self.seq_transfer.init
+            if init is None:
+                raise CheckpointError(
+                    f"plans {self.plans_manager.plans_name} belong behind another stage whose weights were not handed "
+                    "over; start this stage through nnUNetv2_seq_train"
+                )
+            load_body(self._bare_network(), results_folder() / init.weights, init.weights_sha256)
+            digest = body_digest(self._bare_network().state_dict())
+            self.print_to_log_file(f"seq_transfer: weights handed over from {init.checkpoint}, body SHA-256 {digest}")
+        super().on_train_start()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """The checkpoint that nnU-Net writes, but written aside and renamed, and naming the stock trainer."""
+        if self.local_rank != 0:
+            return
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        checkpoint = {
+            "network_weights": self._bare_network().state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": STOCK_TRAINER if type(self) is nnUNetTrainerSeqTransfer else type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+        }
+        with replacing(Path(filename)) as aside:
+            torch.save(checkpoint, aside)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's for the target; nothing for a source, whose predictions nobody reads."""
+        if self.seq_transfer is not None and self.seq_transfer.role == "source":
+            self.print_to_log_file("seq_transfer: a source's final validation is left out")
+            return
+        super().perform_actual_validation(save_probabilities)
+
+    def _bare_network(self) -> nn.Module:
+        """The network without the wrappers of DDP and torch.compile."""
+        network = self.network
+        if isinstance(network, DistributedDataParallel):
+            network = network.module
+        if isinstance(network, OptimizedModule):
+            network = network._orig_mod
+        return network  # type: ignore[no-any-return]
