@@ -6,9 +6,6 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, write_affinity
-from nnunet_seqtransfer.affinity.compute import AffinityRequest, compute_affinity
-from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -17,6 +14,10 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     run_command,
 )
+
+from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, write_affinity
+from nnunet_seqtransfer.affinity.compute import AffinityRequest, compute_affinity
+from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.report.tables import affinity_table

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.affinity.compute import AffinityRequest
-from nnunet_seqtransfer.affinity.metric import metrics
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, add_plans_and_configuration, run_affinity
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
@@ -20,6 +17,10 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     run_command,
 )
+
+from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
+from nnunet_seqtransfer.affinity.compute import AffinityRequest
+from nnunet_seqtransfer.affinity.metric import metrics
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.report.tables import plan_text
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(lambda: _run(options))
 
 
-def run_plan(affinity: Affinity, affinity_file: Path, strategy: str, max_sources: int, costs: CostModel) -> SequencePlan:
+def run_plan(
+    affinity: Affinity, affinity_file: Path, strategy: str, max_sources: int, costs: CostModel
+) -> SequencePlan:
     """Plans on an affinity and writes the plan and its picture."""
     from nnunet_seqtransfer.report.pathmap import draw_path  # noqa: PLC0415 - matplotlib is slow to import
 
@@ -95,7 +98,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"[OPTIONAL] Metric of the affinity, one of: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
     )
     parser.add_argument(
-        "-a", metavar="FILE", help="[OPTIONAL] Affinity file. Default: the one nnUNetv2_seq_affinity wrote for the target"
+        "-a",
+        metavar="FILE",
+        help="[OPTIONAL] Affinity file. Default: the one nnUNetv2_seq_affinity wrote for the target",
     )
     add_strategy(parser)
     add_processes(parser)
@@ -113,7 +118,11 @@ def add_strategy(parser: argparse.ArgumentParser) -> None:
         "Default: exact",
     )
     parser.add_argument(
-        "-max_sources", type=natural, default=2, metavar="N", help="[OPTIONAL] Most sources before the target. Default: 2"
+        "-max_sources",
+        type=natural,
+        default=2,
+        metavar="N",
+        help="[OPTIONAL] Most sources before the target. Default: 2",
     )
     for name, default, what in (
         ("-start_scale", defaults.start_scale, "cost of starting on a single labelled case"),

@@ -7,13 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.compute import resolve_sources
-from nnunet_seqtransfer.affinity.metric import metrics
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
-from nnunet_seqtransfer.chain.run import load_chain, run_chain
-from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
@@ -25,6 +18,14 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
 )
 from nnunet_seqtransfer.entry_points.plan import add_strategy, find_affinity, run_plan
+
+from nnunet_seqtransfer.affinity.compute import resolve_sources
+from nnunet_seqtransfer.affinity.metric import metrics
+from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.describe import describe_chain
+from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
+from nnunet_seqtransfer.chain.run import load_chain, run_chain
+from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
 from nnunet_seqtransfer.errors import RecordError, SequenceError
 from nnunet_seqtransfer.host.folders import dataset_name, results_folder
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
@@ -141,13 +142,22 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         ("-source_epochs", positive_int, recipe.epochs, "Epochs of each source's stage"),
         ("-iterations", positive_int, recipe.iterations, "Iterations per epoch, all stages"),
         ("-initial_lr", positive_float, recipe.initial_lr, "Initial learning rate, all stages"),
-        ("-warmup_epochs", natural, 5, "Epochs of warm-up where weights were handed over, at most a tenth of the epochs"),
+        (
+            "-warmup_epochs",
+            natural,
+            5,
+            "Epochs of warm-up where weights were handed over, at most a tenth of the epochs",
+        ),
     ):
         parser.add_argument(
             name, type=kind, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"
         )
     parser.add_argument(
-        "-seed", type=natural, default=None, metavar="N", help="[OPTIONAL] Seed of the training. Default: none, as nnU-Net"
+        "-seed",
+        type=natural,
+        default=None,
+        metavar="N",
+        help="[OPTIONAL] Seed of the training. Default: none, as nnU-Net",
     )
     parser.add_argument(
         "-tag",

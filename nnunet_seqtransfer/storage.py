@@ -54,7 +54,9 @@ def naming_full_and_read_only_disks(path: Path | str) -> Iterator[None]:
         reason = reasons.get(error.errno or 0)
         if reason is None:
             raise
-        raise SeqTransferError(f"cannot write {error.filename or path}: {reason} and run the same command again") from error
+        raise SeqTransferError(
+            f"cannot write {error.filename or path}: {reason} and run the same command again"
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

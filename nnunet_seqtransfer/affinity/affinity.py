@@ -100,7 +100,9 @@ def write_affinity(path: Path, affinity: Affinity) -> None:
         for i in affinity.ranking():
             parts = [component[i][-1] for component in affinity.components.values()]
             match = "; ".join(affinity.matches[i])
-            writer.writerow([affinity.names[i], affinity.distances[i][-1], *parts, affinity.tasks[i].labelled_cases, match])
+            writer.writerow(
+                [affinity.names[i], affinity.distances[i][-1], *parts, affinity.tasks[i].labelled_cases, match]
+            )
 
 
 def read_affinity(path: Path) -> Affinity:

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature
-from nnunet_seqtransfer.tasks.task import Task, load_task
+from nnunet_seqtransfer.tasks.task import Task, load_task, load_tasks
 
 ALL_SOURCES = "all"
 
@@ -28,7 +28,7 @@ class AffinityRequest:
     target: str
     "Name or number of the target."
     sources: tuple[str, ...]
-    "Names or numbers of the sources; only \"all\" stands for every registered dataset that fits the target."
+    'Names or numbers of the sources; only "all" stands for every registered dataset that fits the target.'
     plans: str
     "Name of the target's plans."
     configuration: str
@@ -57,14 +57,14 @@ def resolve_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def load_target(target: str, plans_name: str, configuration: str, processes: int) -> tuple[Task, dict[str, Any]]:
+def load_target(target: str, plans_name: str, configuration: str) -> tuple[Task, dict[str, Any]]:
     """The target and its plans. Raises DatasetError where it is not planned and preprocessed for the configuration."""
     plans = read_plans(target, plans_name, configuration)
     folder = data_folder(target, plans, configuration)
     command = f"nnUNetv2_plan_and_preprocess -d {dataset_id(target)} -c {configuration}"
     if not has_fingerprint(target):
         raise DatasetError(f"{target} has plans but no fingerprint; run {command}")
-    task = load_task(target, processes)
+    task = load_task(target)
     missing = sorted(set(task.cases) - set(preprocessed_cases(folder)))
     if missing or not task.cases:
         raise DatasetError(
@@ -86,23 +86,14 @@ def compute_affinity(request: AffinityRequest, metric: AffinityMetric, notify: A
     """
     target_name = dataset_name(request.target)
     names = resolve_sources(target_name, request.sources)
-    target, plans = load_target(target_name, request.plans, request.configuration, request.processes)
-    sources = _fitting(target, _load_sources(names, request.processes, notify), request.sources, notify)
+    target, plans = load_target(target_name, request.plans, request.configuration)
+    sources = _fitting(target, load_tasks(names, request.processes, notify), request.sources, notify)
     profile_requests = [
         request_profile(task, aligned, request.configuration, request.cases, request.seed)
         for task, aligned in [*((source, align_plans(plans, target, source)) for source in sources), (target, plans)]
     ]
     signatures = profile_tasks(profile_requests, metric, request.processes)
     return _compare_all(request, target_name, signatures, metric)
-
-
-def _load_sources(names: Sequence[str], processes: int, notify: Any) -> list[Task]:
-    tasks = []
-    for name in names:
-        if not has_fingerprint(name):
-            notify(f"extracting the fingerprint of {name}, which has none yet (once)")
-        tasks.append(load_task(name, processes))
-    return tasks
 
 
 def _fitting(target: Task, sources: list[Task], asked: Sequence[str], notify: Any) -> list[Task]:

@@ -105,9 +105,7 @@ def _gradient_magnitude(channel: Array) -> Array:
     return np.sqrt(squares, out=squares)
 
 
-def _describe_object(
-    case: CaseData, seen: NDArray[np.bool_], values: tuple[int, ...]
-) -> tuple[Array, Array, Array]:
+def _describe_object(case: CaseData, seen: NDArray[np.bool_], values: tuple[int, ...]) -> tuple[Array, Array, Array]:
     """Quantiles inside (C, 50), median of the shell (C,), and shape (8,) of the voxels with these label values."""
     mask = np.isin(case.segmentation, values)
     channels = len(case.images)

@@ -57,9 +57,7 @@ def _reason(error: Exception) -> str:
     return (lines or [str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__])[0][:200]
 
 
-def adapt_weights(
-    weights: dict[str, Tensor], like: dict[str, Tensor], channels: tuple[int, int]
-) -> dict[str, Tensor]:
+def adapt_weights(weights: dict[str, Tensor], like: dict[str, Tensor], channels: tuple[int, int]) -> dict[str, Tensor]:
     """The body of a network (everything but its heads) for a network with the tensors ``like``.
 
     Every tensor is copied bit by bit. Only convolutions that read the input image change when the number of input

@@ -116,7 +116,7 @@ class LocalExecutor:
             total=job.epochs, desc=job.title, unit="epoch", mininterval=10 if quiet else 0.5, ascii=quiet or None
         ) as bar:
             for line in child.stdout or ():
-                print(line, end="", file=log, flush=True)  # type: ignore[call-overload]  # noqa: T201
+                print(line, end="", file=log, flush=True)  # type: ignore[call-overload]
                 last.append(line.rstrip())
                 progress = read_line(progress, line)
                 if progress.epochs_done > bar.n:

@@ -27,10 +27,10 @@ from nnunet_seqtransfer.chain.preparation import (
 from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
 from nnunet_seqtransfer.chain.state import Action, StageState, decide, inspect, require_same_origin
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.datasets import fold_count, has_fingerprint
+from nnunet_seqtransfer.host.datasets import fold_count
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, write_record
-from nnunet_seqtransfer.tasks.task import Task, load_task
+from nnunet_seqtransfer.tasks.task import Task, load_tasks
 
 RUN_FORMAT = 1
 
@@ -77,13 +77,9 @@ def load_chain(request: ChainRequest, processes: int, notify: Callable[[str], No
     Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, too little
     space, trainings with another recipe.
     """
-    target, target_plans = load_target(request.target, request.plans, request.configuration, processes)
+    target, target_plans = load_target(request.target, request.plans, request.configuration)
     _require_folds(request.folds, target)
-    tasks = {request.target: target}
-    for name in request.sources:
-        if not has_fingerprint(name):
-            notify(f"extracting the fingerprint of {name}, which has none yet (once)")
-        tasks[name] = load_task(name, processes)
+    tasks = {task.dataset: task for task in [*load_tasks(request.sources, processes, notify), target]}
     stages = chain_stages(request)
     plans = {stage: stage_plans(stage, target_plans, target, tasks[stage.dataset]) for stage in stages}
     states = {stage: inspect(stage) for stage in stages}
@@ -117,7 +113,10 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
     configuration = chain.request.configuration
     require_space(
         [
-            (chain.tasks[name], preprocessed_bytes(chain.tasks[name], chain.plans[first[name]], configuration, len(cases)))
+            (
+                chain.tasks[name],
+                preprocessed_bytes(chain.tasks[name], chain.plans[first[name]], configuration, len(cases)),
+            )
             for name, cases in chain.cases_to_preprocess.items()
         ]
     )

@@ -6,14 +6,18 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.host.folders import preprocessed_folder, raw_folder
-from nnunet_seqtransfer.storage import read_json, replacing
+from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, read_json
 
 FINGERPRINT = "dataset_fingerprint.json"
 
@@ -75,10 +79,10 @@ def raw_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
     folder = raw_folder() / dataset
     if not folder.is_dir():
         return {}
-    cases = dict(_listed_cases(folder, dataset_json) if "dataset" in dataset_json else _found_cases(folder, dataset_json))
-    missing = [
-        path for case in cases.values() for path in (*case.images, case.label) if not path.is_file()
-    ]
+    cases = dict(
+        _listed_cases(folder, dataset_json) if "dataset" in dataset_json else _found_cases(folder, dataset_json)
+    )
+    missing = [path for case in cases.values() for path in (*case.images, case.label) if not path.is_file()]
     if missing:
         raise DatasetError(
             f"{dataset} is incomplete: {len(missing)} of its files are missing, the first is {missing[0]}; "
@@ -116,7 +120,7 @@ def _names(folder: Path) -> list[str]:
 def read_fingerprint(dataset: str) -> dict[str, Any]:
     """nnU-Net's dataset fingerprint. Raises RecordError (missing, broken) or DatasetError (entries missing)."""
     path = preprocessed_folder() / dataset / FINGERPRINT
-    remedy = f"delete it and run nnUNetv2_extract_fingerprint -d {dataset.split('_')[0].removeprefix('Dataset')}"
+    remedy = f"delete it and run nnUNetv2_extract_fingerprint -d {dataset.split('_', maxsplit=1)[0].removeprefix('Dataset')}"
     content = read_json(path, "the dataset fingerprint", remedy)
     needed = {"spacings", "shapes_after_crop", "foreground_intensity_properties_per_channel"}
     if not needed <= set(content) or not content["spacings"]:
@@ -129,36 +133,55 @@ def has_fingerprint(dataset: str) -> bool:
     return (preprocessed_folder() / dataset / FINGERPRINT).is_file()
 
 
-def extract_fingerprint(dataset: str, processes: int) -> None:
-    """Has nnU-Net extract the fingerprint (reads every case once), and puts it in place only when it is complete.
+def extract_fingerprints(datasets: Sequence[str], processes: int) -> None:
+    """Has nnU-Net extract fingerprints (reads every case once), each put in place only when it is complete.
 
     nnU-Net's own extractor writes in place, so that a run killed in that moment leaves half a file behind; it is
-    therefore pointed at a folder of its own, and the result is moved.
+    therefore pointed at a folder of its own, and the results are moved. Most of its time on a small dataset is the
+    start of its worker processes, so that several datasets go side by side.
 
     Raises DatasetError where a case cannot be read.
     """
+    for dataset in datasets:
+        raw_cases(dataset, read_dataset_json(dataset))
+    staging = preprocessed_folder() / f".seqtransfer_fingerprints_{os.getpid()}"
+    side_by_side = max(1, min(processes, len(datasets)))
+    with naming_full_and_read_only_disks(preprocessed_folder()):
+        staging.mkdir()
+        try:
+            with (
+                _preprocessed_at(staging),
+                contextlib.redirect_stdout(io.StringIO()),
+                ThreadPoolExecutor(side_by_side) as pool,
+                tqdm(total=len(datasets), desc="Extracting fingerprints", unit="dataset") as bar,
+            ):
+                workers = max(1, processes // side_by_side)
+                jobs = {pool.submit(_extract, name, workers, len(datasets) == 1): name for name in datasets}
+                for job in as_completed(jobs):
+                    job.result()
+                    bar.update()
+            for dataset in datasets:
+                (preprocessed_folder() / dataset).mkdir(exist_ok=True)
+                (staging / dataset / FINGERPRINT).replace(preprocessed_folder() / dataset / FINGERPRINT)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _extract(dataset: str, workers: int, show_progress: bool) -> None:
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: PLC0415 - slow import
         DatasetFingerprintExtractor,
     )
 
-    raw_cases(dataset, read_dataset_json(dataset))
-    with replacing(preprocessed_folder() / dataset / FINGERPRINT) as aside:
-        staging = aside.with_name(f".fingerprint.{os.getpid()}")
-        staging.mkdir(exist_ok=True)
-        try:
-            with _preprocessed_at(staging), contextlib.redirect_stdout(io.StringIO()):
-                DatasetFingerprintExtractor(dataset, processes).run(overwrite_existing=True)
-            (staging / dataset / FINGERPRINT).replace(aside)
-        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise DatasetError(
-                f"the fingerprint of {dataset} cannot be extracted ({reason}); check the dataset with "
-                f"nnUNetv2_plan_and_preprocess --verify_dataset_integrity"
-            ) from error
-        finally:
-            for leftover in sorted(staging.rglob("*"), reverse=True):
-                leftover.unlink() if leftover.is_file() else leftover.rmdir()
-            staging.rmdir()
+    try:
+        extractor = DatasetFingerprintExtractor(dataset, workers)
+        extractor.show_progress_bar = show_progress
+        extractor.run(overwrite_existing=True)
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise DatasetError(
+            f"the fingerprint of {dataset} cannot be extracted ({reason}); check the dataset with "
+            f"nnUNetv2_plan_and_preprocess --verify_dataset_integrity"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -184,7 +207,9 @@ def fold_count(dataset: str, cases: int) -> int:
         try:
             return len(json.loads(path.read_text()))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DatasetError(f"the splits of {dataset} are broken ({error}): {path}; delete or restore them") from None
+            raise DatasetError(
+                f"the splits of {dataset} are broken ({error}): {path}; delete or restore them"
+            ) from None
     if cases < 5:
         raise DatasetError(
             f"{dataset} has {cases} cases, too few for nnU-Net's five folds; train fold all, or write {path}"

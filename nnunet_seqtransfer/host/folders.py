@@ -65,7 +65,9 @@ def dataset_name(name_or_id: str | int) -> str:
         raise DatasetError(f"unknown dataset {text!r}; give the number or full name of one of: {_listed(registered)}")
     matches = [name for name in registered if dataset_id(name) == int(text)]
     if len(matches) > 1:
-        raise DatasetError(f"dataset number {text} is ambiguous: {', '.join(matches)}; give the full name or remove one")
+        raise DatasetError(
+            f"dataset number {text} is ambiguous: {', '.join(matches)}; give the full name or remove one"
+        )
     if not matches:
         raise DatasetError(f"there is no dataset with number {text}; registered are: {_listed(registered)}")
     return matches[0]

@@ -48,9 +48,7 @@ def data_folder(dataset: str, plans: dict[str, Any], configuration: str) -> Path
     return preprocessed_folder() / dataset / str(plans["configurations"][configuration]["data_identifier"])
 
 
-def normalization(
-    channels: Sequence[str], median_relative_size_after_cropping: float
-) -> tuple[list[str], list[bool]]:
+def normalization(channels: Sequence[str], median_relative_size_after_cropping: float) -> tuple[list[str], list[bool]]:
     """Normalisation scheme, and whether it is confined to the non-zero mask, for each channel.
 
     The rule of nnU-Net's ExperimentPlanner: the channel's name decides the scheme; the mask is used where cropping

@@ -11,7 +11,7 @@ from nnunet_seqtransfer.affinity.affinity import Affinity
 from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402 - after the backend is chosen
+import matplotlib.pyplot as plt
 
 
 def draw_heatmap(affinity: Affinity, path: Path) -> None:

@@ -11,7 +11,7 @@ from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
 from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402 - after the backend is chosen
+import matplotlib.pyplot as plt
 
 MOST = 12
 COLOURS = ("#4c78a8", "#f2b447", "#54a24b", "#b279a2", "#9d755d")

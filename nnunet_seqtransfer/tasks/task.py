@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.host.datasets import (
     RawCase,
     channel_names,
-    extract_fingerprint,
+    extract_fingerprints,
     foreground_labels,
     has_fingerprint,
     raw_cases,
@@ -23,7 +24,7 @@ from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
 
 @dataclass(frozen=True)
 class Task:
-    """A registered dataset; see `load_task`."""
+    """A registered dataset; see `load_tasks`."""
 
     dataset: str
     "Full name, such as Dataset004_Hippocampus."
@@ -57,17 +58,33 @@ class Task:
         return all(shape[0] == 1 for shape in self.fingerprint["shapes_after_crop"])
 
 
-def load_task(dataset: str, processes: int) -> Task:
-    """Reads what nnU-Net knows of a dataset; has its fingerprint extracted where it is missing.
+def load_tasks(datasets: Sequence[str], processes: int, notify: Callable[[str], None]) -> list[Task]:
+    """Reads what nnU-Net knows of each dataset; has fingerprints extracted where they are missing, announced.
 
-    Raises DatasetError or RecordError, naming the file, where the dataset is incomplete or broken.
+    Raises DatasetError or RecordError, naming the file, where a dataset is incomplete or broken.
     """
+    tasks = {name: _read_parts(name) for name in datasets}
+    missing = [name for name in datasets if not has_fingerprint(name)]
+    for name in missing:
+        if not tasks[name][1]:
+            raise DatasetError(f"{name} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
+        notify(f"extracting the fingerprint of {name}, which has none yet (once)")
+    if missing:
+        extract_fingerprints(missing, processes)
+    return [_task(name, *tasks[name]) for name in datasets]
+
+
+def load_task(dataset: str) -> Task:
+    """One dataset that has a fingerprint; see `load_tasks`."""
+    return _task(dataset, *_read_parts(dataset))
+
+
+def _read_parts(dataset: str) -> tuple[dict[str, Any], dict[str, RawCase]]:
     dataset_json = read_dataset_json(dataset)
-    raw = raw_cases(dataset, dataset_json)
-    if not has_fingerprint(dataset):
-        if not raw:
-            raise DatasetError(f"{dataset} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
-        extract_fingerprint(dataset, processes)
+    return dataset_json, raw_cases(dataset, dataset_json)
+
+
+def _task(dataset: str, dataset_json: dict[str, Any], raw: dict[str, RawCase]) -> Task:
     fingerprint = read_fingerprint(dataset)
     cases = tuple(sorted(raw)) or _cases_on_disk(dataset)
     if raw and len(fingerprint["spacings"]) != len(cases):

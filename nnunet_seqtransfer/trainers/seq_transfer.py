@@ -55,7 +55,7 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
         if not self.was_initialized and self.seq_transfer is not None and self.seq_transfer.recipe.seed is not None:
             seed = self.seq_transfer.recipe.seed + self.local_rank
             random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002 - nnU-Net's augmentation draws from the global generator
+            np.random.seed(seed)
             torch.manual_seed(seed)
         super().initialize()
 
