@@ -9,14 +9,14 @@ from typing import NoReturn
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
-    natural,
     notify,
     positive_int,
     run_command,
+    seed,
 )
 
 from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, write_affinity
-from nnunet_seqtransfer.affinity.compute import AffinityRequest, compute_affinity
+from nnunet_seqtransfer.affinity.compute import ALL_SOURCES, AffinityRequest, compute_affinity
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
@@ -38,8 +38,8 @@ def run_affinity(request: AffinityRequest, metric: str) -> Affinity:
 
     affinity = compute_affinity(request, find_metric(metric), notify)
     path = affinity_path(affinity.target, request.plans, request.configuration, metric)
-    write_affinity(path, affinity)
     draw_heatmap(affinity, path.with_suffix(".png"))
+    write_affinity(path, affinity)  # the record last: where it is, so are the others
     return affinity
 
 
@@ -63,13 +63,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-s",
         nargs="+",
-        default=["all"],
+        default=[ALL_SOURCES],
         metavar="SOURCE",
-        help="[OPTIONAL] Names or numbers of the sources, or all: every registered dataset but the target. Default: all",
+        help=f"[OPTIONAL] Names or numbers of the sources, or {ALL_SOURCES}: every registered dataset that fits the "
+        f"target. Default: {ALL_SOURCES}",
     )
     add_plans_and_configuration(parser)
     parser.add_argument(
         "-m",
+        type=metric_name,
         default=DEFAULT_METRIC,
         metavar="METRIC",
         help=f"[OPTIONAL] Metric, one of: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
@@ -78,10 +80,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-cases", type=positive_int, default=10, metavar="N", help="[OPTIONAL] Cases to look at per task. Default: 10"
     )
     parser.add_argument(
-        "-seed", type=natural, default=0, metavar="N", help="[OPTIONAL] Seed of the sample of cases. Default: 0"
+        "-seed", type=seed, default=0, metavar="N", help="[OPTIONAL] Seed of the sample of cases. Default: 0"
     )
     add_processes(parser)
     return parser.parse(arguments)
+
+
+def metric_name(text: str) -> str:
+    """An argparse type: the name of a metric."""
+    if text not in metrics():
+        raise argparse.ArgumentTypeError(f"there is no metric {text!r}; choose one of: {', '.join(metrics())}")
+    return text
 
 
 def add_plans_and_configuration(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
 
+MOST_SEED = 2**31 - 1
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -30,8 +32,12 @@ class SeqArgumentParser(argparse.ArgumentParser):
             epilog=f"Example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            add_help=False,
         )
-        self.add_argument("--version", action="version", version=__version__)
+        self.add_argument("-h", "--help", action="help", help="[OPTIONAL] Show this help and exit")
+        self.add_argument(
+            "--version", action="version", version=__version__, help="[OPTIONAL] Show the version and exit"
+        )
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """The parsed arguments (of the command line where None). Exits with status 2 on a wrong one."""
@@ -59,25 +65,33 @@ def _is_number(word: str) -> bool:
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number above 0."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def natural(text: str) -> int:
     """An argparse type: a whole number, 0 or above."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """An argparse type: a whole number that all random number generators take as their seed."""
+    if not text.isdecimal() or int(text) > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MOST_SEED}")
+    return int(text)
 
 
 def positive_float(text: str) -> float:
     """An argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 

@@ -7,22 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, add_plans_and_configuration, run_affinity
+from nnunet_seqtransfer.entry_points.affinity import (
+    DEFAULT_METRIC,
+    add_plans_and_configuration,
+    metric_name,
+    run_affinity,
+)
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
     natural,
     notify,
     positive_float,
-    positive_int,
     run_command,
 )
 
 from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.affinity.compute import AffinityRequest
+from nnunet_seqtransfer.affinity.compute import ALL_SOURCES, AffinityRequest
 from nnunet_seqtransfer.affinity.metric import metrics
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.host.folders import dataset_name
+from nnunet_seqtransfer.host.folders import dataset_name, registered_datasets
 from nnunet_seqtransfer.report.tables import plan_text
 from nnunet_seqtransfer.sequence.cost import CostModel
 from nnunet_seqtransfer.sequence.plan import SequencePlan, make_plan, plan_path, write_plan
@@ -52,29 +56,36 @@ def find_affinity(target: str, plans: str, configuration: str, metric: str, proc
     """The affinity of a target, computed over all registered datasets where there is none yet."""
     path = affinity_path(target, plans, configuration, metric)
     if path.is_file():
-        return _checked(read_affinity(path), path, target, plans, configuration), path
+        affinity = read_affinity(path)
+        require_fitting(affinity, path, (target, plans, configuration), "nnUNetv2_seq_affinity")
+        return affinity, path
     notify(f"no affinity of {target} yet; comparing it with all registered datasets")
-    request = AffinityRequest(target, ("all",), plans, configuration, processes=processes)
+    request = AffinityRequest(target, (ALL_SOURCES,), plans, configuration, processes=processes)
     return run_affinity(request, metric), path
 
 
-def _checked(affinity: Affinity, path: Path, target: str, plans: str, configuration: str) -> Affinity:
-    made_for = (affinity.target, affinity.plans, affinity.configuration)
-    if made_for != (target, plans, configuration):
+def require_fitting(record: Affinity | SequencePlan, path: Path, wanted: tuple[str, str, str], maker: str) -> None:
+    """Raises RecordError where a record is not for the ``wanted`` target, plans and configuration, or names lost data.
+
+    ``maker`` is the command that makes such a record.
+    """
+    remedy = f"run {maker} for this target"
+    made_for = (record.target, record.plans, record.configuration)
+    if made_for != wanted:
+        raise RecordError(f"this file was made for {' '.join(made_for)}, not for {' '.join(wanted)}: {path}; {remedy}")
+    lost = sorted(set(record.sources) - set(registered_datasets()))
+    if lost:
         raise RecordError(
-            f"the affinity file was made for {' '.join(made_for)}, not for {target} {plans} {configuration}: {path}; "
-            f"run nnUNetv2_seq_affinity for this target"
+            f"this file names {lost[0]}, which is not registered any more: {path}; restore that dataset, or {remedy}"
         )
-    for name in affinity.sources:
-        dataset_name(name)
-    return affinity
 
 
 def _run(options: argparse.Namespace) -> None:
     target = dataset_name(options.t)
     if options.a is not None:
         path = Path(options.a)
-        affinity = _checked(read_affinity(path), path, target, options.p, options.c)
+        affinity = read_affinity(path)
+        require_fitting(affinity, path, (target, options.p, options.c), "nnUNetv2_seq_affinity")
     else:
         affinity, path = find_affinity(target, options.p, options.c, options.m, options.np)
     costs = CostModel(options.start_scale, options.start_exponent, options.hop_exponent, affinity.unit)
@@ -93,6 +104,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_plans_and_configuration(parser)
     parser.add_argument(
         "-m",
+        type=metric_name,
         default=DEFAULT_METRIC,
         metavar="METRIC",
         help=f"[OPTIONAL] Metric of the affinity, one of: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
@@ -132,6 +144,3 @@ def add_strategy(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name, type=positive_float, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"
         )
-
-
-__all__ = ["add_strategy", "find_affinity", "main", "positive_int", "run_plan"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
+from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, metric_name
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -16,21 +17,23 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_float,
     positive_int,
     run_command,
+    seed,
 )
-from nnunet_seqtransfer.entry_points.plan import add_strategy, find_affinity, run_plan
+from nnunet_seqtransfer.entry_points.plan import add_strategy, find_affinity, require_fitting, run_plan
 
-from nnunet_seqtransfer.affinity.compute import resolve_sources
+from nnunet_seqtransfer.affinity.compute import load_target, named_sources
 from nnunet_seqtransfer.affinity.metric import metrics
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
 from nnunet_seqtransfer.chain.run import load_chain, run_chain
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
-from nnunet_seqtransfer.errors import RecordError, SequenceError
+from nnunet_seqtransfer.errors import RecordError, StageError
+from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import dataset_name, results_folder
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.plan import plan_path, read_plan
+from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path, read_plan
 
 SCRATCH = "none"
 
@@ -53,45 +56,67 @@ def _run(options: argparse.Namespace) -> None:
         source_recipe=Recipe(options.source_epochs, options.iterations, options.initial_lr, 0, options.seed),
         target_recipe=Recipe(options.epochs, options.iterations, options.initial_lr, 0, options.seed),
         warmup_epochs=options.warmup_epochs,
-        tag=_tag(options.tag),
+        tag=options.tag,
     )
     chain = load_chain(request, options.np, notify)
     if options.dry_run:
         print("\n".join(describe_chain(chain, options.device)))
         return
+    if not chain.is_finished:
+        _require_device(options.device, options.num_gpus)
     run_chain(chain, DeviceOptions(options.device, options.num_gpus, options.npz), LocalExecutor(), options.np, notify)
     last = chain.stages[-1]
     print(
-        f"done: {last.base}\npredict with: nnUNetv2_predict -d {target} -i IN -o OUT -tr {TRAINER} -p {last.plans_name} "
-        f"-c {last.configuration} -f {' '.join(request.folds)}"
+        f"done: {last.base}\npredict with: nnUNetv2_predict -d {target} -i IN -o OUT -tr {TRAINER} "
+        f"-p {last.plans_name} -c {last.configuration} -f {' '.join(request.folds)}"
     )
+
+
+def _require_device(device: str, gpus: int) -> None:
+    """Raises StageError where nnU-Net would find out, after all preprocessing, that it cannot train there."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    found = torch.cuda.device_count() if device == "cuda" else int(device == "cpu" or torch.backends.mps.is_available())
+    if found == 0:
+        raise StageError(f"this machine has no {device} device; run on one that has, or give -device cpu")
+    if gpus > found:
+        raise StageError(f"-num_gpus {gpus} was asked for, but there is {found} {device} device; give -num_gpus {found}")
 
 
 def _sources(options: argparse.Namespace, target: str) -> tuple[str, ...]:
     """The user's own order, or the plan's; what is missing for the plan is computed first."""
     if options.s is not None:
-        return () if options.s == [SCRATCH] else resolve_sources(target, options.s)
+        return () if options.s == [SCRATCH] else named_sources(target, options.s)
     path = plan_path(target, options.p, options.configuration)
     if path.is_file():
         plan = read_plan(path)
-        made_for = (plan.target, plan.plans, plan.configuration)
-        if made_for != (target, options.p, options.configuration):
-            raise RecordError(
-                f"the plan was made for {' '.join(made_for)}: {path}; run nnUNetv2_seq_plan for this target"
-            )
+        require_fitting(plan, path, (target, options.p, options.configuration), "nnUNetv2_seq_plan")
     else:
-        notify(f"no plan for {target} yet; making one")
-        affinity, file = find_affinity(target, options.p, options.configuration, options.m, options.np)
-        costs = CostModel(options.start_scale, options.start_exponent, options.hop_exponent, affinity.unit)
-        plan = run_plan(affinity, file, options.strategy, options.max_sources, costs)
+        plan = _new_plan(options, target, path)
     notify(plan.explanation[0])
-    return tuple(dataset_name(source) for source in plan.sources)
+    return plan.sources
 
 
-def _tag(tag: str | None) -> str | None:
-    if tag is not None and (not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", tag)):
-        raise SequenceError(f"the tag {tag!r} becomes part of folder names; use letters, digits, '-' and single '_'")
-    return tag
+def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequencePlan:
+    task, _ = load_target(target, options.p, options.configuration)
+    require_folds(target, options.folds, task.cases)
+    if options.dry_run:
+        raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
+    notify(f"no plan for {target} yet; making one")
+    affinity, file = find_affinity(target, options.p, options.configuration, options.m, options.np)
+    costs = CostModel(options.start_scale, options.start_exponent, options.hop_exponent, affinity.unit)
+    return run_plan(affinity, file, options.strategy, options.max_sources, costs)
+
+
+def tag_name(text: str) -> str:
+    """An argparse type: what may follow a stage's path in the name of its plans, and cannot be taken for more path."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} becomes part of folder names; use letters, digits, '-' and single '_' between them"
+        )
+    if re.match(r"(via)?\d+(_|$)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} reads like datasets on the path; begin with another word")
+    return text
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -108,13 +133,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-s",
         nargs="+",
         metavar="SOURCE",
-        help=f"[OPTIONAL] Names or numbers of the sources in their order, or {SCRATCH}: from scratch. Default: the plan's",
+        help=f"[OPTIONAL] Names or numbers of the sources in their order, or {SCRATCH}: from scratch. "
+        "Default: the plan's",
     )
     parser.add_argument(
         "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] Plans of the target. Default: {DEFAULT_PLANS}"
     )
     parser.add_argument(
         "-m",
+        type=metric_name,
         default=DEFAULT_METRIC,
         metavar="METRIC",
         help=f"[OPTIONAL] Metric where a plan has to be made: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
@@ -154,13 +181,14 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "-seed",
-        type=natural,
+        type=seed,
         default=None,
         metavar="N",
         help="[OPTIONAL] Seed of the training. Default: none, as nnU-Net",
     )
     parser.add_argument(
         "-tag",
+        type=tag_name,
         default=None,
         metavar="NAME",
         help="[OPTIONAL] Appended to the plans names, to keep chains with different recipes apart. Default: none",

@@ -1,4 +1,4 @@
-"""Files that are never half-written: written aside, flushed to disk, then renamed; and records read back with checks."""
+"""Files that are never half-written: written aside, flushed to disk, renamed; and records read back with checks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +14,29 @@ from typing import Any
 
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EROFS: "the file system is read-only; point nnU-Net's folders at one that can be written to",
+    errno.EACCES: "permission denied; give yourself access",
+    errno.EPERM: "permission denied; give yourself access",
+}
+"""What a user can mend when a file cannot be read or written, by the system's error number."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside ``path`` to write to; renames it over ``path`` when the block ends without an error.
 
-    The name carries the process id, so that two writers never share it. Nothing is left behind after an error.
+    The name carries random digits, so that no two writers share it, on one machine or on several of a cluster.
+    Nothing is left behind after an error.
 
     Raises SeqTransferError where the disk is full or the folder cannot be written to.
     """
     with naming_full_and_read_only_disks(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays the last part of the name, since some writers (numpy, matplotlib) choose a format by it.
-        aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+        aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
         try:
             yield aside
             descriptor = os.open(aside, os.O_RDONLY)
@@ -44,19 +55,12 @@ def naming_full_and_read_only_disks(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full; free some space",
-            errno.EDQUOT: "the disk quota is used up; free some space",
-            errno.EROFS: "the file system is read-only; point nnU-Net's folders at one that can be written to",
-            errno.EACCES: "permission denied; make the folder writable",
-            errno.EPERM: "permission denied; make the folder writable",
-        }
-        reason = reasons.get(error.errno or 0)
+        reason = _REASONS.get(error.errno or 0)
         if reason is None:
             raise
-        raise SeqTransferError(
-            f"cannot write {error.filename or path}: {reason} and run the same command again"
-        ) from error
+        # A file written aside means nothing to a user: the one that it was to become is named.
+        named = path if error.filename is None or ".tmp" in str(error.filename) else error.filename
+        raise SeqTransferError(f"cannot read or write {named}: {reason} and run the same command again") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -69,11 +73,14 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
     """The JSON object in ``path``.
 
     Raises RecordError, naming ``what`` and ``remedy``, where the file is missing, truncated or no JSON object.
+    A missing permission stays a PermissionError, which is no fault of the file.
     """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise RecordError(f"{what} is missing: {path}; {remedy}") from None
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise RecordError(f"{what} is no file ({error.strerror}): {path}; {remedy}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecordError(f"{what} is broken ({error}): {path}; {remedy}") from None
     if not isinstance(content, dict):
@@ -95,18 +102,19 @@ def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, A
     if content.pop("kind", None) != kind:
         raise RecordError(f"this is no {kind} file: {path}; {remedy}")
     found = content.pop("format", None)
-    if not isinstance(found, int) or found > version:
+    if isinstance(found, int) and found > version:
         raise RecordError(
             f"the {kind} file has format {found}, this version reads up to {version}: {path}; update nnunet-seqtransfer"
         )
-    if content.pop("checksum", None) != checksum(content):
+    if content.pop("checksum", None) != checksum(content) or not isinstance(found, int):
         raise RecordError(f"the {kind} file was edited or damaged (its checksum does not fit): {path}; {remedy}")
     return content
 
 
 def checksum(content: Any) -> str:
     """SHA-256 of ``content`` as canonical JSON: equal content has an equal checksum, whatever the key order."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    # Read back first: as JSON, keys are text, and sort as text.
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -130,7 +130,7 @@ def shrink_network(plans_file: Path) -> None:
 
 @pytest.fixture(scope="session")
 def world_template(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The world as a user has it: all datasets in nnUNet_raw, fingerprints there, the two targets preprocessed."""
+    """The world as a user has it: all datasets in nnUNet_raw, fingerprints there, 901, 904 and 911 preprocessed."""
     world = World(tmp_path_factory.mktemp("world"))
     for folder in (world.raw, world.preprocessed, world.results):
         folder.mkdir()
@@ -141,10 +141,10 @@ def world_template(tmp_path_factory: pytest.TempPathFactory) -> World:
     make_flat_dataset(world.raw, FLAT_TARGET, ("R", "G", "B"), 60)
     make_flat_dataset(world.raw, FLAT_SOURCE, ("fluorescence",), 60)
     environment = {**os.environ, **world.environment}
-    planning = ["-d", "901", "911", "-c", "3d_fullres", "2d", "-np", "2", "-npfp", "2"]
+    planning = ["-d", "901", "904", "911", "-c", "3d_fullres", "2d", "-np", "2", "-npfp", "2"]
     run([str(SCRIPTS / "nnUNetv2_plan_and_preprocess"), *planning], environment)
-    run([str(SCRIPTS / "nnUNetv2_extract_fingerprint"), "-d", "902", "903", "904", "912", "-np", "2"], environment)
-    for name in (TARGET, FLAT_TARGET):
+    run([str(SCRIPTS / "nnUNetv2_extract_fingerprint"), "-d", "902", "903", "912", "-np", "2"], environment)
+    for name in (TARGET, TWO_CHANNELS, FLAT_TARGET):
         shrink_network(world.preprocessed / name / "nnUNetPlans.json")
     return world
 

@@ -92,8 +92,7 @@ def affinity_path(target: str, plans: str, configuration: str, metric: str) -> P
 
 
 def write_affinity(path: Path, affinity: Affinity) -> None:
-    """Writes the record, and a CSV beside it for people."""
-    write_record(path, KIND, FORMAT, _to_json(asdict(affinity)))
+    """Writes a CSV for people, then the record beside it."""
     with replacing(path.with_suffix(".csv")) as aside, aside.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["source", "distance_to_target", *affinity.components, "labelled_cases", "match"])
@@ -103,6 +102,7 @@ def write_affinity(path: Path, affinity: Affinity) -> None:
             writer.writerow(
                 [affinity.names[i], affinity.distances[i][-1], *parts, affinity.tasks[i].labelled_cases, match]
             )
+    write_record(path, KIND, FORMAT, _to_json(asdict(affinity)))
 
 
 def read_affinity(path: Path) -> Affinity:

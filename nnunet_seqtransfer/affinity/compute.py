@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nnunet_seqtransfer.affinity.affinity import Affinity, TaskEntry
 from nnunet_seqtransfer.affinity.metric import AffinityMetric, Comparison
 from nnunet_seqtransfer.errors import DatasetError, SequenceError
-from nnunet_seqtransfer.host.datasets import has_fingerprint
+from nnunet_seqtransfer.host.fingerprints import has_fingerprint
 from nnunet_seqtransfer.host.folders import dataset_id, dataset_name, registered_datasets
 from nnunet_seqtransfer.host.plans import data_folder, read_plans
 from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
@@ -42,12 +42,17 @@ class AffinityRequest:
 
 
 def resolve_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
-    """Full names of the sources. Raises DatasetError for the target among them, a repetition, or an unknown one."""
+    """Full names of the sources; "all" stands for every registered dataset but the target. See `named_sources`."""
     if tuple(sources) == (ALL_SOURCES,):
         others = tuple(name for name in registered_datasets() if name != target)
         if not others:
             raise DatasetError(f"no dataset but the target {target} is registered; copy sources to nnUNet_raw")
         return others
+    return named_sources(target, sources)
+
+
+def named_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
+    """Full names of the sources. Raises DatasetError for the target among them, a repetition, or an unknown one."""
     names = tuple(dataset_name(source) for source in sources)
     if target in names:
         raise DatasetError(f"the target {target} is among its sources; leave it out of -s")
@@ -74,7 +79,7 @@ def load_target(target: str, plans_name: str, configuration: str) -> tuple[Task,
     return task, plans
 
 
-def compute_affinity(request: AffinityRequest, metric: AffinityMetric, notify: Any) -> Affinity:
+def compute_affinity(request: AffinityRequest, metric: AffinityMetric, notify: Callable[[str], None]) -> Affinity:
     """Profiles what is not yet profiled, and compares all pairs.
 
     Args:
@@ -96,7 +101,7 @@ def compute_affinity(request: AffinityRequest, metric: AffinityMetric, notify: A
     return _compare_all(request, target_name, signatures, metric)
 
 
-def _fitting(target: Task, sources: list[Task], asked: Sequence[str], notify: Any) -> list[Task]:
+def _fitting(target: Task, sources: list[Task], asked: Sequence[str], notify: Callable[[str], None]) -> list[Task]:
     """Where all datasets were asked for, those that fit the target; those named one by one are checked later."""
     if tuple(asked) != (ALL_SOURCES,):
         return sources
@@ -105,7 +110,7 @@ def _fitting(target: Task, sources: list[Task], asked: Sequence[str], notify: An
             notify(f"leaving out {source.dataset}: one of the two has 2-D images, the other volumes")
     fitting = [source for source in sources if source.is_planar == target.is_planar]
     if not fitting:
-        raise SequenceError(f"no registered dataset fits the target {target.dataset}; register sources in nnUNet_raw")
+        raise SequenceError(f"no registered dataset fits the target {target.dataset}; copy sources to nnUNet_raw")
     return fitting
 
 

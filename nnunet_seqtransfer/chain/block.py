@@ -88,8 +88,8 @@ def read_block(plans: dict[str, Any], configuration: str) -> StageBlock | None:
     remedy = "run nnUNetv2_seq_train again"
     if block.get("format", 0) > FORMAT:
         raise RecordError(
-            f"the seq_transfer block of plans {plans.get('plans_name')} has format {block['format']}, this version reads "
-            f"up to {FORMAT}; update nnunet-seqtransfer"
+            f"the seq_transfer block of plans {plans.get('plans_name')} has format {block['format']}, "
+            f"this version reads up to {FORMAT}; update nnunet-seqtransfer"
         )
     try:
         own = block["configurations"][configuration]

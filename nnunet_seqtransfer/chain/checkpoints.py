@@ -37,24 +37,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     remedy = "train that stage again, or restore the file"
     if not path.is_file():
         raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
         with torch.serialization.safe_globals(_SAFE):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"the checkpoint is not safe to load ({_reason(error)}): {path}; {remedy}") from None
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except Exception as error:  # zip and torch's unpickler raise all kinds for a damaged file
         raise CheckpointError(f"the checkpoint is damaged ({_reason(error)}): {path}; {remedy}") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("network_weights"), dict):
+    weights = checkpoint.get("network_weights") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise CheckpointError(f"this is no nnU-Net checkpoint (no network_weights): {path}; {remedy}")
     return checkpoint
 
 
 def _reason(error: Exception) -> str:
     """The part of torch's message that names the offending object; its advice to load unsafely is left out."""
-    lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "not allowed" in line]
-    return (lines or [str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__])[0][:200]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    naming = [line for line in lines if "unsupported" in line.lower() or "not allowed" in line]
+    return (naming or lines or [type(error).__name__])[0][:200]
 
 
 def adapt_weights(weights: dict[str, Tensor], like: dict[str, Tensor], channels: tuple[int, int]) -> dict[str, Tensor]:
@@ -100,9 +104,12 @@ def _reads_input(given: Tensor, wanted: Tensor, channels: tuple[int, int]) -> bo
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> str:
-    """Writes weights in the form that nnU-Net's ``-pretrained_weights`` reads too; returns the file's SHA-256."""
-    with replacing(path) as aside:
-        torch.save({"network_weights": weights}, aside)
+    """Writes weights in the form that nnU-Net's ``-pretrained_weights`` reads too; returns the file's SHA-256.
+
+    Equal weights give equal files: torch is given a stream, since it puts the name of a path into the archive.
+    """
+    with replacing(path) as aside, aside.open("wb") as stream:
+        torch.save({"network_weights": weights}, stream)
     return sha256(path)
 
 
@@ -125,9 +132,10 @@ def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:
 
 
 def body_digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of every tensor but the heads: equal if and only if the bodies are bit-identical."""
+    """SHA-256 of name, type, shape and bytes of all tensors but the heads: equal only where these are identical."""
     digest = hashlib.sha256()
     for name in sorted(name for name in weights if HEADS not in name):
-        digest.update(name.encode())
-        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

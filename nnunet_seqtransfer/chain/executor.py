@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from tqdm import tqdm
 
 from nnunet_seqtransfer.chain.progress import Progress, read_line
@@ -37,14 +38,6 @@ class Job:
     "How many epochs the training has, for the progress bar."
 
 
-class Executor(Protocol):
-    """Something that runs jobs."""
-
-    def submit(self, job: Job) -> None:
-        """Runs the job to its end. Raises StageError where it fails."""
-        ...
-
-
 @dataclass(frozen=True)
 class DeviceOptions:
     """Where and how nnU-Net trains."""
@@ -55,6 +48,18 @@ class DeviceOptions:
     "GPUs to use at once (DDP)."
     npz: bool = False
     "Keep softmax outputs of the final validation."
+
+
+class Executor(Protocol):
+    """Something that runs jobs."""
+
+    def check(self, options: DeviceOptions) -> None:
+        """Raises StageError where the devices asked for are not to be had; called before anything is written."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Runs the job to its end. Raises StageError where it fails."""
+        ...
 
 
 def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, log: Path) -> Job:
@@ -85,6 +90,17 @@ def train_command() -> str:
 
 class LocalExecutor:
     """Runs one job after the other as child processes on this machine."""
+
+    def check(self, options: DeviceOptions) -> None:
+        """See Executor."""
+        visible = torch.cuda.device_count() if options.device == "cuda" else 0
+        if options.device == "cuda" and visible < options.gpus:
+            raise StageError(
+                f"{options.gpus} CUDA GPU(s) wanted, {visible} visible; use -device cpu, or check the driver and "
+                "CUDA_VISIBLE_DEVICES"
+            )
+        if options.device != "cuda" and options.gpus > 1:
+            raise StageError(f"-num_gpus {options.gpus} needs -device cuda, not {options.device}")
 
     def submit(self, job: Job) -> None:
         """See Executor. Ctrl-C reaches the child too; it is waited for."""

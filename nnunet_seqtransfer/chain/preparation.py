@@ -39,7 +39,7 @@ def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: 
 
 
 def require_own_plans(stage: Stage, state: StageState, plans: dict[str, Any]) -> None:
-    """Raises StageError where a plans file of the stage's name is someone else's, or a training's plans have changed."""
+    """Raises StageError where the plans file is someone else's, or differs from what a training there was made with."""
     path = plans_path(stage.dataset, stage.plans_name)
     if not path.is_file():
         return
@@ -105,8 +105,8 @@ def preprocess_missing(task: Task, plans: dict[str, Any], configuration: str, pr
     absent = [case for case in missing if case not in task.raw]
     if absent:
         raise DatasetError(
-            f"{task.dataset}: {len(absent)} cases are not preprocessed and have no raw images, the first is {absent[0]}; "
-            "copy the dataset to nnUNet_raw"
+            f"{task.dataset}: {len(absent)} cases are not preprocessed and have no raw images, "
+            f"the first is {absent[0]}; copy the dataset to nnUNet_raw"
         )
     folder = data_folder(task.dataset, plans, configuration)
     staging = folder.with_name(f".{folder.name}.tmp")

@@ -25,11 +25,11 @@ from nnunet_seqtransfer.chain.preparation import (
     write_stage_plans,
 )
 from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
-from nnunet_seqtransfer.chain.state import Action, StageState, decide, inspect, require_same_origin
+from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide, inspect, require_same_origin
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.host.datasets import fold_count
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
-from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, write_record
+from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, sha256, write_record
 from nnunet_seqtransfer.tasks.task import Task, load_tasks
 
 RUN_FORMAT = 1
@@ -55,6 +55,11 @@ class Chain:
     def previous(self, stage: Stage) -> Stage | None:
         """The stage whose weights this one starts from."""
         return next((other for other in self.stages if other.path == stage.path[:-1]), None)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(action in (Action.NOTHING, Action.NOT_NEEDED) for action in self.actions.values())
 
     @property
     def folder(self) -> Path:
@@ -130,7 +135,9 @@ def run_chain(
     Every step is decided from what is on disk and done so that it can be repeated: after an interruption at any
     moment, the same call does what is left, and nothing twice that was finished.
     """
-    _write_run(chain, options)
+    if not chain.is_finished:
+        executor.check(options)
+        _write_run(chain, options)
     for stage in chain.stages:
         action = chain.actions[stage]
         notify(f"{chain.title(stage)} {action.value}")
@@ -161,9 +168,6 @@ def _prepare(chain: Chain, stage: Stage, processes: int) -> None:
 
 def _weights_are_stale(state: StageState, previous: Stage) -> bool:
     """Whether the weights must be made: none are there, or the stage before was trained again since."""
-    from nnunet_seqtransfer.chain.state import FINAL  # noqa: PLC0415
-    from nnunet_seqtransfer.storage import sha256  # noqa: PLC0415
-
     if not state.weights or state.block is None or state.block.init is None:
         return True
     checkpoint = previous.output / FINAL

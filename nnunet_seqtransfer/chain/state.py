@@ -84,7 +84,7 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
     for stage in reversed(stages):
         state = states[stage]
         _require_same(stage, state)
-        actions[stage] = _action(stage, state) if stage.path in needed else Action.NOT_NEEDED
+        actions[stage] = _action(stage, state) if stage.path in needed or state.final else Action.NOT_NEEDED
         if actions[stage] is Action.START and not state.weights:
             needed.add(stage.path[:-1])
     return {stage: actions[stage] for stage in stages}

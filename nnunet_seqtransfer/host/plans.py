@@ -11,6 +11,27 @@ from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder
 from nnunet_seqtransfer.storage import read_json
 
 DEFAULT_PLANS = "nnUNetPlans"
+PLANS_ENTRIES = (
+    "plans_name",
+    "configurations",
+    "image_reader_writer",
+    "transpose_forward",
+    "transpose_backward",
+    "foreground_intensity_properties_per_channel",
+)
+"""What we read of a plans file, beside what is in its configurations."""
+CONFIGURATION_ENTRIES = (
+    "data_identifier",
+    "preprocessor_name",
+    "batch_size",
+    "patch_size",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_seg",
+)
+"""What we read of one of its configurations."""
 
 
 def plans_path(dataset: str, plans_name: str) -> Path:
@@ -21,26 +42,36 @@ def plans_path(dataset: str, plans_name: str) -> Path:
 def read_plans(dataset: str, plans_name: str, configuration: str) -> dict[str, Any]:
     """The plans of a dataset as nnU-Net wrote them, checked for ``configuration``.
 
-    Raises RecordError where the file is missing or broken, DatasetError where the configuration is unknown or is
-    one that starts from another configuration's predictions (a cascade).
+    Raises RecordError where the file is missing or broken, DatasetError where it lacks entries, or the configuration
+    is unknown or inherits from another one (as nnU-Net's cascade does).
     """
     path = plans_path(dataset, plans_name)
     remedy = f"run nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} -c {configuration}"
     if plans_name != DEFAULT_PLANS:
         remedy += " with the planner that writes these plans, or correct -p"
     plans = read_json(path, f"the plans file {plans_name} of {dataset}", remedy)
-    configurations = plans.get("configurations")
-    if not isinstance(configurations, dict) or "plans_name" not in plans:
-        raise DatasetError(f"the plans file lacks its configurations or its name: {path}; {remedy}")
+    _require_entries(plans, PLANS_ENTRIES, path, remedy)
+    configurations = plans["configurations"]
+    if not isinstance(configurations, dict) or not all(isinstance(entry, dict) for entry in configurations.values()):
+        raise DatasetError(f"the plans file is broken (its configurations are no tables): {path}; {remedy}")
+    usable = [name for name, settings in configurations.items() if "inherits_from" not in settings]
     if configuration not in configurations:
-        known = ", ".join(configurations)
-        raise DatasetError(f"{dataset} has no configuration {configuration!r} in {plans_name}; choose one of: {known}")
-    if "inherits_from" in configurations[configuration] or "data_identifier" not in configurations[configuration]:
         raise DatasetError(
-            f"configuration {configuration!r} builds on another configuration (a cascade), which a transfer chain "
-            "does not support; choose 2d, 3d_fullres or 3d_lowres"
+            f"{dataset} has no configuration {configuration!r} in {plans_name}; choose one of: {', '.join(usable)}"
         )
+    if configuration not in usable:
+        raise DatasetError(
+            f"configuration {configuration!r} inherits from another one, as a cascade does, which a chain does not "
+            f"support; choose one of: {', '.join(usable)}"
+        )
+    _require_entries(configurations[configuration], CONFIGURATION_ENTRIES, path, remedy)
     return plans
+
+
+def _require_entries(content: dict[str, Any], needed: Sequence[str], path: Path, remedy: str) -> None:
+    lacking = [entry for entry in needed if entry not in content]
+    if lacking:
+        raise DatasetError(f"the plans file lacks {', '.join(lacking)}: {path}; {remedy}")
 
 
 def data_folder(dataset: str, plans: dict[str, Any], configuration: str) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +77,7 @@ def load_preprocessed_case(folder: Path, identifier: str) -> CaseData:
     except Exception as error:  # blosc2, pickle and zip readers raise all kinds for a damaged file
         raise DatasetError(
             f"the preprocessed case {identifier} is broken ({_first_line(error)}): {folder / identifier}.*; "
-            f"preprocess the dataset again"
+            "delete these files and preprocess the dataset again"
         ) from error
 
 
@@ -119,6 +121,8 @@ def _managers(plans: dict[str, Any], configuration: str) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
     try:
+        for path in (*case.images, case.label):
+            _require_whole(path)
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     except OSError as error:
@@ -127,6 +131,20 @@ def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
         raise _broken(identifier, case, error) from error
     except Exception as error:  # image readers raise all kinds for a damaged file
         raise _broken(identifier, case, error) from error
+
+
+def _require_whole(path: Path) -> None:
+    """Raises EOFError where the end of a NIfTI file is missing, for which ITK's reader silently puts zeros."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass
+    elif path.suffix == ".nii":
+        import nibabel  # noqa: PLC0415 - only for this rare format
+
+        data = nibabel.load(path).dataobj
+        if path.stat().st_size < data.offset + math.prod(data.shape) * data.dtype.itemsize:
+            raise EOFError("the file ends before its last voxel")
 
 
 def _broken(identifier: str, case: RawCase, error: Exception) -> DatasetError:

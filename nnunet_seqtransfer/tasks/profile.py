@@ -84,8 +84,13 @@ class ProfileRequest:
                 raise DatasetError(f"{self.task.dataset} has no raw images of {case}; copy the dataset to nnUNet_raw")
             return read_raw_case(case, raw, self.plans["image_reader_writer"])
         folder = data_folder(self.task.dataset, self.plans, self.configuration)
-        if raw is None or case in preprocessed_cases(folder):
+        if case in preprocessed_cases(folder):
             return load_preprocessed_case(folder, case)
+        if raw is None:
+            raise DatasetError(
+                f"{self.task.dataset} has no raw images of {case}, and it is not preprocessed as the target is; copy "
+                "the dataset to nnUNet_raw"
+            )
         return preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
 
     def _stamps(self, case: str) -> list[Any]:
@@ -97,6 +102,16 @@ class ProfileRequest:
         else:
             files = [*raw.images, raw.label]
         return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+@dataclass(frozen=True)
+class CaseProfile:
+    """What was learnt from one case."""
+
+    arrays: dict[str, NDArray[Any]]
+    "The metric's."
+    labelled: bool
+    "Whether any voxel has one of the task's labels."
 
 
 def request_profile(
@@ -115,6 +130,8 @@ def profile_tasks(requests: Sequence[ProfileRequest], metric: Profiler, processe
     known = {path: signature for path in paths if (signature := _cached(path)) is not None}
     missing = [(request, path) for request, path in zip(requests, paths, strict=True) if path not in known]
     profiles = _profile_all([request for request, _ in missing], metric, processes)
+    for (request, _), per_case in zip(missing, profiles, strict=True):
+        _require_labels(request, per_case)
     for (request, path), per_case in zip(missing, profiles, strict=True):
         known[path] = _signature(request, metric, per_case)
         write_signature(path, known[path])
@@ -135,7 +152,15 @@ def _cached(path: Path) -> Signature | None:
         return None
 
 
-def _signature(request: ProfileRequest, metric: Profiler, profiles: Sequence[dict[str, NDArray[Any]]]) -> Signature:
+def _require_labels(request: ProfileRequest, profiles: Sequence[CaseProfile]) -> None:
+    if not any(profile.labelled for profile in profiles):
+        raise DatasetError(
+            f"{request.task.dataset}: none of the {len(profiles)} cases looked at has a voxel of its labels "
+            f"{', '.join(request.task.labels)}; check labelsTr and the labels in dataset.json, or give a larger -cases"
+        )
+
+
+def _signature(request: ProfileRequest, metric: Profiler, profiles: Sequence[CaseProfile]) -> Signature:
     forward = request.plans["transpose_forward"]
     spacings = np.asarray(request.task.fingerprint["spacings"], dtype=float)[:, forward]
     shapes = np.asarray(request.task.fingerprint["shapes_after_crop"], dtype=float)[:, forward]
@@ -149,17 +174,15 @@ def _signature(request: ProfileRequest, metric: Profiler, profiles: Sequence[dic
         cases=request.cases,
         spacing=tuple(float(value) for value in np.median(spacings, axis=0)),
         extent=tuple(float(value) for value in np.median(shapes * spacings, axis=0)),
-        profiles=tuple(profiles),
+        profiles=tuple(profile.arrays for profile in profiles),
     )
 
 
-def _profile_all(
-    requests: Sequence[ProfileRequest], metric: Profiler, processes: int
-) -> list[list[dict[str, NDArray[Any]]]]:
+def _profile_all(requests: Sequence[ProfileRequest], metric: Profiler, processes: int) -> list[list[CaseProfile]]:
     units = [(index, case) for index, request in enumerate(requests) for case in request.cases]
     if not units:
         return [[] for _ in requests]
-    found: dict[tuple[int, str], dict[str, NDArray[Any]]] = {}
+    found: dict[tuple[int, str], CaseProfile] = {}
     with tqdm(total=len(units), desc="Profiling cases", unit="case") as bar:
         if processes == 1:
             for index, case in units:
@@ -169,7 +192,7 @@ def _profile_all(
             # spawn, like nnU-Net: forking a process that has started threads (torch, blosc2) can hang.
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(min(processes, len(units)), mp_context=context) as pool:
-                futures: dict[Future[dict[str, NDArray[Any]]], tuple[int, str]] = {
+                futures: dict[Future[CaseProfile], tuple[int, str]] = {
                     pool.submit(profile_case, requests[index], case, metric): (index, case) for index, case in units
                 }
                 try:
@@ -185,7 +208,7 @@ def _profile_all(
     return [[found[index, case] for case in request.cases] for index, request in enumerate(requests)]
 
 
-def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> dict[str, NDArray[Any]]:
+def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> CaseProfile:
     """Loads and profiles one case; runs in a worker process."""
     data = request.load(case, metric.view)
     if len(data.images) != len(request.task.channels):
@@ -195,6 +218,8 @@ def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> dict[s
         )
     if not np.isfinite(data.images).all():
         raise DatasetError(f"case {case} of {request.task.dataset} holds NaN or infinite intensities; repair its image")
+    labels = tuple(request.task.labels.values())
+    labelled = bool(np.isin(data.segmentation, [value for values in labels for value in values]).any())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # empty labels give NaN on purpose
-        return metric.profile(data, tuple(request.task.labels.values()))
+        return CaseProfile(metric.profile(data, labels), labelled)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,13 +44,14 @@ class Signature:
 
 def write_signature(path: Path, signature: Signature) -> None:
     """Writes a signature as a compressed NPZ file that needs no pickle to load."""
+    arrays: dict[str, Any] = {
+        f"{index}/{key}": array for index, profile in enumerate(signature.profiles) for key, array in profile.items()
+    }
     header = {
         "kind": "signature",
         "format": FORMAT,
+        "arrays": list(arrays),
         **{name: getattr(signature, name) for name in signature.__dataclass_fields__ if name != "profiles"},
-    }
-    arrays = {
-        f"{index}/{key}": array for index, profile in enumerate(signature.profiles) for key, array in profile.items()
     }
     with replacing(path) as aside:
         np.savez_compressed(aside, header=np.asarray(json.dumps(header)), **arrays)
@@ -69,13 +69,16 @@ def read_signature(path: Path) -> Signature:
         found = header.pop("format")
         if found > FORMAT:
             raise RecordError(
-                f"the signature has format {found}, this version reads up to {FORMAT}: {path}; update nnunet-seqtransfer"
+                f"the signature has format {found}, this version reads up to {FORMAT}: {path}; "
+                "update nnunet-seqtransfer"
             )
         profiles: list[dict[str, NDArray[Any]]] = [{} for _ in header["cases"]]
-        for key, array in arrays.items():
+        for key in header.pop("arrays"):
             index, name = key.split("/", 1)
-            profiles[int(index)][name] = array
+            profiles[int(index)][name] = arrays[key]
         lists = {name: tuple(value) for name, value in header.items() if isinstance(value, list)}
         return Signature(**{**header, **lists}, profiles=tuple(profiles))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except RecordError:
+        raise
+    except Exception as error:  # zip, zlib and NumPy raise all kinds for a damaged file
         raise RecordError(f"the signature is truncated or damaged ({type(error).__name__}): {path}; {remedy}") from None

@@ -11,13 +11,11 @@ from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.host.datasets import (
     RawCase,
     channel_names,
-    extract_fingerprints,
     foreground_labels,
-    has_fingerprint,
     raw_cases,
     read_dataset_json,
-    read_fingerprint,
 )
+from nnunet_seqtransfer.host.fingerprints import extract_fingerprints, has_fingerprint, read_fingerprint
 from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder
 from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
 
@@ -63,15 +61,19 @@ def load_tasks(datasets: Sequence[str], processes: int, notify: Callable[[str], 
 
     Raises DatasetError or RecordError, naming the file, where a dataset is incomplete or broken.
     """
-    tasks = {name: _read_parts(name) for name in datasets}
+    parts = {name: _read_parts(name) for name in datasets}
     missing = [name for name in datasets if not has_fingerprint(name)]
+    # What exists is checked before anything is extracted.
+    tasks = {name: _task(name, *parts[name]) for name in datasets if name not in missing}
     for name in missing:
-        if not tasks[name][1]:
+        if not parts[name][1]:
             raise DatasetError(f"{name} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
+    for name in missing:
         notify(f"extracting the fingerprint of {name}, which has none yet (once)")
     if missing:
         extract_fingerprints(missing, processes)
-    return [_task(name, *tasks[name]) for name in datasets]
+        tasks |= {name: _task(name, *parts[name]) for name in missing}
+    return [tasks[name] for name in datasets]
 
 
 def load_task(dataset: str) -> Task:
@@ -89,9 +91,16 @@ def _task(dataset: str, dataset_json: dict[str, Any], raw: dict[str, RawCase]) -
     cases = tuple(sorted(raw)) or _cases_on_disk(dataset)
     if raw and len(fingerprint["spacings"]) != len(cases):
         raise DatasetError(
-            f"the fingerprint of {dataset} was made of {len(fingerprint['spacings'])} cases, now there are {len(cases)}; "
-            f"run nnUNetv2_extract_fingerprint -d {dataset_id(dataset)} --clean"
+            f"the fingerprint of {dataset} was made of {len(fingerprint['spacings'])} cases, now there are "
+            f"{len(cases)}; run nnUNetv2_extract_fingerprint -d {dataset_id(dataset)} --clean"
         )
+    if len(fingerprint["foreground_intensity_properties_per_channel"]) != len(channel_names(dataset_json)):
+        raise DatasetError(
+            f"the fingerprint of {dataset} has other channels than its dataset.json; correct channel_names, or run "
+            f"nnUNetv2_extract_fingerprint -d {dataset_id(dataset)} --clean"
+        )
+    if not cases:
+        raise DatasetError(f"{dataset} has neither raw images nor preprocessed cases; copy it to nnUNet_raw")
     return Task(dataset, dataset_json, fingerprint, raw, cases)
 
 

@@ -101,8 +101,8 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
             "trainer_name": STOCK_TRAINER if type(self) is nnUNetTrainerSeqTransfer else type(self).__name__,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
         }
-        with replacing(Path(filename)) as aside:
-            torch.save(checkpoint, aside)
+        with replacing(Path(filename)) as aside, aside.open("wb") as stream:
+            torch.save(checkpoint, stream)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's for the target; nothing for a source, whose predictions nobody reads."""

@@ -1,0 +1,116 @@
+"""The demo's datasets: one target with few labelled cases, and sources near and far, as nnU-Net wants them stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from nnunet_seqtransfer.demo.phantoms import Phantom, Scanner, draw_phantom
+from nnunet_seqtransfer.storage import write_json
+
+ENDING = ".nii.gz"
+SPACING = (3.0, 3.0, 5.0)
+"""Millimetres along x, y and between slices."""
+
+_T1 = {
+    "scalp": 0.9,
+    "skull": 0.15,
+    "fluid": 0.15,
+    "grey matter": 0.55,
+    "white matter": 0.8,
+    "ventricle": 0.15,
+    "caudate": 0.62,
+    "putamen": 0.66,
+    "thalamus": 0.7,
+}
+_T1_OTHER = {**_T1, "grey matter": 0.5, "white matter": 0.75, "caudate": 0.56, "putamen": 0.58, "thalamus": 0.62}
+_T2 = {
+    "scalp": 0.6,
+    "skull": 0.1,
+    "fluid": 1.0,
+    "grey matter": 0.55,
+    "white matter": 0.4,
+    "ventricle": 1.0,
+    "caudate": 0.48,
+    "putamen": 0.46,
+    "thalamus": 0.45,
+}
+
+
+@dataclass(frozen=True)
+class PhantomTask:
+    """One dataset."""
+
+    name: str
+    "nnU-Net's name, DatasetXXX_Name."
+    channel: str
+    "Name of its channel."
+    labels: tuple[str, ...]
+    "Structures that are labelled, 1, 2, ..."
+    scanner: Scanner
+    "How its images look."
+    cases: int
+    "Labelled cases to train on."
+    tests: int = 0
+    "Held-out cases."
+
+
+TARGET = PhantomTask("Dataset210_StriatumFewT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.07, 0.15), 5, 20)
+SOURCES = (
+    PhantomTask("Dataset201_ThalamusT1", "T1", ("thalamus",), Scanner(_T1, 0.05, 0.15), 30),
+    PhantomTask("Dataset202_StriatumOtherT1", "T1", ("caudate", "putamen"), Scanner(_T1_OTHER, 0.03, 0.1), 10),
+    PhantomTask("Dataset203_VentricleT2", "T2", ("ventricle",), Scanner(_T2, 0.05, 0.15), 30),
+    PhantomTask("Dataset204_ThalamusT2", "T2", ("thalamus",), Scanner(_T2, 0.05, 0.15), 20),
+)
+
+
+def write_task(raw: Path, task: PhantomTask) -> None:
+    """Writes a dataset into nnUNet_raw; dataset.json comes last, so that one without it is known to be unfinished.
+
+    Every case has a generator of its own, seeded by the number of the dataset and of the case: always the same data.
+    """
+    folder = raw / task.name
+    if (folder / "dataset.json").is_file():
+        return
+    number = int(task.name[7:10])
+    for index in range(task.cases + task.tests):
+        phantom = draw_phantom(np.random.default_rng((number, index)), task.scanner)
+        part = "Tr" if index < task.cases else "Ts"
+        name = f"case{index:02d}"
+        _write(folder / f"images{part}" / f"{name}_0000{ENDING}", phantom.image)
+        _write(folder / f"labels{part}" / f"{name}{ENDING}", label_image(phantom, task.labels))
+    write_json(
+        folder / "dataset.json",
+        {
+            "channel_names": {"0": task.channel},
+            "labels": {"background": 0, **label_values(task)},
+            "numTraining": task.cases,
+            "file_ending": ENDING,
+        },
+    )
+
+
+def label_values(task: PhantomTask) -> dict[str, int]:
+    """Label -> its value."""
+    return {name: value for value, name in enumerate(task.labels, 1)}
+
+
+def label_image(phantom: Phantom, labels: tuple[str, ...]) -> NDArray[np.uint8]:
+    """The structures named by ``labels`` as 1, 2, ... on background 0."""
+    image = np.zeros(phantom.image.shape, dtype=np.uint8)
+    for value, name in enumerate(labels, 1):
+        image[phantom.structures[name]] = value
+    return image
+
+
+def _write(path: Path, slice_: NDArray[np.float32] | NDArray[np.uint8]) -> None:
+    """One slice as a NIfTI volume with a third axis of length 1, which nnU-Net treats as a 2-D image."""
+    image = sitk.GetImageFromArray(slice_[None])
+    image.SetSpacing(SPACING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path), useCompression=True)

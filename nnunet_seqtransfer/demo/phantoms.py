@@ -1,0 +1,139 @@
+"""Brain-like phantoms: one axial slice of a head, drawn from a seed, with the outlines of what is in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+SIZE = 64
+"""Edge of a phantom in pixels."""
+HEAD_RADIUS = 0.9
+"""Of the image's half edge."""
+ENLARGED = 4
+"""Tissues are drawn at this many times the resolution and then averaged, so that edges are as soft as a scanner's."""
+
+BOTH_SIDES: Mapping[str, tuple[float, float, float, float, float]] = {
+    # centre x (to either side) and y, half axes x and y, tilt in degrees; in head radii, front is at the top
+    "ventricle": (0.11, -0.12, 0.08, 0.28, -12.0),
+    "caudate": (0.24, -0.26, 0.08, 0.17, -20.0),
+    "putamen": (0.46, -0.06, 0.09, 0.24, 14.0),
+    "thalamus": (0.18, 0.24, 0.13, 0.17, 30.0),
+}
+"""Structures that lie on both sides of the midline; what comes later is drawn over what came before."""
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How one site's scanner shows the tissues."""
+
+    intensities: Mapping[str, float]
+    "Tissue -> brightness, air being 0."
+    noise: float
+    "Standard deviation of the noise, in the units of the intensities."
+    bias: float
+    "How far the brightness drifts over the image, as a share."
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One case."""
+
+    image: NDArray[np.float32]
+    "Shape (SIZE, SIZE), in hundreds, as stored by scanners."
+    structures: dict[str, NDArray[np.bool_]]
+    "Structure -> where it is, shape (SIZE, SIZE)."
+
+
+def draw_phantom(rng: np.random.Generator, scanner: Scanner) -> Phantom:
+    """A head with its own proportions, pose and folds, as ``scanner`` sees it. Equal generators draw equal phantoms."""
+    x, y = _head_coordinates(rng)
+    tissues = _tissues(rng, x, y)
+    brightness = np.zeros(x.shape)
+    for tissue, mask in tissues.items():
+        brightness[mask] = scanner.intensities[tissue]
+    image = _shrink(brightness) * _drift(rng, scanner.bias)
+    # The magnitude of a complex signal: noise is Rician, as in magnetic resonance images
+    real, imaginary = rng.normal(0, scanner.noise, (2, SIZE, SIZE))
+    image = np.hypot(image + real, imaginary)
+    structures = {name: _shrink(_visible(tissues, name).astype(float)) >= 0.5 for name in BOTH_SIDES}
+    return Phantom((100 * image).astype(np.float32), structures)
+
+
+def _head_coordinates(rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Coordinates in head radii of every fine pixel: turned, shifted, stretched, and gently warped."""
+    fine = SIZE * ENLARGED
+    axis = (np.arange(fine) + 0.5) / fine * 2 - 1
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    dx, dy = rng.normal(0, 0.03, 2)
+    turn = math.radians(rng.normal(0, 6))
+    x, y = x - dx, y - dy
+    x, y = math.cos(turn) * x + math.sin(turn) * y, math.cos(turn) * y - math.sin(turn) * x
+    width, length = rng.normal((0.80, 0.95), 0.03) * HEAD_RADIUS
+    x = x + _smooth(rng, fine, 0.025)
+    y = y + _smooth(rng, fine, 0.025)
+    return x / width, y / length
+
+
+def _smooth(rng: np.random.Generator, fine: int, amplitude: float) -> NDArray[Any]:
+    """A field that varies slowly over the image, of about the given standard deviation."""
+    coarse = rng.normal(0, amplitude, (5, 5))
+    field: NDArray[Any] = ndimage.zoom(coarse, fine / 5, order=3, mode="nearest", grid_mode=True)
+    return field
+
+
+def _tissues(rng: np.random.Generator, x: NDArray[Any], y: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+    """Tissue -> mask, in the order of drawing."""
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    folds = sum(
+        rng.uniform(0.01, 0.03) * np.sin(waves * angle + rng.uniform(0, 2 * math.pi)) for waves in (7, 11, 16, 23)
+    )
+    tissues = {
+        "scalp": radius < 1.0,
+        "skull": radius < 0.93,
+        "fluid": radius < 0.87,
+        "grey matter": radius < 0.83,
+        "white matter": radius < 0.70 + folds,
+    }
+    for name, (cx, cy, a, b, tilt) in BOTH_SIDES.items():
+        grown = rng.normal(1, 0.12, 2)
+        jitter = rng.normal(0, 0.015, 2)
+        mask = np.zeros_like(x, dtype=bool)
+        for side in (-1, 1):
+            own = rng.normal(1, 0.06, 2) * grown
+            mask |= _ellipse(side * x, y, (cx + jitter[0], cy + jitter[1]), (a * own[0], b * own[1]), tilt)
+        tissues[name] = mask
+    return tissues
+
+
+def _ellipse(
+    x: NDArray[Any], y: NDArray[Any], centre: tuple[float, float], half_axes: tuple[float, float], tilt: float
+) -> NDArray[np.bool_]:
+    c, s = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
+    u, v = x - centre[0], y - centre[1]
+    inside: NDArray[np.bool_] = ((c * u + s * v) / half_axes[0]) ** 2 + ((c * v - s * u) / half_axes[1]) ** 2 < 1
+    return inside
+
+
+def _visible(tissues: Mapping[str, NDArray[np.bool_]], name: str) -> NDArray[np.bool_]:
+    """A structure less what is drawn over it."""
+    later = list(tissues)[list(tissues).index(name) + 1 :]
+    covered = np.any([tissues[other] for other in later], axis=0) if later else np.zeros_like(tissues[name])
+    return tissues[name] & ~covered
+
+
+def _shrink(fine: NDArray[Any]) -> NDArray[Any]:
+    """Averages blocks of fine pixels."""
+    averaged: NDArray[Any] = fine.reshape(SIZE, ENLARGED, SIZE, ENLARGED).mean(axis=(1, 3))
+    return averaged
+
+
+def _drift(rng: np.random.Generator, bias: float) -> NDArray[Any]:
+    """A smooth factor around 1, like the field of a coil."""
+    field: NDArray[Any] = np.exp(ndimage.zoom(rng.normal(0, bias, (3, 3)), SIZE / 3, order=2, mode="nearest"))
+    return field

@@ -1,0 +1,47 @@
+"""What every refusal of a bad input has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import Outcome, World
+
+AFFINITY = ("affinity", "-t", "901", "-s", "902", "-cases", "1", "-np", "1")
+"""A good command of each kind, to which a test does one thing that is bad."""
+PLAN = ("plan", "-t", "901", "-np", "1")
+TRAIN = ("train", "901", "3d_fullres", "0", "-s", "902", "-np", "1", "-device", "cpu")
+DRY = (*TRAIN, "--dry_run")
+COMMANDS = {"affinity": AFFINITY, "train": TRAIN, "dry run": DRY}
+
+Command = Callable[..., Outcome]
+
+
+def error_line(outcome: Outcome) -> str:
+    """The one line of a refused command that says what is wrong: the last, and the only one of its kind."""
+    assert outcome.status == 2, f"ended with {outcome.status}\n{outcome.out}\n{outcome.err}"
+    assert "Traceback" not in outcome.err + outcome.out
+    lines = [line for line in outcome.err.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ") or ": error: " in line]
+    assert errors == lines[-1:], outcome.err
+    return errors[0]
+
+
+def assert_refused(world: World, command: Command, arguments: tuple[str, ...], *words: str, alone: bool = True) -> str:
+    """The command is refused with all of these words and touches no file; ``alone``: it says nothing else at all."""
+    before = world.snapshot()
+    outcome = command(*arguments)
+    line = error_line(outcome)
+    for word in words:
+        assert word in line, line
+    assert world.snapshot() == before
+    if alone:
+        assert outcome.err.strip() == line, outcome.err
+        assert outcome.out == ""
+    return line
+
+
+def truncate(path: Path, keep: float = 0.5) -> None:
+    """Cuts the end of a file off, as a full disk or a broken download does."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])

@@ -1,0 +1,128 @@
+"""Command lines that are wrong in themselves: refused in one line, before anything is read."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from bad_inputs import AFFINITY, PLAN, TRAIN, Command, assert_refused, error_line
+from conftest import World
+
+GOOD = {"affinity": AFFINITY, "plan": PLAN, "train": TRAIN, "env": ("env",)}
+HELPED = [*GOOD, "demo"]
+
+
+@pytest.mark.parametrize("name", HELPED)
+def test_help_names_every_option_and_an_example(command: Command, name: str) -> None:
+    """-h ends with status 0, marks each option as [REQUIRED] or [OPTIONAL], and shows an example."""
+    if not hasattr(importlib.import_module(f"nnunet_seqtransfer.entry_points.{name}"), "main"):
+        pytest.skip(f"{name} is not written yet")
+    for option in ("-h", "--help"):
+        outcome = command(name, option)
+        assert outcome.status == 0
+        assert "Example:\n  " in outcome.out and f"nnUNetv2_seq_{name}" in outcome.out
+        described = outcome.out.count("[REQUIRED]") + outcome.out.count("[OPTIONAL]")
+        usage, details = outcome.out.split("\n\n", 1)
+        options = [line for line in details.splitlines() if line.startswith("  -")]
+        positional = ["dataset", "configuration", "fold"] if name == "train" else []
+        assert described == len(options) + len(positional)
+        assert outcome.err == ""
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_version(command: Command, name: str) -> None:
+    """--version prints the version alone."""
+    outcome = command(name, "--version")
+    assert (outcome.status, outcome.err) == (0, "") and outcome.out[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("affinity", ("-case", "3"), ("unknown option -case", "did you mean -cases?")),
+        ("affinity", ("-source", "902"), ("unknown option -source",)),
+        ("affinity", ("--cases", "3"), ("unknown option --cases", "did you mean -cases?")),
+        ("plan", ("-max_source", "1"), ("unknown option -max_source", "did you mean -max_sources?")),
+        ("plan", ("-strategie=exact",), ("unknown option -strategie", "did you mean -strategy?")),
+        ("train", ("-source_epoch", "3"), ("unknown option -source_epoch", "did you mean -source_epochs?")),
+        ("train", ("-source_epochz", "3"), ("unknown option -source_epochz", "did you mean -source_epochs?")),
+        ("train", ("-dry_run",), ("unknown option -dry_run", "did you mean --dry_run?")),
+        ("train", ("-plans_name", "x"), ("unknown option -plans_name",)),
+        ("train", ("--c",), ("unknown option --c",)),
+        ("env", ("-version",), ("unknown option -version", "did you mean --version?")),
+        ("env", ("now",), ("unrecognized arguments: now",)),
+    ],
+)
+def test_misspelt_options(command: Command, world: World, name: str, given: tuple[str, ...], words: tuple[str, ...]):
+    """A misspelt or abbreviated option is refused with the one that was probably meant, and never taken for another."""
+    assert_refused(world, command, (*GOOD[name], *given), *words, "-h")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        *(("affinity", (option, value), (f"argument {option}", value)) for option in ("-cases", "-np") for value in ("x", "0", "-1", "1.5", "")),
+        ("affinity", ("-seed", "-1"), ("argument -seed", "'-1' is not a whole number from 0")),
+        ("affinity", ("-seed", "4294967296"), ("argument -seed", "to 2147483647")),
+        ("affinity", ("-m", "cosine"), ("no metric 'cosine'", "descriptors, published")),
+        ("affinity", ("-t",), ("argument -t: expected one argument",)),
+        ("plan", ("-m", "cosine"), ("no metric 'cosine'", "descriptors, published")),
+        ("plan", ("-strategy", "best"), ("argument -strategy", "'best'", "'exact', 'published'")),
+        ("plan", ("-max_sources", "two"), ("argument -max_sources", "'two' is not a whole number from 0 on")),
+        ("plan", ("-max_sources", "-1"), ("argument -max_sources", "'-1'")),
+        *(("plan", ("-hop_exponent", value), ("argument -hop_exponent", f"'{value}' is not a number above 0")) for value in ("x", "0", "-2", "nan", "inf")),
+        ("train", ("-epochs", "many"), ("argument -epochs", "'many' is not a whole number above 0")),
+        ("train", ("-epochs", "0"), ("argument -epochs", "'0'")),
+        ("train", ("-initial_lr", "0"), ("argument -initial_lr", "'0' is not a number above 0")),
+        ("train", ("-initial_lr", "1,5"), ("argument -initial_lr", "'1,5' is not a number above 0")),
+        ("train", ("-warmup_epochs", "-1"), ("argument -warmup_epochs", "'-1'")),
+        ("train", ("-seed", "x"), ("argument -seed", "'x' is not a whole number")),
+        ("train", ("-device", "tpu"), ("argument -device", "'tpu'", "'cuda', 'cpu', 'mps'")),
+        ("train", ("-num_gpus", "0"), ("argument -num_gpus", "'0'")),
+        ("train", ("-m", "cosine"), ("no metric 'cosine'",)),
+        ("train", ("-strategy", "best"), ("argument -strategy", "'best'")),
+        *(("train", ("-tag", tag), ("argument -tag", f"{tag!r}", "folder names")) for tag in ("a__b", "../x", "a b", "", "_a", "a_", "ä", "a/b", "a\nb")),
+        *(("train", ("-tag", tag), ("argument -tag", f"{tag!r}", "datasets on the path")) for tag in ("7", "via902", "902_903", "via902_x")),
+    ],
+)  # fmt: skip
+def test_wrong_values(command: Command, world: World, name: str, given: tuple[str, ...], words: tuple[str, ...]):
+    """An option's value of the wrong type, out of range or unknown is refused with the option, the value, the choice."""
+    assert_refused(world, command, (*GOOD[name], *given), *words, "-h")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (("affinity",), "-t"),
+        (("plan", "-max_sources", "1"), "-t"),
+        (("train",), "dataset, configuration, fold"),
+        (("train", "901", "3d_fullres"), "fold"),
+    ],
+)
+def test_missing_arguments(command: Command, arguments: tuple[str, ...], missing: str) -> None:
+    """A required argument that is missing is named."""
+    assert f"arguments are required: {missing}" in error_line(command(*arguments))
+
+
+def test_tags_that_are_fine(command: Command, world: World) -> None:
+    """Words, digits inside, hyphens and single underscores make a tag."""
+    for tag in ("long", "lr1e-3", "a_2", "2x", "via"):
+        outcome = command(*TRAIN, "--dry_run", "-tag", tag)
+        assert outcome.status == 0 and f"_{tag}.json" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("-num_gpus", "2"), ("-num_gpus 2", "give -num_gpus 1")),
+        (("-device", "mps"), ("no mps device", "-device cpu")),
+        (("-device", "cuda"), ("no cuda device", "-device cpu")),
+    ],
+)
+def test_missing_devices(
+    command: Command, world: World, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """A device that the machine does not have is noticed before anything is preprocessed."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert_refused(world, command, (*TRAIN, *given), *words)

@@ -1,0 +1,265 @@
+"""Files are whole or not there, whatever fails in between; records are refused where they are not as written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_seqtransfer.errors import RecordError, SeqTransferError
+from nnunet_seqtransfer.storage import (
+    checksum,
+    naming_full_and_read_only_disks,
+    read_json,
+    read_record,
+    replacing,
+    sha256,
+    write_json,
+    write_record,
+)
+
+OLD, NEW = b"the older file", b"the newer file"
+
+
+def failing(number: int) -> Callable[..., None]:
+    """A stand-in for a system call that fails with this error number."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file that is about to be replaced, alone in its folder."""
+    path = tmp_path / "folder" / "file.bin"
+    path.parent.mkdir()
+    path.write_bytes(OLD)
+    return path
+
+
+def assert_untouched(file: Path) -> None:
+    assert file.read_bytes() == OLD
+    assert list(file.parent.iterdir()) == [file], "something was left behind"
+
+
+def test_a_file_is_replaced_when_the_block_ends(file: Path) -> None:
+    """The older file is there until the block ends, the newer one after it, and nothing else."""
+    with replacing(file) as aside:
+        assert aside.parent == file.parent, "a rename is atomic within one file system only"
+        assert aside.suffix == file.suffix, "numpy and matplotlib choose their format by the suffix"
+        aside.write_bytes(NEW)
+        assert file.read_bytes() == OLD
+    assert file.read_bytes() == NEW
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    """A file in a folder that does not exist yet is written all the same."""
+    path = tmp_path / "a" / "b" / "c.json"
+    write_json(path, {"x": 1})
+    assert read_json(path, "the file", "") == {"x": 1}
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1), SeqTransferError("no")])
+def test_an_error_in_the_block_leaves_the_older_file(file: Path, error: BaseException) -> None:
+    """Whatever ends the block early, Ctrl-C too, reaches the caller, and the folder is as before."""
+    with pytest.raises(type(error)), replacing(file) as aside:
+        aside.write_bytes(NEW[:3])
+        raise error
+    assert_untouched(file)
+
+
+def test_a_block_that_writes_nothing_is_an_error(file: Path) -> None:
+    """A block that forgot to write raises FileNotFoundError and leaves the older file."""
+    with pytest.raises(FileNotFoundError), replacing(file):
+        pass
+    assert_untouched(file)
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.write_text"])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission"),
+        (errno.EPERM, "permission"),
+    ],
+)
+def test_a_full_or_read_only_disk_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, words: str
+) -> None:
+    """Writing, flushing or renaming that fails for lack of space or rights says so, names the file, leaves it whole."""
+    with monkeypatch.context() as patch:
+        patch.setattr(call, failing(number))
+        with pytest.raises(SeqTransferError, match=words) as raised:
+            write_json(file, {"x": 1})
+    assert str(file.parent) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert_untouched(file)
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])
+def test_an_unexpected_error_of_the_disk_keeps_its_kind(
+    file: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An input/output error is no user's mistake: it comes out as it is, and the folder is as before."""
+    with monkeypatch.context() as patch:
+        patch.setattr(call, failing(errno.EIO))
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            write_json(file, {"x": 1})
+    assert_untouched(file)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where even the folder cannot be created, the error is one line too."""
+    monkeypatch.setattr("pathlib.Path.mkdir", failing(errno.EROFS))
+    with pytest.raises(SeqTransferError, match="read-only"):
+        write_json(tmp_path / "new" / "file.json", {})
+
+
+def test_an_object_that_is_no_json_leaves_the_older_file(file: Path) -> None:
+    """NaN and sets are refused before anything is replaced: JSON knows neither."""
+    for content in ({"x": float("nan")}, {"x": {1, 2}}):
+        with pytest.raises((ValueError, TypeError)):
+            write_json(file, content)
+        assert_untouched(file)
+
+
+def test_two_writers_never_share_a_name(file: Path) -> None:
+    """Two writers of one file, even in one process, write beside each other; the one that ends last wins."""
+    with replacing(file) as first:
+        first.write_bytes(b"first")
+        with replacing(file) as second:
+            assert first != second
+            second.write_bytes(b"second")
+        assert file.read_bytes() == b"second"
+    assert file.read_bytes() == b"first"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_the_error_names_the_path_of_the_failing_call() -> None:
+    """Outside of `replacing`, the file that the system names is the one in the message."""
+    with pytest.raises(SeqTransferError, match="/data/x.json"), naming_full_and_read_only_disks("/elsewhere"):
+        raise OSError(errno.ENOSPC, "full", "/data/x.json")
+
+
+def test_json_keeps_its_key_order(tmp_path: Path) -> None:
+    """Plans are written in the order they were read, on which nnU-Net relies."""
+    content = {"b": 1, "a": {"z": 1, "y": [1, 2]}, "\u00fc": "\u2192"}
+    write_json(tmp_path / "x.json", content)
+    assert json.dumps(read_json(tmp_path / "x.json", "x", "")) == json.dumps(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"a": 1} trailing'])
+def test_what_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
+    """A broken file is an error that names the file, what it should be, and the remedy."""
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match="the plans is broken") as raised:
+        read_json(path, "the plans", "make it again")
+    assert str(path) in str(raised.value)
+    assert "make it again" in str(raised.value)
+
+
+CONTENT = {"names": ["a", "b"], "values": [0.1, 1e-17, -0.0, 3], "deep": {"z": None, "a": True}, "\u00fc": "x\ny"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return read_record(path, "plan", 2, "run it again")
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    path = tmp_path / "record.json"
+    write_record(path, "plan", 2, CONTENT)
+    return path
+
+
+def test_a_record_comes_back_as_it_was(record: Path) -> None:
+    """Reading gives what was written, keys in their order."""
+    assert json.dumps(read(record)) == json.dumps(CONTENT)
+
+
+def test_numbers_and_tuples_come_back_as_json_has_them(tmp_path: Path) -> None:
+    """Whole numbers as keys become text and tuples become lists, and the record is still its own."""
+    write_record(tmp_path / "r.json", "plan", 2, {"by_number": {9: "a", 10: "b"}, "pair": (1, 2)})
+    assert read(tmp_path / "r.json") == {"by_number": {"9": "a", "10": "b"}, "pair": [1, 2]}
+
+
+def test_an_older_format_is_read(tmp_path: Path) -> None:
+    """A record of an earlier format is still read."""
+    write_record(tmp_path / "r.json", "plan", 1, CONTENT)
+    assert read(tmp_path / "r.json") == CONTENT
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    """A record of a newer version of this package asks for an update."""
+    write_record(tmp_path / "r.json", "plan", 3, CONTENT)
+    with pytest.raises(RecordError, match=r"format 3, this version reads up to 2.*update"):
+        read(tmp_path / "r.json")
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    """An affinity file is no plan file."""
+    write_record(tmp_path / "r.json", "affinity", 2, CONTENT)
+    with pytest.raises(RecordError, match="this is no plan file"):
+        read(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("key", ["names", "values", "deep", "kind", "format", "checksum"])
+def test_an_edited_record_is_refused(record: Path, key: str) -> None:
+    """Any entry changed or taken away by hand is noticed."""
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, key: ["b", "a"]}))
+    with pytest.raises(RecordError, match=str(record)):
+        read(record)
+    record.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
+    with pytest.raises(RecordError, match=str(record)):
+        read(record)
+
+
+def test_an_added_entry_is_refused(record: Path) -> None:
+    """An entry that was not written is noticed."""
+    record.write_text(json.dumps({**json.loads(record.read_text()), "more": 1}))
+    with pytest.raises(RecordError, match="edited"):
+        read(record)
+
+
+def test_a_record_cut_off_anywhere_is_refused(record: Path) -> None:
+    """However much of the end is missing, nothing but the whole record is read."""
+    whole = record.read_bytes()
+    for length in range(len(whole) - 1):  # the last byte is a line feed
+        record.write_bytes(whole[:length])
+        with pytest.raises(RecordError, match="broken"):
+            read(record)
+
+
+def test_a_missing_record_names_the_remedy(tmp_path: Path) -> None:
+    """A record that is not there says how to make it."""
+    with pytest.raises(RecordError, match=r"missing.*run it again"):
+        read(tmp_path / "r.json")
+
+
+def test_checksums() -> None:
+    """Equal content has an equal checksum whatever the order of its keys; any other content has another."""
+    assert checksum({"a": 1, "b": [1.0, "x"]}) == checksum({"b": [1.0, "x"], "a": 1})
+    others = [{"a": 1}, {"a": 2}, {"a": "1"}, {"a": [1]}, {"a": None}, {"b": 1}, {"a": 1.5}, {"a": True}, {}]
+    assert len({checksum(content) for content in others}) == len(others)
+
+
+def test_the_digest_of_a_file(tmp_path: Path) -> None:
+    """SHA-256 as the standard defines it, also of files longer than one block."""
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "b").write_bytes(b"a" * 1_000_000 + b"a" * 2_000_000)
+    (tmp_path / "c").write_bytes(b"a" * 3_000_000)
+    assert sha256(tmp_path / "b") == sha256(tmp_path / "c")
