@@ -18,7 +18,7 @@ HEAD = """\
 # Commands
 
 Options that take a value have one dash, switches have two, as in nnU-Net. Nothing is abbreviated, and an unknown
-option is an error. Every command also knows `-h` and `--version`. [Exit statuses](exit-statuses.md) are on their own page.
+option is an error. Every command also knows `-h` and `--version`. See also [exit statuses](exit-statuses.md).
 """
 HELP = re.compile(r"(?:\[(?:REQUIRED|OPTIONAL)\] )?(?P<text>.*?)(?:[.:;,]? ?Default: (?P<default>.*))?", re.DOTALL)
 IN_ORDER = ("affinity", "plan", "train", "env", "demo")

@@ -128,6 +128,11 @@ def shrink_network(plans_file: Path) -> None:
     plans_file.write_text(json.dumps(plans, indent=4))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first, real chains last; within each, the order of the files."""
+    items.sort(key=lambda item: item.get_closest_marker("chain") is not None)
+
+
 @pytest.fixture(scope="session")
 def world_template(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The world as a user has it: all datasets in nnUNet_raw, fingerprints there, 901, 904 and 911 preprocessed."""

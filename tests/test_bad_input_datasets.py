@@ -338,12 +338,13 @@ def test_some_empty_labels(world: World, command: Command, metric: str) -> None:
 
 
 def test_another_number_of_channels_than_said(world: World, command: Command) -> None:
-    """RGB images of a dataset.json that names one channel are refused with both numbers."""
+    """RGB images of a dataset.json that names one channel are refused with the case, and where possible both numbers."""
     shutil.rmtree(world.raw / FLAT_SOURCE / "imagesTr")
     shutil.copytree(world.raw / "Dataset911_FlatTarget/imagesTr", world.raw / FLAT_SOURCE / "imagesTr")
-    assert_refused(
-        world, command, (*FLAT, "-s", "912"), FLAT_SOURCE, "has 3 channels, dataset.json names 1", alone=False
-    )
+    flat = (*FLAT, "-s", "912")
+    assert_refused(world, command, flat, f"case {SAMPLED} cannot be read", FLAT_SOURCE, alone=False)
+    words = (f"case {SAMPLED} of {FLAT_SOURCE} has 3 channels, dataset.json names 1", "correct dataset.json")
+    assert_refused(world, command, (*flat, "-m", "published"), *words, alone=False)
 
 
 def test_images_that_are_no_numbers(world: World, command: Command) -> None:

@@ -63,6 +63,20 @@ def generator() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def example_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of the how-to's metric, registered for one test as the page says."""
+    page = ROOT / "docs" / "how-to" / "own-metric.md"
+    (code,), (registration,) = blocks(page, "python"), blocks(page, "toml")
+    name, module, attribute = re.findall(r'^(\w+) = "(\w+):(\w+)"$', registration, re.MULTILINE)[0]
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    point = importlib.metadata.EntryPoint(name, f"{module}:{attribute}", metric_module.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(metric_module, "entry_points", lambda group: [point])
+    yield name
+    sys.modules.pop(module, None)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_relative_links_resolve(page: Path) -> None:
     """Every relative link leads to a file that exists, and every anchor to a heading in it."""
@@ -96,8 +110,9 @@ def test_the_page_of_commands_is_what_the_parsers_say(generator: ModuleType) -> 
     assert generator.PAGE.read_text() == generator.page(), "run python docs/generate_commands.py"
 
 
-def test_examples_use_existing_options(generator: ModuleType) -> None:
+def test_examples_use_existing_options(generator: ModuleType, example_metric: str) -> None:
     """Every command of this project in the documentation is accepted by its parser, values included."""
+    assert example_metric in metrics()
     parsers = {name: generator.parser_of(name, main) for name, main in generator.commands().items()}
     examples = list(example_commands())
     assert {words[0] for _, words in examples} == set(parsers), "every command is shown somewhere"
@@ -125,24 +140,13 @@ def test_nothing_is_left_to_be_written(page: Path) -> None:
     assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
 
 
-def test_the_example_of_a_metric_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_a_metric_works(tmp_path: Path, example_metric: str) -> None:
     """The class of the how-to, registered as it says, is found, profiles a case, and gives a distance."""
-    page = ROOT / "docs" / "how-to" / "own-metric.md"
-    (code,) = blocks(page, "python")
-    (registration,) = (block for block in blocks(page, "toml"))
-    (name, module, attribute) = re.findall(r'^(\w+) = "(\w+):(\w+)"$', registration, re.MULTILINE)[0]
-    (tmp_path / f"{module}.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    point = importlib.metadata.EntryPoint(name, f"{module}:{attribute}", metric_module.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(metric_module, "entry_points", lambda group: [point])
-    try:
-        metric = find_metric(name)
-        assert metric.name == name and {"descriptors", "published"} < set(metrics())
-        signatures = [signature_of(metric, share, tmp_path) for share in (2, 4)]
-        assert metric.compare(signatures[0], signatures[0]).distance == 0
-        assert metric.compare(signatures[0], signatures[1]).distance == pytest.approx(np.log10(2), rel=1e-3)
-    finally:
-        sys.modules.pop(module, None)
+    metric = find_metric(example_metric)
+    assert metric.name == example_metric and {"descriptors", "published"} < set(metrics())
+    signatures = [signature_of(metric, slices, tmp_path) for slices in (2, 4)]
+    assert metric.compare(signatures[0], signatures[0]).distance == 0
+    assert metric.compare(signatures[0], signatures[1]).distance == pytest.approx(np.log10(2), rel=1e-3)
 
 
 def signature_of(metric: metric_module.AffinityMetric, slices: int, folder: Path) -> Signature:

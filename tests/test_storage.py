@@ -108,9 +108,7 @@ def test_a_full_or_read_only_disk_is_named(
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])
-def test_an_unexpected_error_of_the_disk_keeps_its_kind(
-    file: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_an_unexpected_error_of_the_disk_keeps_its_kind(file: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """An input/output error is no user's mistake: it comes out as it is, and the folder is as before."""
     with monkeypatch.context() as patch:
         patch.setattr(call, failing(errno.EIO))
@@ -148,7 +146,7 @@ def test_two_writers_never_share_a_name(file: Path) -> None:
 
 def test_the_error_names_the_path_of_the_failing_call() -> None:
     """Outside of `replacing`, the file that the system names is the one in the message."""
-    with pytest.raises(SeqTransferError, match="/data/x.json"), naming_full_and_read_only_disks("/elsewhere"):
+    with pytest.raises(SeqTransferError, match=r"/data/x\.json"), naming_full_and_read_only_disks("/elsewhere"):
         raise OSError(errno.ENOSPC, "full", "/data/x.json")
 
 

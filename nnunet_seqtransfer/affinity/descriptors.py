@@ -41,7 +41,8 @@ class DescriptorMetric:
     - geometry: log2 ratios of original spacing and of extent in mm, averaged.
 
     Contrast and label average two comparisons: the union of all labels, and the labels one by one, matched by linear
-    assignment. Channels and labels without a counterpart cost `UNMATCHED`.
+    assignment. Channels and labels without a counterpart cost `UNMATCHED`, and so does a label that no case of one of
+    the two tasks holds, or one without surroundings (it fills the image); where neither has them, there is no cost.
     """
 
     name = "descriptors"
@@ -76,7 +77,7 @@ class DescriptorMetric:
         channels = _assign(images)
         contrasts = _contrasts(a, b, channels)
         labels = _label_distances(a["shape"], b["shape"])
-        matched = _assign(np.nan_to_num(contrasts[1:, 1:] + labels[1:, 1:], nan=2 * UNMATCHED))
+        matched = _assign(contrasts[1:, 1:] + labels[1:, 1:])
         components = {
             "image": _matched_mean(images, channels),
             "contrast": _of_objects(contrasts, matched),
@@ -92,7 +93,8 @@ def _quantiles(values: NDArray[Any]) -> Array:
     """Quantiles at `LEVELS`, NaN where there are no values."""
     if values.size == 0:
         return np.full(len(LEVELS), np.nan, dtype=np.float32)
-    return np.quantile(values, LEVELS).astype(np.float32)
+    quantiles: Array = np.quantile(values, LEVELS).astype(np.float32)
+    return quantiles
 
 
 def _gradient_magnitude(channel: Array) -> Array:
@@ -155,8 +157,14 @@ def _mean_profile(signature: Signature) -> dict[str, Array]:
 
 def _distances(a: Array, b: Array) -> NDArray[np.float64]:
     """W1 between every quantile function of ``a`` (n, 50) and of ``b`` (m, 50): shape (n, m)."""
-    result: NDArray[np.float64] = np.abs(a[:, None] - b[None]).mean(axis=-1)
-    return result
+    return _with_absent(np.abs(a[:, None] - b[None]).mean(axis=-1), a, b)
+
+
+def _with_absent(distances: NDArray[np.float64], a: Array, b: Array) -> NDArray[np.float64]:
+    """``distances`` (n, m), but `UNMATCHED` where one of ``a`` (n, ...) and ``b`` (m, ...) is NaN, 0 where both are."""
+    missing_a = np.asarray(np.isnan(a).any(axis=-1))[:, None]
+    missing_b = np.asarray(np.isnan(b).any(axis=-1))[None]
+    return np.where(missing_a & missing_b, 0.0, np.where(missing_a | missing_b, UNMATCHED, distances))
 
 
 def _contrasts(a: dict[str, Array], b: dict[str, Array], channels: list[tuple[int, int]]) -> NDArray[np.float64]:
@@ -177,8 +185,7 @@ def _label_distances(a: Array, b: Array) -> NDArray[np.float64]:
     size = difference[..., 0]
     position = np.linalg.norm(difference[..., 1:4], axis=-1) / (np.sqrt(3) / 2)
     shape = difference[..., 4:].mean(axis=-1)
-    result: NDArray[np.float64] = (size + position + shape) / 3
-    return result
+    return _with_absent((size + position + shape) / 3, a, b)
 
 
 def _assign(costs: NDArray[np.float64]) -> list[tuple[int, int]]:
@@ -188,16 +195,15 @@ def _assign(costs: NDArray[np.float64]) -> list[tuple[int, int]]:
 
 
 def _matched_mean(costs: NDArray[np.float64], pairs: list[tuple[int, int]]) -> float:
-    """Mean cost of the matched pairs, each row or column without a partner (or without data) costing `UNMATCHED`."""
+    """Mean cost of the matched pairs, each row or column without a partner costing `UNMATCHED`."""
     most = max(costs.shape)
-    matched = sum(float(np.nan_to_num(costs[i, j], nan=UNMATCHED)) for i, j in pairs)
-    return (matched + UNMATCHED * (most - len(pairs))) / most
+    matched = sum(float(costs[i, j]) for i, j in pairs)
+    return float((matched + UNMATCHED * (most - len(pairs))) / most)
 
 
 def _of_objects(costs: NDArray[np.float64], pairs: list[tuple[int, int]]) -> float:
     """Half from the union of all labels (row and column 0), half from the labels one by one."""
-    union = float(np.nan_to_num(costs[0, 0], nan=UNMATCHED))
-    return (union + _matched_mean(costs[1:, 1:], pairs)) / 2
+    return (float(costs[0, 0]) + _matched_mean(costs[1:, 1:], pairs)) / 2
 
 
 def _geometry(source: Signature, target: Signature) -> float:

@@ -41,7 +41,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not zipfile.is_zipfile(path):
             raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
         with torch.serialization.safe_globals(_SAFE):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:

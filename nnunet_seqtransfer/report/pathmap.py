@@ -7,34 +7,32 @@ from pathlib import Path
 import matplotlib as mpl
 
 from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.host.folders import dataset_id
 from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
 from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # after the backend is chosen
 
 MOST = 12
-COLOURS = ("#4c78a8", "#f2b447", "#54a24b", "#b279a2", "#9d755d")
+START, SEARCH = "#4c78a8", "#bab0ac"
+HOPS = ("#f2b447", "#54a24b", "#b279a2", "#9d755d")
 
 
 def draw_path(plan: SequencePlan, affinity: Affinity, path: Path) -> None:
     """Draws what each candidate costs, part by part (start, then hop after hop), cheapest on top, as a PNG."""
     candidates = plan.candidates[:MOST]
-    figure, axes = plt.subplots(figsize=(11, 1.6 + 0.5 * len(candidates)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 1.8 + 0.5 * len(candidates)), layout="constrained")
     try:
         for row, candidate in enumerate(candidates):
             _draw_bar(axes, row, candidate)
-        chosen = (*plan.sources, plan.target)
-        labels = [_short(candidate) + (" (chosen)" if candidate.path == chosen else "") for candidate in candidates]
-        axes.set_yticks(range(len(candidates)), labels)
-        for tick, candidate in zip(axes.get_yticklabels(), candidates, strict=True):
-            tick.set_fontweight("bold" if candidate.path == chosen else "normal")
-        axes.invert_yaxis()
-        axes.set_xlabel(f"cost ({affinity.metric}, {plan.strategy}): lower is better")
-        axes.set_title(f"Paths to {plan.target}")
-        handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS[:3]]
-        axes.legend(handles, ["start", "first hop", "second hop"], loc="lower right", frameon=False)
+        _label_rows(axes, plan, candidates)
+        axes.set_xlabel(f"cost ({affinity.metric} distances, {plan.strategy} strategy): lower is better")
+        axes.set_title(f"Paths to {plan.target}", loc="left")
+        axes.margins(x=0.12)
+        axes.set_xlim(left=0)
         axes.spines[["top", "right"]].set_visible(False)
+        _add_legend(figure, candidates)
         with replacing(path) as aside:
             figure.savefig(aside, dpi=150)
     finally:
@@ -42,13 +40,36 @@ def draw_path(plan: SequencePlan, affinity: Affinity, path: Path) -> None:
 
 
 def _draw_bar(axes: plt.Axes, row: int, candidate: CandidatePath) -> None:
+    parts = [(candidate.start_cost, START), *zip(candidate.hop_costs, HOPS, strict=False)]
     left = 0.0
-    for part, colour in zip((candidate.start_cost, *candidate.hop_costs, candidate.search_cost), COLOURS, strict=False):
+    for part, colour in [*parts, (candidate.search_cost, SEARCH)]:
         axes.barh(row, part, left=left, color=colour, height=0.6)
         left += part
-    axes.text(left, row, f" {candidate.cost:.2f}", va="center", fontsize=9)
+    # a strategy that gives scratch no price (the published one) does not compare it either
+    price = f" {candidate.cost:.2f}" if candidate.cost > 0 or len(candidate.path) > 1 else " not compared"
+    axes.text(left, row, price, va="center", fontsize=9)
+
+
+def _label_rows(axes: plt.Axes, plan: SequencePlan, candidates: tuple[CandidatePath, ...]) -> None:
+    chosen = (*plan.sources, plan.target)
+    labels = [_short(candidate) + ("  (chosen)" if candidate.path == chosen else "") for candidate in candidates]
+    axes.set_yticks(range(len(candidates)), labels)
+    for tick, candidate in zip(axes.get_yticklabels(), candidates, strict=True):
+        tick.set_fontweight("bold" if candidate.path == chosen else "normal")
+    axes.invert_yaxis()
+
+
+def _add_legend(figure: plt.Figure, candidates: tuple[CandidatePath, ...]) -> None:
+    """Outside of the axes, so that it never covers a bar; only parts that some candidate has."""
+    most_hops = max(len(candidate.hop_costs) for candidate in candidates)
+    entries = [("start", START)] if any(candidate.start_cost for candidate in candidates) else []
+    entries += [(f"hop {number}", colour) for number, colour in zip(range(1, most_hops + 1), HOPS, strict=False)]
+    if any(candidate.search_cost for candidate in candidates):
+        entries.append(("landmark to target", SEARCH))
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, colour in entries]
+    figure.legend(handles, [name for name, _ in entries], loc="outside right center", frameon=False)
 
 
 def _short(candidate: CandidatePath) -> str:
-    numbers = [name.split("_")[0].removeprefix("Dataset").lstrip("0") for name in candidate.path]
-    return " \N{RIGHTWARDS ARROW} ".join(numbers) if len(numbers) > 1 else f"scratch ({numbers[0]})"
+    numbers = [str(dataset_id(name)) for name in candidate.path]
+    return " \N{RIGHTWARDS ARROW} ".join(numbers) if len(numbers) > 1 else f"scratch ({numbers[0]} alone)"

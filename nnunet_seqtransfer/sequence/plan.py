@@ -82,7 +82,7 @@ def make_plan(
         metric=affinity.metric,
         affinity_file=affinity_file.name,
         candidates=tuple(_named(candidate, problem) for candidate in decision.candidates),
-        explanation=(*explain(decision, problem), *decision.notes),
+        explanation=explain(decision, problem),
     )
 
 

@@ -176,7 +176,8 @@ def test_a_stage_with_another_recipe_is_an_error_that_names_both(world, command)
 def test_checkpoints_hold_what_nnunets_own_do_and_name_the_stock_trainer(world, command):
     """Keys and types are those of a checkpoint that stock nnU-Net wrote, and trainer_name is nnUNetTrainer."""
     assert command("train", "901", "3d_fullres", "0", "-s", "none", *SMALL).status == 0
-    ours = load_checkpoint(fold_folder(world, TARGET, "nnUNetPlans_scratch", "3d_fullres", "0") / "checkpoint_final.pth")
+    folder = fold_folder(world, TARGET, "nnUNetPlans_scratch", "3d_fullres", "0")
+    ours = load_checkpoint(folder / "checkpoint_final.pth")
     trainer = nnunet_run.get_trainer_from_args("901", "3d_fullres", 0, "nnUNetTrainer", device=torch.device("cpu"))
     trainer.initialize()
     stock_path = world.root / "stock.pth"

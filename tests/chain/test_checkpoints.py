@@ -111,12 +111,10 @@ def test_other_channels_follow_the_rule(plans, configuration: str, channels: tup
 @pytest.mark.parametrize("configuration", PLANS)
 @pytest.mark.parametrize("channels", [(1, 2), (2, 1), (3, 1), (1, 3), (4, 3)])
 def test_a_repeated_image_gives_the_same_features(plans, configuration: str, channels: tuple[int, int]) -> None:
-    """One image in every channel gives the same output of the first convolution, and of the whole encoder, as before."""
+    """One image in every channel gives the same output of the first convolution, and of the encoder, as before."""
     source = build(plans[configuration], configuration, channels[0], 2).eval()
     target = build(plans[configuration], configuration, channels[1], 2, seed=1).eval()
-    target.load_state_dict(
-        {**target.state_dict(), **adapt_weights(source.state_dict(), target.state_dict(), channels)}
-    )
+    target.load_state_dict({**target.state_dict(), **adapt_weights(source.state_dict(), target.state_dict(), channels)})
     one = image(1, configuration)
     repeat = [1] * (one.ndim - 2)
     with torch.no_grad():
@@ -303,7 +301,9 @@ def test_a_checkpoint_damaged_anywhere_is_refused_or_read(tmp_path: Path) -> Non
             assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"network_weights": [1]}, {"network_weights": {"a": 1}}])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"state_dict": {}}, {"network_weights": [1]}, {"network_weights": {"a": 1}}]
+)
 def test_other_content_is_refused(tmp_path: Path, content: Any) -> None:
     """A file that torch reads but that holds no network_weights of tensors is named as no checkpoint of nnU-Net."""
     torch.save(content, tmp_path / "c.pth")
@@ -326,7 +326,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_digests_of_bodies(plans) -> None:
-    """Equal for the same tensors in any order and with any heads; any bit, name, shape or type changed makes another."""
+    """Equal for the same tensors in any order and with any heads; another bit, name, shape or type makes another."""
     state = build(plans["2d"], "2d", 1, 2).state_dict()
     digest = body_digest(state)
     assert body_digest(dict(reversed(state.items()))) == digest

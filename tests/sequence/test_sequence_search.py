@@ -1,6 +1,5 @@
-"""The exact search against brute force, and its speed."""
+"""The exact search against brute force, and on a thousand tasks."""
 
-import time
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -59,8 +58,8 @@ def test_the_best_direct_path_equals_brute_force() -> None:
 
 
 @pytest.mark.parametrize("kind", ["random", "points", "few values", "all equal", "all zero", "one cheap last hop"])
-def test_a_thousand_tasks_take_less_than_two_seconds(kind: str) -> None:
-    """Three sources among 1000 tasks are searched at once, with ties everywhere too."""
+def test_a_thousand_tasks_are_searched(kind: str) -> None:
+    """Up to three sources among 1000 tasks: ten paths come back, cheapest first, none beaten by any of one source."""
     rng, n = np.random.default_rng(0), 1000
     points = rng.normal(size=(n, 4))
     hub = np.zeros((n, n))
@@ -73,8 +72,11 @@ def test_a_thousand_tasks_take_less_than_two_seconds(kind: str) -> None:
         "all zero": np.zeros((n, n)),
         "one cheap last hop": hub,
     }[kind]
-    begin = time.process_time()
-    found = cheapest_paths(np.zeros(n), hop, 0, tuple(f"{i:04}" for i in range(n)), max_sources=3, top=10)
-    # The limit leaves room for a slow machine; 0.02 to 0.9 s were measured.
-    assert time.process_time() - begin < 4
-    assert len(found) == 10
+    names = tuple(f"{i:04}" for i in range(n))
+    found = cheapest_paths(np.zeros(n), hop, 0, names, max_sources=3, top=10)
+    assert len(set(found)) == 10
+    assert list(found) == sorted(found, key=lambda path: path.order(names))
+    direct = [Candidate((source, 0), 0.0, (float(hop[source, 0]),)) for source in range(1, n)]
+    better = {path for path in direct if path.order(names) < found[-1].order(names)}
+    assert better <= set(found)
+    assert all(path.hop_costs == tuple(float(hop[i, j]) for i, j in pairwise(path.path)) for path in found)

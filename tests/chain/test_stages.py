@@ -1,0 +1,126 @@
+"""Names and commands of stages: pure functions of what was asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.executor import DeviceOptions, Job, LocalExecutor, stage_job
+from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
+from nnunet_seqtransfer.chain.state import Action
+from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.host.folders import external_trainers, shim_folder
+
+TARGET, FIRST, SECOND = "Dataset110_Target", "Dataset101_First", "Dataset102_Second"
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    return tmp_path
+
+
+def request(*sources: str, folds: tuple[str, ...] = ("0",), tag: str | None = None) -> ChainRequest:
+    source, target = Recipe(epochs=100), Recipe(epochs=40)
+    return ChainRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", folds, source, target, 5, tag)
+
+
+def test_the_plans_name_spells_the_path():
+    """Source 101 for target 110, 102 after 101, the target after both: the names of the design."""
+    stages = chain_stages(request(FIRST, SECOND))
+    assert [(stage.dataset, stage.plans_name, stage.fold) for stage in stages] == [
+        (FIRST, "nnUNetPlans_for110", "all"),
+        (SECOND, "nnUNetPlans_for110_via101", "all"),
+        (TARGET, "nnUNetPlans_via101_102", "0"),
+    ]
+    assert chain_stages(request())[0].plans_name == "nnUNetPlans_scratch"
+    assert chain_stages(request(FIRST, tag="long"))[1].plans_name == "nnUNetPlans_via101_long"
+
+
+def test_no_name_holds_two_underscores_in_a_row():
+    """nnU-Net splits folder names on '__' and wants three parts."""
+    for stage in chain_stages(request(FIRST, SECOND, tag="a_b")):
+        assert "__" not in stage.plans_name
+        assert len(stage.base.name.split("__")) == 3
+
+
+def test_chains_with_a_common_beginning_share_its_stages():
+    """101 -> 110 and 101 -> 102 -> 110 begin with the same stage; folds of a target share all of its sources."""
+    short, longer = chain_stages(request(FIRST)), chain_stages(request(FIRST, SECOND, folds=("0", "1", "all")))
+    assert short[0] == longer[0]
+    assert [stage.fold for stage in longer] == ["all", "all", "0", "1", "all"]
+    assert len({stage.plans_name for stage in longer[2:]}) == 1
+
+
+def test_only_stages_that_start_from_other_weights_warm_up():
+    """The first stage has no warm-up, later ones at most a tenth of their epochs."""
+    assert [stage.recipe.warmup_epochs for stage in chain_stages(request(FIRST, SECOND))] == [0, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("action", "role", "options", "ending"),
+    [
+        (Action.START, "source", DeviceOptions("cpu"), ["-device", "cpu", "-num_gpus", "1"]),
+        (Action.RESUME, "source", DeviceOptions("cpu"), ["-device", "cpu", "-num_gpus", "1", "--c"]),
+        (Action.VALIDATE, "target", DeviceOptions("cpu"), ["-device", "cpu", "-num_gpus", "1", "--val"]),
+        (Action.START, "target", DeviceOptions("cuda", 2, True), ["-device", "cuda", "-num_gpus", "2", "--npz"]),
+        (Action.START, "source", DeviceOptions("cuda", 2, True), ["-device", "cuda", "-num_gpus", "2"]),
+    ],
+)
+def test_a_stage_is_an_ordinary_train_command(action, role, options, ending, tmp_path):
+    """--c is given only to go on from a checkpoint, --val only for a missing validation, --npz only to the target."""
+    stages = chain_stages(request(FIRST))
+    stage = next(stage for stage in stages if stage.role == role)
+    job = stage_job(stage, action, options, "title", tmp_path / "log")
+    common = [stage.dataset, "3d_fullres", stage.fold, "-tr", "nnUNetTrainerSeqTransfer", "-p", stage.plans_name]
+    assert Path(job.command[0]).name == "nnUNetv2_train"
+    assert list(job.command[1:]) == [*common, *ending]
+    assert job.environment["nnUNet_extTrainer"].split(os.pathsep)[-1] == str(shim_folder())
+
+
+def test_the_shim_folder_is_added_once_and_other_folders_stay():
+    """A user's own trainer folders stay in nnUNet_extTrainer, before ours."""
+    assert external_trainers({}) == str(shim_folder())
+    once = external_trainers({"nnUNet_extTrainer": "/mine"})
+    assert once == os.pathsep.join(["/mine", str(shim_folder())])
+    assert external_trainers({"nnUNet_extTrainer": once}) == once
+
+
+def job_of(tmp_path: Path, script: str) -> Job:
+    return Job("stage 1 of 1: X", (sys.executable, "-c", script), {"WORD": "a'; echo foo\nb"}, tmp_path / "a b'/log", 2)
+
+
+def test_a_job_gets_its_environment_and_its_output_goes_to_the_log(tmp_path):
+    """Hostile values and folder names arrive unharmed, since no shell is involved."""
+    job = job_of(tmp_path, "import os; print('Epoch 0 '); print(repr(os.environ['WORD']))")
+    LocalExecutor().submit(job)
+    assert repr("a'; echo foo\nb") in job.log.read_text()
+
+
+def test_a_failed_job_is_one_line_that_names_its_last_words_and_its_log(tmp_path):
+    """The error says which stage failed, why as far as the child said so, where its output is, and how to go on."""
+    job = job_of(tmp_path, "raise RuntimeError('no space for tensors')")
+    with pytest.raises(StageError, match="no space for tensors") as caught:
+        LocalExecutor().submit(job)
+    message = str(caught.value)
+    assert "stage 1 of 1" in message and str(job.log) in message and "same command" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_job_ended_by_a_signal_says_so(tmp_path):
+    """A training that the operating system killed is not reported as an ordinary failure."""
+    with pytest.raises(StageError, match="was ended by signal 9"):
+        LocalExecutor().submit(job_of(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [(DeviceOptions("cuda", 64), "64 CUDA"), (DeviceOptions("cpu", 2), "-num_gpus 2")]
+)
+def test_devices_that_are_not_there_are_refused_before_anything_is_written(options, words):
+    """More GPUs than there are, or several without CUDA, is one line."""
+    with pytest.raises(StageError, match=words):
+        LocalExecutor().check(options)
