@@ -1,1 +1,39 @@
-"""x"""
+"""nnUNetv2_seq_demo: the whole way on phantoms, without data of one's own and without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, positive_int, run_command
+
+DEFAULT_FOLDER = "nnunet_seqtransfer_demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs what is left of the demo."""
+    parser = SeqArgumentParser(
+        "Draws phantoms, plans a sequence, trains scratch, every direct transfer and the sequence, and compares them "
+        "on held-out cases. Needs no data and no GPU, and some minutes. Run it again after any interruption.",
+        "nnUNetv2_seq_demo -o demo",
+    )
+    parser.add_argument(
+        "-o",
+        type=Path,
+        default=Path(DEFAULT_FOLDER),
+        metavar="FOLDER",
+        help=f"[OPTIONAL] Where everything goes; created, or a demo begun before. Default: {DEFAULT_FOLDER}",
+    )
+    parser.add_argument(
+        "-seeds", type=positive_int, default=2, metavar="N", help="[OPTIONAL] Trainings of every path. Default: 2"
+    )
+    add_processes(parser)
+    options = parser.parse(arguments)
+    run_command(lambda: _run(options.o, options.seeds, options.np))
+
+
+def _run(folder: Path, seeds: int, processes: int) -> None:
+    from nnunet_seqtransfer.demo.demo import run_demo  # noqa: PLC0415 - torch and matplotlib are slow to import
+
+    run_demo(folder, seeds, processes)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,14 @@ def checksum(content: Any) -> str:
     """SHA-256 of ``content`` as canonical JSON: equal content has an equal checksum, whatever the key order."""
     # Read back first: as JSON, keys are text, and sort as text.
     return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
+
+
+def is_whole_archive(path: Path) -> bool:
+    """Whether ``path`` is a ZIP file with its end (as torch and NumPy write); 1 ms, nothing in it is read."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # an end that is there, but damaged
+        return False
 
 
 def sha256(path: Path) -> str:

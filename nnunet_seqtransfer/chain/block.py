@@ -83,15 +83,17 @@ def read_block(plans: dict[str, Any], configuration: str) -> StageBlock | None:
     Raises RecordError where it is of a newer format or damaged.
     """
     block = plans.get(KEY)
-    if block is None or configuration not in block.get("configurations", {}):
+    if block is None:
         return None
     remedy = "run nnUNetv2_seq_train again"
-    if block.get("format", 0) > FORMAT:
-        raise RecordError(
-            f"the seq_transfer block of plans {plans.get('plans_name')} has format {block['format']}, "
-            f"this version reads up to {FORMAT}; update nnunet-seqtransfer"
-        )
     try:
+        if block["format"] > FORMAT:
+            raise RecordError(
+                f"the seq_transfer block of plans {plans.get('plans_name')} has format {block['format']}, "
+                f"this version reads up to {FORMAT}; update nnunet-seqtransfer"
+            )
+        if configuration not in block["configurations"]:
+            return None
         own = block["configurations"][configuration]
         init = Init(**own["init"]) if own["init"] is not None else None
         return StageBlock(block["target"], tuple(block["path"]), block["role"], Recipe(**own["recipe"]), init)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.storage import replacing, sha256
+from nnunet_seqtransfer.storage import is_whole_archive, replacing, sha256
 
 HEADS = ".seg_layers."
 """Part of the name of every tensor of the segmentation heads, nnU-Net's own mark for what is not transferred."""
@@ -37,13 +36,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     remedy = "train that stage again, or restore the file"
     if not path.is_file():
         raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
+    if not is_whole_archive(path):
+        raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
     try:
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
         with torch.serialization.safe_globals(_SAFE):
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"the checkpoint is not safe to load ({_reason(error)}): {path}; {remedy}") from None
     except Exception as error:  # zip and torch's unpickler raise all kinds for a damaged file

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.host.plans import plans_path
-from nnunet_seqtransfer.storage import read_json, sha256
+from nnunet_seqtransfer.storage import is_whole_archive, read_json, sha256
 
 FINAL = "checkpoint_final.pth"
 UNFINISHED = ("checkpoint_latest.pth", "checkpoint_best.pth")
@@ -62,14 +61,14 @@ def inspect(stage: Stage) -> StageState:
     block = _read_stage_block(stage)
     return StageState(
         block=block,
-        final=zipfile.is_zipfile(final),
-        unfinished=any(zipfile.is_zipfile(path) for path in unfinished),
+        final=is_whole_archive(final),
+        unfinished=any(is_whole_archive(path) for path in unfinished),
         validated=_is_json(stage.output / "validation" / "summary.json"),
         weights=block is not None
         and block.init is not None
         and stage.weights.is_file()
         and sha256(stage.weights) == block.init.weights_sha256,
-        damaged=tuple(path for path in (final, *unfinished) if path.is_file() and not zipfile.is_zipfile(path)),
+        damaged=tuple(path for path in (final, *unfinished) if path.is_file() and not is_whole_archive(path)),
     )
 
 

@@ -24,11 +24,22 @@ _T1 = {
     "grey matter": 0.55,
     "white matter": 0.8,
     "ventricle": 0.15,
-    "caudate": 0.62,
-    "putamen": 0.66,
-    "thalamus": 0.7,
+    "caudate": 0.6,
+    "putamen": 0.62,
+    "thalamus": 0.66,
 }
-_T1_OTHER = {**_T1, "grey matter": 0.5, "white matter": 0.75, "caudate": 0.56, "putamen": 0.58, "thalamus": 0.62}
+_T1_OTHER_SITE = {**_T1, "white matter": 0.72, "caudate": 0.6, "putamen": 0.62, "thalamus": 0.63}
+_PROTON_DENSITY = {
+    "scalp": 0.7,
+    "skull": 0.1,
+    "fluid": 0.75,
+    "grey matter": 0.7,
+    "white matter": 0.6,
+    "ventricle": 0.75,
+    "caudate": 0.66,
+    "putamen": 0.66,
+    "thalamus": 0.65,
+}
 _T2 = {
     "scalp": 0.6,
     "skull": 0.1,
@@ -60,12 +71,11 @@ class PhantomTask:
     "Held-out cases."
 
 
-TARGET = PhantomTask("Dataset210_StriatumFewT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.07, 0.15), 5, 20)
+TARGET = PhantomTask("Dataset210_StriatumT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.07, 0.15), 5, 20)
 SOURCES = (
-    PhantomTask("Dataset201_ThalamusT1", "T1", ("thalamus",), Scanner(_T1, 0.05, 0.15), 30),
-    PhantomTask("Dataset202_StriatumOtherT1", "T1", ("caudate", "putamen"), Scanner(_T1_OTHER, 0.03, 0.1), 10),
+    PhantomTask("Dataset201_ThalamusPD", "PD", ("thalamus",), Scanner(_PROTON_DENSITY, 0.02, 0.05), 40),
+    PhantomTask("Dataset202_StriatumOtherT1", "T1", ("caudate", "putamen"), Scanner(_T1_OTHER_SITE, 0.04, 0.1), 8),
     PhantomTask("Dataset203_VentricleT2", "T2", ("ventricle",), Scanner(_T2, 0.05, 0.15), 30),
-    PhantomTask("Dataset204_ThalamusT2", "T2", ("thalamus",), Scanner(_T2, 0.05, 0.15), 20),
 )
 
 

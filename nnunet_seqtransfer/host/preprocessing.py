@@ -100,14 +100,16 @@ def preprocessed_cases(folder: Path) -> tuple[str, ...]:
 
 def resampled_voxels(fingerprint: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[int]:
     """How many voxels each case has after resampling to the configuration's spacing (nnU-Net's rounding)."""
-    spacing = np.asarray(plans["configurations"][configuration]["spacing"], dtype=float)
+    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape  # noqa: PLC0415 - imports torch
+
+    spacing = list(plans["configurations"][configuration]["spacing"])
     forward = plans["transpose_forward"]
     voxels = []
     for shape, original in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True):
-        moved = np.asarray(original, dtype=float)[forward]
+        moved = [original[axis] for axis in forward]
         # A 2-D configuration has two spacings; the distance between slices stays as it is.
-        goal = spacing if len(spacing) == len(moved) else np.concatenate([moved[:1], spacing])
-        voxels.append(int(np.prod(np.maximum(1, np.round(np.asarray(shape)[forward] * moved / goal)))))
+        goal = spacing if len(spacing) == len(moved) else [moved[0], *spacing]
+        voxels.append(int(np.prod(compute_new_shape([shape[axis] for axis in forward], moved, goal))))
     return voxels
 
 

@@ -87,4 +87,6 @@ def test_masks_of_different_shapes_are_compared_on_one_grid():
         return Signature(name, "published", name, ("T1",), ("organ",), 1, (name,), (1.0,) * 3, (1.0,) * 3, (content,))
 
     compared = PublishedMetric().compare(with_mask((16, 16, 16), "a"), with_mask((32, 20, 24), "b"))
-    assert compared.components["ssim"] == pytest.approx(1.0, abs=1e-5) and compared.distance == pytest.approx(0, abs=1e-4)
+    assert compared.components["ssim"] == pytest.approx(1.0, abs=1e-5) and compared.distance == pytest.approx(
+        0, abs=1e-4
+    )

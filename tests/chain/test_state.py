@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock
+from nnunet_seqtransfer.chain.block import KEY, Init, Recipe, StageBlock, with_block
 from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
 from nnunet_seqtransfer.chain.state import Action, StageState, decide, inspect
-from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.errors import RecordError, StageError
+from nnunet_seqtransfer.host.plans import plans_path
+from nnunet_seqtransfer.storage import write_json
 
 TARGET, SOURCES = "Dataset010_Target", ("Dataset011_A", "Dataset012_B")
 DONE = (Action.NOTHING, Action.NOT_NEEDED)
@@ -230,3 +233,55 @@ def test_a_truncated_checkpoint_counts_as_damaged(name: str) -> None:
         state = inspect(stage)
         assert state.damaged == (path,)
         assert not state.has_begun
+
+
+def test_a_checkpoint_with_a_damaged_end_counts_as_damaged() -> None:
+    """Whatever byte of its end is changed, a checkpoint is whole or damaged, never an error."""
+    import torch
+
+    (stage,) = stages_of(0)
+    stage.output.mkdir(parents=True)
+    path = stage.output / "checkpoint_final.pth"
+    torch.save({"network_weights": {}}, path)
+    whole = path.read_bytes()
+    for place in range(len(whole) - 120, len(whole)):
+        for bits in (0xFF, 0x01):
+            changed = bytearray(whole)
+            changed[place] ^= bits
+            path.write_bytes(changed)
+            state = inspect(stage)
+            assert state.final != bool(state.damaged)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda block: [block], "damaged"),
+        (lambda block: "text", "damaged"),
+        (lambda block: {**block, "format": 99, "configurations": []}, "format 99, this version reads up to 1"),
+        (lambda block: {**block, "format": "1"}, "damaged"),
+        (lambda block: {key: value for key, value in block.items() if key != "path"}, "damaged"),
+        (lambda block: {**block, "configurations": {"3d_fullres": {"recipe": {"epoch": 1}, "init": None}}}, "damaged"),
+        (lambda block: {**block, "configurations": {"3d_fullres": None}}, "damaged"),
+    ],
+)
+def test_a_damaged_block_is_refused(change: Callable[[Any], Any], words: str) -> None:
+    """A seq_transfer block that was edited, or is of a newer version, is refused in one line that names the plans."""
+    (stage,) = stages_of(0)
+    plans = with_block({"plans_name": stage.plans_name}, stage.configuration, block_of(stage))
+    path = plans_path(stage.dataset, stage.plans_name)
+    write_json(path, plans)
+    assert inspect(stage).block == block_of(stage)
+    write_json(path, {**plans, KEY: change(plans[KEY])})
+    with pytest.raises(RecordError, match=words) as raised:
+        inspect(stage)
+    assert stage.plans_name in str(raised.value)
+
+
+def test_plans_without_a_block_or_for_another_configuration_have_none() -> None:
+    """Plans of nnU-Net's own, and blocks of other configurations, are no block of this stage."""
+    (stage,) = stages_of(0)
+    path = plans_path(stage.dataset, stage.plans_name)
+    for plans in ({}, with_block({}, "2d", block_of(stage))):
+        write_json(path, plans)
+        assert inspect(stage).block is None

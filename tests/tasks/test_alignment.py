@@ -188,10 +188,6 @@ def expected_voxels(fingerprint: dict[str, Any], spacing: list[float], forward: 
     return voxels
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="host/preprocessing.py multiplies before it divides, nnU-Net divides first: other roundings of exact halves",
-)
 @pytest.mark.parametrize("forward", list(itertools.permutations(range(3))))
 def test_resampled_sizes_are_nnunets(forward: tuple[int, ...]) -> None:
     """The number of voxels after resampling equals nnU-Net's compute_new_shape, halves included, in 2-D and 3-D."""

@@ -1,0 +1,98 @@
+"""Running the installed commands as child processes, some side by side, their output in logs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from nnunet_seqtransfer.demo.workplace import Workplace
+from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.host.folders import scripts_folder
+
+CORE_COUNT = '''"""Python 3.13's PYTHON_CPU_COUNT for the Pythons before it; written by nnUNetv2_seq_demo for its children."""
+
+import os
+
+os.cpu_count = lambda: int(os.environ["PYTHON_CPU_COUNT"])
+'''
+
+
+@dataclass(frozen=True)
+class Children:
+    """How child processes are run."""
+
+    place: Workplace
+    "Where the folders and logs are."
+    side_by_side: int
+    "How many at once."
+
+    def run(self, log: str, command: str, *arguments: str, trains: bool = False) -> None:
+        """Runs an installed command to its end, its output appended to ``logs/<log>.log``.
+
+        Raises SeqTransferError, naming the log, where the command is not installed or fails.
+        """
+        executable = scripts_folder() / command
+        if not executable.is_file():
+            raise SeqTransferError(f"the command {command} is not installed beside {sys.executable}; pip install it")
+        path = self.place.logs / f"{log}.log"
+        with path.open("a") as stream:
+            print(f"$ {command} {' '.join(arguments)}", file=stream, flush=True)
+            finished = subprocess.run(
+                [str(executable), *arguments],
+                env=self.environment(trains),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if finished.returncode:
+            raise SeqTransferError(
+                f"{command} ended with exit status {finished.returncode}; its output is in {path}; "
+                "run the demo again to go on from there"
+            )
+
+    def environment(self, trains: bool) -> dict[str, str]:
+        """The variables of a child: the demo's folders, one worker, and a fair share of the cores.
+
+        nnU-Net starts as many threads as there are cores, whatever OMP_NUM_THREADS says. Children side by side then
+        wait for each other more than they compute (measured: four times the time), hence PYTHON_CPU_COUNT.
+        """
+        own = {name: value for name, value in os.environ.items() if name not in ("nnUNet_extTrainer", "nnUNet_compile")}
+        cores = max(1, (os.cpu_count() or 1) // self.side_by_side)
+        own |= self.place.environment
+        own |= {"nnUNet_def_n_proc": "1", "PYTHON_CPU_COUNT": str(cores), "OMP_NUM_THREADS": str(cores)}
+        # With no worker of its own a training augments in its one process; planning would crash on it
+        own.pop("nnUNet_n_proc_DA", None)
+        if trains:
+            own["nnUNet_n_proc_DA"] = "0"
+        if sys.version_info < (3, 13):
+            folder = self.place.root / "python"
+            folder.mkdir(exist_ok=True)
+            (folder / "sitecustomize.py").write_text(CORE_COUNT)
+            own["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [own.get("PYTHONPATH")])])
+        return own
+
+
+def run_lanes(lanes: Sequence[Sequence[Callable[[], None]]], side_by_side: int) -> None:
+    """Runs every lane's steps one after the other, ``side_by_side`` lanes at once; the first error ends it all."""
+    failed: list[BaseException] = []
+
+    def run(lane: Sequence[Callable[[], None]]) -> None:
+        for step in lane:
+            if failed:
+                return
+            step()
+
+    with ThreadPoolExecutor(side_by_side) as pool:
+        futures = [pool.submit(run, lane) for lane in lanes]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException as error:
+            failed.append(error)
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
