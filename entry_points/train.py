@@ -28,7 +28,7 @@ from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
 from nnunet_seqtransfer.chain.run import load_chain, run_chain
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
-from nnunet_seqtransfer.errors import RecordError, StageError
+from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import dataset_name, results_folder
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
@@ -59,28 +59,16 @@ def _run(options: argparse.Namespace) -> None:
         tag=options.tag,
     )
     chain = load_chain(request, options.np, notify)
+    require_folds(target, request.folds, chain.tasks[target].cases)
     if options.dry_run:
         print("\n".join(describe_chain(chain, options.device)))
         return
-    if not chain.is_finished:
-        _require_device(options.device, options.num_gpus)
     run_chain(chain, DeviceOptions(options.device, options.num_gpus, options.npz), LocalExecutor(), options.np, notify)
     last = chain.stages[-1]
     print(
         f"done: {last.base}\npredict with: nnUNetv2_predict -d {target} -i IN -o OUT -tr {TRAINER} "
         f"-p {last.plans_name} -c {last.configuration} -f {' '.join(request.folds)}"
     )
-
-
-def _require_device(device: str, gpus: int) -> None:
-    """Raises StageError where nnU-Net would find out, after all preprocessing, that it cannot train there."""
-    import torch  # noqa: PLC0415 - slow to import
-
-    found = torch.cuda.device_count() if device == "cuda" else int(device == "cpu" or torch.backends.mps.is_available())
-    if found == 0:
-        raise StageError(f"this machine has no {device} device; run on one that has, or give -device cpu")
-    if gpus > found:
-        raise StageError(f"-num_gpus {gpus} was asked for, but there is {found} {device} device; give -num_gpus {found}")
 
 
 def _sources(options: argparse.Namespace, target: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from bad_inputs import TRAIN, Command, error_line, truncate
+from bad_inputs import TRAIN, Command, attempt, error_line, truncate
 from conftest import NEAR, TARGET, World
 
 from nnunet_seqtransfer.chain.block import Recipe, StageBlock
@@ -59,17 +59,21 @@ def widened(weights: Weights) -> Weights:
     return {**weights, first(weights): torch.zeros(tensor.shape[0] * 2, *tensor.shape[1:])}
 
 
+def narrowed(weights: Weights) -> Weights:
+    return {name: tensor for name, tensor in weights.items() if name != first(weights)}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (lambda w: {"network_weights": widened(w)}, ("another architecture", "has shape (8,", "the network wants (4,")),
-        (lambda w: {"network_weights": {k: v for k, v in w.items() if k != first(w)}}, ("another architecture: it has no",)),
+        (lambda w: {"network_weights": narrowed(w)}, ("another architecture: it has no",)),
         (lambda w: {"network_weights": {**w, "more.weight": torch.zeros(1)}}, ("the network has no more.weight",)),
         (lambda w: {"network_weights": w, "x": Malicious()}, ("is not safe to load", "train that stage again")),
         (lambda w: {"state_dict": w}, ("no nnU-Net checkpoint (no network_weights)",)),
         (lambda w: [1, 2], ("no nnU-Net checkpoint",)),
     ],
-)  # fmt: skip
+)
 def test_checkpoints_that_are_not_handed_over(
     trained: tuple[World, Path, Weights],
     command: Command,
@@ -83,7 +87,7 @@ def test_checkpoints_that_are_not_handed_over(
     monkeypatch.chdir(tmp_path)
     torch.save(content(weights), path)
     before = world.snapshot()
-    line = error_line(command(*TRAIN))
+    line = error_line(attempt(command, TRAIN))
     assert all(word in line for word in words), line
     assert not (tmp_path / "ran").exists()
     # What was decided is on record; nothing else is touched, the source's checkpoint least of all.
@@ -113,17 +117,21 @@ def test_a_truncated_final_checkpoint(trained: tuple[World, Path, Weights], comm
     assert world.snapshot() == before
 
 
+def exchange(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda path: truncate(path), ("is broken", "delete it and run nnUNetv2_seq_train again")),
-        (lambda path: path.unlink(), ("holds a training whose plans", "-tag NAME")),
-        (lambda path: path.write_text("{}"), ("was not written by nnunet-seqtransfer|plans nnUNetPlans_for901 are gone",)),
-        (lambda path: path.write_text(path.read_text().replace('"epochs": 250', '"epochs": 100')), ("epochs 250 against 100", "-tag NAME")),
-        (lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 9')), ("has format 9", "update")),
-        (lambda path: path.write_text(path.read_text().replace('"epochs"', '"epoch"')), ("is damaged",)),
+        (truncate, ("is broken", "delete it and run nnUNetv2_seq_train again")),
+        (lambda path: path.unlink(), ("holds a training whose plans", "are gone", "-tag NAME")),
+        (lambda path: path.write_text("{}"), ("holds a training whose plans", "are gone", "-tag NAME")),
+        (lambda path: exchange(path, '"epochs": 250', '"epochs": 100'), ("epochs 250 against 100", "-tag NAME")),
+        (lambda path: exchange(path, '"format": 1', '"format": 9'), ("has format 9", "update")),
+        (lambda path: exchange(path, '"epochs"', '"epoch"'), ("is damaged",)),
     ],
-)  # fmt: skip
+)
 def test_plans_of_a_trained_stage(
     trained: tuple[World, Path, Weights], command: Command, harm: Callable[[Path], Any], words: tuple[str, ...]
 ) -> None:
@@ -132,6 +140,6 @@ def test_plans_of_a_trained_stage(
     harm(world.preprocessed / NEAR / "nnUNetPlans_for901.json")
     before = world.snapshot()
     for arguments in (TRAIN, (*TRAIN, "--dry_run")):
-        line = error_line(command(*arguments))
-        assert all(any(part in line for part in word.split("|")) for word in words), line
+        line = error_line(attempt(command, arguments))
+        assert all(word in line for word in words), line
         assert world.snapshot() == before

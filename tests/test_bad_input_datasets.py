@@ -218,7 +218,7 @@ def test_a_fingerprint_that_lacks_entries(
 
 
 def test_what_exists_is_checked_before_fingerprints_are_extracted(world: World, command: Command) -> None:
-    """Of two sources, one without a fingerprint and one with a broken one, the broken one is named, nothing extracted."""
+    """Of two sources, one without a fingerprint and one with a broken one, the broken one is named at once."""
     (world.preprocessed / NEAR / FINGERPRINT).unlink()
     truncate(world.preprocessed / FAR / FINGERPRINT)
     assert_refused(world, command, (*AFFINITY, "-s", "902", "903"), f"fingerprint of {FAR} is broken")
@@ -338,7 +338,7 @@ def test_some_empty_labels(world: World, command: Command, metric: str) -> None:
 
 
 def test_another_number_of_channels_than_said(world: World, command: Command) -> None:
-    """RGB images of a dataset.json that names one channel are refused with the case, and where possible both numbers."""
+    """RGB images of a dataset.json that names one channel are refused, by the raw metric with both numbers."""
     shutil.rmtree(world.raw / FLAT_SOURCE / "imagesTr")
     shutil.copytree(world.raw / "Dataset911_FlatTarget/imagesTr", world.raw / FLAT_SOURCE / "imagesTr")
     flat = (*FLAT, "-s", "912")
@@ -396,7 +396,7 @@ def test_nothing_fits(world: World, command: Command) -> None:
 
 
 def test_planning_checks_before_comparing(world: World, command: Command) -> None:
-    """nnUNetv2_seq_plan and nnUNetv2_seq_train, which compare first where need be, refuse what the comparison refuses."""
+    """nnUNetv2_seq_plan and _train, which compare first where need be, refuse what the comparison refuses."""
     truncate(world.raw / NEAR / "dataset.json")
     for arguments in (PLAN, ("train", "901", "3d_fullres", "0", "-np", "1")):
         assert_refused(world, command, arguments, f"dataset.json of {NEAR} is broken", alone=False)

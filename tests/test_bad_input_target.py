@@ -142,7 +142,7 @@ def test_a_broken_preprocessed_case(world: World, command: Command, ending: str,
 
 
 def test_planning_reads_the_same_cases(world: World, command: Command) -> None:
-    """nnUNetv2_seq_plan and nnUNetv2_seq_train compare where there is no affinity yet, and so name a broken case too."""
+    """nnUNetv2_seq_plan and _train compare where there is no affinity yet, and so name a broken case too."""
     for number in range(6):
         truncate(world.preprocessed / TARGET / DATA / f"case{number}.b2nd")
     for arguments in (PLAN, ("train", "901", "3d_fullres", "0", "-np", "1")):

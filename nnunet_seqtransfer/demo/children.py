@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from nnunet_seqtransfer.demo.workplace import Workplace
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.host.folders import scripts_folder
 
-CORE_COUNT = '''"""Python 3.13's PYTHON_CPU_COUNT for the Pythons before it; written by nnUNetv2_seq_demo for its children."""
+CORE_COUNT = '''"""PYTHON_CPU_COUNT of Python 3.13 for older ones; written by nnUNetv2_seq_demo for its children."""
 
 import os
 
@@ -77,22 +78,25 @@ class Children:
         return own
 
 
-def run_lanes(lanes: Sequence[Sequence[Callable[[], None]]], side_by_side: int) -> None:
+def run_lanes(lanes: Sequence[Sequence[Callable[[], object]]], side_by_side: int) -> None:
     """Runs every lane's steps one after the other, ``side_by_side`` lanes at once; the first error ends it all."""
-    failed: list[BaseException] = []
+    stopped = threading.Event()
 
-    def run(lane: Sequence[Callable[[], None]]) -> None:
-        for step in lane:
-            if failed:
-                return
-            step()
+    def run(lane: Sequence[Callable[[], object]]) -> None:
+        try:
+            for step in lane:
+                if stopped.is_set():
+                    return
+                step()
+        except BaseException:
+            stopped.set()
+            raise
 
     with ThreadPoolExecutor(side_by_side) as pool:
         futures = [pool.submit(run, lane) for lane in lanes]
         try:
             for future in as_completed(futures):
                 future.result()
-        except BaseException as error:
-            failed.append(error)
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finally:
+            # after an error or Ctrl-C the children that run are waited for, and no further one is started
+            stopped.set()

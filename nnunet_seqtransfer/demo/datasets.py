@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,22 +22,24 @@ _T1 = {
     "fluid": 0.15,
     "grey matter": 0.55,
     "white matter": 0.8,
+    "lesion": 0.8,
     "ventricle": 0.15,
-    "caudate": 0.6,
-    "putamen": 0.62,
-    "thalamus": 0.66,
+    "caudate": 0.55,
+    "putamen": 0.52,
+    "thalamus": 0.62,
 }
-_T1_OTHER_SITE = {**_T1, "white matter": 0.72, "caudate": 0.6, "putamen": 0.62, "thalamus": 0.63}
-_PROTON_DENSITY = {
-    "scalp": 0.7,
-    "skull": 0.1,
-    "fluid": 0.75,
-    "grey matter": 0.7,
-    "white matter": 0.6,
-    "ventricle": 0.75,
-    "caudate": 0.66,
-    "putamen": 0.66,
-    "thalamus": 0.65,
+_T1_OTHER_SITE = {**_T1, "white matter": 0.75, "lesion": 0.75, "caudate": 0.56, "putamen": 0.56, "thalamus": 0.62}
+_T1_LOW_FIELD = {
+    "scalp": 0.8,
+    "skull": 0.2,
+    "fluid": 0.25,
+    "grey matter": 0.55,
+    "white matter": 0.7,
+    "lesion": 0.7,
+    "ventricle": 0.25,
+    "caudate": 0.57,
+    "putamen": 0.57,
+    "thalamus": 0.57,
 }
 _T2 = {
     "scalp": 0.6,
@@ -46,11 +47,13 @@ _T2 = {
     "fluid": 1.0,
     "grey matter": 0.55,
     "white matter": 0.4,
+    "lesion": 0.4,
     "ventricle": 1.0,
-    "caudate": 0.48,
-    "putamen": 0.46,
-    "thalamus": 0.45,
+    "caudate": 0.55,
+    "putamen": 0.55,
+    "thalamus": 0.5,
 }
+"""Lesions look like white matter everywhere: who labels them has seen them in another kind of image."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,11 @@ class PhantomTask:
     "Held-out cases."
 
 
-TARGET = PhantomTask("Dataset210_StriatumT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.07, 0.15), 5, 20)
+TARGET = PhantomTask("Dataset210_PutamenT1", "T1", ("putamen",), Scanner(_T1, 0.07, 0.12), 5, 20)
 SOURCES = (
-    PhantomTask("Dataset201_ThalamusPD", "PD", ("thalamus",), Scanner(_PROTON_DENSITY, 0.02, 0.05), 40),
-    PhantomTask("Dataset202_StriatumOtherT1", "T1", ("caudate", "putamen"), Scanner(_T1_OTHER_SITE, 0.04, 0.1), 8),
-    PhantomTask("Dataset203_VentricleT2", "T2", ("ventricle",), Scanner(_T2, 0.05, 0.15), 30),
+    PhantomTask("Dataset201_ThalamusLowField", "T1", ("thalamus",), Scanner(_T1_LOW_FIELD, 0.04, 0.05), 40),
+    PhantomTask("Dataset202_PutamenOtherSite", "T1", ("putamen",), Scanner(_T1_OTHER_SITE, 0.05, 0.1), 8),
+    PhantomTask("Dataset203_UnseenLesionT2", "T2", ("lesion",), Scanner(_T2, 0.05, 0.1), 30),
 )
 
 

@@ -13,6 +13,8 @@ from scipy import ndimage
 
 SIZE = 64
 """Edge of a phantom in pixels."""
+STRUCTURES = ("lesion", "ventricle", "caudate", "putamen", "thalamus")
+"""What can be labelled."""
 HEAD_RADIUS = 0.9
 """Of the image's half edge."""
 ENLARGED = 4
@@ -61,7 +63,7 @@ def draw_phantom(rng: np.random.Generator, scanner: Scanner) -> Phantom:
     # The magnitude of a complex signal: noise is Rician, as in magnetic resonance images
     real, imaginary = rng.normal(0, scanner.noise, (2, SIZE, SIZE))
     image = np.hypot(image + real, imaginary)
-    structures = {name: _shrink(_visible(tissues, name).astype(float)) >= 0.5 for name in BOTH_SIDES}
+    structures = {name: _shrink(_visible(tissues, name).astype(float)) > 0.5 for name in STRUCTURES}
     return Phantom((100 * image).astype(np.float32), structures)
 
 
@@ -99,6 +101,7 @@ def _tissues(rng: np.random.Generator, x: NDArray[Any], y: NDArray[Any]) -> dict
         "fluid": radius < 0.87,
         "grey matter": radius < 0.83,
         "white matter": radius < 0.70 + folds,
+        "lesion": _lesion(rng, x, y),
     }
     for name, (cx, cy, a, b, tilt) in BOTH_SIDES.items():
         grown = rng.normal(1, 0.12, 2)
@@ -109,6 +112,14 @@ def _tissues(rng: np.random.Generator, x: NDArray[Any], y: NDArray[Any]) -> dict
             mask |= _ellipse(side * x, y, (cx + jitter[0], cy + jitter[1]), (a * own[0], b * own[1]), tilt)
         tissues[name] = mask
     return tissues
+
+
+def _lesion(rng: np.random.Generator, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.bool_]:
+    """A round spot anywhere in the white matter."""
+    where, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.25, 0.55)
+    half_axes = rng.uniform(0.12, 0.22, 2)
+    centre = distance * math.cos(where), distance * math.sin(where)
+    return _ellipse(x, y, centre, (half_axes[0], half_axes[1]), 0)
 
 
 def _ellipse(

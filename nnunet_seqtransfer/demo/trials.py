@@ -6,10 +6,13 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest, chain_stages
 from nnunet_seqtransfer.demo.children import Children
-from nnunet_seqtransfer.demo.datasets import ENDING, SOURCES, TARGET, label_values
+from nnunet_seqtransfer.demo.datasets import ENDING, SOURCES, TARGET, label_image, label_values
+from nnunet_seqtransfer.demo.phantoms import STRUCTURES, draw_phantom
 from nnunet_seqtransfer.demo.workplace import Workplace
 from nnunet_seqtransfer.evaluation.dice import CaseDice, folder_dice
 from nnunet_seqtransfer.host.folders import dataset_id
@@ -18,7 +21,7 @@ from nnunet_seqtransfer.storage import checksum
 
 CONFIGURATION = "2d"
 FOLD = "all"
-ITERATIONS = 50
+ITERATIONS = 75
 SOURCE_EPOCHS, TARGET_EPOCHS = 5, 4
 FEATURES = (8, 16, 32, 64, 64)
 """Features of the network's stages, nnU-Net's plan being 32 to 512."""
@@ -52,7 +55,9 @@ class Trial:
 def recipe_digest() -> str:
     """Checksum of everything the demo's results are made from: another one needs another folder."""
     tasks = [asdict(task) for task in (TARGET, *SOURCES)]
-    return checksum([tasks, CONFIGURATION, FOLD, ITERATIONS, SOURCE_EPOCHS, TARGET_EPOCHS, FEATURES])
+    drawn = draw_phantom(np.random.default_rng(0), TARGET.scanner)
+    example = [drawn.image.tobytes().hex(), label_image(drawn, STRUCTURES).tobytes().hex()]
+    return checksum([tasks, example, CONFIGURATION, FOLD, ITERATIONS, SOURCE_EPOCHS, TARGET_EPOCHS, FEATURES])
 
 
 def train(children: Children, trial: Trial) -> None:

@@ -54,9 +54,10 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> None:
     """
     for dataset in datasets:
         raw_cases(dataset, read_dataset_json(dataset))
-    staging = preprocessed_folder() / f".seqtransfer_fingerprints_{os.getpid()}"
+    home = preprocessed_folder()
+    staging = home / f".seqtransfer_fingerprints_{os.getpid()}"
     side_by_side = max(1, min(processes, len(datasets)))
-    with naming_full_and_read_only_disks(preprocessed_folder()):
+    with naming_full_and_read_only_disks(home):
         staging.mkdir(exist_ok=True)  # a killed process may have had this process id
         try:
             with (
@@ -69,10 +70,9 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> None:
                 jobs = {pool.submit(_extract, name, workers, len(datasets) == 1): name for name in datasets}
                 for job in as_completed(jobs):
                     job.result()
+                    (home / jobs[job]).mkdir(exist_ok=True)
+                    (staging / jobs[job] / FINGERPRINT).replace(home / jobs[job] / FINGERPRINT)
                     bar.update()
-            for dataset in datasets:
-                (preprocessed_folder() / dataset).mkdir(exist_ok=True)
-                (staging / dataset / FINGERPRINT).replace(preprocessed_folder() / dataset / FINGERPRINT)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

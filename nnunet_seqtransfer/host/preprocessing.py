@@ -144,7 +144,8 @@ def _require_whole(path: Path) -> None:
     elif path.suffix == ".nii":
         import nibabel  # noqa: PLC0415 - only for this rare format
 
-        data = nibabel.load(path).dataobj
+        image: Any = nibabel.load(path)
+        data = image.dataobj
         if path.stat().st_size < data.offset + math.prod(data.shape) * data.dtype.itemsize:
             raise EOFError("the file ends before its last voxel")
 

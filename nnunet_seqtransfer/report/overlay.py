@@ -48,7 +48,7 @@ def draw_overlay(rows: Sequence[OverlayRow], labels: Sequence[tuple[str, int]], 
     """
     columns = 1 + max(len(row.predictions) for row in rows)
     figure, grid = plt.subplots(
-        len(rows), columns, figsize=(3.3 * columns, 3.5 * len(rows) + 1.1), layout="constrained", squeeze=False
+        len(rows), columns, figsize=(3.3 * columns, 3.55 * len(rows) + 0.9), layout="constrained", squeeze=False
     )
     try:
         for axes, row in zip(grid, rows, strict=True):
@@ -88,12 +88,20 @@ def _contours(
 
 
 def _window(segmentations: Sequence[NDArray[Any]]) -> tuple[slice, slice]:
-    """The part of the image that holds every foreground pixel, with a margin; all of it where there is none."""
+    """A square part of the image that holds every foreground pixel, with a margin; all of it where there is none."""
     shown = np.any([segmentation > 0 for segmentation in segmentations], axis=0)
     if not shown.any():
         return slice(None), slice(None)
-    (top, bottom), (left, right) = ((int(i.min()), int(i.max()) + 1) for i in np.nonzero(shown))
-    return slice(max(0, top - MARGIN), bottom + MARGIN), slice(max(0, left - MARGIN), right + MARGIN)
+    ends = [(int(found.min()), int(found.max()) + 1) for found in np.nonzero(shown)]
+    side = max(stop - start for start, stop in ends) + 2 * MARGIN
+    rows, columns = (_stretch(*end, side, length) for end, length in zip(ends, shown.shape, strict=True))
+    return rows, columns
+
+
+def _stretch(start: int, stop: int, side: int, length: int) -> slice:
+    """``side`` pixels around those from ``start`` to ``stop``, moved or cut where the image ends."""
+    first = max(0, min((start + stop - side) // 2, length - side))
+    return slice(first, min(length, first + side))
 
 
 def _legend(labels: Sequence[tuple[str, int]]) -> list[Line2D]:

@@ -1,0 +1,88 @@
+"""Phantoms: the same from the same seed, varied from case to case, and stored as nnU-Net wants them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_seqtransfer.demo.datasets import SOURCES, TARGET, label_image, write_task
+from nnunet_seqtransfer.demo.phantoms import SIZE, STRUCTURES, draw_phantom
+
+ALL = (TARGET, *SOURCES)
+
+
+def test_equal_seeds_draw_equal_phantoms():
+    """A phantom is a function of its generator's seed, and of nothing else."""
+    first, again, other = (draw_phantom(np.random.default_rng(seed), TARGET.scanner) for seed in (1, 1, 2))
+    assert np.array_equal(first.image, again.image)
+    assert not np.array_equal(first.image, other.image)
+    for name in STRUCTURES:
+        assert np.array_equal(first.structures[name], again.structures[name])
+
+
+@pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
+def test_every_case_can_be_segmented(task):
+    """Images are finite and of one size, labels are inside of the head and hardly ever missing."""
+    sizes = []
+    for seed in range(20):
+        phantom = draw_phantom(np.random.default_rng(seed), task.scanner)
+        assert phantom.image.shape == (SIZE, SIZE)
+        assert phantom.image.dtype == np.float32
+        assert np.isfinite(phantom.image).all()
+        labels = label_image(phantom, task.labels)
+        assert set(np.unique(labels)) <= set(range(len(task.labels) + 1))
+        assert not labels[[0, -1]].any()
+        sizes.append(np.count_nonzero(labels))
+    assert np.median(sizes) > 15
+    assert np.std(sizes) > 2
+
+
+def test_structures_do_not_overlap():
+    """Each pixel belongs to at most one structure, but for ties on a border."""
+    phantom = draw_phantom(np.random.default_rng(0), TARGET.scanner)
+    assert np.sum([phantom.structures[name] for name in STRUCTURES], axis=0).max() == 1
+
+
+def test_written_as_nnunet_wants_them(tmp_path):
+    """Files, dataset.json and held-out cases follow nnU-Net's layout, and writing again changes nothing."""
+    task = replace(TARGET, cases=2, tests=1)
+    write_task(tmp_path, task)
+    folder = tmp_path / task.name
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.nii.gz")) == [
+        "imagesTr/case00_0000.nii.gz",
+        "imagesTr/case01_0000.nii.gz",
+        "imagesTs/case02_0000.nii.gz",
+        "labelsTr/case00.nii.gz",
+        "labelsTr/case01.nii.gz",
+        "labelsTs/case02.nii.gz",
+    ]
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["numTraining"] == 2
+    assert content["labels"] == {"background": 0, **{name: i for i, name in enumerate(task.labels, 1)}}
+    image = sitk.ReadImage(str(folder / "imagesTr/case00_0000.nii.gz"))
+    assert image.GetSize() == (SIZE, SIZE, 1)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    write_task(tmp_path, task)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_unfinished_datasets_are_written_again(tmp_path):
+    """A dataset without its dataset.json, written last, was interrupted: its files are written again."""
+    task = replace(TARGET, cases=2, tests=0)
+    write_task(tmp_path, task)
+    image = tmp_path / task.name / "imagesTr/case00_0000.nii.gz"
+    whole = sitk.GetArrayFromImage(sitk.ReadImage(str(image)))
+    image.write_bytes(b"half")
+    (tmp_path / task.name / "dataset.json").unlink()
+    write_task(tmp_path, task)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(image))), whole)
+
+
+def test_the_target_has_fewest_cases():
+    """The demo is about a target with few labelled cases and sources with more."""
+    assert 4 <= TARGET.cases < min(task.cases for task in SOURCES)
+    assert len({task.name[7:10] for task in ALL}) == len(ALL)
