@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, write_affinity
+from nnunet_seqtransfer.affinity.compute import ALL_SOURCES, AffinityRequest, compute_affinity
+from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -14,10 +17,6 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
-
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, write_affinity
-from nnunet_seqtransfer.affinity.compute import ALL_SOURCES, AffinityRequest, compute_affinity
-from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.report.tables import affinity_table

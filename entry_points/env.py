@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, run_command
-
 from nnunet_seqtransfer.host.folders import external_trainers
 
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
+from nnunet_seqtransfer.affinity.compute import ALL_SOURCES, AffinityRequest
+from nnunet_seqtransfer.affinity.metric import metrics
 from nnunet_seqtransfer.entry_points.affinity import (
     DEFAULT_METRIC,
     add_plans_and_configuration,
@@ -21,16 +24,15 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_float,
     run_command,
 )
-
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.affinity.compute import ALL_SOURCES, AffinityRequest
-from nnunet_seqtransfer.affinity.metric import metrics
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.folders import dataset_name, registered_datasets
 from nnunet_seqtransfer.report.tables import plan_text
 from nnunet_seqtransfer.sequence.cost import CostModel
 from nnunet_seqtransfer.sequence.plan import SequencePlan, make_plan, plan_path, write_plan
 from nnunet_seqtransfer.sequence.planner import PLANNERS, planner
+
+DEFAULT_STRATEGY = next(iter(PLANNERS))
+DEFAULT_MAX_SOURCES = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -105,7 +107,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-m",
         type=metric_name,
-        default=DEFAULT_METRIC,
         metavar="METRIC",
         help=f"[OPTIONAL] Metric of the affinity, one of: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
     )
@@ -114,27 +115,31 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="[OPTIONAL] Affinity file. Default: the one nnUNetv2_seq_affinity wrote for the target",
     )
-    add_strategy(parser)
+    _add_strategy(parser)
     add_processes(parser)
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    if options.a is not None and options.m is not None:
+        parser.error("-m and -a exclude each other: an affinity file has its metric")
+    options.m = options.m or DEFAULT_METRIC
+    return options
 
 
-def add_strategy(parser: argparse.ArgumentParser) -> None:
+def _add_strategy(parser: argparse.ArgumentParser) -> None:
     """The options that say how to plan."""
     defaults = CostModel()
     parser.add_argument(
         "-strategy",
         choices=list(PLANNERS),
-        default=next(iter(PLANNERS)),
+        default=DEFAULT_STRATEGY,
         help="[OPTIONAL] exact: the cheapest of all paths; published: communities, landmark, one intermediate. "
         "Default: exact",
     )
     parser.add_argument(
         "-max_sources",
         type=natural,
-        default=2,
+        default=DEFAULT_MAX_SOURCES,
         metavar="N",
-        help="[OPTIONAL] Most sources before the target. Default: 2",
+        help=f"[OPTIONAL] Most sources before the target. Default: {DEFAULT_MAX_SOURCES}",
     )
     for name, default, what in (
         ("-start_scale", defaults.start_scale, "cost of starting on a single labelled case"),

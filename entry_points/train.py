@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, metric_name
+from nnunet_seqtransfer.affinity.compute import load_target, named_sources
+from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.describe import describe_chain
+from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
+from nnunet_seqtransfer.chain.run import load_chain, run_chain
+from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
+from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -19,15 +25,13 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
-from nnunet_seqtransfer.entry_points.plan import add_strategy, find_affinity, require_fitting, run_plan
-
-from nnunet_seqtransfer.affinity.compute import load_target, named_sources
-from nnunet_seqtransfer.affinity.metric import metrics
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
-from nnunet_seqtransfer.chain.run import load_chain, run_chain
-from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
+from nnunet_seqtransfer.entry_points.plan import (
+    DEFAULT_MAX_SOURCES,
+    DEFAULT_STRATEGY,
+    find_affinity,
+    require_fitting,
+    run_plan,
+)
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import dataset_name, results_folder
@@ -58,8 +62,7 @@ def _run(options: argparse.Namespace) -> None:
         warmup_epochs=options.warmup_epochs,
         tag=options.tag,
     )
-    chain = load_chain(request, options.np, notify)
-    require_folds(target, request.folds, chain.tasks[target].cases)
+    chain = load_chain(request, options.np, notify, may_extract=not options.dry_run)
     if options.dry_run:
         print("\n".join(describe_chain(chain, options.device)))
         return
@@ -91,9 +94,8 @@ def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequenceP
     if options.dry_run:
         raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
     notify(f"no plan for {target} yet; making one")
-    affinity, file = find_affinity(target, options.p, options.configuration, options.m, options.np)
-    costs = CostModel(options.start_scale, options.start_exponent, options.hop_exponent, affinity.unit)
-    return run_plan(affinity, file, options.strategy, options.max_sources, costs)
+    affinity, file = find_affinity(target, options.p, options.configuration, DEFAULT_METRIC, options.np)
+    return run_plan(affinity, file, DEFAULT_STRATEGY, DEFAULT_MAX_SOURCES, CostModel(unit=affinity.unit))
 
 
 def tag_name(text: str) -> str:
@@ -111,7 +113,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
         "Trains a chain: each source, then the target, the weights handed over from one to the next. Run it again "
         "after any interruption: it does what is left. Without -s it follows the plan of nnUNetv2_seq_plan, which it "
-        "makes where there is none.",
+        "makes with that command's defaults where there is none.",
         "nnUNetv2_seq_train 4 3d_fullres 0 -s 21 24 -epochs 250",
     )
     parser.add_argument("dataset", help="[REQUIRED] Name or number of the target dataset")
@@ -127,14 +129,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] Plans of the target. Default: {DEFAULT_PLANS}"
     )
-    parser.add_argument(
-        "-m",
-        type=metric_name,
-        default=DEFAULT_METRIC,
-        metavar="METRIC",
-        help=f"[OPTIONAL] Metric where a plan has to be made: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
-    )
-    add_strategy(parser)
     _add_recipe(parser)
     parser.add_argument(
         "-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[OPTIONAL] Where to train. Default: cuda"

@@ -99,6 +99,8 @@ class LocalExecutor:
                 f"{options.gpus} CUDA GPU(s) wanted, {visible} visible; use -device cpu, or check the driver and "
                 "CUDA_VISIBLE_DEVICES"
             )
+        if options.device == "mps" and not torch.backends.mps.is_available():
+            raise StageError("this machine has no mps device; use -device cpu")
         if options.device != "cuda" and options.gpus > 1:
             raise StageError(f"-num_gpus {options.gpus} needs -device cuda, not {options.device}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +12,7 @@ from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.affinity.compute import load_target
 from nnunet_seqtransfer.chain.block import StageBlock
 from nnunet_seqtransfer.chain.executor import DeviceOptions, Executor, stage_job
-from nnunet_seqtransfer.chain.handoff import hand_over
+from nnunet_seqtransfer.chain.handoff import adapted_weights, hand_over
 from nnunet_seqtransfer.chain.preparation import (
     copy_dataset_json,
     copy_references,
@@ -26,8 +26,7 @@ from nnunet_seqtransfer.chain.preparation import (
 )
 from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
 from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide, inspect, require_same_origin
-from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.datasets import fold_count
+from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, sha256, write_record
 from nnunet_seqtransfer.tasks.task import Task, load_tasks
@@ -76,15 +75,20 @@ class Chain:
         return f"stage {self.stages.index(stage) + 1} of {len(self.stages)}: {stage.dataset} fold {stage.fold}"
 
 
-def load_chain(request: ChainRequest, processes: int, notify: Callable[[str], None]) -> Chain:
+def load_chain(
+    request: ChainRequest, processes: int, notify: Callable[[str], None], *, may_extract: bool = True
+) -> Chain:
     """Reads and checks everything that a chain depends on; writes nothing but fingerprints that are missing.
+
+    Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error.
 
     Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, too little
     space, trainings with another recipe.
     """
     target, target_plans = load_target(request.target, request.plans, request.configuration)
-    _require_folds(request.folds, target)
-    tasks = {task.dataset: task for task in [*load_tasks(request.sources, processes, notify), target]}
+    require_folds(target.dataset, request.folds, target.cases)
+    sources = load_tasks(request.sources, processes, notify, extract=may_extract)
+    tasks = {task.dataset: task for task in [*sources, target]}
     stages = chain_stages(request)
     plans = {stage: stage_plans(stage, target_plans, target, tasks[stage.dataset]) for stage in stages}
     states = {stage: inspect(stage) for stage in stages}
@@ -99,21 +103,15 @@ def load_chain(request: ChainRequest, processes: int, notify: Callable[[str], No
     return chain
 
 
-def _require_folds(folds: Iterable[str], target: Task) -> None:
-    for fold in folds:
-        if fold == "all":
-            continue
-        count = fold_count(target.dataset, len(target.cases))
-        if not fold.isdecimal() or int(fold) >= count:
-            raise DatasetError(f"{target.dataset} has no fold {fold}; choose from 0 to {count - 1}, or all")
-
-
 def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
     for stage in chain.stages:
         require_own_plans(stage, states[stage], chain.plans[stage])
         previous = chain.previous(stage)
         if previous is not None:
             require_same_origin(stage, states[stage], previous)
+            if _is_next(chain, stage, previous) and _weights_are_stale(states[stage], previous):
+                tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
+                adapted_weights(previous, tasks[0], stage, tasks[1], chain.plans[stage])  # raises where it cannot be
     first = {stage.dataset: stage for stage in reversed(chain.stages)}
     configuration = chain.request.configuration
     require_space(
@@ -125,6 +123,11 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
             for name, cases in chain.cases_to_preprocess.items()
         ]
     )
+
+
+def _is_next(chain: Chain, stage: Stage, previous: Stage) -> bool:
+    """Whether the next thing that happens to ``stage`` is the hand-off from ``previous``."""
+    return chain.actions[stage] is Action.START and chain.actions[previous] is Action.NOTHING
 
 
 def run_chain(

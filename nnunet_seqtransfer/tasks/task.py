@@ -56,10 +56,13 @@ class Task:
         return all(shape[0] == 1 for shape in self.fingerprint["shapes_after_crop"])
 
 
-def load_tasks(datasets: Sequence[str], processes: int, notify: Callable[[str], None]) -> list[Task]:
+def load_tasks(
+    datasets: Sequence[str], processes: int, notify: Callable[[str], None], *, extract: bool = True
+) -> list[Task]:
     """Reads what nnU-Net knows of each dataset; has fingerprints extracted where they are missing, announced.
 
-    Raises DatasetError or RecordError, naming the file, where a dataset is incomplete or broken.
+    Raises DatasetError or RecordError, naming the file, where a dataset is incomplete or broken, and where a
+    fingerprint is missing and ``extract`` is False.
     """
     parts = {name: _read_parts(name) for name in datasets}
     missing = [name for name in datasets if not has_fingerprint(name)]
@@ -68,6 +71,11 @@ def load_tasks(datasets: Sequence[str], processes: int, notify: Callable[[str], 
     for name in missing:
         if not parts[name][1]:
             raise DatasetError(f"{name} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
+        if not extract:
+            raise DatasetError(
+                f"{name} has no fingerprint yet, and --dry_run writes nothing; "
+                f"run nnUNetv2_extract_fingerprint -d {dataset_id(name)} first"
+            )
     for name in missing:
         notify(f"extracting the fingerprint of {name}, which has none yet (once)")
     if missing:
