@@ -24,11 +24,11 @@ _T1 = {
     "white matter": 0.8,
     "lesion": 0.8,
     "ventricle": 0.15,
-    "caudate": 0.55,
-    "putamen": 0.52,
-    "thalamus": 0.62,
+    "caudate": 0.56,
+    "putamen": 0.56,
+    "thalamus": 0.6,
 }
-_T1_OTHER_SITE = {**_T1, "white matter": 0.75, "lesion": 0.75, "caudate": 0.56, "putamen": 0.56, "thalamus": 0.62}
+_T1_OTHER_SITE = {**_T1, "white matter": 0.75, "lesion": 0.75, "caudate": 0.57, "putamen": 0.57, "thalamus": 0.6}
 _T1_LOW_FIELD = {
     "scalp": 0.8,
     "skull": 0.2,
@@ -74,10 +74,10 @@ class PhantomTask:
     "Held-out cases."
 
 
-TARGET = PhantomTask("Dataset210_PutamenT1", "T1", ("putamen",), Scanner(_T1, 0.07, 0.12), 5, 20)
+TARGET = PhantomTask("Dataset210_PutamenT1", "T1", ("putamen",), Scanner(_T1, 0.2, 0.12), 5, 20)
 SOURCES = (
-    PhantomTask("Dataset201_ThalamusLowField", "T1", ("thalamus",), Scanner(_T1_LOW_FIELD, 0.04, 0.05), 40),
-    PhantomTask("Dataset202_PutamenOtherSite", "T1", ("putamen",), Scanner(_T1_OTHER_SITE, 0.05, 0.1), 8),
+    PhantomTask("Dataset201_ThalamusLowField", "T1", ("thalamus",), Scanner(_T1_LOW_FIELD, 0.06, 0.05), 40),
+    PhantomTask("Dataset202_PutamenOtherSite", "T1", ("putamen",), Scanner(_T1_OTHER_SITE, 0.1, 0.1), 8),
     PhantomTask("Dataset203_UnseenLesionT2", "T2", ("lesion",), Scanner(_T2, 0.05, 0.1), 30),
 )
 

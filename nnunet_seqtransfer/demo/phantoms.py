@@ -24,7 +24,7 @@ BOTH_SIDES: Mapping[str, tuple[float, float, float, float, float]] = {
     # centre x (to either side) and y, half axes x and y, tilt in degrees; in head radii, front is at the top
     "ventricle": (0.11, -0.12, 0.08, 0.28, -12.0),
     "caudate": (0.24, -0.26, 0.08, 0.17, -20.0),
-    "putamen": (0.46, -0.06, 0.09, 0.24, 14.0),
+    "putamen": (0.48, -0.06, 0.11, 0.27, 14.0),
     "thalamus": (0.18, 0.24, 0.13, 0.17, 30.0),
 }
 """Structures that lie on both sides of the midline; what comes later is drawn over what came before."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.host.plans import normalization, reader_writer
+from nnunet_seqtransfer.storage import checksum
 from nnunet_seqtransfer.tasks.task import Task
 
 
@@ -42,12 +43,18 @@ def align_plans(target_plans: dict[str, Any], target: Task, source: Task) -> dic
             "foreground_intensity_properties_per_channel"
         ],
     }
-    for configuration, settings in plans["configurations"].items():
-        if "data_identifier" in settings:
-            settings["data_identifier"] = f"{name}_{configuration}"
+    for settings in plans["configurations"].values():
         if "normalization_schemes" in settings:
             settings |= {"normalization_schemes": schemes, "use_mask_for_norm": use_mask}
+    for configuration, settings in plans["configurations"].items():
+        if "data_identifier" in settings:
+            settings["data_identifier"] = f"{name}_{configuration}_{_short_digest(plans, configuration)}"
     return plans
+
+
+def _short_digest(plans: dict[str, Any], configuration: str) -> str:
+    """Tells preprocessed data apart by how they were made: a target planned anew never finds those of its old plans."""
+    return checksum(preprocessing_of(plans, configuration))[:8]
 
 
 def require_same_dimension(target: Task, source: Task) -> None:

@@ -15,8 +15,11 @@ import pytest
 from conftest import FAR, NEAR, SCRIPTS, TARGET, World, python_environment, run
 
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_checkpoint
+from nnunet_seqtransfer.host.plans import data_folder, read_plans
 from nnunet_seqtransfer.host.preprocessing import load_preprocessed_case, preprocessed_cases
 from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.tasks.alignment import align_plans
+from nnunet_seqtransfer.tasks.task import load_task
 
 pytestmark = pytest.mark.chain
 
@@ -48,6 +51,14 @@ class Folders:
         self.first = base(NEAR, "nnUNetPlans_for901") / "fold_all"
         self.second = base(FAR, "nnUNetPlans_for901_via902") / "fold_all"
         self.target = base(TARGET, "nnUNetPlans_via902_903") / "fold_0"
+
+
+def source_data(world: World) -> Path:
+    """Where the first source's preprocessed cases will be."""
+    target = load_task(TARGET)
+    source = load_task(NEAR)
+    plans = align_plans(read_plans(TARGET, "nnUNetPlans", "3d_fullres"), target, source)
+    return data_folder(NEAR, plans, "3d_fullres")
 
 
 def log_text(folder: Path) -> str:
@@ -92,7 +103,7 @@ def kill_inside(world: World, module: str, name: str, before: str = "pass") -> N
 def test_a_chain_killed_at_every_step_finishes_and_loses_nothing(world):
     """Killed while preprocessing, in both source stages, at the hand-off, in the target stage and its validation."""
     stage = Folders(world)
-    data = world.preprocessed / NEAR / "nnUNetPlans_for901_3d_fullres"
+    data = source_data(world)
 
     # preprocessing: what was whole stays, and is not done again
     kill_when(CHAIN, world, lambda: len(preprocessed_cases(data)) >= 1)
@@ -170,7 +181,7 @@ def test_an_affinity_killed_while_profiling_is_finished_by_the_same_command(worl
 
 def test_a_killed_preprocessing_leaves_only_whole_cases(world):
     """Every case that counts as preprocessed after a kill can be read."""
-    data = world.preprocessed / NEAR / "nnUNetPlans_for901_3d_fullres"
+    data = source_data(world)
     kill_when(CHAIN, world, lambda: len(preprocessed_cases(data)) >= 2)
     for case in preprocessed_cases(data):
         assert load_preprocessed_case(data, case).images.ndim == 4

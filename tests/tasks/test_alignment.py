@@ -69,7 +69,7 @@ def test_normalisation_is_the_sources(world, target: str, source: str, configura
     assert len(intensities) == len(task.channels)
     for name, settings in own["configurations"].items():
         assert len(settings["normalization_schemes"]) == len(settings["use_mask_for_norm"]) == len(task.channels)
-        assert settings["data_identifier"] == f"{own['plans_name']}_{name}"
+        assert settings["data_identifier"].startswith(f"{own['plans_name']}_{name}_")
 
 
 def test_a_ct_channel_keeps_its_own_intensities(world) -> None:
@@ -207,3 +207,16 @@ def test_resampled_sizes_of_real_plans(world, target: str, source: str, configur
     spacing = own["configurations"][configuration]["spacing"]
     expected = expected_voxels(task.fingerprint, spacing, own["transpose_forward"])
     assert resampled_voxels(task.fingerprint, own, configuration) == expected
+
+
+def test_a_target_planned_anew_gets_preprocessed_data_of_its_own(world) -> None:
+    """Another spacing of the target, or another normalisation, never meets data preprocessed for the old plans."""
+    plans, own, source = aligned(TARGET, NEAR, "3d_fullres")
+    identifier = own["configurations"]["3d_fullres"]["data_identifier"]
+    replanned = json.loads(json.dumps(plans))
+    replanned["configurations"]["3d_fullres"]["spacing"] = [2.0, 1.0, 1.0]
+    again = align_plans(replanned, load_task(TARGET), source)
+    assert again["configurations"]["3d_fullres"]["data_identifier"] != identifier
+    assert (
+        align_plans(plans, load_task(TARGET), source)["configurations"]["3d_fullres"]["data_identifier"] == identifier
+    )
