@@ -406,3 +406,10 @@ def test_a_worker_names_the_case_too(world: World, command: Command) -> None:
     """An error in a worker process reaches the user like one in this process."""
     truncate(world.raw / NEAR / f"imagesTr/{SAMPLED}_0000.nii.gz")
     assert f"case {SAMPLED} cannot be read" in error_line(command(*AFFINITY, "-np", "2"))
+
+
+def test_labels_that_differ_from_nnunets_copy(world: World, command: Command) -> None:
+    """nnU-Net trains with the copy of dataset.json beside the preprocessed data: other labels in it are refused."""
+    copy = world.preprocessed / TARGET / "dataset.json"
+    copy.write_text(copy.read_text().replace("front", "rostral"))
+    assert_refused(world, command, AFFINITY, "labels of dataset.json differ", str(copy), "preprocess the dataset again")

@@ -207,7 +207,12 @@ def _of_objects(costs: NDArray[np.float64], pairs: list[tuple[int, int]]) -> flo
 
 
 def _geometry(source: Signature, target: Signature) -> float:
-    """Mean absolute log2 ratio of spacings and extents along the axes that both have."""
-    a = np.asarray([*source.spacing, *source.extent])
-    b = np.asarray([*target.spacing, *target.extent])
-    return float(np.abs(np.log2(a / b)).mean())
+    """Mean absolute log2 ratio of spacings and extents along the axes that both have.
+
+    Readers give single slices a thickness of their own making (999 for PNG, 1 for NIfTI): an axis along which both
+    tasks have one voxel is left out.
+    """
+    a = np.asarray([source.spacing, source.extent])
+    b = np.asarray([target.spacing, target.extent])
+    axes = (a[0] != a[1]) | (b[0] != b[1])
+    return float(np.abs(np.log2(a / b))[:, axes].mean()) if axes.any() else 0.0

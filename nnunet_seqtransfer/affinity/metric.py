@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
-from typing import Protocol
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol, cast
 
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.tasks.profile import Profiler
@@ -39,7 +39,7 @@ class AffinityMetric(Profiler, Protocol):
 
 
 def metrics() -> dict[str, Callable[[], AffinityMetric]]:
-    """Name -> class of every metric, ours and those that installed packages register."""
+    """Name -> maker of every metric, ours and those that installed packages register (imported when they are made)."""
     from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric  # noqa: PLC0415 - they import this module
     from nnunet_seqtransfer.affinity.published import PublishedMetric  # noqa: PLC0415
 
@@ -47,7 +47,11 @@ def metrics() -> dict[str, Callable[[], AffinityMetric]]:
         DescriptorMetric.name: DescriptorMetric,
         PublishedMetric.name: PublishedMetric,
     }
-    return {**{point.name: point.load() for point in entry_points(group=ENTRY_POINT_GROUP)}, **own}
+    return {**{point.name: _maker(point) for point in entry_points(group=ENTRY_POINT_GROUP)}, **own}
+
+
+def _maker(point: EntryPoint) -> Callable[[], AffinityMetric]:
+    return lambda: cast("AffinityMetric", point.load()())
 
 
 def find_metric(name: str) -> AffinityMetric:

@@ -77,6 +77,11 @@ def adapt_weights(weights: dict[str, Tensor], like: dict[str, Tensor], channels:
                 f"the checkpoint is of another architecture: it has no {name}; use plans of one architecture throughout"
             )
         given = weights[name]
+        if given.is_floating_point() and not bool(given.isfinite().all()):
+            raise CheckpointError(
+                f"the training before has diverged: {name} holds NaN or infinity; train that stage again with a "
+                "smaller -initial_lr"
+            )
         if given.shape == wanted.shape:
             adapted[name] = given.clone()
         elif _reads_input(given, wanted, channels):

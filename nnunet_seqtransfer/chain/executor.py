@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -120,7 +121,11 @@ class LocalExecutor:
                 errors="replace",
             ) as child,
         ):
-            last = self._follow(child, log, job)
+            try:
+                last = self._follow(child, log, job)
+            except KeyboardInterrupt:
+                _stop(child)
+                raise
         if child.returncode != 0:
             raise StageError(_failure(job, child.returncode, last))
 
@@ -145,6 +150,17 @@ class LocalExecutor:
                         bar.set_postfix_str(f"pseudo Dice {progress.mean_dice:.3f}", refresh=False)
                     bar.refresh()
         return last
+
+
+def _stop(child: subprocess.Popen[str], patience: float = 30.0) -> None:
+    """Ends a child and waits for it, so that nobody writes any more when the command says that it has stopped."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        child.send_signal(number)
+        try:
+            child.communicate(timeout=patience)
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _failure(job: Job, status: int, last: Sequence[str]) -> str:

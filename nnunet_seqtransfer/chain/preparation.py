@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from nnunet_seqtransfer.chain.block import KEY, StageBlock, with_block
 from nnunet_seqtransfer.chain.stages import Stage
@@ -20,6 +15,7 @@ from nnunet_seqtransfer.host.datasets import RawCase
 from nnunet_seqtransfer.host.folders import preprocessed_folder
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
 from nnunet_seqtransfer.host.preprocessing import preprocess_case_to, preprocessed_cases, resampled_voxels
+from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, read_json, replacing, write_json
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import Task
@@ -35,6 +31,10 @@ def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: 
     plans = deepcopy(target_plans) if stage.role == "target" else align_plans(target_plans, target, task)
     plans["plans_name"] = stage.plans_name
     plans.pop(KEY, None)
+    for settings in plans["configurations"].values():
+        # A cascade is not part of a chain: for it, nnU-Net would export every validation case of 3d_lowres once more,
+        # and fail where the next configuration is not preprocessed.
+        settings.pop("next_stage", None)
     return plans
 
 
@@ -46,7 +46,7 @@ def require_own_plans(stage: Stage, state: StageState, plans: dict[str, Any]) ->
     existing = read_json(path, f"the plans file {stage.plans_name}", "delete it and run nnUNetv2_seq_train again")
     if KEY not in existing:
         raise StageError(f"{path} exists and was not written by nnunet-seqtransfer; rename it, or use -tag NAME")
-    if state.has_begun and {**existing, KEY: None} != {**plans, KEY: None}:
+    if state.is_bound and {**existing, KEY: None} != {**plans, KEY: None}:
         raise StageError(
             f"{stage.base} was trained with other plans than the target's present ones (or the dataset has changed); "
             f"use -tag NAME, or delete {stage.base}"
@@ -116,31 +116,12 @@ def preprocess_missing(task: Task, plans: dict[str, Any], configuration: str, pr
         folder.mkdir(exist_ok=True)
         jobs = [(folder, staging, case, task.raw[case], plans, configuration, task.dataset_json) for case in missing]
         try:
-            _run_all(jobs, f"Preprocessing {task.dataset}", processes)
+            run_in_processes(_preprocess_one, jobs, processes, f"Preprocessing {task.dataset}")
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
 Job = tuple[Path, Path, str, RawCase, dict[str, Any], str, dict[str, Any]]
-
-
-def _run_all(jobs: list[Job], description: str, processes: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = min(processes, len(jobs))
-    with (
-        tqdm(total=len(jobs), desc=description, unit="case") as bar,
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
-    ):
-        try:
-            for future in as_completed([pool.submit(_preprocess_one, job) for job in jobs]):
-                future.result()
-                bar.update()
-        except BrokenProcessPool:
-            raise DatasetError(
-                "a worker process died while preprocessing, most likely out of memory; run again with a smaller -np"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _preprocess_one(job: Job) -> None:

@@ -149,6 +149,9 @@ def run_chain(
         with naming_full_and_read_only_disks(stage.output):
             _prepare(chain, stage, processes)
             _remove_damaged(stage, notify)
+            if action is not Action.VALIDATE:
+                # of a final checkpoint that is gone: the one to come has yet to be validated
+                (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
             executor.submit(stage_job(stage, action, options, chain.title(stage), chain.log(stage)))
 
 

@@ -47,11 +47,18 @@ class StageState:
     "The weights handed to it are there, and are the ones recorded."
     damaged: tuple[Path, ...]
     "Truncated checkpoints that nnU-Net would try to load and fail."
+    siblings: bool = False
+    "Another fold, which shares plans and starting weights with this one, has begun."
 
     @property
     def has_begun(self) -> bool:
         """Whether there is training that would be lost."""
         return self.final or self.unfinished
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether training, of this fold or another, rests on the plans, the recipe and the weights that are there."""
+        return self.has_begun or self.siblings
 
 
 def inspect(stage: Stage) -> StageState:
@@ -69,11 +76,19 @@ def inspect(stage: Stage) -> StageState:
         and stage.weights.is_file()
         and sha256(stage.weights) == block.init.weights_sha256,
         damaged=tuple(path for path in (final, *unfinished) if path.is_file() and not is_whole_archive(path)),
+        siblings=any(
+            is_whole_archive(path)
+            for path in stage.base.glob("fold_*/checkpoint_*.pth")
+            if path.parent != stage.output and path.name in (FINAL, *UNFINISHED)
+        ),
     )
 
 
 def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[Stage, Action]:
     """What each stage needs, the last stages first: a source is needed only by a stage that has yet to start.
+
+    Weights that were handed over count only as long as their source is there, or another fold has trained from them: a
+    source that was deleted to be trained anew is.
 
     Raises StageError where a stage with training in it was made with another recipe or path: it is never reused
     silently and never overwritten.
@@ -84,7 +99,8 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
         state = states[stage]
         _require_same(stage, state)
         actions[stage] = _action(stage, state) if stage.path in needed or state.final else Action.NOT_NEEDED
-        if actions[stage] is Action.START and not state.weights:
+        source_is_there = any(states[other].final for other in stages if other.path == stage.path[:-1])
+        if actions[stage] is Action.START and not (state.weights and (source_is_there or state.siblings)):
             needed.add(stage.path[:-1])
     return {stage: actions[stage] for stage in stages}
 
@@ -96,7 +112,7 @@ def _action(stage: Stage, state: StageState) -> Action:
 
 
 def _require_same(stage: Stage, state: StageState) -> None:
-    if not state.has_begun:
+    if not state.is_bound:
         return
     remedy = f"give this chain a name of its own with -tag NAME, or delete {stage.base}"
     if state.block is None:
@@ -110,7 +126,7 @@ def _require_same(stage: Stage, state: StageState) -> None:
 
 def require_same_origin(stage: Stage, state: StageState, previous: Stage) -> None:
     """Raises StageError where a stage that has begun started from another checkpoint than the one there now."""
-    if not state.has_begun or state.block is None or state.block.init is None:
+    if not state.is_bound or state.block is None or state.block.init is None:
         return
     checkpoint = previous.output / FINAL
     if checkpoint.is_file() and sha256(checkpoint) != state.block.init.checkpoint_sha256:

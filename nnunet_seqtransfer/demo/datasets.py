@@ -74,10 +74,10 @@ class PhantomTask:
     "Held-out cases."
 
 
-TARGET = PhantomTask("Dataset210_PutamenT1", "T1", ("putamen",), Scanner(_T1, 0.2, 0.12), 5, 20)
+TARGET = PhantomTask("Dataset210_StriatumT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.15, 0.12), 5, 20)
 SOURCES = (
     PhantomTask("Dataset201_ThalamusLowField", "T1", ("thalamus",), Scanner(_T1_LOW_FIELD, 0.06, 0.05), 40),
-    PhantomTask("Dataset202_PutamenOtherSite", "T1", ("putamen",), Scanner(_T1_OTHER_SITE, 0.1, 0.1), 8),
+    PhantomTask("Dataset202_StriatumOtherSite", "T1", ("caudate", "putamen"), Scanner(_T1_OTHER_SITE, 0.1, 0.1), 8),
     PhantomTask("Dataset203_UnseenLesionT2", "T2", ("lesion",), Scanner(_T2, 0.05, 0.1), 30),
 )
 

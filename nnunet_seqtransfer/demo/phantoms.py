@@ -23,7 +23,7 @@ ENLARGED = 4
 BOTH_SIDES: Mapping[str, tuple[float, float, float, float, float]] = {
     # centre x (to either side) and y, half axes x and y, tilt in degrees; in head radii, front is at the top
     "ventricle": (0.11, -0.12, 0.08, 0.28, -12.0),
-    "caudate": (0.24, -0.26, 0.08, 0.17, -20.0),
+    "caudate": (0.25, -0.28, 0.10, 0.20, -20.0),
     "putamen": (0.48, -0.06, 0.11, 0.27, 14.0),
     "thalamus": (0.18, 0.24, 0.13, 0.17, 30.0),
 }

@@ -39,7 +39,20 @@ def read_dataset_json(dataset: str) -> dict[str, Any]:
     problems = _problems(content)
     if problems:
         raise DatasetError(f"dataset.json of {dataset} has {' and '.join(problems)}; correct {path}")
+    if path != candidates[1] and candidates[1].is_file():
+        _require_same_meaning(content, candidates[1])
     return content
+
+
+def _require_same_meaning(raw: dict[str, Any], copy: Path) -> None:
+    """Raises DatasetError where the copy that nnU-Net trains with has other channels or labels than the raw dataset."""
+    copied = read_json(copy, "the copy of dataset.json", "delete it and preprocess the dataset again")
+    for entry in ("channel_names", "modality", "labels", "regions_class_order"):
+        if raw.get(entry) != copied.get(entry):
+            raise DatasetError(
+                f"{entry} of dataset.json differ between nnUNet_raw and the copy that nnU-Net trains with: {copy}; "
+                "delete the copy and preprocess the dataset again"
+            )
 
 
 def _problems(content: dict[str, Any]) -> list[str]:

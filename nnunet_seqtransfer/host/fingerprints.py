@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,12 @@ def read_fingerprint(dataset: str) -> dict[str, Any]:
     lacking = [entry for entry in needed if not content.get(entry)]
     if lacking:
         raise DatasetError(f"the dataset fingerprint of {dataset} lacks {', '.join(lacking)}: {path}; {remedy}")
+    for channel, properties in content["foreground_intensity_properties_per_channel"].items():
+        if not all(math.isfinite(value) for value in properties.values()):
+            raise DatasetError(
+                f"the dataset fingerprint of {dataset} holds NaN or infinity in channel {channel}: {path}; repair the "
+                "images, then delete it"
+            )
     if len(content["spacings"]) != len(content["shapes_after_crop"]):
         raise DatasetError(
             f"the dataset fingerprint of {dataset} has {len(content['spacings'])} spacings and "

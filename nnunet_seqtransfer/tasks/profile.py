@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnunet_seqtransfer.errors import DatasetError, RecordError
 from nnunet_seqtransfer.host.folders import cache_folder
@@ -25,6 +21,7 @@ from nnunet_seqtransfer.host.preprocessing import (
     preprocessed_cases,
     read_raw_case,
 )
+from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum
 from nnunet_seqtransfer.tasks.alignment import preprocessing_of
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature, write_signature
@@ -98,7 +95,7 @@ class ProfileRequest:
         raw = self.task.raw.get(case)
         if raw is None:
             folder = data_folder(self.task.dataset, self.plans, self.configuration)
-            files: list[Path] = sorted(folder.glob(f"{case}.*"))
+            files: list[Path] = sorted(folder.glob(f"{case}[._]*"))
         else:
             files = [*raw.images, raw.label]
         return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
@@ -180,32 +177,14 @@ def _signature(request: ProfileRequest, metric: Profiler, profiles: Sequence[Cas
 
 def _profile_all(requests: Sequence[ProfileRequest], metric: Profiler, processes: int) -> list[list[CaseProfile]]:
     units = [(index, case) for index, request in enumerate(requests) for case in request.cases]
-    if not units:
-        return [[] for _ in requests]
-    found: dict[tuple[int, str], CaseProfile] = {}
-    with tqdm(total=len(units), desc="Profiling cases", unit="case") as bar:
-        if processes == 1:
-            for index, case in units:
-                found[index, case] = profile_case(requests[index], case, metric)
-                bar.update()
-        else:
-            # spawn, like nnU-Net: forking a process that has started threads (torch, blosc2) can hang.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(processes, len(units)), mp_context=context) as pool:
-                futures: dict[Future[CaseProfile], tuple[int, str]] = {
-                    pool.submit(profile_case, requests[index], case, metric): (index, case) for index, case in units
-                }
-                try:
-                    for future in as_completed(futures):
-                        found[futures[future]] = future.result()
-                        bar.update()
-                except BrokenProcessPool:
-                    raise DatasetError(
-                        "a worker process died while profiling, most likely out of memory; run again with a smaller -np"
-                    ) from None
-                finally:
-                    pool.shutdown(cancel_futures=True)
+    jobs = [(requests[index], case, metric) for index, case in units]
+    profiles = run_in_processes(_profile_job, jobs, processes, "Profiling cases")
+    found = dict(zip(units, profiles, strict=True))
     return [[found[index, case] for case in request.cases] for index, request in enumerate(requests)]
+
+
+def _profile_job(job: tuple[ProfileRequest, str, Profiler]) -> CaseProfile:
+    return profile_case(*job)
 
 
 def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> CaseProfile:

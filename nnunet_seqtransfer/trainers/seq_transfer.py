@@ -13,7 +13,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_seqtransfer.chain.block import StageBlock, read_block
+from nnunet_seqtransfer.chain.block import KEY, StageBlock, read_block
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_body
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.host.folders import results_folder
@@ -69,6 +69,11 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         """nnU-Net's, after the weights of the stage before were loaded, unless training continues a checkpoint."""
+        if self.seq_transfer is None and KEY in self.plans_manager.plans:
+            raise CheckpointError(
+                f"plans {self.plans_manager.plans_name} hold no stage for configuration {self.configuration_name}; "
+                "start it through nnUNetv2_seq_train"
+            )
         if not self.was_initialized:
             self.initialize()
         if self.seq_transfer is not None and self.seq_transfer.needs_weights and self.current_epoch == 0:

@@ -124,3 +124,23 @@ def test_devices_that_are_not_there_are_refused_before_anything_is_written(optio
     """More GPUs than there are, or several without CUDA, is one line."""
     with pytest.raises(StageError, match=words):
         LocalExecutor().check(options)
+
+
+def test_after_ctrl_c_nothing_goes_on_in_the_background(tmp_path, monkeypatch):
+    """The command ends only when its child has ended, so that nobody writes any more when it says that it stopped."""
+    children = []
+
+    def interrupted(child, log, job):
+        children.append(child)
+        child.stdout.readline()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalExecutor, "_follow", staticmethod(interrupted))
+    slow_to_end = (
+        "import signal, sys, time\n"
+        "def end(*_): time.sleep(1); sys.exit(3)\n"
+        "signal.signal(signal.SIGINT, end); print('ready', flush=True); time.sleep(60)"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        LocalExecutor().submit(job_of(tmp_path, slow_to_end))
+    assert children[0].returncode == 3, "it was asked to end, and given the time to"

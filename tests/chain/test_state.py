@@ -105,13 +105,13 @@ def test_weights_are_there_when_a_stage_starts() -> None:
 
 
 def test_only_needed_stages_train() -> None:
-    """A source trains only where the stage after it starts and has no weights; so a finished target needs nothing."""
+    """A source trains only where the stage after it has yet to start; so a finished target needs nothing."""
     for stages, states in every_case():
         actions = decide(stages, states)
         for stage, action in actions.items():
             if stage.role == "source" and action in (Action.START, Action.RESUME):
                 after = [other for other in stages if before(stages, other) == stage]
-                assert any(actions[other] is Action.START and not states[other].weights for other in after)
+                assert any(actions[other] is Action.START for other in after)
         targets = [stage for stage in stages if stage.role == "target"]
         if all(states[stage].final and states[stage].validated for stage in targets):
             assert all(action in DONE for action in actions.values())
@@ -285,3 +285,22 @@ def test_plans_without_a_block_or_for_another_configuration_have_none() -> None:
     for plans in ({}, with_block({}, "2d", block_of(stage))):
         write_json(path, plans)
         assert inspect(stage).block is None
+
+
+def test_weights_of_a_source_that_was_deleted_are_not_trusted() -> None:
+    """Handed-over weights count while their source is there, or while another fold has trained from them."""
+    source, target = stages_of(1)
+    gone = StageState(None, False, False, False, False, ())
+    for siblings in (False, True):
+        waiting = StageState(block_of(target), False, False, False, True, (), siblings)
+        actions = decide((source, target), {source: gone, target: waiting})
+        assert actions[source] is (Action.NOT_NEEDED if siblings else Action.START)
+        assert actions[target] is Action.START
+
+
+def test_a_fold_binds_its_siblings_to_its_recipe() -> None:
+    """A second fold with another recipe would rewrite the plans that the first one rests on: refused."""
+    (target,), (other,) = stages_of(0), stages_of(0, epochs=101)
+    state = StageState(block_of(other), False, False, False, False, (), siblings=True)
+    with pytest.raises(StageError, match="was trained with another recipe"):
+        decide((target,), {target: state})

@@ -76,6 +76,7 @@ def test_a_ct_channel_keeps_its_own_intensities(world) -> None:
     """A CT channel beside others gets CTNormalization and its own clip values; the target's are not taken over."""
     path = world.raw / TWO_CHANNELS / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": {"0": "T1", "1": "CT"}}))
+    (world.preprocessed / TWO_CHANNELS / "dataset.json").unlink()
     plans, own, task = aligned(TARGET, TWO_CHANNELS, "3d_fullres")
     settings = own["configurations"]["3d_fullres"]
     assert settings["normalization_schemes"] == ["ZScoreNormalization", "CTNormalization"]

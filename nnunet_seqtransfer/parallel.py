@@ -1,0 +1,47 @@
+"""One way to run the same function on many things: in worker processes, with a progress bar."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from nnunet_seqtransfer.errors import DatasetError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def run_in_processes(
+    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, description: str
+) -> list[Result]:
+    """The results of ``function`` on each of the jobs (cases), in their order; in this process where one is wanted.
+
+    Raises what ``function`` raises first, the jobs not yet begun being dropped, and DatasetError where a worker dies.
+    """
+    with tqdm(total=len(jobs), desc=description, unit="case", disable=not jobs) as bar:
+        if processes == 1 or len(jobs) < 2:
+            results = []
+            for job in jobs:
+                results.append(function(job))
+                bar.update()
+            return results
+        # spawn, like nnU-Net: forking a process that has started threads (torch, blosc2) can hang.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+            try:
+                futures: list[Future[Result]] = [pool.submit(function, job) for job in jobs]
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update()
+                return [future.result() for future in futures]
+            except BrokenProcessPool:
+                raise DatasetError(
+                    f"{description}: a worker process died, most likely out of memory; run again with a smaller -np"
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
