@@ -91,6 +91,7 @@ def kill_inside(world: World, module: str, name: str, before: str = "pass") -> N
     child = subprocess.run(
         [sys.executable, "-c", script, *CHAIN[1:]],
         env=python_environment(world),
+        cwd=world.root,  # python -c puts the working folder on the path, which must not be the checkout
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
