@@ -10,6 +10,7 @@ from nnunet_seqtransfer.report.tables import text_table
 
 SMALL = 0.02
 """Differences of mean Dice below this are called small: on these few cases and seeds they may be chance."""
+STAGES = "scratch 1 stage, direct transfer 2, a sequence of two sources 3"
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,14 @@ def verdict(outcome: Outcome, target: str) -> tuple[str, ...]:
         lines.append(_against(plan, outcome.scratch, "scratch"))
     if plan is not outcome.best_direct:
         lines.append(_against(plan, outcome.best_direct, "the best direct transfer (known only afterwards)"))
-    worst = outcome.worst_direct
-    harm = (
-        "which is below scratch: a badly chosen source does harm"
-        if worst.mean < outcome.scratch.mean
-        else ("which is still above scratch: here even the worst source helped")
-    )
-    lines.append(f"The worst direct transfer, from {_short(worst.sources[0])}, reached {worst.mean:.3f}, {harm}.")
+    lines.append(_worst(outcome))
     lines.append(_rankings(outcome))
-    seeds, cases = len(plan.dice), "a few phantoms"
-    lines.append(f"This is {cases} and {seeds} seed{'s' * (seeds != 1)}: it shows how the commands work, not a result.")
+    lines.append(
+        f"Each stage is trained equally long, so a path of more stages is trained longer ({STAGES}): "
+        "part of a gain may come from that alone."
+    )
+    seeds = len(plan.dice)
+    lines.append(f"A few phantoms and {seeds} seed{'s' * (seeds != 1)} show how the commands work; they are no result.")
     return tuple(lines)
 
 
@@ -131,6 +130,17 @@ def _against(row: Row, other: Row, name: str) -> str:
         f"Against {name}: {row.mean:.3f} and {other.mean:.3f}, {size} ({difference:+.3f}), "
         f"better on {better} of {len(row.dice)} seeds."
     )
+
+
+def _worst(outcome: Outcome) -> str:
+    worst, scratch = outcome.worst_direct, outcome.scratch
+    if abs(worst.mean - scratch.mean) < SMALL:
+        words = "about what scratch reached"
+    elif worst.mean < scratch.mean:
+        words = "which is below scratch: a badly chosen source does harm"
+    else:
+        words = "which is above scratch: here even the worst source helped"
+    return f"The worst direct transfer, from {_short(worst.sources[0])}, reached {worst.mean:.3f}, {words}."
 
 
 def _rankings(outcome: Outcome) -> str:

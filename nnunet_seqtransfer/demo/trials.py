@@ -21,8 +21,8 @@ from nnunet_seqtransfer.storage import checksum
 
 CONFIGURATION = "2d"
 FOLD = "all"
-ITERATIONS = 75
-SOURCE_EPOCHS, TARGET_EPOCHS = 5, 5
+ITERATIONS = 125
+SOURCE_EPOCHS, TARGET_EPOCHS = 3, 3
 FEATURES = (8, 16, 32, 64, 64)
 """Features of the network's stages, nnU-Net's plan being 32 to 512."""
 
