@@ -57,15 +57,14 @@ class Children:
             )
 
     def environment(self, trains: bool) -> dict[str, str]:
-        """The variables of a child: the demo's folders, one worker, and a fair share of the cores.
+        """The variables of a child: the demo's folders, one worker, one thread.
 
-        nnU-Net starts as many threads as there are cores, whatever OMP_NUM_THREADS says. Children side by side then
+        nnU-Net starts as many threads as there are cores, whatever OMP_NUM_THREADS says. For images this small they
         wait for each other more than they compute (measured: four times the time), hence PYTHON_CPU_COUNT.
         """
         own = {name: value for name, value in os.environ.items() if name not in ("nnUNet_extTrainer", "nnUNet_compile")}
-        cores = max(1, (os.cpu_count() or 1) // self.side_by_side)
         own |= self.place.environment
-        own |= {"nnUNet_def_n_proc": "1", "PYTHON_CPU_COUNT": str(cores), "OMP_NUM_THREADS": str(cores)}
+        own |= {"nnUNet_def_n_proc": "1", "PYTHON_CPU_COUNT": "1", "OMP_NUM_THREADS": "1"}
         # With no worker of its own a training augments in its one process; planning would crash on it
         own.pop("nnUNet_n_proc_DA", None)
         if trains:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,16 @@ from nnunet_seqtransfer.demo.children import Children, run_lanes
 from nnunet_seqtransfer.demo.datasets import SOURCES, TARGET, write_task
 from nnunet_seqtransfer.demo.pictures import draw_trials
 from nnunet_seqtransfer.demo.summary import Outcome, Row, path_words, results_table, verdict
-from nnunet_seqtransfer.demo.trials import CONFIGURATION, FEATURES, Trial, judge, predict, recipe_digest, train
+from nnunet_seqtransfer.demo.trials import (
+    CONFIGURATION,
+    FEATURES,
+    SOURCE_EPOCHS,
+    Trial,
+    judge,
+    predict,
+    recipe_digest,
+    train,
+)
 from nnunet_seqtransfer.demo.workplace import Workplace, nnunet_folders, open_workplace
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.dice import CaseDice, mean_dice
@@ -103,7 +112,7 @@ def _choose(children: Children, say: Callable[[str], None]) -> tuple[Affinity, S
 def _train_all(
     children: Children, affinity: Affinity, plan: SequencePlan, seeds: int, say: Callable[[str], None]
 ) -> Found:
-    """Scratch and every direct transfer, then the sequence, which begins with a source that is trained by then.
+    """Scratch (also for longer) and every direct transfer, then the sequence: its first stage is trained by then.
 
     What runs side by side never preprocesses the same source, nor trains the same stage.
     """
@@ -113,20 +122,20 @@ def _train_all(
         train(children, trial)
         predict(children, trial)
         found[trial] = judge(children.place, trial)
-        row = Row(trial.sources, (mean_dice(found[trial]),))
+        row = Row(trial.sources, (mean_dice(found[trial]),), trial.extra_epochs > 0)
         say(f"seed {trial.seed}: {path_words(row, TARGET.name)}: Dice {row.mean:.3f}")
 
-    def lane(sources: tuple[str, ...], of: range) -> list[Callable[[], None]]:
-        return [partial(run, Trial(sources, seed)) for seed in of]
+    def lanes(trials: Iterable[Trial]) -> list[list[Callable[[], None]]]:
+        return [[partial(run, trial)] for trial in trials]
 
-    each = [range(seed, seed + 1) for seed in range(seeds)]
-    directs = [lane((source,), range(seeds)) for source in reversed(ranked(affinity))]
+    directs = [[partial(run, Trial((source,), seed)) for seed in range(seeds)] for source in reversed(ranked(affinity))]
+    scratch = lanes(Trial((), seed, extra) for extra in (0, extra_epochs(plan)) for seed in range(seeds))
     say(f"nnUNetv2_seq_train and nnUNetv2_predict: {len(directs)} direct transfers and scratch, {seeds} seeds")
-    run_lanes([*directs, *(lane((), of) for of in each)], children.side_by_side)
+    run_lanes([*directs, *scratch], children.side_by_side)
     sequence = sequence_of(plan)
     if sequence is not None:
         say(f"nnUNetv2_seq_train and nnUNetv2_predict: the sequence, {seeds} seeds")
-        run_lanes([lane(sequence, of) for of in each], children.side_by_side)
+        run_lanes(lanes(Trial(sequence, seed) for seed in range(seeds)), children.side_by_side)
     return found
 
 
@@ -142,13 +151,20 @@ def sequence_of(plan: SequencePlan) -> tuple[str, ...] | None:
     return next((entry.path[:-1] for entry in plan.candidates if len(entry.path) > 2), None)
 
 
+def extra_epochs(plan: SequencePlan) -> int:
+    """What scratch has to be trained on top to see as many iterations as the longest path does in all its stages."""
+    return SOURCE_EPOCHS * len(sequence_of(plan) or ("a direct transfer's source",))
+
+
 def _outcome(affinity: Affinity, plan: SequencePlan, seeds: int, found: Found) -> Outcome:
-    def row(sources: tuple[str, ...]) -> Row:
-        return Row(sources, tuple(mean_dice(found[Trial(sources, seed)]) for seed in range(seeds)))
+    def row(sources: tuple[str, ...], extra: int = 0) -> Row:
+        dice = tuple(mean_dice(found[Trial(sources, seed, extra)]) for seed in range(seeds))
+        return Row(sources, dice, as_long=extra > 0)
 
     sequence = sequence_of(plan)
     return Outcome(
         scratch=row(()),
+        long_scratch=row((), extra_epochs(plan)),
         directs=tuple(row((source,)) for source in ranked(affinity)),
         sequence=row(sequence) if sequence is not None else None,
         planned=plan.sources,
@@ -158,10 +174,12 @@ def _outcome(affinity: Affinity, plan: SequencePlan, seeds: int, found: Found) -
 def _write_dice(path: Path, found: Found) -> None:
     with replacing(path) as aside, aside.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["sources", "seed", "case", "label", "dice"])
+        writer.writerow(["sources", "seed", "extra_epochs", "case", "label", "dice"])
         for trial, entries in sorted(found.items(), key=lambda item: item[0].name):
             for entry in entries:
-                writer.writerow([" ".join(trial.numbers), trial.seed, entry.case, entry.label, entry.dice])
+                writer.writerow(
+                    [" ".join(trial.numbers), trial.seed, trial.extra_epochs, entry.case, entry.label, entry.dice]
+                )
 
 
 def _pictures(place: Workplace, outcome: Outcome, found: Found) -> list[Path]:

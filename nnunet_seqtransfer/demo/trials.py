@@ -21,7 +21,7 @@ from nnunet_seqtransfer.storage import checksum
 
 CONFIGURATION = "2d"
 FOLD = "all"
-ITERATIONS = 125
+ITERATIONS = 100
 SOURCE_EPOCHS, TARGET_EPOCHS = 3, 3
 FEATURES = (8, 16, 32, 64, 64)
 """Features of the network's stages, nnU-Net's plan being 32 to 512."""
@@ -35,6 +35,8 @@ class Trial:
     "Full names in their order; none is from scratch."
     seed: int
     "Of the trainings."
+    extra_epochs: int = 0
+    "Epochs of the target on top of its usual ones."
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -44,12 +46,12 @@ class Trial:
     @property
     def name(self) -> str:
         """For logs and folders: "via201_202_seed0"."""
-        return f"{'via' + '_'.join(self.numbers) if self.sources else 'scratch'}_seed{self.seed}"
+        return f"{'via' + '_'.join(self.numbers) if self.sources else 'scratch'}_{self.tag}"
 
     @property
     def tag(self) -> str:
-        """What keeps the seeds apart in nnU-Net's folders."""
-        return f"seed{self.seed}"
+        """What keeps seeds and lengths apart in nnU-Net's folders."""
+        return f"long_seed{self.seed}" if self.extra_epochs else f"seed{self.seed}"
 
 
 def recipe_digest() -> str:
@@ -66,7 +68,14 @@ def train(children: Children, trial: Trial) -> None:
         f"train_{trial.name}",
         "nnUNetv2_seq_train",
         *(str(dataset_id(TARGET.name)), CONFIGURATION, FOLD, "-s", *(trial.numbers or ("none",))),
-        *("-source_epochs", str(SOURCE_EPOCHS), "-epochs", str(TARGET_EPOCHS), "-iterations", str(ITERATIONS)),
+        *(
+            "-source_epochs",
+            str(SOURCE_EPOCHS),
+            "-epochs",
+            str(TARGET_EPOCHS + trial.extra_epochs),
+            "-iterations",
+            str(ITERATIONS),
+        ),
         *("-seed", str(trial.seed), "-tag", trial.tag, "-device", "cpu", "-np", "1"),
         trains=True,
     )

@@ -80,7 +80,7 @@ def test_children_see_the_demo_only(tmp_path, monkeypatch):
     assert "nnUNet_extTrainer" not in planning
     assert "nnUNet_n_proc_DA" not in planning
     assert training["nnUNet_n_proc_DA"] == "0"
-    assert int(training["PYTHON_CPU_COUNT"]) >= 1
+    assert training["PYTHON_CPU_COUNT"] == "1"
 
 
 def test_a_failing_child_names_its_log(tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_failing_child_names_its_log(tmp_path, monkeypatch):
     script.write_text(f"#!{sys.executable}\nimport os, sys\nprint('cores', os.cpu_count())\nsys.exit(3)\n")
     script.chmod(0o755)
     monkeypatch.setattr(children_module, "scripts_folder", lambda: scripts)
-    children = Children(open_workplace(tmp_path / "demo", "recipe"), os.cpu_count() or 1)
+    children = Children(open_workplace(tmp_path / "demo", "recipe"), 2)
     with pytest.raises(SeqTransferError, match="status 3") as caught:
         children.run("step", "fails", "-x", "a b")
     log = children.place.logs / "step.log"
@@ -121,6 +121,7 @@ def test_lanes_keep_their_order_and_stop_at_an_error():
 def test_plans_names_follow_the_path():
     """A trial is predicted under the plans name that the project's training gave it."""
     assert plans_name(Trial((), 1)) == "nnUNetPlans_scratch_seed1"
+    assert plans_name(Trial((), 1, 6)) == "nnUNetPlans_scratch_long_seed1"
     assert plans_name(Trial((NEAR, FAR), 0)) == "nnUNetPlans_via201_202_seed0"
 
 
@@ -137,9 +138,10 @@ def test_the_table():
     lines = results_table(_outcome(planned=(NEAR, FAR)), TARGET).splitlines()
     assert lines[0].split() == ["path", "seed", "0", "seed", "1", "mean", "spread"]
     assert lines[2].split() == ["scratch", "(210)", "0.400", "0.500", "0.450", "0.100"]
-    assert "best direct" in lines[3]
-    assert "worst direct" in lines[4]
-    assert lines[5].split() == ["201", "->", "202", "->", "210", "planned", "0.700", "0.500", "0.600", "0.200"]
+    assert lines[3].startswith("scratch (210), as long")
+    assert "best direct" in lines[4]
+    assert "worst direct" in lines[5]
+    assert lines[6].split() == ["201", "->", "202", "->", "210", "planned", "0.700", "0.500", "0.600", "0.200"]
 
 
 def test_words_when_the_sequence_loses():
@@ -156,6 +158,14 @@ def test_words_when_no_sequence_is_planned(planned, kind):
     text = "\n".join(verdict(_outcome(planned=planned), TARGET))
     assert f"The plan was {kind}" in text
     assert "No sequence was planned" in text
+
+
+@pytest.mark.parametrize(("long_dice", "words"), [(0.5, "worth +0.100"), (0.6, "the length"), (0.9, "the length")])
+def test_words_on_the_length_of_training(long_dice, words):
+    """A path's gain counts as its own only beyond what scratch reaches in as many iterations."""
+    text = "\n".join(verdict(_outcome((NEAR, FAR), long_dice), TARGET))
+    assert words in text
+    assert "its 3 stages" in text
 
 
 def test_picked_cases():
@@ -183,9 +193,10 @@ def _plan(sources, candidates):
     return SequencePlan(TARGET, "nnUNetPlans", "2d", sources, "exact", "descriptors", "x", tuple(candidates), ())
 
 
-def _outcome(planned):
+def _outcome(planned, long_dice=0.5):
     return Outcome(
         scratch=Row((), (0.4, 0.5)),
+        long_scratch=Row((), (long_dice, long_dice), as_long=True),
         directs=(Row((NEAR,), (0.8, 0.6)), Row((FAR,), (0.1, 0.2))),
         sequence=Row((NEAR, FAR), (0.7, 0.5)),
         planned=planned,
