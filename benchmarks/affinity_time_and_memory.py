@@ -40,7 +40,8 @@ def watched(command: list[str]) -> tuple[float, float]:
     """Wall seconds and peak memory in GB of a command that must succeed."""
     start = time.perf_counter()
     peak = 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+    # From "/", since python -c would import the package from a checkout that is the working folder.
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/") as child:
         while child.poll() is None:
             peak = max(peak, sum(proportional_set_size(pid) for pid in descendants(child.pid)))
             time.sleep(0.05)
