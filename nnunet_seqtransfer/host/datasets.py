@@ -122,14 +122,19 @@ def _listed_cases(folder: Path, dataset_json: dict[str, Any]) -> Iterator[tuple[
     """Cases that dataset.json lists itself, with paths relative to the dataset's folder and variables expanded."""
     for identifier, entry in dataset_json["dataset"].items():
         try:
-            images = tuple((folder / os.path.expandvars(image)).absolute() for image in entry["images"])
-            label = (folder / os.path.expandvars(entry["label"])).absolute()
+            images = tuple(_listed_path(folder, image) for image in entry["images"])
+            label = _listed_path(folder, entry["label"])
         except (KeyError, TypeError):
             raise DatasetError(
                 f"dataset.json of {folder.name} lists the case {identifier} without images or label; correct "
                 f"{folder / 'dataset.json'}"
             ) from None
         yield identifier, RawCase(images, label)
+
+
+def _listed_path(folder: Path, text: str) -> Path:
+    # As nnU-Net does: ".." is taken away from the text, which matters where the dataset's folder is a symbolic link.
+    return Path(os.path.abspath(folder / os.path.expandvars(text)))  # noqa: PTH100
 
 
 def _found_cases(folder: Path, dataset_json: dict[str, Any]) -> Iterator[tuple[str, RawCase]]:
@@ -183,6 +188,27 @@ def require_folds(dataset: str, folds: Iterable[str], cases: Collection[str]) ->
             f"the splits of {dataset} name cases that it does not have, the first is {unknown[0]}: {path}; "
             "delete or correct them"
         )
+
+
+def validation_cases(dataset: str, cases: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Fold -> the cases it holds out for validation, by splits_final.json or else nnU-Net's own seeded five folds.
+
+    Args:
+        dataset: full name.
+        cases: identifiers of its preprocessed cases, which nnU-Net would split; fewer than five have no folds.
+
+    Raises DatasetError where the splits are broken.
+    """
+    path = preprocessed_folder() / dataset / "splits_final.json"
+    if path.is_file():
+        splits = _read_splits(dataset, path)
+    elif len(cases) < 5:
+        return {}
+    else:
+        from nnunetv2.utilities.crossval_split import generate_crossval_split  # noqa: PLC0415 - imports scikit-learn
+
+        splits = generate_crossval_split(sorted(cases))
+    return {str(fold): tuple(str(case) for case in split["val"]) for fold, split in enumerate(splits)}
 
 
 def _read_splits(dataset: str, path: Path) -> list[dict[str, list[str]]]:
