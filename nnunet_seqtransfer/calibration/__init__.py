@@ -1,0 +1,1 @@
+"""From measured transfers to the weights of a metric's components and the planner's constants."""

@@ -1,0 +1,105 @@
+"""Measured transfers from nnU-Net's results folder: every finished chain there, with its validation Dice."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nnunet_seqtransfer.calibration.measurements import MeasuredRun
+from nnunet_seqtransfer.chain.block import Recipe, StageBlock, read_block
+from nnunet_seqtransfer.chain.stages import TRAINER
+from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.storage import read_json
+
+FINAL = "checkpoint_final.pth"
+SUMMARY = Path("validation", "summary.json")
+Key = TypeVar("Key", bound=tuple[Any, ...])
+
+
+@dataclass(frozen=True)
+class TrainedFold:
+    """One finished and validated fold of a target, at the end of a chain."""
+
+    block: StageBlock
+    "The path, and how the target was trained."
+    fold: str
+    "The fold."
+    dice: float
+    "Foreground mean of its validation cases."
+    place: str
+    "Its folder below nnUNet_results."
+
+    @property
+    def recipe(self) -> tuple[int, int, float]:
+        """Epochs, iterations, learning rate: what must be alike for Dice to be compared."""
+        recipe: Recipe = self.block.recipe
+        return recipe.epochs, recipe.iterations, recipe.initial_lr
+
+
+def read_trained(plans: str, configuration: str, notify: Callable[[str], None]) -> tuple[MeasuredRun, ...]:
+    """One run for each finished chain to a target, its Dice averaged over folds.
+
+    Validation cases of different folds differ in difficulty. So all paths to a target are compared on the same folds,
+    those that most of its chains have, and under one recipe of the target, the most frequent; ``notify`` is told, a
+    line each, what is left out for that. Fold "all" is validated on its own training cases and not used.
+    """
+    by_target: dict[str, list[TrainedFold]] = {}
+    for fold in _finished(plans, configuration, notify):
+        by_target.setdefault(fold.block.target, []).append(fold)
+    return tuple(run for _, folds in sorted(by_target.items()) for run in _comparable(folds, notify))
+
+
+def _finished(plans: str, configuration: str, notify: Callable[[str], None]) -> Iterator[TrainedFold]:
+    root = results_folder()
+    for file in sorted(root.glob(f"Dataset*/{TRAINER}__{plans}_*__{configuration}/plans.json")):
+        try:
+            block = read_block(read_json(file, "a trained model's plans file", "train it again"), configuration)
+            if block is None or block.role != "target":
+                continue
+            for folder in sorted(file.parent.glob("fold_[0-9]*")):
+                if (folder / FINAL).is_file() and (folder / SUMMARY).is_file():
+                    name = folder.name.removeprefix("fold_")
+                    yield TrainedFold(block, name, _dice(folder / SUMMARY), str(folder.relative_to(root)))
+        except RecordError as error:
+            notify(f"left out: {error}")
+
+
+def _dice(path: Path) -> float:
+    """The foreground mean; NaN where no validation case has foreground. Raises RecordError."""
+    remedy = "validate the fold again: nnUNetv2_train ... --val"
+    content = read_json(path, "the summary of a validation", remedy)
+    try:
+        value = content["foreground_mean"]["Dice"]
+        return math.nan if value is None else float(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"the summary of a validation lacks its mean Dice ({error}): {path}; {remedy}") from None
+
+
+def _comparable(folds: list[TrainedFold], notify: Callable[[str], None]) -> Iterator[MeasuredRun]:
+    """The runs to one target that were trained by one recipe and validated on the same folds."""
+    recipe = _most_frequent(fold.recipe for fold in folds)
+    for other in (fold for fold in folds if fold.recipe != recipe):
+        epochs, iterations, lr = other.recipe
+        notify(f"left out: {other.place}: trained by another recipe ({epochs} x {iterations} iterations at {lr:g})")
+    chains: dict[str, list[TrainedFold]] = {}
+    for fold in (fold for fold in folds if fold.recipe == recipe):
+        chains.setdefault(str(Path(fold.place).parent), []).append(fold)
+    wanted = _most_frequent(tuple(sorted(fold.fold for fold in chain)) for chain in chains.values())
+    for place, chain in chains.items():
+        dice = [fold.dice for fold in chain if fold.fold in wanted]
+        if len(dice) < len(wanted):
+            notify(f"left out: {place}: it has not finished fold {', '.join(wanted)}, which the others are compared on")
+            continue
+        block = chain[0].block
+        yield MeasuredRun(block.path[:-1], block.target, sum(dice) / len(dice), "", place)
+
+
+def _most_frequent(values: Iterable[Key]) -> Key:
+    """The value that occurs most often; of several, the smallest."""
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value))
