@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, write_affinity
-from nnunet_seqtransfer.affinity.compute import ALL_SOURCES, AffinityRequest, compute_affinity
+from nnunet_seqtransfer.affinity.affinity import affinity_path, write_affinity
+from nnunet_seqtransfer.affinity.calibration import read_calibration, require_metric
+from nnunet_seqtransfer.affinity.compute import (
+    AUTO_CASES,
+    FIRST_CASES,
+    NEAREST,
+    AffinityRequest,
+    AffinityResult,
+    compute_affinity,
+)
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
+from nnunet_seqtransfer.affinity.resamples import write_resamples
+from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -17,6 +28,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
+from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.report.tables import affinity_table
@@ -31,25 +43,62 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(lambda: _run(options))
 
 
-def run_affinity(request: AffinityRequest, metric: str) -> Affinity:
-    """Computes an affinity and writes its JSON, CSV and heat map."""
-    from nnunet_seqtransfer.report.heatmap import draw_heatmap  # noqa: PLC0415 - matplotlib is slow to import
+def run_affinity(request: AffinityRequest, metric: str, weights: Path | None = None) -> AffinityResult:
+    """Computes an affinity and writes its JSON, CSV, heat map, ranking and resamples.
 
-    affinity = compute_affinity(request, find_metric(metric), notify)
+    ``weights`` is a calibration file; without it the components have the metric's own weights.
+    """
+    from nnunet_seqtransfer.report.heatmap import draw_heatmap  # noqa: PLC0415 - matplotlib is slow to import
+    from nnunet_seqtransfer.report.ranking import draw_ranking  # noqa: PLC0415
+
+    found = find_metric(metric)
+    calibration = read_calibration(weights) if weights else None
+    if calibration:
+        require_metric(calibration, found.name, found.version)
+    result = compute_affinity(
+        request,
+        found,
+        notify,
+        calibration.combination if calibration else None,
+        calibration.name if calibration else None,
+    )
+    affinity = result.affinity
     path = affinity_path(affinity.target, request.plans, request.configuration, metric)
     draw_heatmap(affinity, path.with_suffix(".png"))
+    draw_ranking(affinity, ranking_path(path))
+    write_resamples(path, affinity, result.resamples)
     write_affinity(path, affinity)  # the record last: where it is, so are the others
-    return affinity
+    return result
+
+
+def ranking_path(affinity_file: Path) -> Path:
+    """Where the picture of the ranking of an affinity is."""
+    return affinity_file.with_name(f"{affinity_file.stem}_ranking.png")
 
 
 def _run(options: argparse.Namespace) -> None:
     request = AffinityRequest(
         dataset_name(options.t), tuple(options.s), options.p, options.c, options.cases, options.seed, options.np
     )
-    affinity = run_affinity(request, options.m)
-    path = affinity_path(affinity.target, options.p, options.c, options.m)
-    print(affinity_table(affinity))
+    result = run_affinity(request, options.m, None if options.weights is None else Path(options.weights))
+    path = affinity_path(result.affinity.target, options.p, options.c, options.m)
+    print(affinity_table(result.affinity))
+    if not result.stands:
+        print(f"\n{_unstable(result)}")
     print(f"\nwritten: {path}\n         {path.with_suffix('.csv')}\n         {path.with_suffix('.png')}")
+    print(f"         {ranking_path(path)}")
+    # What "all" stands for need not fit; what was named beside it, signature files, has to.
+    called = tuple(f"leaving out {name}:" for name in options.s)
+    named = [line for line in result.left_out if ALL_SOURCES not in options.s or line.startswith(called)]
+    if named:
+        raise SequenceError(f"{len(named)} of the sources named had to be left out, the others are above; {named[0]}")
+
+
+def _unstable(result: AffinityResult) -> str:
+    places = min(NEAREST, len(result.affinity.sources))
+    looked = max(len(task.sampled_cases) for task in result.affinity.tasks)
+    more = "there are no more cases" if result.affinity.cases == AUTO_CASES else "try -cases auto"
+    return f"The order of the nearest {places} is not certain with up to {looked} cases a task; {more}."
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -64,25 +113,51 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[ALL_SOURCES],
         metavar="SOURCE",
-        help=f"[OPTIONAL] Names or numbers of the sources, or {ALL_SOURCES}: every registered dataset that fits the "
-        f"target. Default: {ALL_SOURCES}",
+        help="[OPTIONAL] Names or numbers of the sources, or signature files (.npz) of datasets elsewhere, or "
+        f"{ALL_SOURCES}: every registered dataset that fits the target. Default: {ALL_SOURCES}",
     )
     add_plans_and_configuration(parser)
+    add_metric(parser, DEFAULT_METRIC)
+    parser.add_argument(
+        "-cases",
+        type=case_count,
+        default=FIRST_CASES,
+        metavar="N",
+        help=f"[OPTIONAL] Cases to look at per task, or auto: more of them until the order of the nearest {NEAREST} "
+        f"sources is certain. Default: {FIRST_CASES}",
+    )
+    parser.add_argument(
+        "-weights",
+        metavar="FILE",
+        help="[OPTIONAL] Calibration by nnUNetv2_seq_calibrate, for the weights of the components. Default: the "
+        "metric's own, which are guesses",
+    )
+    add_seed(parser)
+    add_processes(parser)
+    return parser.parse(arguments)
+
+
+def add_metric(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """The option -m."""
     parser.add_argument(
         "-m",
         type=metric_name,
-        default=DEFAULT_METRIC,
+        default=default,
         metavar="METRIC",
         help=f"[OPTIONAL] Metric, one of: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
     )
-    parser.add_argument(
-        "-cases", type=positive_int, default=10, metavar="N", help="[OPTIONAL] Cases to look at per task. Default: 10"
-    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """The option -seed."""
     parser.add_argument(
         "-seed", type=seed, default=0, metavar="N", help="[OPTIONAL] Seed of the sample of cases. Default: 0"
     )
-    add_processes(parser)
-    return parser.parse(arguments)
+
+
+def case_count(text: str) -> int:
+    """An argparse type: a number of cases, or "auto"."""
+    return AUTO_CASES if text == "auto" else positive_int(text)
 
 
 def metric_name(text: str) -> str:

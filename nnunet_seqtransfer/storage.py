@@ -64,10 +64,14 @@ def naming_full_and_read_only_disks(path: Path | str) -> Iterator[None]:
         raise SeqTransferError(f"cannot read or write {named}: {reason} and run the same command again") from error
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes ``content`` as JSON, key order kept (nnU-Net's plans and dataset.json rely on it)."""
+def write_json(path: Path, content: Any, *, compact: bool = False) -> None:
+    """Writes ``content`` as JSON, key order kept (nnU-Net's plans and dataset.json rely on it).
+
+    ``compact``: on a single line, ten times as fast; for tables of numbers that nobody reads as JSON.
+    """
     with replacing(path) as aside:
-        aside.write_text(json.dumps(content, indent=4, sort_keys=False, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=None if compact else 4, sort_keys=False, allow_nan=False)
+        aside.write_text(text + "\n")
 
 
 def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
@@ -89,9 +93,9 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
     return content
 
 
-def write_record(path: Path, kind: str, version: int, content: dict[str, Any]) -> None:
+def write_record(path: Path, kind: str, version: int, content: dict[str, Any], *, compact: bool = False) -> None:
     """Writes one of our records: its kind, its format number, and a checksum that tells when it was edited."""
-    write_json(path, {"kind": kind, "format": version, "checksum": checksum(content), **content})
+    write_json(path, {"kind": kind, "format": version, "checksum": checksum(content), **content}, compact=compact)
 
 
 def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer import __version__
-from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.affinity.combination import Combination
+from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 from nnunet_seqtransfer.host.folders import cache_folder
 from nnunet_seqtransfer.storage import read_record, replacing, write_record
 
-FORMAT = 1
+FORMAT = 2
 KIND = "affinity"
 
 
@@ -36,6 +37,8 @@ class TaskEntry:
     "Identifiers of the cases that were looked at."
     signature: str
     "Digest of its signature."
+    registered: bool = True
+    "Whether the dataset is on this machine; one that is known by its signature alone can be ranked, not trained on."
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Affinity:
     "nnU-Net configuration."
     metric: str
     "Name of the metric."
-    unit: float
-    "A typical distance of this metric; planners divide by it."
+    combination: Combination
+    "How the components became the distance."
+    calibration: str | None
+    "Name of the calibration that the weights come from; None where they are the metric's own guesses."
     seed: int
-    "Seed of the case sample."
+    "Seed of the case sample and of the resamples."
     cases: int
-    "Cases asked for per task."
+    "Cases asked for per task; 0 where they were drawn until the ranking stood."
     tasks: tuple[TaskEntry, ...]
     "The sources in the order given, then the target."
     distances: tuple[tuple[float, ...], ...]
@@ -64,8 +69,19 @@ class Affinity:
     "Each component of the distance, in the same layout."
     matches: tuple[tuple[str, ...], ...] = field(repr=False)
     "For each source, in words, which of its channels and labels were compared with which of the target's."
+    low: tuple[float, ...]
+    "For each source the lower end of the 95 % bootstrap interval of its distance to the target, over cases."
+    high: tuple[float, ...]
+    "The upper end; as `low` infinite where there is none, since a task was looked at in one case alone."
+    indistinct: tuple[bool, ...]
+    "For each place of `ranking` but the last: whether the cases cannot tell its source from the next."
     version: str = __version__
     "Version of this package that made it."
+
+    @property
+    def unit(self) -> float:
+        """A typical distance of this metric; planners divide by it."""
+        return self.combination.unit
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,14 +111,15 @@ def write_affinity(path: Path, affinity: Affinity) -> None:
     """Writes a CSV for people, then the record beside it."""
     with replacing(path.with_suffix(".csv")) as aside, aside.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["source", "distance_to_target", *affinity.components, "labelled_cases", "match"])
-        for i in affinity.ranking():
+        header = ["source", "distance_to_target", "low", "high", "like_next"]
+        writer.writerow([*header, *affinity.components, "labelled_cases", "match"])
+        for place, i in enumerate(affinity.ranking()):
+            like_next = place < len(affinity.indistinct) and affinity.indistinct[place]
+            distance = [affinity.distances[i][-1], affinity.low[i], affinity.high[i], "yes" if like_next else "no"]
             parts = [component[i][-1] for component in affinity.components.values()]
             match = "; ".join(affinity.matches[i])
-            writer.writerow(
-                [affinity.names[i], affinity.distances[i][-1], *parts, affinity.tasks[i].labelled_cases, match]
-            )
-    write_record(path, KIND, FORMAT, _to_json(asdict(affinity)))
+            writer.writerow([affinity.names[i], *distance, *parts, affinity.tasks[i].labelled_cases, match])
+    write_record(path, KIND, FORMAT, _to_json(asdict(affinity)), compact=True)
 
 
 def read_affinity(path: Path) -> Affinity:
@@ -112,9 +129,11 @@ def read_affinity(path: Path) -> Affinity:
     try:
         tasks = tuple(TaskEntry(**{k: _tuples(v) for k, v in task.items()}) for task in content.pop("tasks"))
         components = {name: _tuples(values) for name, values in content.pop("components").items()}
+        combination = Combination.from_json(content.pop("combination"))
+        calibration = content.pop("calibration")
         fields = {name: _tuples(value) for name, value in content.items()}
-        return Affinity(tasks=tasks, components=components, **fields)
-    except (TypeError, KeyError, AttributeError) as error:
+        return Affinity(tasks=tasks, components=components, combination=combination, calibration=calibration, **fields)
+    except (TypeError, KeyError, AttributeError, ValueError, SeqTransferError) as error:
         raise RecordError(f"the affinity file lacks entries ({error}): {path}; {remedy}") from None
 
 

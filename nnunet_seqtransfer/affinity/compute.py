@@ -1,24 +1,35 @@
-"""From a target and its sources to an Affinity: tasks, aligned plans, signatures, all pairs."""
+"""From a target and its sources to an Affinity: tasks, aligned plans, signatures, all pairs, and their uncertainty."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+
+import numpy as np
 
 from nnunet_seqtransfer.affinity.affinity import Affinity, TaskEntry
-from nnunet_seqtransfer.affinity.metric import AffinityMetric, Comparison
-from nnunet_seqtransfer.errors import DatasetError, SequenceError
-from nnunet_seqtransfer.host.fingerprints import has_fingerprint
-from nnunet_seqtransfer.host.folders import dataset_id, dataset_name, registered_datasets
-from nnunet_seqtransfer.host.plans import data_folder, read_plans
-from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
-from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profile import profile_tasks, request_profile
+from nnunet_seqtransfer.affinity.combination import Combination
+from nnunet_seqtransfer.affinity.metric import AffinityMetric
+from nnunet_seqtransfer.affinity.pairs import all_pairs, resample_pairs
+from nnunet_seqtransfer.affinity.resamples import Resamples
+from nnunet_seqtransfer.affinity.sources import Named, Sources, load_sources
+from nnunet_seqtransfer.affinity.uncertainty import Scatter, scatter_to_target
+from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.host.folders import dataset_name
+from nnunet_seqtransfer.tasks.profile import request_profile
+from nnunet_seqtransfer.tasks.profiling import profile_tasks
 from nnunet_seqtransfer.tasks.signature import Signature
-from nnunet_seqtransfer.tasks.task import Task, load_task, load_tasks
+from nnunet_seqtransfer.tasks.target import load_target
 
-ALL_SOURCES = "all"
+AUTO_CASES = 0
+"""Stands for: as many cases as the ranking of the nearest sources needs."""
+FIRST_CASES = 10
+"""Where that begins."""
+NEAREST = 3
+"""Places of the ranking that have to stand."""
+JOINT = 50
+"""Sources, the nearest, whose distances among each other are resampled as well: n of them cost n^2 comparisons."""
 
 
 @dataclass(frozen=True)
@@ -28,109 +39,156 @@ class AffinityRequest:
     target: str
     "Name or number of the target."
     sources: tuple[str, ...]
-    'Names or numbers of the sources; only "all" stands for every registered dataset that fits the target.'
+    """Names or numbers of the sources, or signature files (.npz) of datasets elsewhere.
+
+    Only "all" stands for every registered dataset that fits the target.
+    """
     plans: str
     "Name of the target's plans."
     configuration: str
     "nnU-Net configuration."
-    cases: int = 10
-    "Cases to look at per task (10 in arXiv 2410.06892)."
+    cases: int = FIRST_CASES
+    "Cases to look at per task (10 in arXiv 2410.06892); `AUTO_CASES` draws more until the ranking stands."
     seed: int = 0
-    "Seed of the case sample."
+    "Seed of the case sample and of the resamples."
     processes: int = 1
     "Worker processes."
 
 
-def resolve_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
-    """Full names of the sources; "all" stands for every registered dataset but the target. See `named_sources`."""
-    if tuple(sources) == (ALL_SOURCES,):
-        others = tuple(name for name in registered_datasets() if name != target)
-        if not others:
-            raise DatasetError(f"no dataset but the target {target} is registered; copy sources to nnUNet_raw")
-        return others
-    return named_sources(target, sources)
+@dataclass(frozen=True)
+class AffinityResult:
+    """An affinity, and what else came of computing it."""
+
+    affinity: Affinity
+    "Of the sources that could be compared."
+    resamples: Resamples
+    "The scatter of the distances among the nearest sources and the target."
+    left_out: tuple[str, ...]
+    "One line for each source that could not be compared: why, and what to do."
+    stands: bool
+    "Whether the cases tell the first `NEAREST` places of the ranking apart from each other and from the next."
 
 
-def named_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
-    """Full names of the sources. Raises DatasetError for the target among them, a repetition, or an unknown one."""
-    names = tuple(dataset_name(source) for source in sources)
-    if target in names:
-        raise DatasetError(f"the target {target} is among its sources; leave it out of -s")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DatasetError(f"{repeated[0]} is named more than once among the sources; name it once")
-    return names
-
-
-def load_target(target: str, plans_name: str, configuration: str) -> tuple[Task, dict[str, Any]]:
-    """The target and its plans. Raises DatasetError where it is not planned and preprocessed for the configuration."""
-    plans = read_plans(target, plans_name, configuration)
-    folder = data_folder(target, plans, configuration)
-    command = f"nnUNetv2_plan_and_preprocess -d {dataset_id(target)} -c {configuration}"
-    if not has_fingerprint(target):
-        raise DatasetError(f"{target} has plans but no fingerprint; run {command}")
-    task = load_task(target)
-    missing = sorted(set(task.cases) - set(preprocessed_cases(folder)))
-    if missing or not task.cases:
-        raise DatasetError(
-            f"{target} is not preprocessed for {configuration}: {len(missing)} of {len(task.cases)} cases are missing "
-            f"or incomplete in {folder}; run {command}"
-        )
-    return task, plans
-
-
-def compute_affinity(request: AffinityRequest, metric: AffinityMetric, notify: Callable[[str], None]) -> Affinity:
+def compute_affinity(
+    request: AffinityRequest,
+    metric: AffinityMetric,
+    notify: Callable[[str], None],
+    combination: Combination | None = None,
+    calibration: str | None = None,
+) -> AffinityResult:
     """Profiles what is not yet profiled, and compares all pairs.
 
     Args:
         request: which tasks.
         metric: how to compare them.
         notify: called with one line of text for each thing that takes time or is left out.
+        combination: weights of the components; the metric's own where None.
+        calibration: name of the calibration that ``combination`` comes from.
 
-    Raises DatasetError, RecordError or SequenceError for what a user can mend.
+    A source that cannot be compared is left out, and the others still get their distance.
+
+    Raises DatasetError, RecordError or SequenceError for what a user can mend: in the target, or where no source is
+    left (then the first source's error).
     """
-    target_name = dataset_name(request.target)
-    names = resolve_sources(target_name, request.sources)
-    target, plans = load_target(target_name, request.plans, request.configuration)
-    sources = _fitting(target, load_tasks(names, request.processes, notify), request.sources, notify)
-    profile_requests = [
-        request_profile(task, aligned, request.configuration, request.cases, request.seed)
-        for task, aligned in [*((source, align_plans(plans, target, source)) for source in sources), (target, plans)]
+    weights = combination or metric.combination
+    loaded = load_target(dataset_name(request.target), request.plans, request.configuration)
+    target = Named(*loaded, request.configuration)
+    sources = load_sources(target, request.sources, metric, request.processes, notify)
+    counts = {named.name: request.cases or FIRST_CASES for named in (*sources.tasks, target)}
+    while True:
+        sources, signatures = _profile(request, metric, target, sources, counts, notify)
+        scatter = scatter_to_target(metric, weights, signatures, request.seed)
+        grown = _grown(counts, target, sources, scatter) if request.cases == AUTO_CASES else counts
+        if grown == counts:
+            break
+        counts = grown
+        notify(f"the cases do not tell the nearest sources apart yet; looking at {max(counts.values())}")
+    affinity = _record(request, metric, weights, calibration, signatures, sources, scatter)
+    nearest = (*affinity.ranking()[:JOINT], len(signatures) - 1)
+    joint = resample_pairs(metric, [signatures[place] for place in nearest], request.seed)
+    left_out = tuple(f"leaving out {name}: {error}" for name, error in sources.left_out.items())
+    stands = not any(scatter.indistinct[:NEAREST])
+    return AffinityResult(affinity, Resamples(nearest, joint), left_out, stands)
+
+
+def _profile(
+    request: AffinityRequest,
+    metric: AffinityMetric,
+    target: Named,
+    sources: Sources,
+    counts: dict[str, int],
+    notify: Callable[[str], None],
+) -> tuple[Sources, tuple[Signature, ...]]:
+    """Signatures of the sources that have one, then of the target; the others are left out from now on."""
+    local = [*sources.tasks, target]
+    requests = [
+        request_profile(named.task, named.plans, request.configuration, counts[named.name], request.seed)
+        for named in local
     ]
-    signatures = profile_tasks(profile_requests, metric, request.processes)
-    return _compare_all(request, target_name, signatures, metric)
+    profiled = dict(
+        zip((named.name for named in local), profile_tasks(requests, metric, request.processes), strict=True)
+    )
+    own = profiled.pop(target.name)
+    if isinstance(own, SeqTransferError):
+        raise own
+    found = {name: result for name, result in profiled.items() if isinstance(result, Signature)}
+    failed = {name: result for name, result in profiled.items() if isinstance(result, SeqTransferError)}
+    remaining = sources.without(failed, notify)
+    return remaining, (*(remaining.files.get(name) or found[name] for name in remaining.order), own)
 
 
-def _fitting(target: Task, sources: list[Task], asked: Sequence[str], notify: Callable[[str], None]) -> list[Task]:
-    """Where all datasets were asked for, those that fit the target; those named one by one are checked later."""
-    if tuple(asked) != (ALL_SOURCES,):
-        return sources
-    for source in sources:
-        if source.is_planar != target.is_planar:
-            notify(f"leaving out {source.dataset}: one of the two has 2-D images, the other volumes")
-    fitting = [source for source in sources if source.is_planar == target.is_planar]
-    if not fitting:
-        raise SequenceError(f"no registered dataset fits the target {target.dataset}; copy sources to nnUNet_raw")
-    return fitting
+def _grown(counts: dict[str, int], target: Named, sources: Sources, scatter: Scatter) -> dict[str, int]:
+    """Twice the cases for the target and the sources that cannot be told apart, as far as they have more.
+
+    What has a single case in all has no interval, and never will.
+    """
+    sizes = {named.name: len(named.task.cases) for named in (*sources.tasks, target)}
+    most = {**{name: len(signature.cases) for name, signature in sources.files.items()}, **sizes}
+    names = [sources.order[place] for place in scatter.ranking[: NEAREST + 1]]
+    wanted = set()
+    for pair, indistinct in zip(pairwise(names), scatter.indistinct, strict=False):
+        tasks = {*pair, target.name}
+        if indistinct and min(most[name] for name in tasks) > 1:
+            wanted |= tasks
+    return {
+        name: min(max(2 * count, FIRST_CASES), max(sizes[name], count)) if name in wanted and name in sizes else count
+        for name, count in counts.items()
+    }
 
 
-def _compare_all(
-    request: AffinityRequest, target: str, signatures: Sequence[Signature], metric: AffinityMetric
+def _record(
+    request: AffinityRequest,
+    metric: AffinityMetric,
+    combination: Combination,
+    calibration: str | None,
+    signatures: Sequence[Signature],
+    sources: Sources,
+    scatter: Scatter,
 ) -> Affinity:
-    table: list[list[Comparison]] = [[metric.compare(a, b) for b in signatures] for a in signatures]
-    names = tuple(table[0][-1].components)
+    components = all_pairs(metric, signatures)
     return Affinity(
-        target=target,
+        target=signatures[-1].dataset,
         plans=request.plans,
         configuration=request.configuration,
         metric=metric.name,
-        unit=metric.unit,
+        combination=combination,
+        calibration=calibration,
         seed=request.seed,
         cases=request.cases,
         tasks=tuple(
-            TaskEntry(s.dataset, s.channels, s.labels, s.labelled_cases, s.cases, s.digest) for s in signatures
+            TaskEntry(
+                s.dataset, s.channels, s.labels, s.labelled_cases, s.cases, s.digest, s.dataset not in sources.files
+            )
+            for s in signatures
         ),
-        distances=tuple(tuple(cell.distance for cell in row) for row in table),
-        components={name: tuple(tuple(cell.components[name] for cell in row) for row in table) for name in names},
-        matches=tuple(row[-1].match for row in table[:-1]),
+        distances=_rows(combination.distances(components)),
+        components={name: _rows(values) for name, values in components.items()},
+        matches=tuple(metric.compare(source, signatures[-1]).match for source in signatures[:-1]),
+        low=tuple(float(value) for value in scatter.low),
+        high=tuple(float(value) for value in scatter.high),
+        indistinct=scatter.indistinct,
     )
+
+
+def _rows(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in values)

@@ -50,15 +50,16 @@ def has_fingerprint(dataset: str) -> bool:
     return (preprocessed_folder() / dataset / FINGERPRINT).is_file()
 
 
-def extract_fingerprints(datasets: Sequence[str], processes: int) -> None:
+def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, DatasetError]:
     """Has nnU-Net extract fingerprints (reads every case once), each put in place only when it is complete.
 
     nnU-Net's own extractor writes in place, so that a run killed in that moment leaves half a file behind; it is
     therefore pointed at a folder of its own, and the results are moved. Most of its time on a small dataset is the
     start of its worker processes, so that several datasets go side by side.
 
-    Raises DatasetError where a case cannot be read.
+    Returns the errors of the datasets that have a case which cannot be read, by name; the others are extracted.
     """
+    failed: dict[str, DatasetError] = {}
     for dataset in datasets:
         raw_cases(dataset, read_dataset_json(dataset))
     home = preprocessed_folder()
@@ -76,12 +77,17 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> None:
                 workers = max(1, processes // side_by_side)
                 jobs = {pool.submit(_extract, name, workers, len(datasets) == 1): name for name in datasets}
                 for job in as_completed(jobs):
-                    job.result()
+                    bar.update()
+                    try:
+                        job.result()
+                    except DatasetError as error:
+                        failed[jobs[job]] = error
+                        continue
                     (home / jobs[job]).mkdir(exist_ok=True)
                     (staging / jobs[job] / FINGERPRINT).replace(home / jobs[job] / FINGERPRINT)
-                    bar.update()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+    return failed
 
 
 def _extract(dataset: str, workers: int, show_progress: bool) -> None:

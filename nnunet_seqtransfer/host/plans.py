@@ -50,6 +50,20 @@ def read_plans(dataset: str, plans_name: str, configuration: str) -> dict[str, A
     if plans_name != DEFAULT_PLANS:
         remedy += " with the planner that writes these plans, or correct -p"
     plans = read_json(path, f"the plans file {plans_name} of {dataset}", remedy)
+    _check(plans, dataset, configuration, path, remedy)
+    return plans
+
+
+def read_plans_file(path: Path, configuration: str) -> dict[str, Any]:
+    """The plans in a file that came from elsewhere. Raises as `read_plans`."""
+    remedy = "have the target's nnUNetPlans.json sent again"
+    plans = read_json(path, "the plans file", remedy)
+    _require_entries(plans, ("dataset_name",), path, remedy)
+    _check(plans, str(plans["dataset_name"]), configuration, path, remedy)
+    return plans
+
+
+def _check(plans: dict[str, Any], dataset: str, configuration: str, path: Path, remedy: str) -> None:
     _require_entries(plans, PLANS_ENTRIES, path, remedy)
     configurations = plans["configurations"]
     if not isinstance(configurations, dict) or not all(isinstance(entry, dict) for entry in configurations.values()):
@@ -57,7 +71,7 @@ def read_plans(dataset: str, plans_name: str, configuration: str) -> dict[str, A
     usable = [name for name, settings in configurations.items() if "inherits_from" not in settings]
     if configuration not in configurations:
         raise DatasetError(
-            f"{dataset} has no configuration {configuration!r} in {plans_name}; choose one of: {', '.join(usable)}"
+            f"{dataset} has no configuration {configuration!r} in {path.stem}; choose one of: {', '.join(usable)}"
         )
     if configuration not in usable:
         raise DatasetError(
@@ -65,7 +79,6 @@ def read_plans(dataset: str, plans_name: str, configuration: str) -> dict[str, A
             f"support; choose one of: {', '.join(usable)}"
         )
     _require_entries(configurations[configuration], CONFIGURATION_ENTRIES, path, remedy)
-    return plans
 
 
 def _require_entries(content: dict[str, Any], needed: Sequence[str], path: Path, remedy: str) -> None:

@@ -25,7 +25,7 @@ class CaseData:
     images: NDArray[np.float32]
     "Shape (channels, x, y, z), float32; 2-D images have x = 1."
     segmentation: NDArray[np.int16]
-    "Shape (x, y, z); -1 marks voxels outside of the non-zero region, where nnU-Net fills with background."
+    "Shape (x, y, z), integers; -1 marks voxels outside of the non-zero region, where nnU-Net fills with background."
 
 
 def preprocess_case(
@@ -65,6 +65,15 @@ def read_raw_case(identifier: str, case: RawCase, reader_writer: str) -> CaseDat
         if images.shape[1:] != segmentation.shape[1:]:
             raise ValueError(f"image shape {images.shape[1:]}, label shape {segmentation.shape[1:]}")
     return CaseData(images.astype(np.float32, copy=False), segmentation[0].astype(np.int16))
+
+
+def read_raw_labels(identifier: str, label: Path, reader_writer: str) -> NDArray[np.int16]:
+    """The labels in one file, (z, y, x), as `read_raw_case` gives them. Raises as preprocess_case."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
+
+    with _naming_case(identifier, RawCase((), label)):
+        segmentation, _ = recursive_find_reader_writer_by_name(reader_writer)().read_seg(str(label))
+    return np.asarray(segmentation[0]).astype(np.int16)
 
 
 def load_preprocessed_case(folder: Path, identifier: str) -> CaseData:
@@ -151,10 +160,8 @@ def _require_whole(path: Path) -> None:
 
 
 def _broken(identifier: str, case: RawCase, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"case {identifier} cannot be read ({_first_line(error)}): {case.images[0]} with {case.label}; "
-        "restore these files"
-    )
+    files = " with ".join(str(path) for path in (*case.images[:1], case.label))
+    return DatasetError(f"case {identifier} cannot be read ({_first_line(error)}): {files}; restore these files")
 
 
 def _first_line(error: Exception) -> str:

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nnunet_seqtransfer.affinity.affinity import Affinity
-from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
 
 
 def affinity_table(affinity: Affinity) -> str:
-    """The sources, nearest first, with the components of their distance to the target."""
-    header = ["source", "distance", *affinity.components, "cases", "compared"]
+    """The sources, nearest first, with interval and components of their distance to the target."""
+    header = ["source", "distance", "95 % interval", "", *affinity.components, "cases", "compared"]
     rows = [
         [
-            affinity.names[i],
+            affinity.names[i] if affinity.tasks[i].registered else f"{affinity.names[i]} (signature)",
             _number(affinity.distances[i][-1]),
+            _interval(affinity.low[i], affinity.high[i]),
+            "~" if place < len(affinity.indistinct) and affinity.indistinct[place] else "",
             *(_number(component[i][-1]) for component in affinity.components.values()),
             str(affinity.tasks[i].labelled_cases),
             "; ".join(affinity.matches[i]),
         ]
-        for i in affinity.ranking()
+        for place, i in enumerate(affinity.ranking())
     ]
     title = f"Distance to {affinity.target} ({affinity.metric}, {affinity.configuration}), nearest first"
-    return f"{title}\n\n{text_table(header, rows)}"
+    weights = ", ".join(f"{name} {weight:.4g}" for name, weight in affinity.combination.weights.items())
+    origin = f"calibration {affinity.calibration}" if affinity.calibration else "guesses, not calibrated"
+    notes = [f"Weights: {weights} ({origin})."]
+    if any(affinity.indistinct):
+        notes.append("~ the cases cannot tell this source from the next one.")
+    return "\n".join([title, "", text_table(header, rows), "", *notes])
 
 
-def plan_text(plan: SequencePlan) -> str:
-    """The decision in words, then the candidates."""
-    header = ["", "path", "cost", "start", "hops"]
-    chosen = (*plan.sources, plan.target)
-    rows = [[">" if entry.path == chosen else "", *_candidate(entry)] for entry in plan.candidates]
-    return "\n".join([*plan.explanation, "", text_table(header, rows)])
-
-
-def _candidate(entry: CandidatePath) -> list[str]:
-    hops = " + ".join(_number(cost) for cost in entry.hop_costs) or "-"
-    if entry.search_cost:
-        hops += f" + search {_number(entry.search_cost)}"
-    path = " -> ".join(entry.path) if len(entry.path) > 1 else f"{entry.path[0]} (scratch)"
-    return [path, _number(entry.cost), _number(entry.start_cost), hops]
+def _interval(low: float, high: float) -> str:
+    return f"{_number(low)} - {_number(high)}" if math.isfinite(low) and math.isfinite(high) else "unknown (one case)"
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -28,7 +28,12 @@ def align_plans(target_plans: dict[str, Any], target: Task, source: Task) -> dic
     Raises DatasetError where 2-D images meet volumes.
     """
     require_same_dimension(target, source)
-    name = aligned_name(target_plans, target.number)
+    return plans_for(target_plans, target.number, source)
+
+
+def plans_for(target_plans: dict[str, Any], target_number: int, source: Task) -> dict[str, Any]:
+    """The same where nothing but the plans of the target is at hand; see `align_plans`."""
+    name = aligned_name(target_plans, target_number)
     plans = deepcopy(target_plans)
     forward = plans["transpose_forward"]
     relative_size = float(np.median(source.fingerprint.get("median_relative_size_after_cropping", 1.0)))
@@ -77,6 +82,16 @@ def preprocessing_of(plans: dict[str, Any], configuration: str) -> dict[str, Any
         "transpose_forward": plans["transpose_forward"],
         "image_reader_writer": plans["image_reader_writer"],
         "intensities": plans["foreground_intensity_properties_per_channel"],
+    }
+
+
+def target_preprocessing_of(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """What the target's plans decide about the voxels of every source: the grid, not the source's intensities."""
+    settings = plans["configurations"][configuration]
+    keys = [key for key in settings if key.startswith(("resampling_fn_data", "resampling_fn_seg"))]
+    return {
+        **{key: settings[key] for key in (*keys, "spacing", "preprocessor_name")},
+        "transpose_forward": plans["transpose_forward"],
     }
 
 

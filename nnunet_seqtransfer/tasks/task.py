@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.errors import DatasetError, SeqTransferError
 from nnunet_seqtransfer.host.datasets import (
     RawCase,
     channel_names,
@@ -55,6 +55,10 @@ class Task:
         """Whether its images are 2-D: every case has one slice along the first axis, as nnU-Net stores 2-D images."""
         return all(shape[0] == 1 for shape in self.fingerprint["shapes_after_crop"])
 
+    def fingerprint_row(self, case: str) -> int:
+        """The place of a case in the fingerprint's lists, which follow nnU-Net's own order of the cases."""
+        return (list(self.raw) or list(self.cases)).index(case)
+
 
 def load_tasks(
     datasets: Sequence[str], processes: int, notify: Callable[[str], None], *, extract: bool = True
@@ -64,24 +68,48 @@ def load_tasks(
     Raises DatasetError or RecordError, naming the file, where a dataset is incomplete or broken, and where a
     fingerprint is missing and ``extract`` is False.
     """
-    parts = {name: _read_parts(name) for name in datasets}
-    missing = [name for name in datasets if not has_fingerprint(name)]
-    # What exists is checked before anything is extracted.
-    tasks = {name: _task(name, *parts[name]) for name in datasets if name not in missing}
-    for name in missing:
-        if not parts[name][1]:
-            raise DatasetError(f"{name} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
-        if not extract:
-            raise DatasetError(
-                f"{name} has no fingerprint yet, and --dry_run writes nothing; "
-                f"run nnUNetv2_extract_fingerprint -d {dataset_id(name)} first"
-            )
+    for name in datasets:  # what exists is checked before anything is extracted
+        _known_task(name, extract=extract)
+    loaded = load_each(datasets, processes, notify)
+    errors = [result for result in loaded if isinstance(result, SeqTransferError)]
+    if errors:
+        raise errors[0]
+    return [result for result in loaded if isinstance(result, Task)]
+
+
+def load_each(datasets: Sequence[str], processes: int, notify: Callable[[str], None]) -> list[Task | SeqTransferError]:
+    """As `load_tasks`, but the place of a dataset that cannot be loaded holds the error, and the others are loaded."""
+    loaded: dict[str, Task | SeqTransferError | None] = {}
+    for name in datasets:
+        try:
+            loaded[name] = _known_task(name)
+        except SeqTransferError as error:
+            loaded[name] = error
+    missing = [name for name, task in loaded.items() if task is None]
     for name in missing:
         notify(f"extracting the fingerprint of {name}, which has none yet (once)")
-    if missing:
-        extract_fingerprints(missing, processes)
-        tasks |= {name: _task(name, *parts[name]) for name in missing}
-    return [tasks[name] for name in datasets]
+    failed = extract_fingerprints(missing, processes) if missing else {}
+    for name in missing:
+        try:
+            loaded[name] = failed.get(name) or load_task(name)
+        except SeqTransferError as error:
+            loaded[name] = error
+    return [task for name in datasets if (task := loaded[name]) is not None]
+
+
+def _known_task(name: str, *, extract: bool = True) -> Task | None:
+    """The task of a dataset that has a fingerprint, None where one can be extracted. Raises as `load_tasks`."""
+    parts = _read_parts(name)
+    if has_fingerprint(name):
+        return _task(name, *parts)
+    if not parts[1]:
+        raise DatasetError(f"{name} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
+    if not extract:
+        raise DatasetError(
+            f"{name} has no fingerprint yet, and --dry_run writes nothing; "
+            f"run nnUNetv2_extract_fingerprint -d {dataset_id(name)} first"
+        )
+    return None
 
 
 def load_task(dataset: str) -> Task:

@@ -14,10 +14,13 @@ from nnunet_seqtransfer.affinity.published_terms import (
     ALPHA,
     BETA,
     common_grid,
+    count_bits,
     global_ssim,
+    packed_ssim,
     principal_scores,
     published_distance,
     wasserstein,
+    wasserstein_of_ascending,
 )
 from nnunet_seqtransfer.errors import DatasetError
 
@@ -186,15 +189,44 @@ def test_wasserstein_of_repeated_sample_is_zero() -> None:
     assert wasserstein(values, np.repeat(values, 2)) == 0
 
 
+@pytest.mark.parametrize(("n", "m"), [(5, 5), (6, 9), (7, 64), (16384, 3 * 16384), (5 * 16384, 7 * 16384)])
+def test_wasserstein_by_patterns_is_that_by_all_steps(n: int, m: int) -> None:
+    """To 1e-12 what sorting the steps of both quantile functions gives, and exactly the same the other way round."""
+    generator = np.random.default_rng(n + m)
+    a, b = (np.sort(generator.gamma(2.0, size=size)) for size in (n, m))
+    steps = np.sort(np.concatenate([np.arange(1, n + 1) * m, np.arange(1, m + 1) * n]))
+    gaps = np.abs(a[(steps - 1) // m] - b[(steps - 1) // n])
+    expected = float(np.diff(steps, prepend=0) @ gaps / (n * m))
+    assert wasserstein_of_ascending(a, b) == pytest.approx(expected, rel=1e-12)
+    assert wasserstein_of_ascending(a, b) == wasserstein_of_ascending(b, a) == wasserstein(a[::-1], b)
+
+
+@pytest.mark.parametrize("voxels", [2, 63, 64, 65, 1000])
+@pytest.mark.parametrize("numpy_2", [True, False])
+def test_bits_are_counted(voxels: int, numpy_2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks of any size, also those that do not fill their last byte or word; with NumPy 1 by a table."""
+    if numpy_2 and not hasattr(np, "bitwise_count"):
+        pytest.skip("this NumPy has no bitwise_count")
+    if not numpy_2:
+        monkeypatch.delattr(np, "bitwise_count", raising=False)
+    masks = np.random.default_rng(voxels).random((2, voxels)) < 0.4
+    packed = [np.packbits(mask) for mask in masks]
+    assert [count_bits(entry) for entry in packed] == [mask.sum() for mask in masks]
+    assert packed_ssim(*packed, voxels) == pytest.approx(ssim_from_arrays(*masks), rel=1e-12)
+
+
+def ssim_from_arrays(mask_a: np.ndarray, mask_b: np.ndarray) -> float:
+    (mean_a, mean_b), (variance_a, variance_b) = zip(*((m.mean(), m.var()) for m in (mask_a, mask_b)), strict=True)
+    covariance = np.cov(mask_a.ravel(), mask_b.ravel())[0, 1]
+    luminance = (2 * mean_a * mean_b + 0.09) / (mean_a**2 + mean_b**2 + 0.09)
+    return float(luminance * (2 * covariance + 0.09) / (variance_a + variance_b + 0.09))
+
+
 def test_ssim_is_its_formula() -> None:
     """S from counts is S from NumPy's means, variances (ddof 0) and covariance (ddof 1)."""
     generator = np.random.default_rng(5)
     mask_a, mask_b = generator.random((11, 12, 13)) < 0.3, generator.random((11, 12, 13)) < 0.6
-    (mean_a, mean_b), (variance_a, variance_b) = zip(*((m.mean(), m.var()) for m in (mask_a, mask_b)), strict=True)
-    covariance = np.cov(mask_a.ravel(), mask_b.ravel())[0, 1]
-    luminance = (2 * mean_a * mean_b + 0.09) / (mean_a**2 + mean_b**2 + 0.09)
-    structure = (2 * covariance + 0.09) / (variance_a + variance_b + 0.09)
-    assert global_ssim(mask_a, mask_b) == pytest.approx(luminance * structure, rel=1e-12)
+    assert global_ssim(mask_a, mask_b) == pytest.approx(ssim_from_arrays(mask_a, mask_b), rel=1e-12)
 
 
 @pytest.mark.parametrize(("share", "about"), [(0.001, 0.978), (0.01, 0.818), (0.05, 0.459)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +18,13 @@ import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.published import PublishedMetric
-from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError
 from nnunet_seqtransfer.host.plans import read_plans
-from nnunet_seqtransfer.tasks import profile
+from nnunet_seqtransfer.tasks import profiling
 from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profile import ProfileRequest, profile_tasks, request_profile
-from nnunet_seqtransfer.tasks.signature import Signature, read_signature, write_signature
+from nnunet_seqtransfer.tasks.profile import CaseProfile, ProfileRequest, request_profile
+from nnunet_seqtransfer.tasks.profiling import profile_tasks
+from nnunet_seqtransfer.tasks.signature import Signature, anonymous, read_signature, write_signature
 from nnunet_seqtransfer.tasks.task import load_task, sample_cases
 
 TARGET, NEAR = "Dataset901_Target", "Dataset902_Near"
@@ -42,21 +45,42 @@ def example(**changes: Any) -> Signature:
         for _ in range(3)
     )
     signature = Signature(
-        "Dataset001_\u00c4", "descriptors", "0" * 64, ("T1", "a, b"), ("organ",), 12, ("c0", "c1", "c2"),
-        (1.0, 0.1, 1e-9), (20.0, 24.0, 20.0), profiles,
-    )  # fmt: skip
+        dataset="Dataset001_\u00c4",
+        metric="descriptors",
+        version=2,
+        digest="0" * 64,
+        base="1" * 64,
+        preprocessing="2" * 16,
+        channels=("T1", "a, b"),
+        labels=("organ",),
+        labelled_cases=12,
+        cases=("c0", "c1", "c2"),
+        stamps=("s0", "s1", "s2"),
+        labelled=(True, False, True),
+        geometry=np.asarray([[(1.0, 0.1, 1e-9), (20.0, 24.0, 20.0)]] * 3),
+        intensities=rng.normal(size=(2, 7)),
+        profiles=profiles,
+    )
     return replace(signature, **changes)
+
+
+def assert_same_array(mine: np.ndarray, theirs: np.ndarray) -> None:
+    assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+    assert mine.tobytes() == theirs.tobytes()
 
 
 def assert_equal(a: Signature, b: Signature) -> None:
     """All fields, and all arrays bit by bit."""
-    assert replace(a, profiles=()) == replace(b, profiles=())
+    for name in Signature.__dataclass_fields__:
+        if name in ("geometry", "intensities"):
+            assert_same_array(getattr(a, name), getattr(b, name))
+        elif name != "profiles":
+            assert getattr(a, name) == getattr(b, name), name
     assert len(a.profiles) == len(b.profiles)
     for mine, theirs in zip(a.profiles, b.profiles, strict=True):
-        assert list(mine) == list(theirs)
+        assert sorted(mine) == sorted(theirs)
         for name, array in mine.items():
-            assert (array.dtype, array.shape) == (theirs[name].dtype, theirs[name].shape)
-            assert array.tobytes() == theirs[name].tobytes()
+            assert_same_array(array, theirs[name])
 
 
 def test_a_signature_comes_back_bit_by_bit(tmp_path: Path) -> None:
@@ -97,13 +121,16 @@ def rewrite_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda header: {**header, "format": 99}, "format 99, this version reads up to 1"),
+        (lambda header: {**header, "format": 99}, "format 99, this version reads 2.*update nnunet-seqtransfer"),
+        (lambda header: {**header, "format": 1}, "old format 1, this version reads 2.*make it again"),
         (lambda header: {**header, "kind": "other"}, "damaged"),
-        (lambda header: {key: value for key, value in header.items() if key != "spacing"}, "damaged"),
+        (lambda header: {key: value for key, value in header.items() if key != "labels"}, "damaged"),
         (lambda header: {**header, "unknown": 1}, "damaged"),
         (lambda header: [header], "damaged"),
         (lambda header: "text", "damaged"),
         (lambda header: {**header, "cases": ["only one"]}, "damaged"),
+        (lambda header: {**header, "stamps": ["only one"]}, "damaged"),
+        (lambda header: {**header, "stacked": [], "cases": []}, "damaged"),
     ],
 )
 def test_another_header_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:
@@ -136,15 +163,15 @@ def source_request(cases: int = 3, seed: int = 0) -> ProfileRequest:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The cases that were profiled, in their order."""
+    """The cases that were looked at, in their order."""
     profiled: list[str] = []
-    original = profile.profile_case
+    original = profiling.profile_case
 
-    def counting(request: ProfileRequest, case: str, metric: Any) -> Any:
+    def counting(request: ProfileRequest, case: str, metric: Any) -> CaseProfile:
         profiled.append(case)
         return original(request, case, metric)
 
-    monkeypatch.setattr(profile, "profile_case", counting)
+    monkeypatch.setattr(profiling, "profile_case", counting)
     return profiled
 
 
@@ -162,12 +189,15 @@ def test_the_second_time_nothing_is_computed(world, counted: list[str], metric: 
 
 
 def touch_image() -> None:
-    path = source_request().task.raw[source_request().cases[0]].images[0]
-    sitk.WriteImage(sitk.ReadImage(str(path)) * 2, str(path))
+    """Every image becomes another one."""
+    for case in source_request().cases:
+        path = source_request().task.raw[case].images[0]
+        sitk.WriteImage(sitk.ReadImage(str(path)) * 2, str(path))
 
 
 def touch_label() -> None:
-    os.utime(source_request().task.raw[source_request().cases[0]].label, ns=(1, 1))
+    for case in source_request().cases:
+        os.utime(source_request().task.raw[case].label, ns=(1, 1))
 
 
 def change_json(path: Path, **changes: Any) -> None:
@@ -182,8 +212,8 @@ def change_spacing(world: Any) -> None:
 
 
 CHANGES: dict[str, Callable[[Any], None]] = {
-    "an image": lambda world: touch_image(),
-    "the time of a label": lambda world: touch_label(),
+    "images": lambda world: touch_image(),
+    "the times of labels": lambda world: touch_label(),
     "label names": lambda world: change_json(world.raw / NEAR / "dataset.json", labels={"background": 0, "liver": 1}),
     "channel names": lambda world: change_json(world.raw / NEAR / "dataset.json", channel_names={"0": "CT"}),
     "the target's spacing": change_spacing,
@@ -200,29 +230,158 @@ def test_a_change_makes_a_new_signature(world, counted: list[str], what: str) ->
     assert first.digest != second.digest
 
 
+def digest(request: ProfileRequest, metric: Any = None) -> str:
+    (signature,) = profile_tasks([request], metric or DescriptorMetric(), 1)
+    assert isinstance(signature, Signature)
+    return signature.digest
+
+
 def test_other_parameters_make_other_signatures(world) -> None:
     """Number of cases, seed, metric and the metric's version are part of the digest; unrelated files are not."""
-    metric = DescriptorMetric()
     newer = DescriptorMetric()
-    newer.version = metric.version + 1
+    newer.version = newer.version + 1
     seed = next(seed for seed in range(100) if source_request(seed=seed).cases != source_request().cases)
     digests = {
-        source_request().digest(metric),
-        source_request(cases=2).digest(metric),
-        source_request(seed=seed).digest(metric),
-        source_request().digest(newer),
-        source_request().digest(PublishedMetric()),
+        digest(source_request()),
+        digest(source_request(cases=2)),
+        digest(source_request(seed=seed)),
+        digest(source_request(), newer),
+        digest(source_request(), PublishedMetric()),
     }
     assert len(digests) == 5
     (world.raw / NEAR / "notes.txt").write_text("x")
-    assert source_request().digest(metric) in digests
+    assert digest(source_request()) in digests
 
 
 def test_the_raw_metric_does_not_depend_on_the_target(world) -> None:
     """The published metric reads images as stored: other target plans make no new signature."""
-    before = source_request().digest(PublishedMetric())
+    before = digest(source_request(), PublishedMetric())
     change_spacing(world)
-    assert source_request().digest(PublishedMetric()) == before
+    assert digest(source_request(), PublishedMetric()) == before
+
+
+def test_more_cases_are_profiled_beside_those_that_are_known(world, counted: list[str]) -> None:
+    """A sample that grows from 3 to 5 cases costs 2; the signature is the one that is made from nothing."""
+    small, large = source_request(3), source_request(5)
+    assert set(small.cases) < set(large.cases)
+    profile_tasks([small], DescriptorMetric(), 1)
+    counted.clear()
+    (grown,) = profile_tasks([large], DescriptorMetric(), 1)
+    assert sorted(counted) == sorted(set(large.cases) - set(small.cases))
+    shutil.rmtree(world.preprocessed / NEAR / "seqtransfer")
+    (fresh,) = profile_tasks([large], DescriptorMetric(), 1)
+    assert_equal(grown, fresh)
+    counted.clear()
+    (shrunk,) = profile_tasks([source_request(2)], DescriptorMetric(), 1)
+    assert counted == [] and shrunk.cases == source_request(2).cases
+
+
+@pytest.mark.parametrize("part", ["image", "label"])
+def test_a_changed_case_alone_is_profiled_again(world, counted: list[str], part: str) -> None:
+    """Where a file of one case has changed, that case is looked at, and the others are taken over."""
+    (before,) = profile_tasks([source_request()], DescriptorMetric(), 1)
+    counted.clear()
+    raw = source_request().task.raw[source_request().cases[1]]
+    path = raw.images[0] if part == "image" else raw.label
+    values = np.roll(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), 3, axis=0)
+    sitk.WriteImage(sitk.GetImageFromArray(values**2 if part == "image" else values), str(path))
+    (after,) = profile_tasks([source_request()], DescriptorMetric(), 1)
+    assert counted == [source_request().cases[1]]
+    assert after.digest != before.digest and after.stamps[1] != before.stamps[1]
+    assert (after.stamps[0], after.stamps[2]) == (before.stamps[0], before.stamps[2])
+    assert (after.profiles[1]["intensity"] != before.profiles[1]["intensity"]).any() or part == "label"
+    assert (after.profiles[1]["form"] != before.profiles[1]["form"]).any() or part == "image"
+    assert_same_array(after.profiles[0]["form"], before.profiles[0]["form"])
+
+
+def test_profiles_of_another_version_or_target_are_not_taken_over(world, counted: list[str]) -> None:
+    """Cases known under a target of another spacing, or by an older version of the metric, are looked at again."""
+    profile_tasks([source_request(3)], DescriptorMetric(), 1)
+    newer = DescriptorMetric()
+    newer.version = newer.version + 1
+    profile_tasks([source_request(5)], newer, 1)
+    assert len(counted) == 3 + 5
+    change_spacing(world)
+    profile_tasks([source_request(5)], newer, 1)
+    assert len(counted) == 3 + 5 + 5
+
+
+def test_a_case_that_cannot_be_read_is_the_error_of_its_task(world) -> None:
+    """One broken case: its task's place holds the error, the others have their signatures, nothing else is kept."""
+    path = source_request().task.raw[source_request().cases[1]].images[0]
+    path.write_bytes(path.read_bytes()[:-200])
+    plans, target = read_plans(TARGET, "nnUNetPlans", CONFIGURATION), load_task(TARGET)
+    good = request_profile(target, plans, CONFIGURATION, 2, 0)
+    for processes in (1, 2):
+        bad, fine = profile_tasks([source_request(), good], DescriptorMetric(), processes)
+        assert isinstance(bad, DatasetError) and str(path) in str(bad)
+        assert isinstance(fine, Signature) and fine.dataset == TARGET
+    assert not list((world.preprocessed / NEAR).glob("seqtransfer/*"))
+
+
+@pytest.mark.parametrize("order", [(5, 1), (1, 5)])
+def test_whether_a_task_has_labels_does_not_depend_on_what_is_cached(world, order: tuple[int, int]) -> None:
+    """A sample without any label is refused, also where a larger sample with labels has been profiled before."""
+    (first,) = source_request(1).cases
+    path = source_request(1).task.raw[first].label
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros_like(values)), str(path))
+    found = {cases: profile_tasks([source_request(cases)], DescriptorMetric(), 1)[0] for cases in order}
+    assert isinstance(found[5], Signature)
+    assert isinstance(found[1], DatasetError) and "none of the 1 cases" in str(found[1])
+
+
+def test_a_full_disk_leaves_the_cache_whole(world, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signature that cannot be written is an error in one line; what was there stays, and nothing is left aside."""
+    profile_tasks([source_request(2)], DescriptorMetric(), 1)
+    before = world.snapshot()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", fail)
+        with pytest.raises(SeqTransferError, match="the disk is full"):
+            profile_tasks([source_request(3)], DescriptorMetric(), 1)
+    assert world.snapshot() == before
+    (signature,) = profile_tasks([source_request(3)], DescriptorMetric(), 1)
+    assert isinstance(signature, Signature)
+
+
+def test_geometry_is_that_of_the_cases_in_the_axes_of_the_target(world) -> None:
+    """Spacing and extent follow the target's transposition; a case has those of its own row in the fingerprint."""
+    request = source_request(3)
+    fingerprint = json.loads((world.preprocessed / NEAR / "dataset_fingerprint.json").read_text())
+    names = sorted(request.task.raw)
+    for transposed in ([0, 1, 2], [2, 0, 1]):
+        request.plans["transpose_forward"] = transposed
+        found = request.geometry()
+        assert found.shape == (3, 2, 3)
+        for place, case in enumerate(request.cases):
+            spacing = np.asarray(fingerprint["spacings"][names.index(case)])[transposed]
+            shape = np.asarray(fingerprint["shapes_after_crop"][names.index(case)])[transposed]
+            np.testing.assert_allclose(found[place], [spacing, spacing * shape])
+
+
+def test_what_travels_says_nothing_of_names_and_times() -> None:
+    """Identifiers are hashed, equal ones equally, stamps are gone; done twice it is the same."""
+    plain = example()
+    away = anonymous(plain)
+    assert not {*plain.cases, *plain.stamps} & {*away.cases, *away.stamps}
+    assert len(set(away.cases)) == 3 and set(away.stamps) == {""}
+    assert away.keys == plain.keys == anonymous(away).cases
+    assert anonymous(example(cases=("c2", "x", "y"))).keys[0] == plain.keys[2]
+    assert_equal(replace(away, cases=plain.cases, stamps=plain.stamps), plain)
+
+
+def test_median_spacing_and_extent() -> None:
+    """They are the medians of the cases; 2-D is what has one slice along the first axis in every case."""
+    geometry = np.asarray([[(1, 2, 3), (10, 20, 30)], [(3, 2, 1), (12, 20, 36)], [(2, 2, 2), (11, 20, 60)]], float)
+    signature = example(geometry=geometry)
+    assert (signature.spacing, signature.extent) == ((2.0, 2.0, 2.0), (11.0, 20.0, 36.0))
+    assert not signature.is_planar
+    geometry[:, 1, 0] = geometry[:, 0, 0]
+    assert signature.is_planar
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK", None])

@@ -1,0 +1,132 @@
+"""Masks of objects: where their voxels are, what surrounds them, and their size, place and shape in eight numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHELL = 3
+"""Width in voxels of the shell around an object that stands for its surroundings."""
+_WHOLE = 2**18
+"""Masks of up to so many voxels, or with so few members, are listed as a whole; larger ones are sampled."""
+_GOLDEN = 0.6180339887498949
+"""Multiples of the golden ratio, modulo 1, spread more evenly than any grid whose step may fit the image's rows."""
+
+Mask = NDArray[np.bool_]
+Boxes = Sequence[tuple[slice, ...] | None]
+
+
+def box_around(boxes: Boxes, values: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...] | None:
+    """The box of the voxels with these label values and a shell around them, within the image; None without any.
+
+    ``boxes``: those of the single values from 1 on, see `scipy.ndimage.find_objects`.
+    """
+    tight = [box for value in values if value <= len(boxes) and (box := boxes[value - 1]) is not None]
+    if not tight:
+        return None
+    return tuple(
+        slice(
+            max(0, min(box[axis].start for box in tight) - SHELL),
+            min(length, max(box[axis].stop for box in tight) + SHELL),
+        )
+        for axis, length in enumerate(shape)
+    )
+
+
+def holding(segmentation: NDArray[np.int16], values: tuple[int, ...]) -> Mask:
+    """Where the segmentation has one of the values; np.isin would need eight bytes a voxel."""
+    if tuple(range(values[0], values[-1] + 1)) == values:  # as a rule, in the union of all labels too
+        return np.asarray((segmentation >= values[0]) & (segmentation <= values[-1]))
+    mask = np.zeros(segmentation.shape, dtype=bool)
+    for value in values:
+        mask |= segmentation == value
+    return mask
+
+
+@lru_cache(maxsize=8)
+def spread_positions(size: int, count: int) -> NDArray[np.intp]:
+    """Ascending positions in ``range(size)``: all of them, or about ``count`` evenly spread ones; always the same."""
+    if size <= count:
+        return np.arange(size)
+    positions = np.sort(np.arange(count) * _GOLDEN % 1.0 * size).astype(np.intp)
+    positions = positions[np.diff(positions, prepend=-1) > 0]
+    positions.setflags(write=False)
+    return positions
+
+
+def coordinates(positions: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
+    """Flat positions as one array of indices per axis."""
+    return tuple(np.unravel_index(positions, shape))
+
+
+def members(mask: Mask, count: int) -> tuple[NDArray[np.intp], ...]:
+    """Indices, one array per axis, of about ``count`` voxels spread over a mask, or of all where it has fewer."""
+    flat = mask.reshape(-1)
+    if flat.size > _WHOLE and (voxels := int(np.count_nonzero(flat))) > _WHOLE:
+        # A list of all members takes eight bytes each; positions spread over the box hit enough of so many.
+        positions = spread_positions(flat.size, count * max(1, flat.size // voxels))
+        return coordinates(positions[flat[positions]], mask.shape)
+    every = np.flatnonzero(flat)
+    return coordinates(every[spread_positions(len(every), count)], mask.shape)
+
+
+def dilated(mask: Mask, width: int = SHELL) -> Mask:
+    """The mask and all voxels within ``width`` of it along every axis: a cube as structuring element, by doubling."""
+    grown = mask
+    for axis, length in enumerate(mask.shape):
+        reached = 0
+        while reached < width and length > 1:
+            step = min(reached + 1, width - reached)
+            low, high = (_slices(mask.ndim, axis, part) for part in (slice(step, None), slice(None, -step)))
+            wider = grown.copy()
+            if step < length:
+                wider[low] |= grown[high]
+                wider[high] |= grown[low]
+            grown, reached = wider, reached + step
+    return grown
+
+
+def form(mask: Mask, start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(8,) size, place and shape of a mask that is not empty and was cut out of an image of ``shape`` at ``start``.
+
+    log10 of the number of voxels; the centroid along the three axes as a share of the image; log2 of the standard
+    deviation + 0.5 along the axes, in voxels; log2 of the surface index: surface voxels / voxels^(2/3), or, in a single
+    slice, / voxels^(1/2), surface voxels being those with a neighbour across a face outside of the mask.
+    """
+    dimensions = max(2, sum(length > 1 for length in shape))
+    count = int(np.count_nonzero(mask))
+    means, deviations = [], []
+    for axis, length in enumerate(mask.shape):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        share = np.count_nonzero(mask, axis=others) / count
+        mean = float(share @ np.arange(length))
+        means.append((start[axis] + mean + 0.5) / shape[axis])
+        deviations.append(np.sqrt(float(share @ (np.arange(length) - mean) ** 2)))
+    surface = count - int(np.count_nonzero(_interior(mask)))
+    spreads = np.log2(np.asarray(deviations) + 0.5)
+    return np.asarray(
+        [np.log10(count), *means, *spreads, np.log2(surface / count ** (1 - 1 / dimensions))], dtype=np.float32
+    )
+
+
+def _interior(mask: Mask) -> Mask:
+    """The voxels all of whose neighbours across a face lie in the mask, which ends at the border of its array.
+
+    An axis with one slice is left out.
+    """
+    interior = mask.copy()
+    for axis in (axis for axis, length in enumerate(mask.shape) if length > 1):
+        first, last = (_slices(mask.ndim, axis, part) for part in (slice(0, 1), slice(-1, None)))
+        low, high = (_slices(mask.ndim, axis, part) for part in (slice(1, None), slice(None, -1)))
+        interior[low] &= mask[high]
+        interior[high] &= mask[low]
+        interior[first] = False
+        interior[last] = False
+    return interior
+
+
+def _slices(ndim: int, axis: int, part: slice) -> tuple[slice, ...]:
+    return tuple(part if other == axis else slice(None) for other in range(ndim))

@@ -1,0 +1,383 @@
+"""From registered datasets and signature files to an affinity: what is broken is left out by name, the rest stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from bad_inputs import Command, error_line, truncate
+from conftest import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
+
+from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
+from nnunet_seqtransfer.affinity.combination import Combination
+from nnunet_seqtransfer.affinity.compute import AUTO_CASES, AffinityRequest, AffinityResult, compute_affinity
+from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
+from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric
+from nnunet_seqtransfer.affinity.resamples import read_resamples
+from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.host.plans import read_plans
+from nnunet_seqtransfer.report.tables import affinity_table
+from nnunet_seqtransfer.tasks import profiling
+from nnunet_seqtransfer.tasks.alignment import align_plans
+from nnunet_seqtransfer.tasks.profile import request_profile
+from nnunet_seqtransfer.tasks.profiling import profile_tasks
+from nnunet_seqtransfer.tasks.signature import Signature, anonymous, write_signature
+from nnunet_seqtransfer.tasks.task import load_task
+
+METRIC = DescriptorMetric()
+COMMAND = ("affinity", "-t", "901", "-cases", "4", "-np", "1", "-s")
+
+
+def compute(
+    *sources: str, notify: Callable[[str], None] = print, metric: Any = METRIC, **changes: Any
+) -> AffinityResult:
+    request = AffinityRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", cases=4)
+    return compute_affinity(replace(request, **changes), metric, notify)
+
+
+def written(world: World) -> Affinity:
+    return read_affinity(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "descriptors"))
+
+
+def edit_images(world: World, name: str, change: Callable[[np.ndarray], np.ndarray], ending: str = ".nii.gz") -> None:
+    """Changes every image of a dataset; ITK reads NaN from NIfTI files as 0, hence other endings."""
+    for path in sorted((world.raw / name / "imagesTr").iterdir()):
+        image = sitk.ReadImage(str(path))
+        changed = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(image)))
+        changed.CopyInformation(image)
+        path.unlink()
+        sitk.WriteImage(changed, str(path).replace(".nii.gz", ending))
+    if ending != ".nii.gz":
+        for path in sorted((world.raw / name / "labelsTr").iterdir()):
+            sitk.WriteImage(sitk.ReadImage(str(path)), str(path).replace(".nii.gz", ending))
+            path.unlink()
+        edit_json(world.raw / name / "dataset.json", file_ending=ending)
+
+
+def edit_labels(world: World, name: str, change: Callable[[int, np.ndarray], np.ndarray]) -> None:
+    for number, path in enumerate(sorted((world.raw / name / "labelsTr").iterdir())):
+        label = sitk.ReadImage(str(path))
+        changed = sitk.GetImageFromArray(change(number, sitk.GetArrayFromImage(label)))
+        changed.CopyInformation(label)
+        sitk.WriteImage(changed, str(path))
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def truncated(world: World, keep: float = 0.5) -> None:
+    for path in (world.raw / FAR / "imagesTr").iterdir():
+        truncate(path, keep)
+
+
+def not_a_number(world: World) -> None:
+    def change(image: np.ndarray) -> np.ndarray:
+        image[3, 3, 3] = np.nan
+        return image
+
+    edit_images(world, FAR, change, ".nrrd")
+
+
+def without_fingerprint(world: World) -> None:
+    (world.preprocessed / FAR / "dataset_fingerprint.json").unlink()
+    truncated(world, 0.001)  # of half a file ITK, and so nnU-Net's extractor, reads the rest as zeros
+
+
+def without_a_channel(world: World) -> None:
+    edit_json(world.raw / FAR / "dataset.json", channel_names={"0": "T1", "1": "T2"})
+
+
+BROKEN: dict[str, tuple[Callable[[World], Any], str]] = {
+    "broken NIfTI": (truncated, "cannot be read"),
+    "NaN": (not_a_number, "NaN or infinite"),
+    "empty labels": (lambda world: edit_labels(world, FAR, lambda _, label: 0 * label), "has a voxel of its labels"),
+    "missing channel": (without_a_channel, "1 of its files are missing"),
+    "broken dataset.json": (lambda world: truncate(world.raw / FAR / "dataset.json"), "is broken"),
+    "fingerprint that cannot be made": (without_fingerprint, "fingerprint of Dataset903_Far cannot be extracted"),
+    "2-D": (lambda world: None, "has 2-D images"),
+}
+"""What is wrong with one of three sources, and how the line says it."""
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_one_broken_source_leaves_the_others_their_distance(world: World, command: Command, kind: str) -> None:
+    """Two of three named sources are compared and recorded; the third is named in one line, with exit status 2."""
+    harm, words = BROKEN[kind]
+    harm(world)
+    lost = FLAT_SOURCE if kind == "2-D" else FAR
+    outcome = command(*COMMAND, "902", lost, "904")
+    line = error_line(outcome)
+    assert "1 of the sources named had to be left out" in line and lost in line
+    assert outcome.err.count(f"leaving out {lost}: ") == 2, "once as it happens, once as the error"
+    assert words in line, line
+    affinity = written(world)
+    assert affinity.names == (NEAR, TWO_CHANNELS, TARGET)
+    assert np.isfinite(affinity.matrix()).all() and NEAR in outcome.out
+    assert affinity == compute("902", "904").affinity
+    assert not list((world.preprocessed / FAR).glob("seqtransfer/*"))
+
+
+def test_all_may_lose_some(world: World, command: Command) -> None:
+    """With "all" what does not fit is said, and is no failure; a signature file beside it that is broken is one."""
+    truncated(world)
+    outcome = command(*COMMAND, "all")
+    assert outcome.status == 0, outcome.err
+    for name in (FAR, FLAT_TARGET, FLAT_SOURCE):
+        assert outcome.err.count(f"leaving out {name}: ") == 1
+    assert written(world).names == (NEAR, TWO_CHANNELS, TARGET)
+    (world.root / "other.npz").write_bytes(b"PK")
+    line = error_line(command(*COMMAND, "all", str(world.root / "other.npz")))
+    assert "1 of the sources named" in line and "other.npz" in line and FAR not in line
+
+
+def test_a_broken_target_is_an_error(world: World) -> None:
+    """Without the target there is nothing to compare with, whatever the sources."""
+    for path in (world.preprocessed / TARGET / "nnUNetPlans_3d_fullres").glob("case?.b2nd"):
+        truncate(path)
+    with pytest.raises(SeqTransferError, match=r"preprocessed case .* is broken"):
+        compute("902", "903")
+
+
+def signature_file(world: World, name: str, cases: int = 4, metric: Any = METRIC, seed: int = 0) -> Path:
+    """A signature as it travels: made against the target's plans, without identifiers."""
+    plans, source = read_plans(TARGET, "nnUNetPlans", "3d_fullres"), load_task(name)
+    request = request_profile(source, align_plans(plans, load_task(TARGET), source), "3d_fullres", cases, seed)
+    (signature,) = profile_tasks([request], metric, 1)
+    assert isinstance(signature, Signature)
+    path = world.root / f"{name}.npz"
+    write_signature(path, anonymous(signature))
+    return path
+
+
+def unregister(world: World, name: str) -> None:
+    for folder in (world.raw, world.preprocessed):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+@pytest.mark.parametrize("metric", [METRIC, FingerprintMetric()], ids=lambda metric: metric.name)
+def test_a_signature_file_is_as_good_as_the_dataset(world: World, metric: Any) -> None:
+    """On a machine without the dataset the file gives the same distances, intervals and resamples, to 1e-12."""
+    here = compute("902", "903", metric=metric)
+    file = signature_file(world, FAR, metric=metric)
+    unregister(world, FAR)
+    away = compute("902", str(file), metric=metric)
+    assert away.affinity.names == here.affinity.names
+    assert [task.registered for task in away.affinity.tasks] == [True, False, True]
+    np.testing.assert_allclose(away.affinity.matrix(), here.affinity.matrix(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(away.affinity.low, here.affinity.low, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(away.affinity.high, here.affinity.high, rtol=0, atol=1e-12)
+    for name, values in here.resamples.components.items():
+        np.testing.assert_array_equal(away.resamples.components[name], values)
+    assert away.affinity.matches == here.affinity.matches
+    assert f"{FAR} (signature)" in affinity_table(away.affinity)
+
+
+def test_cases_are_shared_with_signature_files_too(world: World) -> None:
+    """A file whose cases bear the identifiers of the target's own is compared as a dataset of these patients."""
+    here = compute("902").affinity  # the synthetic datasets all call their cases case0, case1, ...
+    signature, target = profiles_of(NEAR), profiles_of(TARGET)
+    assert set(signature.keys) & set(target.keys)
+    strangers = replace(signature, cases=tuple(f"other {case}" for case in signature.cases))
+    distances = [METRIC.combination.distances(METRIC.compare(one, target).components) for one in (signature, strangers)]
+    assert distances[0] == pytest.approx(here.matrix()[0, 1], abs=1e-12)
+    assert abs(distances[0] - distances[1]) > 1e-6
+
+
+def profiles_of(name: str) -> Signature:
+    plans, task = read_plans(TARGET, "nnUNetPlans", "3d_fullres"), load_task(name)
+    aligned = plans if name == TARGET else align_plans(plans, load_task(TARGET), task)
+    (signature,) = profile_tasks([request_profile(task, aligned, "3d_fullres", 4, 0)], METRIC, 1)
+    assert isinstance(signature, Signature)
+    return signature
+
+
+def of_other_preprocessing(world: World, path: Path) -> None:
+    plans = world.preprocessed / TARGET / "nnUNetPlans.json"
+    content = json.loads(plans.read_text())
+    content["configurations"]["3d_fullres"]["spacing"] = [2.0, 1.0, 1.0]
+    plans.write_text(json.dumps(content))
+
+
+def rewritten(**changes: Any) -> Callable[[World, Path], None]:
+    def change(_: World, path: Path) -> None:
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        header = json.loads(str(arrays.pop("header")))
+        np.savez_compressed(path, header=np.asarray(json.dumps({**header, **changes})), **arrays)
+
+    return change
+
+
+BAD_FILES: dict[str, tuple[Callable[[World, Path], Any], str]] = {
+    "truncated": (lambda _, path: truncate(path), "truncated or damaged"),
+    "missing": (lambda _, path: path.unlink(), "the signature is missing"),
+    "newer": (rewritten(format=99), "format 99, this version reads 2"),
+    "older": (rewritten(format=1), "old format 1"),
+    "another metric": (rewritten(metric="published"), "is of metric published version 2, wanted is descriptors"),
+    "another version": (rewritten(version=1), "descriptors version 1, wanted is descriptors version 2"),
+    "another preprocessing": (of_other_preprocessing, "another preprocessing than the target's"),
+    "a dataset named twice": (rewritten(dataset=NEAR), f"is of {NEAR}, which is among the tasks already"),
+    "the target": (rewritten(dataset=TARGET), f"is of {TARGET}, which is among the tasks already"),
+    "no signature": (lambda _, path: path.write_text("text"), "truncated or damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_signature_files_are_named(world: World, command: Command, kind: str) -> None:
+    """A signature that cannot be used is named in one line with its path; the dataset beside it is compared."""
+    harm, words = BAD_FILES[kind]
+    path = signature_file(world, FAR)
+    harm(world, path)
+    line = error_line(command(*COMMAND, "902", str(path)))
+    assert words in line and str(path) in line, line
+    assert written(world).names == (NEAR, TARGET)
+
+
+def test_all_cases_are_looked_at_in_vain(world: World, command: Command) -> None:
+    """-cases auto draws more until the nearest are told apart; where no more are left it says that they are not."""
+    shutil.copytree(world.raw / NEAR, world.raw / "Dataset905_Twin")
+    shutil.copytree(world.preprocessed / NEAR, world.preprocessed / "Dataset905_Twin")
+    outcome = command("affinity", "-t", "901", "-s", "902", "905", "-cases", "auto", "-np", "1")
+    assert outcome.status == 0, outcome.err
+    assert (
+        "The order of the nearest 2 is not certain with up to 6 cases a task; there are no more cases." in outcome.out
+    )
+    affinity = written(world)
+    assert affinity.cases == AUTO_CASES and affinity.indistinct == (True,)
+
+
+def growing(monkeypatch: pytest.MonkeyPatch, *sources: str) -> tuple[list[str], list[str], AffinityResult]:
+    """Runs -cases auto from two cases on; returns what was said, the cases looked at, and the result."""
+    monkeypatch.setattr("nnunet_seqtransfer.affinity.compute.FIRST_CASES", 2)
+    said: list[str] = []
+    looked: list[str] = []
+    original = profiling.profile_case
+
+    def counting(request: Any, case: str, metric: Any) -> Any:
+        looked.append(f"{request.task.dataset}/{case}")
+        return original(request, case, metric)
+
+    monkeypatch.setattr(profiling, "profile_case", counting)
+    return said, looked, compute(*sources, notify=said.append, cases=AUTO_CASES)
+
+
+def test_more_cases_are_looked_at_where_it_helps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources that are not told apart, and the target, get more cases; each case is looked at once."""
+    shutil.copytree(world.raw / NEAR, world.raw / "Dataset905_Twin")
+    shutil.copytree(world.preprocessed / NEAR, world.preprocessed / "Dataset905_Twin")
+    said, looked, result = growing(monkeypatch, "902", "905")
+    assert [line.split()[-1] for line in said] == ["4", "6"] and not result.stands
+    assert len(looked) == len(set(looked)) == 18
+    assert [len(task.sampled_cases) for task in result.affinity.tasks] == [6, 6, 6]
+    fixed = compute("902", "905", cases=6).affinity
+    assert replace(result.affinity, cases=6) == fixed
+
+
+def test_no_more_cases_are_looked_at_than_needed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources that are told apart at once stay with the first cases."""
+    edit_labels(world, FAR, lambda _, label: np.roll(label, 8, axis=1))
+    monkeypatch.setattr("nnunet_seqtransfer.affinity.uncertainty.COVERAGE", 0.5)
+    said, looked, result = growing(monkeypatch, "902", "903")
+    assert said == [] and len(looked) == 6 and result.stands
+
+
+def test_a_single_case_does_not_make_others_grow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source of one case in all has no interval, however many cases of the others are looked at."""
+    keep_one_case(world, NEAR)
+    said, looked, result = growing(monkeypatch, "902", "903")
+    assert said == [] and len(looked) == 1 + 2 + 2 and not result.stands
+
+
+def keep_one_case(world: World, name: str) -> None:
+    for path in (world.raw / name).glob("*Tr/case[1-5]*"):
+        path.unlink()
+    path = world.preprocessed / name / "dataset_fingerprint.json"
+    content = json.loads(path.read_text())
+    edit_json(path, **{key: content[key][:1] for key in ("spacings", "shapes_after_crop")})
+
+
+def test_a_source_of_one_case(world: World, command: Command) -> None:
+    """Its distance is a number, its interval unknown: the table says so, the record holds no number."""
+    keep_one_case(world, NEAR)
+    outcome = command(*COMMAND, "902", "903")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("unknown (one case)") == 1
+    affinity = written(world)
+    assert np.isfinite(affinity.matrix()).all()
+    assert (
+        np.isinf([affinity.low[0], affinity.high[0]]).all() and np.isfinite([affinity.low[1], affinity.high[1]]).all()
+    )
+    assert affinity.indistinct == (True,)
+    json.loads(
+        affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "descriptors").read_text(), parse_constant=pytest.fail
+    )
+
+
+ODD: dict[str, Callable[[World], Any]] = {
+    "constant images": lambda world: edit_images(world, FAR, lambda image: 0 * image + 100),
+    "a label in one case only": lambda world: edit_labels(world, FAR, lambda n, label: label * (n == 2)),
+    "channel names in another spelling": lambda world: edit_json(
+        world.raw / FAR / "dataset.json", channel_names={"0": " mri_T1w "}
+    ),
+    "regions": lambda world: edit_json(
+        world.raw / FAR / "dataset.json",
+        labels={"background": 0, "whole": [1, 2], "organ": [1]},
+        regions_class_order=[2, 1],
+    ),
+    "an ignore label": lambda world: (
+        edit_json(world.raw / FAR / "dataset.json", labels={"background": 0, "organ": 1, "ignore": 2}),
+        edit_labels(
+            world, FAR, lambda _, label: np.where(np.indices(label.shape)[0] > 14, 2, label).astype(label.dtype)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("metric", ["descriptors", "published", "fingerprint"])
+def test_odd_datasets_are_compared(world: World, command: Command, kind: str, metric: str) -> None:
+    """A source that is unusual but whole gets a distance and an interval like any other."""
+    ODD[kind](world)
+    outcome = command("affinity", "-t", "901", "-cases", "6", "-np", "1", "-m", metric, "-s", "903", "902")
+    assert outcome.status == 0, outcome.err
+    affinity = read_affinity(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", metric))
+    assert np.isfinite(affinity.matrix()).all() and (np.diag(affinity.matrix()) == 0).all()
+    assert np.isfinite([*affinity.low, *affinity.high]).all()
+    assert affinity.low[0] <= affinity.high[0] and affinity.matrix()[0, 2] > 0
+
+
+def test_what_is_written_belongs_together(world: World, command: Command) -> None:
+    """Record, table, pictures and resamples are of the same run; the same command again writes the same bytes."""
+    assert command(*COMMAND, "902", "903").status == 0
+    path = affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "descriptors")
+    affinity, before = read_affinity(path), path.read_bytes()
+    found = read_resamples(path, affinity)
+    assert found is not None and found.shape == (200, 3, 3) and np.isfinite(found).all()
+    low, high = np.quantile(found[:, :2, 2], [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(low, affinity.low, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(high, affinity.high, rtol=1e-5, atol=1e-6)
+    lines = path.with_suffix(".csv").read_text().splitlines()
+    assert lines[0].startswith("source,distance_to_target,low,high") and len(lines) == 3
+    assert all(path.with_name(name).stat().st_size > 1000 for name in (f"{path.stem}.png", f"{path.stem}_ranking.png"))
+    assert command(*COMMAND, "902", "903").status == 0
+    assert path.read_bytes() == before
+
+
+def test_other_weights_change_the_distance_alone(world: World) -> None:
+    """A combination from elsewhere is applied to the same components, and recorded with its name."""
+    plain = compute("902", "903").affinity
+    request = AffinityRequest(TARGET, ("902", "903"), "nnUNetPlans", "3d_fullres", cases=4)
+    weights = Combination({"label": 2.0, "image": 0.5}, 1.0, unit=3.0)
+    other = compute_affinity(request, METRIC, print, weights, "ours").affinity
+    assert other.components == plain.components and (other.calibration, other.unit) == ("ours", 3.0)
+    expected = 2 * np.asarray(plain.components["label"]) + 0.5 * np.asarray(plain.components["image"])
+    np.testing.assert_allclose(other.matrix(), expected)
+    assert other.low[0] <= other.matrix()[0, 2] <= other.high[0] or other.low[0] == other.high[0] == 0

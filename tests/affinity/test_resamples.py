@@ -1,0 +1,153 @@
+"""The file of resampled distances: round trip, other weights, and every way in which it can be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnunet_seqtransfer.affinity.affinity import Affinity, TaskEntry, read_affinity, write_affinity
+from nnunet_seqtransfer.affinity.combination import Combination
+from nnunet_seqtransfer.affinity.resamples import Resamples, read_resamples, resamples_path, write_resamples
+from nnunet_seqtransfer.errors import RecordError, SeqTransferError
+
+TASKS = 4
+
+
+def affinity(**changes: Any) -> Affinity:
+    """Three sources and a target, of a metric with two components."""
+    names = tuple(f"Dataset00{number}_X" for number in range(TASKS))
+    components = {name: np.full((TASKS, TASKS), value) for name, value in (("image", 3.0), ("label", 4.0))}
+    found = Affinity(
+        target=names[-1],
+        plans="nnUNetPlans",
+        configuration="3d_fullres",
+        metric="descriptors",
+        combination=Combination({"image": 1.0, "label": 1.0}, 2.0),
+        calibration=None,
+        seed=0,
+        cases=10,
+        tasks=tuple(TaskEntry(name, ("T1",), ("organ",), 12, ("a", "b"), f"digest {name}") for name in names),
+        distances=((5.0,) * TASKS,) * TASKS,
+        components={name: tuple(tuple(row) for row in values.tolist()) for name, values in components.items()},
+        matches=(("T1 -> T1",),) * (TASKS - 1),
+        low=(4.0, 4.5, float("inf")),
+        high=(6.0, 5.5, float("inf")),
+        indistinct=(True, False),
+    )
+    return replace(found, **changes)
+
+
+def resamples() -> Resamples:
+    """Of the source 0, the source 2 and the target."""
+    rng = np.random.default_rng(0)
+    return Resamples((2, 0, 3), {name: rng.random((7, 3, 3)).astype(np.float32) for name in ("image", "label")})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """An affinity's record with its resamples beside it."""
+    path = tmp_path / "affinity_a.b_3d_fullres_descriptors.json"
+    write_resamples(path, affinity(), resamples())
+    write_affinity(path, affinity())
+    return path
+
+
+def test_resamples_come_back(path: Path) -> None:
+    """Distances of the pairs that were resampled stand in the affinity's places; all others are NaN."""
+    kept = read_affinity(path)
+    assert kept == affinity()
+    found = read_resamples(path, kept)
+    assert found is not None and (found.shape, found.dtype) == ((7, TASKS, TASKS), np.float32)
+    given = resamples()
+    for a, place_a in enumerate(given.tasks):
+        for b, place_b in enumerate(given.tasks):
+            expected = np.sqrt(given.components["image"][:, a, b] ** 2 + given.components["label"][:, a, b] ** 2)
+            np.testing.assert_allclose(found[:, place_a, place_b], expected, rtol=1e-6)
+    assert np.isnan(found[:, 1]).all() and np.isnan(found[:, :, 1]).all()
+    assert np.isnan(found).sum() == 7 * (TASKS**2 - 9)
+
+
+def test_other_weights_of_the_same_components(path: Path) -> None:
+    """Under other weights the distances are those of the same resamples."""
+    found = read_resamples(path, affinity(), Combination({"label": 4.0}, 1.0))
+    assert found is not None
+    np.testing.assert_allclose(found[:, 2, 3], 4 * resamples().components["label"][:, 0, 2], rtol=1e-6)
+    reweighed = affinity(combination=Combination({"label": 4.0}, 1.0), calibration="ours")
+    np.testing.assert_array_equal(read_resamples(path, reweighed), found)
+
+
+def test_none_are_none(path: Path) -> None:
+    """An affinity whose file alone was copied has no resamples, and that is no error."""
+    resamples_path(path).unlink()
+    assert read_resamples(path, affinity()) is None
+
+
+def test_no_pickle_is_needed(path: Path) -> None:
+    """The file loads without pickle."""
+    with np.load(resamples_path(path), allow_pickle=False) as archive:
+        assert all(archive[name].dtype != object for name in archive.files)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        affinity(seed=1),
+        affinity(metric="published"),
+        affinity(tasks=affinity().tasks[::-1]),
+        affinity(tasks=(replace(affinity().tasks[0], signature="new"), *affinity().tasks[1:])),
+    ],
+    ids=["seed", "metric", "order", "signature"],
+)
+def test_resamples_of_another_affinity_are_refused(path: Path, other: Affinity) -> None:
+    """Another seed, metric, order of tasks or state of the data: the file beside is not theirs."""
+    with pytest.raises(RecordError, match=r"belong to another affinity.*descriptors\.npz; run nnUNetv2_seq_affinity"):
+        read_resamples(path, other)
+
+
+def test_damaged_resamples_are_refused(path: Path) -> None:
+    """Cut off anywhere, or with a byte changed, the file is refused, or says what it said before."""
+    file = resamples_path(path)
+    whole, before = file.read_bytes(), read_resamples(path, affinity())
+    for length in range(0, len(whole), 23):
+        file.write_bytes(whole[:length])
+        with pytest.raises(RecordError, match="truncated or damaged") as raised:
+            read_resamples(path, affinity())
+        assert str(file) in str(raised.value) and "\n" not in str(raised.value)
+    rng = np.random.default_rng(0)
+    for place in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[place] ^= int(rng.integers(1, 256))
+        file.write_bytes(changed)
+        try:
+            np.testing.assert_array_equal(read_resamples(path, affinity()), before)
+        except RecordError as error:
+            assert "truncated or damaged" in str(error)
+
+
+def rewrite(path: Path, **entries: Any) -> None:
+    with np.load(resamples_path(path)) as archive:
+        content = {**archive, **entries}
+    np.savez_compressed(resamples_path(path), **{name: value for name, value in content.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"format": np.asarray(99)}, "format 99, this version reads up to 1.*update nnunet-seqtransfer"),
+        ({"format": np.asarray(99), "belongs_to": None, "tasks": None}, "format 99"),
+        ({"tasks": None}, "truncated or damaged"),
+        ({"tasks": np.asarray([0, 2, 9])}, "truncated or damaged"),
+        ({"tasks": np.asarray([0, 2])}, "truncated or damaged"),
+        ({"component/label": np.zeros((7, 2, 2), np.float32)}, "truncated or damaged"),
+        ({"component/label": None}, "no component label to weigh"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(path: Path, entries: dict[str, Any], words: str) -> None:
+    """A newer format, whatever else it holds, asks for an update; missing and misshapen entries are damage."""
+    rewrite(path, **entries)
+    with pytest.raises(SeqTransferError, match=words):
+        read_resamples(path, affinity())

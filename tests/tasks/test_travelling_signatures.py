@@ -1,0 +1,166 @@
+"""Signatures that travel: written by nnUNetv2_seq_signature on one machine, used as a source on another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bad_inputs import Command, assert_refused, error_line, truncate
+from conftest import FAR, FLAT_SOURCE, NEAR, TARGET, TWO_CHANNELS, World
+
+from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
+from nnunet_seqtransfer.tasks.signature import read_signature
+
+SIGNATURE = ("signature", "-t", "901", "-cases", "3", "-np", "1")
+AFFINITY = ("affinity", "-t", "901", "-cases", "3", "-np", "1")
+
+
+def write(command: Command, folder: Path, number: str, *more: str) -> Path:
+    path = folder / f"{number}.npz"
+    outcome = command(*SIGNATURE, "-d", number, "-o", str(path), *more)
+    assert outcome.status == 0, outcome.err
+    return path
+
+
+def remove(world: World, dataset: str) -> None:
+    """As on a machine that never had the dataset."""
+    for folder in (world.raw, world.preprocessed):
+        shutil.rmtree(folder / dataset)
+
+
+def affinity() -> Affinity:
+    return read_affinity(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "descriptors"))
+
+
+def test_distances_are_the_same_without_the_dataset(world: World, command: Command, tmp_path: Path) -> None:
+    """A signature gives the distances, components and intervals of its dataset to 1e-12 where the dataset is not."""
+    assert command(*AFFINITY, "-s", "903", "904", "902").status == 0
+    here = affinity()
+    files = [write(command, tmp_path, "904"), write(command, tmp_path, "902")]
+    for dataset in (NEAR, TWO_CHANNELS):
+        remove(world, dataset)
+    outcome = command(*AFFINITY, "-s", "903", *map(str, files))
+    assert outcome.status == 0, outcome.err
+    assert f"{NEAR} (signature)" in outcome.out and f"{FAR} (signature)" not in outcome.out
+    there = affinity()
+    assert there.names == here.names
+    np.testing.assert_allclose(there.matrix(), here.matrix(), atol=1e-12, rtol=0)
+    for name, values in here.components.items():
+        np.testing.assert_allclose(there.components[name], values, atol=1e-12, rtol=0)
+    np.testing.assert_allclose([there.low, there.high], [here.low, here.high], atol=1e-12, rtol=0)
+    assert (there.matches, there.indistinct) == (here.matches, here.indistinct)
+    assert [task.registered for task in there.tasks] == [True, False, False, True]
+
+
+def test_the_targets_plans_file_is_enough(world: World, command: Command, tmp_path: Path) -> None:
+    """The plans file of a target that is not registered gives the same signature as the target itself."""
+    plans = tmp_path / "plans.json"
+    shutil.copy(world.preprocessed / TARGET / "nnUNetPlans.json", plans)
+    with_target = read_signature(write(command, tmp_path, "902"))
+    remove(world, TARGET)
+    outcome = command(
+        "signature", "-plans", str(plans), "-cases", "3", "-np", "1", "-d", "902", "-o", str(tmp_path / "b.npz")
+    )
+    assert outcome.status == 0, outcome.err
+    assert read_signature(tmp_path / "b.npz").digest == with_target.digest
+
+
+def test_no_identifier_no_time_and_no_image_is_in_it(world: World, command: Command, tmp_path: Path) -> None:
+    """No byte of the file's members names a case or holds a pickle, and all arrays are far smaller than an image."""
+    path = write(command, tmp_path, "902")
+    identifiers = [name.removesuffix("_0000.nii.gz") for name in map(str, Path(world.raw, NEAR, "imagesTr").iterdir())]
+    identifiers = [Path(identifier).name for identifier in identifiers]
+    with zipfile.ZipFile(path) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    text = content.decode("latin-1") + content.decode("utf-32-le", errors="ignore")
+    assert NEAR in text
+    assert not any(identifier in text for identifier in identifiers)
+    signature = read_signature(path)
+    assert set(signature.stamps) == {""} and all(case.startswith("#") for case in signature.cases)
+    assert all(array.size < 2000 for profile in signature.profiles for array in profile.values())
+    assert path.stat().st_size < 100_000
+
+
+def test_the_file_is_only_replaced_on_request(world: World, command: Command, tmp_path: Path) -> None:
+    """An existing file is kept, unless --overwrite is given."""
+    path = write(command, tmp_path, "902")
+    before = path.read_bytes()
+    outcome = command(*SIGNATURE, "-d", "903", "-o", str(path))
+    assert "exists" in error_line(outcome) and path.read_bytes() == before
+    write(command, tmp_path, "902", "--overwrite")
+    assert command(*SIGNATURE, "-d", "903", "-o", str(path), "--overwrite").status == 0
+    assert read_signature(path).dataset == FAR
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-d", "902", "-o", "x.txt"), ("x.txt", ".npz")),
+        (("-d", "902", "-o", "x.npz", "-m", "published"), ("published", "segmentations", "-m")),
+        (("-d", "999", "-o", "x.npz"), ("999",)),
+        (("-d", "902", "-o", "x.npz", "-c", "3d_lowres"), ("3d_lowres", "3d_fullres")),
+    ],
+)
+def test_bad_requests_write_nothing(
+    world: World, command: Command, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """A wrong ending, a metric whose signatures hold segmentations, an unknown dataset or configuration: one line."""
+    assert_refused(world, command, ("signature", "-t", "901", "-np", "1", *arguments), *words)
+
+
+def test_a_broken_plans_file_is_named(world: World, command: Command, tmp_path: Path) -> None:
+    """A plans file that is cut off is named in one line."""
+    plans = tmp_path / "plans.json"
+    shutil.copy(world.preprocessed / TARGET / "nnUNetPlans.json", plans)
+    truncate(plans)
+    request = ("signature", "-plans", str(plans), "-d", "902", "-o", str(tmp_path / "s.npz"), "-np", "1")
+    assert_refused(world, command, request, str(plans), "sent again")
+
+
+def edited(path: Path, **changes: object) -> Path:
+    """The same signature with other entries in its header."""
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    header = json.loads(str(arrays.pop("header"))) | changes
+    np.savez(path, header=np.asarray(json.dumps(header)), **arrays)
+    return path
+
+
+def test_unfit_signatures_leave_the_other_sources_their_distance(
+    world: World, command: Command, tmp_path: Path
+) -> None:
+    """Truncated, newer, older, of another metric, preprocessing or dimension, or twice: left out with a reason each."""
+    good = write(command, tmp_path, "902").read_bytes()
+    cases = {
+        "truncated": ({}, "truncated or damaged"),
+        "newer": ({"format": 99}, "update nnunet-seqtransfer"),
+        "older": ({"format": 1}, "nnUNetv2_seq_signature"),
+        "metric": ({"metric": "other"}, "metric other"),
+        "preprocessing": ({"preprocessing": "0" * 16}, "another preprocessing than the target's"),
+        "taken": ({"dataset": FAR}, "among the tasks already"),
+    }
+    files = []
+    for name, (changes, _) in cases.items():
+        path = tmp_path / f"{name}.npz"
+        path.write_bytes(good)
+        files.append(edited(path, **changes) if changes else path)
+    truncate(files[0])
+    missing = tmp_path / "missing.npz"
+    outcome = command(*AFFINITY, "-s", "903", "904", *map(str, files), str(missing))
+    line = error_line(outcome)
+    assert "7 of the sources named had to be left out" in line
+    for path, (_, words) in zip(files, cases.values(), strict=True):
+        assert any(f"leaving out {path}" in row and words in row for row in outcome.err.splitlines()), words
+    assert f"leaving out {missing}" in outcome.err
+    assert affinity().sources == (FAR, TWO_CHANNELS)
+
+
+def test_a_signature_of_flat_images_does_not_meet_volumes(world: World, command: Command, tmp_path: Path) -> None:
+    """Where the metric knows no preprocessing that would tell, the dimension is compared itself."""
+    path = write(command, tmp_path, "912", "-m", "fingerprint")
+    line = assert_refused(world, command, (*AFFINITY, "-m", "fingerprint", "-s", str(path)), "2-D images", "volumes")
+    assert FLAT_SOURCE in line
