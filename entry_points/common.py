@@ -6,6 +6,7 @@ import argparse
 import difflib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -86,13 +87,36 @@ def seed(text: str) -> int:
 
 def positive_float(text: str) -> float:
     """An argparse type: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def not_negative_float(text: str) -> float:
+    """An argparse type: a finite number, 0 or above."""
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def tag_name(text: str) -> str:
+    """An argparse type: what may follow a stage's path in the name of its plans, and cannot be taken for more path."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} becomes part of folder names; use letters, digits, '-' and single '_' between them"
+        )
+    if re.match(r"((via|without)?\d+|disjoint)(_|$)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} reads like a part of the path; begin with another word")
+    return text
 
 
 def default_processes() -> int:

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.affinity.compute import ALL_SOURCES, AffinityRequest
-from nnunet_seqtransfer.affinity.metric import metrics
+from nnunet_seqtransfer.affinity.calibration import Calibration, read_calibration, require_metric
+from nnunet_seqtransfer.affinity.compute import AffinityRequest
+from nnunet_seqtransfer.affinity.metric import find_metric, metrics
+from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
 from nnunet_seqtransfer.entry_points.affinity import (
     DEFAULT_METRIC,
     add_plans_and_configuration,
     metric_name,
     run_affinity,
 )
-from nnunet_seqtransfer.entry_points.common import (
-    SeqArgumentParser,
-    add_processes,
-    natural,
-    notify,
-    positive_float,
-    run_command,
+from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, notify, run_command
+from nnunet_seqtransfer.entry_points.plan_options import (
+    add_constraints,
+    add_strategy,
+    add_training,
+    full_names,
+    plan_options,
 )
-from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.host.folders import dataset_name, registered_datasets
-from nnunet_seqtransfer.report.tables import plan_text
-from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.plan import SequencePlan, make_plan, plan_path, write_plan
-from nnunet_seqtransfer.sequence.planner import PLANNERS, planner
-
-DEFAULT_STRATEGY = next(iter(PLANNERS))
-DEFAULT_MAX_SOURCES = 2
+from nnunet_seqtransfer.errors import DatasetError, RecordError
+from nnunet_seqtransfer.host.folders import registered_datasets
+from nnunet_seqtransfer.host.plans import read_plans
+from nnunet_seqtransfer.report.plan_text import plan_text
+from nnunet_seqtransfer.sequence.joint import group_targets, plan_together, sharing, together_text
+from nnunet_seqtransfer.sequence.options import PlanOptions
+from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path, write_plan
+from nnunet_seqtransfer.sequence.planning import Outcome, Setting, decide, make_plan, prepare
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -42,16 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run_plan(
-    affinity: Affinity, affinity_file: Path, strategy: str, max_sources: int, costs: CostModel
+    affinity: Affinity, affinity_file: Path, options: PlanOptions, calibration: Calibration | None = None
 ) -> SequencePlan:
-    """Plans on an affinity and writes the plan and its picture."""
-    from nnunet_seqtransfer.report.pathmap import draw_path  # noqa: PLC0415 - matplotlib is slow to import
-
-    plan = make_plan(affinity, affinity_file, planner(strategy, costs), strategy, max_sources, top=10)
-    path = plan_path(plan.target, plan.plans, plan.configuration)
-    write_plan(path, plan)
-    draw_path(plan, affinity, path.with_suffix(".png"))
-    return plan
+    """Plans on an affinity and writes the plan and its pictures."""
+    setting = prepare(affinity, affinity_file, options, calibration)
+    return _write(setting, decide(setting))
 
 
 def find_affinity(target: str, plans: str, configuration: str, metric: str, processes: int) -> tuple[Affinity, Path]:
@@ -63,7 +60,7 @@ def find_affinity(target: str, plans: str, configuration: str, metric: str, proc
         return affinity, path
     notify(f"no affinity of {target} yet; comparing it with all registered datasets")
     request = AffinityRequest(target, (ALL_SOURCES,), plans, configuration, processes=processes)
-    return run_affinity(request, metric), path
+    return run_affinity(request, metric).affinity, path
 
 
 def require_fitting(record: Affinity | SequencePlan, path: Path, wanted: tuple[str, str, str], maker: str) -> None:
@@ -75,7 +72,8 @@ def require_fitting(record: Affinity | SequencePlan, path: Path, wanted: tuple[s
     made_for = (record.target, record.plans, record.configuration)
     if made_for != wanted:
         raise RecordError(f"this file was made for {' '.join(made_for)}, not for {' '.join(wanted)}: {path}; {remedy}")
-    lost = sorted(set(record.sources) - set(registered_datasets()))
+    elsewhere = {task.dataset for task in getattr(record, "tasks", ()) if not task.registered}
+    lost = sorted(set(record.sources) - elsewhere - set(registered_datasets()))
     if lost:
         raise RecordError(
             f"this file names {lost[0]}, which is not registered any more: {path}; restore that dataset, or {remedy}"
@@ -83,26 +81,91 @@ def require_fitting(record: Affinity | SequencePlan, path: Path, wanted: tuple[s
 
 
 def _run(options: argparse.Namespace) -> None:
-    target = dataset_name(options.t)
+    targets = full_names(options.t)
+    if len(targets) < len(options.t):
+        raise DatasetError("a target is named more than once after -t; name it once")
+    asked = replace(options.asked, must=full_names(options.asked.must), avoid=full_names(options.asked.avoid))
+    if len(targets) == 1:
+        affinity, path, calibration = _affinity(options, targets[0])
+        plans = [run_plan(affinity, path, asked, calibration)]
+    else:
+        plans = _run_together(options, targets, asked)
+    for plan in plans:
+        if len(plans) > 1:
+            print(f"\n{plan.target}\n")
+        print(plan_text(plan))
+    written = "\n         ".join(str(path) for plan in plans for path in _files(plan))
+    print(f"\nwritten: {written}")
+
+
+def _run_together(options: argparse.Namespace, targets: Sequence[str], asked: PlanOptions) -> list[SequencePlan]:
+    """One plan for each target; those whose plans allow it share the stages of the first such target."""
+    own_plans = [read_plans(target, options.p, options.c) for target in targets]
+    groups, lines = group_targets(targets, own_plans, options.c)
+    affinities = [_affinity(options, target) for target in targets]
+    settings = [
+        prepare(affinity, path, asked, calibration, targets[group])
+        for (affinity, path, calibration), group in zip(affinities, groups, strict=True)
+    ]
+    together, outcomes = plan_together(
+        settings, [decide(setting) for setting in settings], groups, asked.share_tolerance
+    )
+    shared = sharing(together)
+    plans = []
+    for k, (setting, outcome) in enumerate(zip(settings, outcomes, strict=True)):
+        own = setting if k in shared else prepare(setting.affinity, setting.affinity_file, asked, setting.calibration)
+        plans.append(_write(own, outcome))
+    print("\n".join((*lines, *together_text(together, targets))))
+    return plans
+
+
+def _affinity(options: argparse.Namespace, target: str) -> tuple[Affinity, Path, Calibration | None]:
+    """The affinity to plan on, where it is, and the calibration asked for, which has to fit it."""
     if options.a is not None:
         path = Path(options.a)
         affinity = read_affinity(path)
         require_fitting(affinity, path, (target, options.p, options.c), "nnUNetv2_seq_affinity")
     else:
         affinity, path = find_affinity(target, options.p, options.c, options.m, options.np)
-    costs = CostModel(options.start_scale, options.start_exponent, options.hop_exponent, affinity.unit)
-    plan = run_plan(affinity, path, options.strategy, options.max_sources, costs)
-    written = plan_path(plan.target, plan.plans, plan.configuration)
-    print(plan_text(plan))
-    print(f"\nwritten: {written}\n         {written.with_suffix('.png')}")
+    calibration = None if options.weights is None else read_calibration(Path(options.weights))
+    if calibration:
+        require_metric(calibration, affinity.metric, find_metric(affinity.metric).version)
+    return affinity, path, calibration
+
+
+def _write(setting: Setting, outcome: Outcome) -> SequencePlan:
+    """Draws the pictures and writes the record, the record last: where it is, so are the others."""
+    from nnunet_seqtransfer.report.pathmap import draw_path  # noqa: PLC0415 - matplotlib is slow to import
+    from nnunet_seqtransfer.report.sensitivity_map import draw_sensitivity  # noqa: PLC0415
+    from nnunet_seqtransfer.report.sourcegraph import draw_graph  # noqa: PLC0415
+
+    plan = make_plan(setting, outcome)
+    record, bars, graph, _, flips, _ = _files(plan)
+    draw_path(plan, bars)
+    draw_graph(setting.problem, outcome.decision.chosen.path, setting.options.communities, graph)
+    draw_sensitivity(outcome.sensitivity, setting.problem, setting.model, flips)
+    write_plan(record, plan)
+    return plan
+
+
+def _files(plan: SequencePlan) -> tuple[Path, ...]:
+    """The record and its pictures."""
+    record = plan_path(plan.target, plan.plans, plan.configuration)
+    pictures = (
+        record.with_name(f"{record.stem}_{name}{ending}") for name in ("graph", "flips") for ending in (".png", ".svg")
+    )
+    return (record, record.with_suffix(".png"), *pictures)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Plans which sources to train on, in which order, before the target. Scratch and direct transfer compete.",
+        "Plans which sources to train on, in which order, before the target. Scratch and direct transfer compete. "
+        "Several targets are planned together, so that they can share stages.",
         "nnUNetv2_seq_plan -t 4 -max_sources 2",
     )
-    parser.add_argument("-t", required=True, metavar="TARGET", help="[REQUIRED] Name or number of the target dataset")
+    parser.add_argument(
+        "-t", required=True, nargs="+", metavar="TARGET", help="[REQUIRED] Names or numbers of the target datasets"
+    )
     add_plans_and_configuration(parser)
     parser.add_argument(
         "-m",
@@ -113,39 +176,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-a",
         metavar="FILE",
-        help="[OPTIONAL] Affinity file. Default: the one nnUNetv2_seq_affinity wrote for the target",
+        help="[OPTIONAL] Affinity file, of a single target. Default: the one nnUNetv2_seq_affinity wrote for it",
     )
-    _add_strategy(parser)
+    add_strategy(parser)
+    add_constraints(parser)
+    add_training(parser)
     add_processes(parser)
     options = parser.parse(arguments)
     if options.a is not None and options.m is not None:
         parser.error("-m and -a exclude each other: an affinity file has its metric")
+    if options.a is not None and len(options.t) > 1:
+        parser.error("-a is the affinity of one target; leave it out, or give one target")
     options.m = options.m or DEFAULT_METRIC
+    options.asked = plan_options(options, parser)
     return options
-
-
-def _add_strategy(parser: argparse.ArgumentParser) -> None:
-    """The options that say how to plan."""
-    defaults = CostModel()
-    parser.add_argument(
-        "-strategy",
-        choices=list(PLANNERS),
-        default=DEFAULT_STRATEGY,
-        help="[OPTIONAL] exact: the cheapest of all paths; published: communities, landmark, one intermediate. "
-        "Default: exact",
-    )
-    parser.add_argument(
-        "-max_sources",
-        type=natural,
-        default=DEFAULT_MAX_SOURCES,
-        metavar="N",
-        help=f"[OPTIONAL] Most sources before the target. Default: {DEFAULT_MAX_SOURCES}",
-    )
-    for name, default, what in (
-        ("-start_scale", defaults.start_scale, "cost of starting on a single labelled case"),
-        ("-start_exponent", defaults.start_exponent, "how fast the start gets cheaper with more cases"),
-        ("-hop_exponent", defaults.hop_exponent, "a hop costs (distance / unit) to this power"),
-    ):
-        parser.add_argument(
-            name, type=positive_float, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"
-        )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.compute import load_target, named_sources
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
@@ -24,10 +22,9 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     run_command,
     seed,
+    tag_name,
 )
 from nnunet_seqtransfer.entry_points.plan import (
-    DEFAULT_MAX_SOURCES,
-    DEFAULT_STRATEGY,
     find_affinity,
     require_fitting,
     run_plan,
@@ -36,8 +33,10 @@ from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import dataset_name, results_folder
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
-from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path, read_plan
+from nnunet_seqtransfer.sequence.options import PlanOptions
+from nnunet_seqtransfer.sequence.plan import SequencePlan, changed_affinity, plan_path, read_plan
+from nnunet_seqtransfer.sequence.prices import Training
+from nnunet_seqtransfer.tasks.target import load_target, named_sources
 
 SCRATCH = "none"
 
@@ -51,9 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> None:
     results_folder()
     target = dataset_name(options.dataset)
+    sources, sources_for = _sources(options, target)
     request = ChainRequest(
         target=target,
-        sources=_sources(options, target),
+        sources=sources,
         plans=options.p,
         configuration=options.configuration,
         folds=tuple(dict.fromkeys(options.folds)),
@@ -61,31 +61,38 @@ def _run(options: argparse.Namespace) -> None:
         target_recipe=Recipe(options.epochs, options.iterations, options.initial_lr, 0, options.seed),
         warmup_epochs=options.warmup_epochs,
         tag=options.tag,
+        overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
+        sources_for=sources_for,
     )
     chain = load_chain(request, options.np, notify, may_extract=not options.dry_run)
     if options.dry_run:
         print("\n".join(describe_chain(chain, options.device)))
         return
     run_chain(chain, DeviceOptions(options.device, options.num_gpus, options.npz), LocalExecutor(), options.np, notify)
-    last = chain.stages[-1]
-    print(
-        f"done: {last.base}\npredict with: nnUNetv2_predict -d {target} -i IN -o OUT -tr {TRAINER} "
-        f"-p {last.plans_name} -c {last.configuration} -f {' '.join(request.folds)}"
-    )
+    trained = {stage.base: stage for stage in chain.stages if stage.role == "target"}
+    for base, last in trained.items():
+        folds = [stage.fold for stage in chain.stages if stage.base == base]
+        print(
+            f"done: {base}\npredict with: nnUNetv2_predict -d {target} -i IN -o OUT -tr {TRAINER} "
+            f"-p {last.plans_name} -c {last.configuration} -f {' '.join(folds)}"
+        )
 
 
-def _sources(options: argparse.Namespace, target: str) -> tuple[str, ...]:
-    """The user's own order, or the plan's; what is missing for the plan is computed first."""
+def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...], str | None]:
+    """The user's own order, or the plan's, with the target whose stages it shares; a missing plan is made first."""
     if options.s is not None:
-        return () if options.s == [SCRATCH] else named_sources(target, options.s)
+        return () if options.s == [SCRATCH] else named_sources(target, options.s), None
     path = plan_path(target, options.p, options.configuration)
     if path.is_file():
         plan = read_plan(path)
         require_fitting(plan, path, (target, options.p, options.configuration), "nnUNetv2_seq_plan")
+        changed = changed_affinity(plan)
+        if changed:
+            notify(changed)
     else:
         plan = _new_plan(options, target, path)
     notify(plan.explanation[0])
-    return plan.sources
+    return plan.sources, plan.trained_for
 
 
 def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequencePlan:
@@ -95,18 +102,8 @@ def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequenceP
         raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
     notify(f"no plan for {target} yet; making one")
     affinity, file = find_affinity(target, options.p, options.configuration, DEFAULT_METRIC, options.np)
-    return run_plan(affinity, file, DEFAULT_STRATEGY, DEFAULT_MAX_SOURCES, CostModel(unit=affinity.unit))
-
-
-def tag_name(text: str) -> str:
-    """An argparse type: what may follow a stage's path in the name of its plans, and cannot be taken for more path."""
-    if not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} becomes part of folder names; use letters, digits, '-' and single '_' between them"
-        )
-    if re.match(r"(via)?\d+(_|$)", text):
-        raise argparse.ArgumentTypeError(f"{text!r} reads like datasets on the path; begin with another word")
-    return text
+    training = Training(options.epochs, options.source_epochs, options.iterations, len(set(options.folds)), options.tag)
+    return run_plan(affinity, file, PlanOptions(training=training))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -130,6 +127,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] Plans of the target. Default: {DEFAULT_PLANS}"
     )
     _add_recipe(parser)
+    _add_overlap(parser)
     parser.add_argument(
         "-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[OPTIONAL] Where to train. Default: cuda"
     )
@@ -142,6 +140,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_processes(parser)
     return parser.parse(arguments)
+
+
+def _add_overlap(parser: argparse.ArgumentParser) -> None:
+    switches = parser.add_mutually_exclusive_group()
+    switches.add_argument(
+        "--allow_overlap",
+        action="store_true",
+        help="[OPTIONAL] Train on sources that hold cases which the target validates on; without it an error",
+    )
+    switches.add_argument(
+        "--exclude_overlap",
+        action="store_true",
+        help="[OPTIONAL] Leave such cases out of the sources, for each fold its own; see nnUNetv2_seq_overlap",
+    )
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from bad_inputs import AFFINITY, COMMANDS, DRY, PLAN, TRAIN, Command, assert_refused, error_line, truncate
-from conftest import FAR, FLAT_SOURCE, NEAR, TARGET, TWO_CHANNELS, World
+from conftest import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
 
 from nnunet_seqtransfer.tasks.task import sample_cases
 
@@ -217,11 +217,14 @@ def test_a_fingerprint_that_lacks_entries(
     assert_refused(world, command, arguments, NEAR, words, "nnUNetv2_extract_fingerprint -d 902")
 
 
-def test_what_exists_is_checked_before_fingerprints_are_extracted(world: World, command: Command) -> None:
-    """Of two sources, one without a fingerprint and one with a broken one, the broken one is named at once."""
+def test_a_broken_fingerprint_does_not_stop_the_extraction_of_others(world: World, command: Command) -> None:
+    """Of two sources, one without a fingerprint and one with a broken one, the broken one is named, the other done."""
     (world.preprocessed / NEAR / FINGERPRINT).unlink()
     truncate(world.preprocessed / FAR / FINGERPRINT)
-    assert_refused(world, command, (*AFFINITY, "-s", "902", "903"), f"fingerprint of {FAR} is broken")
+    words = (f"fingerprint of {FAR} is broken", "1 of the sources named had to be left out")
+    line = error_line(command(*AFFINITY, "-s", "902", "903"))
+    assert all(word in line for word in words)
+    assert (world.preprocessed / NEAR / FINGERPRINT).is_file()
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
@@ -273,7 +276,7 @@ def test_a_truncated_raw_image(world: World, command: Command, metric: str, lost
     path = world.raw / NEAR / lost.format(SAMPLED)
     truncate(path, keep)
     words = (f"case {SAMPLED} cannot be read", str(path), "restore these files")
-    assert_refused(world, command, (*AFFINITY, "-m", metric), *words, alone=False)
+    assert_refused(world, command, (*AFFINITY, "-m", metric), *words, alone=False, keeps=TARGET)
 
 
 def convert(folder: Path, ending: str) -> None:
@@ -290,7 +293,8 @@ def test_truncated_images_of_other_formats(world: World, command: Command, endin
     convert(world.raw / NEAR, ending)
     path = world.raw / NEAR / f"imagesTr/{SAMPLED}_0000{ending}"
     truncate(path)
-    assert_refused(world, command, AFFINITY, f"case {SAMPLED} cannot be read", str(path), alone=False)
+    words = (f"case {SAMPLED} cannot be read", str(path))
+    assert_refused(world, command, AFFINITY, *words, alone=False, keeps=TARGET)
 
 
 @pytest.mark.parametrize("metric", ["descriptors", "published"])
@@ -298,9 +302,8 @@ def test_a_truncated_flat_image(world: World, command: Command, metric: str) -> 
     """The same for a PNG."""
     path = world.raw / FLAT_SOURCE / f"imagesTr/{SAMPLED}_0000.png"
     truncate(path)
-    assert_refused(
-        world, command, (*FLAT, "-s", "912", "-m", metric), f"case {SAMPLED} cannot be read", str(path), alone=False
-    )
+    words = (f"case {SAMPLED} cannot be read", str(path))
+    assert_refused(world, command, (*FLAT, "-s", "912", "-m", metric), *words, alone=False, keeps=FLAT_TARGET)
 
 
 def test_a_truncated_raw_image_at_the_fingerprint(world: World, command: Command) -> None:
@@ -324,7 +327,7 @@ def test_labels_that_are_all_empty(world: World, command: Command, metric: str) 
     """A source none of whose cases has a labelled voxel is named with its labels, and no signature is kept."""
     erase_labels(world.raw / NEAR, CASES)
     words = (f"{NEAR}: none of the 2 cases looked at has a voxel of its labels organ", "check labelsTr")
-    assert_refused(world, command, (*AFFINITY, "-cases", "2", "-m", metric), *words, alone=False)
+    assert_refused(world, command, (*AFFINITY, "-cases", "2", "-m", metric), *words, alone=False, keeps=TARGET)
 
 
 @pytest.mark.parametrize("metric", ["descriptors", "published"])
@@ -342,9 +345,10 @@ def test_another_number_of_channels_than_said(world: World, command: Command) ->
     shutil.rmtree(world.raw / FLAT_SOURCE / "imagesTr")
     shutil.copytree(world.raw / "Dataset911_FlatTarget/imagesTr", world.raw / FLAT_SOURCE / "imagesTr")
     flat = (*FLAT, "-s", "912")
-    assert_refused(world, command, flat, f"case {SAMPLED} cannot be read", FLAT_SOURCE, alone=False)
+    words = (f"case {SAMPLED} cannot be read", FLAT_SOURCE)
+    assert_refused(world, command, flat, *words, alone=False, keeps=FLAT_TARGET)
     words = (f"case {SAMPLED} of {FLAT_SOURCE} has 3 channels, dataset.json names 1", "correct dataset.json")
-    assert_refused(world, command, (*flat, "-m", "published"), *words, alone=False)
+    assert_refused(world, command, (*flat, "-m", "published"), *words, alone=False, keeps=FLAT_TARGET)
 
 
 def test_images_that_are_no_numbers(world: World, command: Command) -> None:
@@ -355,13 +359,14 @@ def test_images_that_are_no_numbers(world: World, command: Command) -> None:
     image[3, 3, 3] = np.nan
     sitk.WriteImage(sitk.GetImageFromArray(image), str(path))
     for metric in ("descriptors", "published"):
-        assert_refused(world, command, (*AFFINITY, "-m", metric), f"of {NEAR}", "NaN or infinite", alone=False)
+        words = (f"of {NEAR}", "NaN or infinite")
+        assert_refused(world, command, (*AFFINITY, "-m", metric), *words, alone=False, keeps=TARGET)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((*AFFINITY, "-s", "902", "912"), (f"{FLAT_SOURCE} has 2-D images, the target {TARGET} has volumes",)),
+        ((*AFFINITY, "-s", "912"), (f"{FLAT_SOURCE} has 2-D images, the target {TARGET} has volumes",)),
         ((*TRAIN, "-s", "912"), (f"{FLAT_SOURCE} has 2-D images, the target {TARGET} has volumes",)),
         ((*DRY, "-s", "902", "912"), (f"{FLAT_SOURCE} has 2-D images",)),
         ((*FLAT, "-s", "902"), (f"{NEAR} has volumes, the target Dataset911_FlatTarget has 2-D images",)),
@@ -380,7 +385,8 @@ def test_flat_images_are_left_out_of_all(world: World, command: Command) -> None
     outcome = command(*FLAT)
     assert outcome.status == 0, outcome.err
     for name in (TARGET, NEAR, FAR, TWO_CHANNELS):
-        assert outcome.err.count(f"leaving out {name}: one of the two has 2-D images, the other volumes\n") == 1
+        reason = f"{name} has volumes, the target {FLAT_TARGET} has 2-D images; leave it out of -s"
+        assert outcome.err.count(f"leaving out {name}: {reason}\n") == 1
     assert FLAT_SOURCE in outcome.out and NEAR not in outcome.out
 
 
@@ -388,18 +394,20 @@ def test_nothing_fits(world: World, command: Command) -> None:
     """Where -s all leaves nothing, or nothing else is registered, that is the error."""
     shutil.rmtree(world.raw / FLAT_SOURCE)
     shutil.rmtree(world.preprocessed / FLAT_SOURCE)
-    assert_refused(world, command, FLAT, "no registered dataset fits the target Dataset911_FlatTarget", alone=False)
+    assert_refused(world, command, FLAT, f"{TARGET} has volumes, the target {FLAT_TARGET} has 2-D images")
     for name in (TARGET, NEAR, FAR, TWO_CHANNELS):
         shutil.rmtree(world.raw / name)
         shutil.rmtree(world.preprocessed / name)
     assert_refused(world, command, FLAT, "no dataset but the target Dataset911_FlatTarget is registered", "nnUNet_raw")
 
 
-def test_planning_checks_before_comparing(world: World, command: Command) -> None:
-    """nnUNetv2_seq_plan and _train, which compare first where need be, refuse what the comparison refuses."""
+def test_planning_leaves_out_what_is_broken(world: World, command: Command) -> None:
+    """nnUNetv2_seq_plan, which compares with all datasets where need be, plans without a broken one and says so."""
     truncate(world.raw / NEAR / "dataset.json")
-    for arguments in (PLAN, ("train", "901", "3d_fullres", "0", "-np", "1")):
-        assert_refused(world, command, arguments, f"dataset.json of {NEAR} is broken", alone=False)
+    outcome = command(*PLAN)
+    assert outcome.status == 0 and f"leaving out {NEAR}: dataset.json of {NEAR} is broken" in outcome.err
+    record = json.loads((world.preprocessed / TARGET / "seqtransfer/sequence_nnUNetPlans_3d_fullres.json").read_text())
+    assert NEAR not in json.dumps(record) and FAR in json.dumps(record)
 
 
 def test_a_worker_names_the_case_too(world: World, command: Command) -> None:

@@ -18,7 +18,7 @@ import pytest
 from nnunet_seqtransfer.affinity import metric as metric_module
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.host.preprocessing import CaseData
-from nnunet_seqtransfer.tasks.signature import Signature, read_signature, write_signature
+from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -143,10 +143,11 @@ def test_nothing_is_left_to_be_written(page: Path) -> None:
 def test_the_example_of_a_metric_works(tmp_path: Path, example_metric: str) -> None:
     """The class of the how-to, registered as it says, is found, profiles a case, and gives a distance."""
     metric = find_metric(example_metric)
-    assert metric.name == example_metric and {"descriptors", "published"} < set(metrics())
+    assert metric.name == example_metric and {"descriptors", "fingerprint", "published"} < set(metrics())
     signatures = [signature_of(metric, slices, tmp_path) for slices in (2, 4)]
-    assert metric.compare(signatures[0], signatures[0]).distance == 0
-    assert metric.compare(signatures[0], signatures[1]).distance == pytest.approx(np.log10(2), rel=1e-3)
+    itself, other = (metric.compare(signatures[0], signature).components for signature in signatures)
+    assert metric.combination.distances(itself) == 0
+    assert metric.combination.distances(other) == pytest.approx(np.log10(2), rel=1e-3)
 
 
 def signature_of(metric: metric_module.AffinityMetric, slices: int, folder: Path) -> Signature:
@@ -157,13 +158,18 @@ def signature_of(metric: metric_module.AffinityMetric, slices: int, folder: Path
     signature = Signature(
         dataset=f"Dataset00{slices}_X",
         metric=metric.name,
+        version=metric.version,
         digest=str(slices),
+        base=str(slices),
+        preprocessing=metric.view,
         channels=("MRI",),
         labels=("organ",),
         labelled_cases=1,
         cases=("case",),
-        spacing=(1.0, 1.0, 1.0),
-        extent=(8.0, 8.0, 8.0),
+        stamps=("stamp",),
+        labelled=(True,),
+        geometry=np.asarray([[(1.0, 1.0, 1.0), (8.0, 8.0, 8.0)]]),
+        intensities=np.zeros((1, len(INTENSITY_PROPERTIES))),
         profiles=(metric.profile(case, ((1,),)),),
     )
     write_signature(folder / f"{slices}.npz", signature)

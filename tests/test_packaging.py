@@ -19,7 +19,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "nnunet_seqtransfer"
-ORDER = ["host", "tasks", "affinity", "sequence", "chain", "trainers", "evaluation", "report", "demo"]
+ORDER = ["host", "tasks", "affinity", "sequence", "chain", "trainers", "evaluation", "calibration", "report", "demo"]
 """Data flow one way: a folder imports from those before it, never from those after it."""
 
 
@@ -132,5 +132,6 @@ def test_imports_follow_the_data(path: Path) -> None:
         assert parts[1] != "entry_points" or place == "entry_points"
         if place in ORDER and parts[1] in ORDER:
             assert ORDER.index(parts[1]) <= ORDER.index(place), f"{path} imports {name}"
-        if path.parent == ROOT / PACKAGE:
+        # The package itself hands out what is meant to be called from Python, and imports it when asked.
+        if path.parent == ROOT / PACKAGE and path.name != "__init__.py":
             assert parts[1] not in ORDER, f"{path} imports {name}"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from nnunet_seqtransfer.errors import RecordError
 
-FORMAT = 1
+FORMAT = 2
 KEY = "seq_transfer"
 
 
@@ -70,6 +70,10 @@ class StageBlock:
     "How this stage is trained."
     init: Init | None
     "None for the first stage, and for a stage whose weights were not handed over yet."
+    excluded: tuple[str, ...] = ()
+    "Cases of this stage's dataset that it is trained without."
+    fold: str | None = None
+    "The fold that `init` belongs to; None where all folds start from the same weights."
 
     @property
     def needs_weights(self) -> bool:
@@ -77,8 +81,8 @@ class StageBlock:
         return len(self.path) > 1
 
 
-def read_block(plans: dict[str, Any], configuration: str) -> StageBlock | None:
-    """The block of ``plans`` for ``configuration``; None where the plans have none.
+def read_block(plans: dict[str, Any], configuration: str, fold: str | int = "all") -> StageBlock | None:
+    """The block of ``plans`` for a fold of ``configuration``; None where the plans have none.
 
     Raises RecordError where it is of a newer format or damaged.
     """
@@ -95,28 +99,36 @@ def read_block(plans: dict[str, Any], configuration: str) -> StageBlock | None:
         if configuration not in block["configurations"]:
             return None
         own = block["configurations"][configuration]
-        init = Init(**own["init"]) if own["init"] is not None else None
-        return StageBlock(block["target"], tuple(block["path"]), block["role"], Recipe(**own["recipe"]), init)
-    except (KeyError, TypeError) as error:
+        inits = own.get("init_of_fold")
+        found = own["init"] if inits is None else inits.get(str(fold))
+        return StageBlock(
+            target=block["target"],
+            path=tuple(block["path"]),
+            role=block["role"],
+            recipe=Recipe(**own["recipe"]),
+            init=Init(**found) if found is not None else None,
+            excluded=tuple(own.get("excluded", ())),
+            fold=None if inits is None else str(fold),
+        )
+    except (AttributeError, KeyError, TypeError) as error:
         raise RecordError(
             f"the seq_transfer block of plans {plans.get('plans_name')} is damaged ({error}); {remedy}"
         ) from None
 
 
 def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> dict[str, Any]:
-    """``plans`` with the block of one configuration replaced; the blocks of other configurations stay."""
+    """``plans`` with the block of one configuration replaced; other configurations, and inits of other folds, stay."""
     others = plans.get(KEY, {}).get("configurations", {})
+    init = asdict(block.init) if block.init is not None else None
+    own: dict[str, Any] = {"recipe": asdict(block.recipe), "init": init, "excluded": list(block.excluded)}
+    if block.fold is not None:
+        of_others = others.get(configuration, {}).get("init_of_fold", {})
+        own |= {"init": None, "init_of_fold": {**of_others, block.fold: init}}
     content = {
         "format": FORMAT,
         "target": block.target,
         "path": list(block.path),
         "role": block.role,
-        "configurations": {
-            **others,
-            configuration: {
-                "recipe": asdict(block.recipe),
-                "init": asdict(block.init) if block.init is not None else None,
-            },
-        },
+        "configurations": {**others, configuration: own},
     }
     return {**plans, KEY: content}

@@ -45,6 +45,8 @@ def _describe(chain: Chain, stage: Stage, seconds: float) -> list[str]:
     if missing:
         size = preprocessed_bytes(chain.tasks[stage.dataset], plans, stage.configuration, len(missing))
         lines.append(f"           preprocessing {len(missing)} cases of it first, up to {size / 1e6:.0f} MB")
+    if stage.excluded:
+        lines.append(f"  without  {', '.join(stage.excluded)}: fold {stage.without} of the target validates on them")
     previous = chain.previous(stage)
     if previous is not None and action is Action.START:
         lines.append(f"           weights of {previous.output / FINAL}")

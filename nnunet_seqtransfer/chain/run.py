@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer import __version__
-from nnunet_seqtransfer.affinity.compute import load_target
 from nnunet_seqtransfer.chain.block import StageBlock
 from nnunet_seqtransfer.chain.executor import DeviceOptions, Executor, stage_job
 from nnunet_seqtransfer.chain.handoff import adapted_weights, hand_over
@@ -24,11 +23,15 @@ from nnunet_seqtransfer.chain.preparation import (
     stage_plans,
     write_stage_plans,
 )
-from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
+from nnunet_seqtransfer.chain.shared import find_exclusions
+from nnunet_seqtransfer.chain.sharing import load_shared
+from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages, previous_stage
 from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide, inspect, require_same_origin
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, sha256, write_record
+from nnunet_seqtransfer.tasks.alignment import require_same_dimension
+from nnunet_seqtransfer.tasks.target import load_target
 from nnunet_seqtransfer.tasks.task import Task, load_tasks
 
 RUN_FORMAT = 1
@@ -53,7 +56,7 @@ class Chain:
 
     def previous(self, stage: Stage) -> Stage | None:
         """The stage whose weights this one starts from."""
-        return next((other for other in self.stages if other.path == stage.path[:-1]), None)
+        return previous_stage(self.stages, stage)
 
     @property
     def is_finished(self) -> bool:
@@ -71,26 +74,34 @@ class Chain:
         return self.folder / "logs" / f"{stage.dataset}_{stage.plans_name}_fold_{stage.fold}.log"
 
     def title(self, stage: Stage) -> str:
-        """What people are shown: "stage 2 of 3: Dataset024_X fold all"."""
-        return f"stage {self.stages.index(stage) + 1} of {len(self.stages)}: {stage.dataset} fold {stage.fold}"
+        """What people are shown: "stage 2 of 3: Dataset024_X fold all", and how many cases are left out."""
+        number = f"stage {self.stages.index(stage) + 1} of {len(self.stages)}"
+        left_out = f" without {len(stage.excluded)} of its cases" if stage.excluded else ""
+        return f"{number}: {stage.dataset} fold {stage.fold}{left_out}"
 
 
 def load_chain(
     request: ChainRequest, processes: int, notify: Callable[[str], None], *, may_extract: bool = True
 ) -> Chain:
-    """Reads and checks everything that a chain depends on; writes nothing but fingerprints that are missing.
+    """Reads and checks everything that a chain depends on; writes nothing but missing fingerprints and sketches.
 
     Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error.
 
-    Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, too little
-    space, trainings with another recipe.
+    Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, sources that
+    hold cases the target validates on, too little space, trainings with another recipe.
     """
     target, target_plans = load_target(request.target, request.plans, request.configuration)
     require_folds(target.dataset, request.folds, target.cases)
     sources = load_tasks(request.sources, processes, notify, extract=may_extract)
+    for source in sources:
+        require_same_dimension(target, source)  # before any case is looked at for shared patients
     tasks = {task.dataset: task for task in [*sources, target]}
-    stages = chain_stages(request)
-    plans = {stage: stage_plans(stage, target_plans, target, tasks[stage.dataset]) for stage in stages}
+    exclusions = find_exclusions(request, tasks, target_plans, processes, notify, write=may_extract)
+    stages = chain_stages(request, exclusions)
+    owners = {target.dataset: (target_plans, target)}
+    if request.sources_for is not None:
+        owners[request.sources_for] = load_shared(request, target_plans, exclusions)
+    plans = {stage: stage_plans(stage, *owners[stage.target], tasks[stage.dataset]) for stage in stages}
     states = {stage: inspect(stage) for stage in stages}
     actions = decide(stages, states)
     to_preprocess = {
@@ -164,7 +175,15 @@ def _prepare(chain: Chain, stage: Stage, processes: int) -> None:
     else:
         copy_references(task)
     state = inspect(stage)
-    block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, state.block.init if state.block else None)
+    block = StageBlock(
+        target=stage.target,
+        path=stage.path,
+        role=stage.role,
+        recipe=stage.recipe,
+        init=state.block.init if state.block else None,
+        excluded=stage.excluded,
+        fold=stage.fold if stage.has_own_weights else None,
+    )
     previous = chain.previous(stage)
     if previous is not None and chain.actions[stage] is Action.START and _weights_are_stale(state, previous):
         init = hand_over(previous, chain.tasks[previous.dataset], stage, task, plans)
@@ -196,6 +215,7 @@ def _write_run(chain: Chain, options: DeviceOptions) -> None:
             "configuration": stage.configuration,
             "fold": stage.fold,
             "recipe": asdict(stage.recipe),
+            "excluded": list(stage.excluded),
             "output": str(stage.output.relative_to(results_folder())),
         }
         for stage in chain.stages
@@ -205,6 +225,7 @@ def _write_run(chain: Chain, options: DeviceOptions) -> None:
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "target": chain.request.target,
         "sources": list(chain.request.sources),
+        "overlap": chain.request.overlap,
         "options": asdict(options),
         "stages": stages,
     }

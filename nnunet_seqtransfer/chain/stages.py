@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,8 @@ from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.host.folders import dataset_id, output_base
 
 TRAINER = "nnUNetTrainerSeqTransfer"
+Exclusions = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Fold of the target -> source -> its cases that are left out, since the fold validates on them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Stage:
     "all for sources; a fold of the target."
     recipe: Recipe
     "How it is trained."
+    without: str | None = None
+    "The fold of the target whose validation cases are left out of the sources up to here; None where nothing is."
+    excluded: tuple[str, ...] = ()
+    "The cases that are left out of this stage's own training, sorted."
 
     @property
     def dataset(self) -> str:
@@ -48,9 +54,14 @@ class Stage:
         return self.base / f"fold_{self.fold}"
 
     @property
+    def has_own_weights(self) -> bool:
+        """Whether this fold starts from weights of its own, its sources having been trained without its cases."""
+        return self.role == "target" and self.without is not None
+
+    @property
     def weights(self) -> Path:
-        """The weights handed to this stage; all folds start from the same."""
-        return self.base / "seq_transfer_init.pth"
+        """The weights handed to this stage; all folds start from the same, unless cases are left out for each."""
+        return self.base / f"seq_transfer_init{f'_fold_{self.fold}' if self.has_own_weights else ''}.pth"
 
 
 @dataclass(frozen=True)
@@ -75,39 +86,66 @@ class ChainRequest:
     "Warm-up of every stage that starts from another's weights."
     tag: str | None = None
     "Told apart from chains along the same path with another recipe."
+    overlap: Literal["refuse", "allow", "exclude"] = "refuse"
+    "What is done about cases of the sources that the target validates on."
+    sources_for: str | None = None
+    "Another target, of plans that train sources alike, whose source stages are used; None for this target's own."
 
 
-def chain_stages(request: ChainRequest) -> tuple[Stage, ...]:
-    """The stages of a chain in their order: each source once, then one stage for each fold of the target.
+def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) -> tuple[Stage, ...]:
+    """The stages of a chain in their order: the sources, then one stage for each fold of the target.
 
     A stage's plans name spells its path (tag left out): source 101 for target 110 trains under nnUNetPlans_for110,
-    source 102 after 101 under nnUNetPlans_for110_via101, the target after both under nnUNetPlans_via101_102. So
-    chains with a common beginning share its stages.
+    source 102 after 101 under nnUNetPlans_for110_via101, the target after both under nnUNetPlans_via101_102, its
+    sources trained for another target under that one's number. So
+    chains with a common beginning share its stages. So do the folds of the target, but for sources from which, or from
+    one before which, cases are left out: these are trained once for each such fold, 0 say, under names that end in
+    _without0. The target's plans name then ends in _disjoint, for all of its numbered folds alike.
+
+    Args:
+        request: what is to be trained.
+        exclusions: of all folds of the target, whether asked for or not, so that a name does not depend on that; None
+            and empty where nothing is left out.
     """
     path = (*request.sources, request.target)
     suffix = f"_{request.tag}" if request.tag else ""
     stages = []
-    for place in range(len(request.sources)):
+    for place, source in enumerate(request.sources):
         via = _via(path[:place])
-        name = f"{request.plans}_for{dataset_id(request.target)}{via}{suffix}"
-        stages.append(_stage(request, path[: place + 1], name, "all", request.source_recipe, "source"))
-    name = f"{request.plans}{_via(request.sources) or '_scratch'}{suffix}"
-    stages += [_stage(request, path, name, fold, request.target_recipe, "target") for fold in request.folds]
+        name = f"{request.plans}_for{dataset_id(request.sources_for or request.target)}{via}"
+        folds = {fold: _excludes(exclusions or {}, fold, path[: place + 1]) for fold in request.folds}
+        for without in dict.fromkeys(fold if excludes else None for fold, excludes in folds.items()):
+            excluded = () if without is None else tuple(sorted((exclusions or {})[without].get(source, ())))
+            mark = "" if without is None else f"_without{without}"
+            stage = _stage(request, path[: place + 1], f"{name}{mark}{suffix}", "all", "source")
+            stages.append(replace(stage, without=without, excluded=excluded))
+    name = f"{request.plans}{_via(request.sources) or '_scratch'}"
+    for fold in request.folds:
+        without = fold if exclusions and fold != "all" else None
+        stage = _stage(request, path, f"{name}{'' if without is None else '_disjoint'}{suffix}", fold, "target")
+        stages.append(replace(stage, without=without))
     return tuple(stages)
 
 
+def previous_stage(stages: Iterable[Stage], stage: Stage) -> Stage | None:
+    """The stage whose weights ``stage`` starts from: the one trained without the same cases, else the common one."""
+    before = {other.without: other for other in stages if other.path == stage.path[:-1]}
+    return before.get(stage.without, before.get(None))
+
+
+def _excludes(exclusions: Exclusions, fold: str, path: Sequence[str]) -> bool:
+    """Whether cases are left out for a fold anywhere along the path."""
+    return any(exclusions.get(fold, {}).get(dataset) for dataset in path)
+
+
 def _stage(
-    request: ChainRequest,
-    path: tuple[str, ...],
-    plans_name: str,
-    fold: str,
-    recipe: Recipe,
-    role: Literal["source", "target"],
+    request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: str, role: Literal["source", "target"]
 ) -> Stage:
+    recipe = request.source_recipe if role == "source" else request.target_recipe
     warmup = min(request.warmup_epochs, recipe.epochs // 10) if len(path) > 1 else 0
     return Stage(
         path=path,
-        target=request.target,
+        target=request.target if role == "target" else request.sources_for or request.target,
         role=role,
         plans_name=plans_name,
         configuration=request.configuration,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.chain.block import StageBlock, read_block
-from nnunet_seqtransfer.chain.stages import Stage
+from nnunet_seqtransfer.chain.stages import Stage, previous_stage
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.host.plans import plans_path
@@ -48,7 +48,7 @@ class StageState:
     damaged: tuple[Path, ...]
     "Truncated checkpoints that nnU-Net would try to load and fail."
     siblings: bool = False
-    "Another fold, which shares plans and starting weights with this one, has begun."
+    "Another fold, which shares plans and mostly starting weights with this one, has begun."
 
     @property
     def has_begun(self) -> bool:
@@ -94,14 +94,16 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
     silently and never overwritten.
     """
     actions: dict[Stage, Action] = {}
-    needed: set[tuple[str, ...]] = {stage.path for stage in stages if stage.role == "target"}
+    needed: set[Stage | None] = {stage for stage in stages if stage.role == "target"}
     for stage in reversed(stages):
         state = states[stage]
         _require_same(stage, state)
-        actions[stage] = _action(stage, state) if stage.path in needed or state.final else Action.NOT_NEEDED
-        source_is_there = any(states[other].final for other in stages if other.path == stage.path[:-1])
-        if actions[stage] is Action.START and not (state.weights and (source_is_there or state.siblings)):
-            needed.add(stage.path[:-1])
+        actions[stage] = _action(stage, state) if stage in needed or state.final else Action.NOT_NEEDED
+        previous = previous_stage(stages, stage)
+        source_is_there = previous is not None and states[previous].final
+        are_used = state.siblings and not stage.has_own_weights
+        if actions[stage] is Action.START and not (state.weights and (source_is_there or are_used)):
+            needed.add(previous)
     return {stage: actions[stage] for stage in stages}
 
 
@@ -122,11 +124,22 @@ def _require_same(stage: Stage, state: StageState) -> None:
     if state.block.recipe != stage.recipe:
         differences = stage.recipe.differences(state.block.recipe)
         raise StageError(f"{stage.base} was trained with another recipe (asked: {differences} there); {remedy}")
+    if state.block.excluded != stage.excluded:
+        raise StageError(
+            f"{stage.base} was trained without {_count(state.block.excluded)}, now {_count(stage.excluded)} would be "
+            f"left out (the splits or the data have changed); {remedy}"
+        )
+
+
+def _count(cases: Sequence[str]) -> str:
+    """In words: "no case", "the case a", "3 cases (a ...)"."""
+    return f"{len(cases)} cases ({cases[0]} ...)" if len(cases) > 1 else f"the case {cases[0]}" if cases else "no case"
 
 
 def require_same_origin(stage: Stage, state: StageState, previous: Stage) -> None:
     """Raises StageError where a stage that has begun started from another checkpoint than the one there now."""
-    if not state.is_bound or state.block is None or state.block.init is None:
+    bound = state.has_begun or (state.siblings and not stage.has_own_weights)
+    if not bound or state.block is None or state.block.init is None:
         return
     checkpoint = previous.output / FINAL
     if checkpoint.is_file() and sha256(checkpoint) != state.block.init.checkpoint_sha256:
@@ -141,7 +154,7 @@ def _read_stage_block(stage: Stage) -> StageBlock | None:
     if not path.is_file():
         return None
     plans = read_json(path, f"the plans file {stage.plans_name}", "delete it and run nnUNetv2_seq_train again")
-    return read_block(plans, stage.configuration)
+    return read_block(plans, stage.configuration, stage.fold)
 
 
 def _is_json(path: Path) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
 from nnunet_seqtransfer.host.folders import dataset_id
 from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
+from nnunet_seqtransfer.sequence.verdict import percent
 from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")
@@ -19,17 +20,17 @@ START, SEARCH = "#4c78a8", "#bab0ac"
 HOPS = ("#f2b447", "#54a24b", "#b279a2", "#9d755d")
 
 
-def draw_path(plan: SequencePlan, affinity: Affinity, path: Path) -> None:
+def draw_path(plan: SequencePlan, path: Path) -> None:
     """Draws what each candidate costs, part by part (start, then hop after hop), cheapest on top, as a PNG."""
     candidates = plan.candidates[:MOST]
     figure, axes = plt.subplots(figsize=(10, 1.8 + 0.5 * len(candidates)), layout="constrained")
     try:
         for row, candidate in enumerate(candidates):
-            _draw_bar(axes, row, candidate)
+            _draw_bar(axes, row, candidate, _note(plan, candidate))
         _label_rows(axes, plan, candidates)
-        axes.set_xlabel(f"cost ({affinity.metric} distances, {plan.strategy} strategy): lower is better")
+        axes.set_xlabel(f"cost ({plan.metric} distances, {plan.strategy} strategy): lower is better")
         axes.set_title(f"Paths to {plan.target}", loc="left")
-        axes.margins(x=0.12)
+        axes.margins(x=0.2)
         axes.set_xlim(left=0)
         axes.spines[["top", "right"]].set_visible(False)
         _add_legend(figure, candidates)
@@ -39,15 +40,23 @@ def draw_path(plan: SequencePlan, affinity: Affinity, path: Path) -> None:
         plt.close(figure)
 
 
-def _draw_bar(axes: plt.Axes, row: int, candidate: CandidatePath) -> None:
-    parts = [(candidate.start_cost, START), *zip(candidate.hop_costs, HOPS, strict=False)]
+def _draw_bar(axes: plt.Axes, row: int, candidate: CandidatePath, note: str) -> None:
+    parts = [(candidate.start_cost, START), *zip(candidate.hop_costs, cycle(HOPS), strict=False)]
     left = 0.0
     for part, colour in [*parts, (candidate.search_cost, SEARCH)]:
-        axes.barh(row, part, left=left, color=colour, height=0.6)
+        axes.barh(row, part, left=left, color=colour, height=0.6, alpha=0.35 if candidate.ruled_out else 1)
         left += part
+    axes.text(left, row, note, va="center", fontsize=9)
+
+
+def _note(plan: SequencePlan, candidate: CandidatePath) -> str:
+    """What stands behind a bar: its cost, how often the path wins, or that it could not be chosen."""
     # a strategy that gives scratch no price (the published one) does not compare it either
     price = f" {candidate.cost:.2f}" if candidate.cost > 0 or len(candidate.path) > 1 else " not compared"
-    axes.text(left, row, price, va="center", fontsize=9)
+    if candidate.ruled_out:
+        return f"{price}, ruled out"
+    share = next((win.share for win in plan.wins if win.path == candidate.path), 0.0)
+    return f"{price}, wins {percent(share)}" if plan.resamples and candidate.cost > 0 else price
 
 
 def _label_rows(axes: plt.Axes, plan: SequencePlan, candidates: tuple[CandidatePath, ...]) -> None:
@@ -63,7 +72,7 @@ def _add_legend(figure: plt.Figure, candidates: tuple[CandidatePath, ...]) -> No
     """Outside of the axes, so that it never covers a bar; only parts that some candidate has."""
     most_hops = max(len(candidate.hop_costs) for candidate in candidates)
     entries = [("start", START)] if any(candidate.start_cost for candidate in candidates) else []
-    entries += [(f"hop {number}", colour) for number, colour in zip(range(1, most_hops + 1), HOPS, strict=False)]
+    entries += [(f"hop {number}", colour) for number, colour in zip(range(1, most_hops + 1), cycle(HOPS), strict=False)]
     if any(candidate.search_cost for candidate in candidates):
         entries.append(("landmark to target", SEARCH))
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, colour in entries]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.sequence.problem import SequenceProblem
+from nnunet_seqtransfer.sequence.search import PathCosts
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,15 @@ class CostModel:
     """A path costs start(n of its first task) + the sum of hop(d) over its hops (see docs/method.md).
 
     start(n) = start_scale * n ** -start_exponent: little data to start on is what hurts.
-    hop(d) = (d / unit) ** hop_exponent + stage_cost: with an exponent above 1, two half steps cost less than one
-    whole step. With an exponent of 1 and distances that obey the triangle inequality no intermediate ever pays.
+    hop(d) = (d / unit) ** hop_exponent: with an exponent above 1, two half steps cost less than one whole step. With
+    an exponent of 1 and distances that obey the triangle inequality no intermediate ever pays.
+    stage_cost is added to each hop, for the stage on the source that it leaves; not where that stage is finished (see
+    `Constraints`). The target's own stage, which every path has, adds nothing.
 
     Without case counts every start costs 0, and with hop_exponent 1, unit 1 and no stage_cost a path costs the plain
     sum of its distances. Scratch, which has no hop, would then always be cheapest; it says nothing. So without case
-    counts scratch is listed among the candidates, but chosen only where no source reaches the target. No sequence wins
-    there either, whatever the exponent: its last hop alone is a direct path, and costs no more.
+    counts scratch is listed among the candidates, but chosen only where no other path is possible. No sequence wins
+    there either, whatever the exponent: its last hop alone is a direct path, and, finished stages aside, costs no more.
 
     The defaults are guesses until they are calibrated on measured transfers: a hop of one unit costs as much as
     starting on about 6 cases.
@@ -42,7 +45,7 @@ class CostModel:
     """The distance at which a hop costs 1, > 0."""
 
     stage_cost: float = 0.0
-    """What each hop costs on top, >= 0: one more stage to train."""
+    """What each source's stage that is still to train costs on top, >= 0."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -60,9 +63,17 @@ class CostModel:
         return np.asarray(self.start_scale * counts**-self.start_exponent, dtype=np.float64)
 
     def hops(self, problem: SequenceProblem) -> NDArray[np.float64]:
-        """(n, n) cost of the hop from task i to task j; inf where there is no edge and on the diagonal."""
+        """(n, n) cost of the hop from task i to task j; inf where there is no edge and on the diagonal.
+
+        Without stage_cost, which a finished stage does not pay.
+        """
         # A power that overflows is a hop nobody should make: no edge.
         with np.errstate(over="ignore"):
-            costs = np.asarray((problem.distances / self.unit) ** self.hop_exponent + self.stage_cost)
+            costs = np.asarray((problem.distances / self.unit) ** self.hop_exponent, dtype=np.float64)
         np.fill_diagonal(costs, np.inf)
         return costs
+
+    def graph(self, problem: SequenceProblem) -> PathCosts:
+        """What every path through the problem's tasks costs."""
+        stages = np.full(len(problem.names), self.stage_cost)
+        return PathCosts(self.starts(problem), self.hops(problem), stages, problem.target, problem.names)

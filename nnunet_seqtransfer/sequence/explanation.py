@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from nnunet_seqtransfer.sequence.problem import Candidate, Decision, SequenceProblem
+from nnunet_seqtransfer.sequence.problem import Candidate, Decision, Kind, SequenceProblem
 
 
 def explain(decision: Decision, problem: SequenceProblem) -> tuple[str, ...]:
     """Two to five sentences: what the chosen path costs, part by part, what the others cost, and why it was chosen."""
     if decision.chosen.kind == "scratch":
         return _scratch_wins(decision, problem)
-    return (_cost(decision.chosen, problem), *_others(decision, problem), _reason(decision, problem), *decision.notes)
+    return (_cost(decision.chosen, problem), *_others(decision, problem), *_reason(decision, problem), *decision.notes)
 
 
 def _scratch_wins(decision: Decision, problem: SequenceProblem) -> tuple[str, ...]:
@@ -22,6 +22,11 @@ def _scratch_wins(decision: Decision, problem: SequenceProblem) -> tuple[str, ..
         first += f", which costs {_number(chosen.cost)}{_cases(problem, problem.target)}"
     if direct is None:
         return f"{first}.", "No source was allowed, or none reaches the target."
+    second = f"{_via(direct, problem)} costs {_number(direct.cost)}"
+    if direct.path in decision.ruled_out:
+        return f"{first}.", f"{_upper(second)}, but is ruled out: it {decision.ruled_out[direct.path]}."
+    if direct.cost < chosen.cost:
+        return f"{first}.", f"{_upper(second)}."
     second = "Every source is too far away or has too few cases"
     return f"{first}.", f"{second}: the best of them, {_via(direct, problem)}, costs {_number(direct.cost)}."
 
@@ -39,26 +44,38 @@ def _cost(candidate: Candidate, problem: SequenceProblem) -> str:
 
 def _others(decision: Decision, problem: SequenceProblem) -> tuple[str, ...]:
     """One sentence on direct transfer and scratch, or none where neither can be compared."""
-    chosen, direct, scratch = decision.chosen, decision.best("direct"), decision.best("scratch")
+    chosen, scratch = decision.chosen, decision.best("scratch")
     parts: list[str] = []
-    if direct is not None and direct != chosen:
-        parts.append(f"{_via(direct, problem)} costs {_number(direct.cost)}")
-    # A scratch that is cheaper and was not chosen has no price of its own (see CostModel).
+    for direct in dict.fromkeys((decision.best("direct"), _allowed(decision, "direct"))):
+        if direct is not None and direct != chosen:
+            parts.append(f"{_via(direct, problem)} costs {_number(direct.cost)}{_but(direct, decision)}")
+    # A scratch that is cheaper and was not chosen has no price of its own (see CostModel), or is ruled out.
     if scratch is not None and scratch.cost > chosen.cost:
-        parts.append(f"scratch costs {_number(scratch.cost)}")
-    sentence = ", ".join(parts)
-    return (f"{sentence[0].upper()}{sentence[1:]}.",) if parts else ()
+        parts.append(f"scratch costs {_number(scratch.cost)}{_but(scratch, decision)}")
+    elif scratch is not None and scratch.path in decision.ruled_out:
+        parts.append(f"scratch is ruled out: it {decision.ruled_out[scratch.path]}")
+    return (f"{_upper('; '.join(parts) if decision.ruled_out else ', '.join(parts))}.",) if parts else ()
 
 
-def _reason(decision: Decision, problem: SequenceProblem) -> str:
-    chosen, direct, sequence = decision.chosen, decision.best("direct"), decision.best("sequence")
-    if chosen.kind == "direct":
-        if direct is not None and direct.order(problem.names) < chosen.order(problem.names):
-            return f"The {decision.strategy} strategy goes to the target directly only from a landmark."
-        if sequence is None:
-            return "No path with an intermediate is among the candidates."
-        return f"No intermediate pays: the best, {_path(sequence, problem)}, costs {_number(sequence.cost)}."
-    if direct is None or direct.cost <= chosen.cost:
+def _reason(decision: Decision, problem: SequenceProblem) -> tuple[str, ...]:
+    """Why the chosen path is the chosen one; nothing where more than its cost decided (see `verdict` and `joint`)."""
+    chosen, direct, sequence = decision.chosen, _allowed(decision, "direct"), _allowed(decision, "sequence")
+    if decision.strategy in ("auto", "shared"):
+        return ()
+    if chosen.kind == "sequence":
+        return (_why_sequence(decision, problem, direct),)
+    if direct is not None and direct.order(problem.names) < chosen.order(problem.names):
+        return (f"The {decision.strategy} strategy goes to the target directly only from a landmark.",)
+    if sequence is None:
+        return ("No path with an intermediate is among the candidates.",)
+    return (f"No intermediate pays: the best, {_path(sequence, problem)}, costs {_number(sequence.cost)}.",)
+
+
+def _why_sequence(decision: Decision, problem: SequenceProblem, direct: Candidate | None) -> str:
+    chosen = decision.chosen
+    if direct is None:
+        return "Direct transfer is ruled out, so the cheapest path that is allowed is taken."
+    if direct.cost <= chosen.cost:
         return f"The {decision.strategy} strategy takes an intermediate without comparing it with direct transfer."
     hops, single = math.fsum(chosen.hop_costs), math.fsum(direct.hop_costs)
     if hops < single:
@@ -71,6 +88,22 @@ def _reason(decision: Decision, problem: SequenceProblem) -> str:
         f"The longer way pays because starting with {problem.names[chosen.path[0]]} saves {_number(saved)}, "
         f"more than the {_number(hops - single)} that its hops cost on top."
     )
+
+
+def _allowed(decision: Decision, kind: Kind) -> Candidate | None:
+    """The cheapest candidate of one kind that could be chosen."""
+    return next(
+        (path for path in decision.candidates if path.kind == kind and path.path not in decision.ruled_out), None
+    )
+
+
+def _but(candidate: Candidate, decision: Decision) -> str:
+    clause = decision.ruled_out.get(candidate.path)
+    return f", but is ruled out: it {clause}" if clause else ""
+
+
+def _upper(sentence: str) -> str:
+    return f"{sentence[0].upper()}{sentence[1:]}"
 
 
 def _path(candidate: Candidate, problem: SequenceProblem) -> str:

@@ -1,20 +1,19 @@
-"""The record of a plan: the path, why it was chosen, and which affinity it rests on."""
+"""The record of a plan: the path, why it was chosen, how sure that is, and which affinity it rests on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nnunet_seqtransfer import __version__
-from nnunet_seqtransfer.affinity.affinity import Affinity
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.folders import cache_folder
-from nnunet_seqtransfer.sequence.explanation import explain
-from nnunet_seqtransfer.sequence.planner import SequencePlanner
-from nnunet_seqtransfer.sequence.problem import Candidate, SequenceProblem
-from nnunet_seqtransfer.storage import read_record, write_record
+from nnunet_seqtransfer.sequence.options import PlanOptions
+from nnunet_seqtransfer.storage import read_record, sha256, write_record
 
-FORMAT = 1
+FORMAT = 2
 KIND = "sequence plan"
 
 
@@ -32,6 +31,50 @@ class CandidatePath:
     "Of each hop."
     search_cost: float
     "The published strategy's distance from landmark to target; 0 elsewhere."
+    gpu_hours: float = 0.0
+    "Of its stages that are still to train."
+    ruled_out: str = ""
+    "Why it could not be chosen, as a clause; empty where it could."
+
+
+@dataclass(frozen=True)
+class Win:
+    """How often one path is chosen when the cases are drawn again."""
+
+    path: tuple[str, ...]
+    "Full names, the target last."
+    share: float
+    "Of the resamples, 0 to 1."
+
+
+@dataclass(frozen=True)
+class Against:
+    """The cheapest path against the cheapest of a simpler kind."""
+
+    path: tuple[str, ...]
+    "That simpler path: full names, the target last."
+    saved: float
+    "What the cheapest path costs less."
+    low: float
+    "Lower end of the 95 % interval of that."
+    high: float
+    "Upper end."
+    share: float
+    "Share of the resamples in which it costs less than every path of that kind."
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The predicted change of Dice from another path to the chosen one."""
+
+    path: tuple[str, ...]
+    "That other path: full names, the target last."
+    mean: float
+    "Predicted change, -1 to 1."
+    low: float
+    "Lower end of the 95 % interval of a single run."
+    high: float
+    "Upper end."
 
 
 @dataclass(frozen=True)
@@ -56,44 +99,34 @@ class SequencePlan:
     "Cheapest first."
     explanation: tuple[str, ...]
     "Why, a sentence each."
-    version: str = field(default=__version__)
+    affinity_sha256: str = ""
+    "SHA-256 of that file."
+    options: PlanOptions = field(default_factory=PlanOptions)
+    "What was asked for."
+    constants: Mapping[str, float] = field(default_factory=dict)
+    "Constants of the cost, by their name in the cost model."
+    calibration: str | None = None
+    "Name of the calibration that the constants come from; None where they are guesses or given."
+    resamples: int = 0
+    "Resamples of the cases that the shares count; 0 where there are none."
+    wins: tuple[Win, ...] = ()
+    "Every path chosen in some resample, the most frequent first."
+    compared: tuple[Against, ...] = ()
+    "The cheapest path against simpler kinds, the simplest first."
+    supported: bool | None = None
+    "Whether the data tell the cheapest path from all simpler ones; None where nothing was resampled or compared."
+    gains: tuple[Gain, ...] = ()
+    "Predicted changes of Dice; none without a calibration."
+    gpu_hours: float = 0.0
+    "Of the chosen path's stages that are still to train."
+    flips: tuple[str, ...] = ()
+    "Where the cheapest path changes with the constants, a sentence each."
+    left_out: tuple[str, ...] = ()
+    "Datasets of the affinity that cannot be trained on here."
+    trained_for: str | None = None
+    "Another target whose source stages this plan shares; None where they are trained for its own target."
+    version: str = __version__
     "Version of this package that made it."
-
-
-def make_plan(
-    affinity: Affinity, affinity_file: Path, planner: SequencePlanner, strategy: str, max_sources: int, top: int
-) -> SequencePlan:
-    """Plans a sequence on an affinity. Raises SequenceError where nothing can be planned."""
-    problem = SequenceProblem.checked(
-        affinity.names,
-        affinity.matrix(),
-        len(affinity.names) - 1,
-        [task.labelled_cases for task in affinity.tasks],
-        channels=[task.channels for task in affinity.tasks],
-        labels=[task.labels for task in affinity.tasks],
-    )
-    decision = planner.plan(problem, max_sources, top)
-    return SequencePlan(
-        target=affinity.target,
-        plans=affinity.plans,
-        configuration=affinity.configuration,
-        sources=tuple(problem.names[index] for index in decision.chosen.path[:-1]),
-        strategy=strategy,
-        metric=affinity.metric,
-        affinity_file=affinity_file.name,
-        candidates=tuple(_named(candidate, problem) for candidate in decision.candidates),
-        explanation=explain(decision, problem),
-    )
-
-
-def _named(candidate: Candidate, problem: SequenceProblem) -> CandidatePath:
-    return CandidatePath(
-        path=tuple(problem.names[index] for index in candidate.path),
-        cost=candidate.cost,
-        start_cost=candidate.start_cost,
-        hop_costs=candidate.hop_costs,
-        search_cost=candidate.search_cost,
-    )
 
 
 def plan_path(target: str, plans: str, configuration: str) -> Path:
@@ -107,15 +140,38 @@ def write_plan(path: Path, plan: SequencePlan) -> None:
 
 
 def read_plan(path: Path) -> SequencePlan:
-    """Reads a record. Raises RecordError where it is missing, truncated, edited, or of a newer format."""
+    """Reads a record. Raises RecordError where it is missing, truncated, edited, or of another format."""
     remedy = "run nnUNetv2_seq_plan again"
     content = read_record(path, KIND, FORMAT, remedy)
+    if "affinity_sha256" not in content:
+        raise RecordError(f"the sequence plan was made by an older version: {path}; {remedy}")
     try:
-        candidates = tuple(
-            CandidatePath(**{**entry, "path": tuple(entry["path"]), "hop_costs": tuple(entry["hop_costs"])})
-            for entry in content.pop("candidates")
-        )
-        lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
-        return SequencePlan(candidates=candidates, **{**content, **lists})
-    except (TypeError, KeyError) as error:
+        records: dict[str, Any] = {
+            "candidates": _records(CandidatePath, content.pop("candidates")),
+            "wins": _records(Win, content.pop("wins")),
+            "compared": _records(Against, content.pop("compared")),
+            "gains": _records(Gain, content.pop("gains")),
+            "options": PlanOptions.from_json(content.pop("options")),
+        }
+        return SequencePlan(**records, **{name: _tuple(value) for name, value in content.items()})
+    except (TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"the sequence plan lacks entries ({error}): {path}; {remedy}") from None
+
+
+def changed_affinity(plan: SequencePlan) -> str | None:
+    """A line for a user where the affinity beside the plan is not the one that it rests on any more, else None.
+
+    An affinity kept elsewhere (``-a``), or deleted since, is not looked at.
+    """
+    path = cache_folder(plan.target) / plan.affinity_file
+    if not path.is_file() or sha256(path) == plan.affinity_sha256:
+        return None
+    return f"the affinity of {plan.target} has changed since this plan was made; nnUNetv2_seq_plan makes a new one"
+
+
+def _records(kind: type[Any], entries: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
+    return tuple(kind(**{name: _tuple(value) for name, value in entry.items()}) for entry in entries)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -55,19 +56,19 @@ class SequenceProblem:
 
         Raises SequenceError where shapes do not fit, names repeat, a distance is negative, or a count is below 1.
         """
-        _check_names(names, target)
+        _check_names(names, whole("the target", target))
         matrix = _checked_distances(distances, names)
         for what, given in (("case counts", case_counts), ("channel lists", channels), ("label lists", labels)):
             if given is not None and len(given) != len(names):
                 raise SequenceError(f"{len(given)} {what} for {len(names)} tasks; give one for each task")
-        for name, count in zip(names, case_counts or (), strict=False):
+        for name, count in zip(names, () if case_counts is None else case_counts, strict=False):
             if not count >= 1:
                 raise SequenceError(f"{name} has {count} labelled cases; a task needs at least 1, leave it out")
         return cls(
             names=tuple(names),
             distances=matrix,
             target=int(target),
-            case_counts=None if case_counts is None else tuple(int(count) for count in case_counts),
+            case_counts=None if case_counts is None else tuple(whole("a case count", count) for count in case_counts),
             channels=None if channels is None else tuple(tuple(entry) for entry in channels),
             labels=None if labels is None else tuple(tuple(entry) for entry in labels),
         )
@@ -76,6 +77,49 @@ class SequenceProblem:
     def sources(self) -> tuple[int, ...]:
         """Indices of all tasks but the target."""
         return tuple(index for index in range(len(self.names)) if index != self.target)
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a path must obey beside being cheap. The default asks for nothing. See `constraints` for what checks it.
+
+    The stage on the k-th source of a path costs nothing, neither its price nor `CostModel.stage_cost`, where the
+    beginning of the path up to that source is among ``finished``. The target's stage is always still to train.
+    """
+
+    must: tuple[int, ...] = ()
+    """Sources that the chosen path goes through, in any order."""
+
+    avoid: tuple[int, ...] = ()
+    """Sources that no path goes through."""
+
+    landmark_cases: int = 0
+    """The first source of a path needs at least so many labelled cases; scratch has none and is not touched."""
+
+    budget: float = math.inf
+    """Most that the stages still to train may cost together, the target's included; in the unit of ``prices``."""
+
+    prices: tuple[float, ...] | None = None
+    """(n,) price of a stage on each task, >= 0: epochs, or GPU hours; None where no budget is kept."""
+
+    finished: frozenset[tuple[int, ...]] = frozenset()
+    """Beginnings of paths, as indices of sources in training order, whose last stage is trained already."""
+
+    def price(self, path: Sequence[int]) -> float:
+        """What the stages of ``path`` (to the target) that are still to train cost together; 0 without prices."""
+        if self.prices is None:
+            return 0.0
+        last = len(path) - 1
+        unfinished = (k for k in range(last + 1) if k == last or tuple(path[: k + 1]) not in self.finished)
+        return math.fsum(self.prices[path[k]] for k in unfinished)
+
+    def affords(self, path: Sequence[int]) -> bool:
+        """Whether the price of ``path`` is within the budget, rounding aside."""
+        return bool(rounded(self.price(path)) <= rounded(self.budget))
+
+
+UNCONSTRAINED = Constraints()
+"""Nothing is asked of a path."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +163,23 @@ class Decision:
     """What to train; one of ``candidates``."""
 
     candidates: tuple[Candidate, ...]
-    """Cheapest first (see `Candidate.order`); always holds scratch and the best direct path, where one was allowed."""
+    """Cheapest first (see `Candidate.order`).
+
+    Always holds scratch and, where a source is allowed and reaches the target, the best direct path: for comparison
+    also where the constraints rule them out (see ``ruled_out``). No path with a task to be avoided is among them.
+    """
 
     strategy: str
     """Name of the strategy that decided."""
 
     notes: tuple[str, ...] = ()
     """What a reader should know about how it was decided, a sentence each."""
+
+    ruled_out: dict[tuple[int, ...], str] = field(default_factory=dict)
+    """By path, in a clause ("costs 750, above the budget of 500"): candidates that could not be chosen, and why."""
+
+    communities: tuple[tuple[int, ...], ...] = ()
+    """The sources by community, in the order of names; empty where the strategy knows none."""
 
     def best(self, kind: Kind) -> Candidate | None:
         """The cheapest candidate of one kind, or None where there is none."""
@@ -136,6 +190,14 @@ def rounded(costs: ArrayLike) -> NDArray[np.float64]:
     """``costs`` cut to `ROUNDING_BITS` leading bits, any shape; never turns an order round; keeps inf and 0."""
     mantissa, exponent = np.frexp(np.asarray(costs, dtype=np.float64))
     return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, ROUNDING_BITS)), exponent - ROUNDING_BITS))
+
+
+def whole(what: str, value: object) -> int:
+    """``value`` as an int. Raises SequenceError where it is no whole number, such as 2.5 or "2"."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise SequenceError(f"{what} is {value!r}; give a whole number") from None
 
 
 def number_table(values: ArrayLike) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_seqtransfer.chain.block import KEY, StageBlock, read_block
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_body
-from nnunet_seqtransfer.errors import CheckpointError
+from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.storage import replacing
 from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
@@ -41,7 +41,7 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net wants exactly this signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.seq_transfer: StageBlock | None = read_block(self.plans_manager.plans, configuration)
+        self.seq_transfer: StageBlock | None = read_block(self.plans_manager.plans, configuration, fold)
         if self.seq_transfer is not None:
             recipe = self.seq_transfer.recipe
             self.num_epochs = recipe.epochs
@@ -58,6 +58,24 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
             np.random.seed(seed)
             torch.manual_seed(seed)
         super().initialize()
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split, without the cases that the block excludes: the target validates on them.
+
+        Raises DatasetError where no case is left to train on.
+        """
+        training, validation = super().do_split()
+        excluded = set(self.seq_transfer.excluded) if self.seq_transfer is not None else set()
+        if not excluded:
+            return training, validation
+        left = [case for case in training if case not in excluded]
+        if not left:
+            raise DatasetError(
+                f"plans {self.plans_manager.plans_name} exclude every case of {self.plans_manager.dataset_name}; "
+                "leave this source out"
+            )
+        self.print_to_log_file(f"seq_transfer: {len(training) - len(left)} cases left out, {len(left)} to train on")
+        return left, [case for case in validation if case not in excluded]
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """nnU-Net's optimiser; its learning rate gets a warm-up where the recipe has one."""

@@ -1,11 +1,17 @@
 """Laws that every planner obeys, and what the cost model makes of typical problems."""
 
+import doctest
 import math
+import subprocess
+import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
+import nnunet_seqtransfer
 from nnunet_seqtransfer.errors import SequenceError
+from nnunet_seqtransfer.sequence import planner as planner_module
 from nnunet_seqtransfer.sequence.cost import CostModel
 from nnunet_seqtransfer.sequence.planner import PLANNERS, ExactPlanner, PublishedPlanner, plan_sequence, planner
 from nnunet_seqtransfer.sequence.problem import SequenceProblem
@@ -102,7 +108,11 @@ def test_scratch_and_the_best_direct_path_are_never_missing(strategy: str) -> No
 
 @pytest.mark.parametrize("strategy", EXACT)
 def test_a_cheaper_edge_never_makes_the_best_path_dearer(strategy: str) -> None:
-    """Bringing two tasks closer keeps the chosen cost or lowers it."""
+    """Bringing two tasks closer keeps the chosen cost or lowers it.
+
+    Not so in the published strategy: a shorter edge can move a task into another community or make another task the
+    landmark, and so take the cheapest path away from the candidates.
+    """
     for seed in SEEDS:
         problem, rng = random_problem(seed), np.random.default_rng(seed)
         if problem.case_counts is None:
@@ -212,6 +222,35 @@ def test_directions_are_kept_apart() -> None:
     assert plan_sequence(distances, 2).chosen.path == (0, 2)
 
 
+@pytest.mark.parametrize("strategy", PLANNERS)
+def test_every_strategy_keeps_directions_apart(strategy: str) -> None:
+    """Only the ways towards the target and along the path are paid for, also where the way back is free."""
+    distances = np.array([[0, 0.5, 0.5, 0.25], [0.0, 0, 0.5, 3.0], [0.0, 0.0, 0, 3.0], [0.0, 0.0, 0.0, 0]])
+    problem = SequenceProblem.checked("abcd", distances, 3, (90, 90, 90, 4))
+    for candidate in make(strategy).plan(problem, 2, 20).candidates:
+        hops = [distances[i, j] for i, j in pairwise(candidate.path)]
+        assert candidate.hop_costs == pytest.approx([hop**2 if strategy == "exact" else hop for hop in hops])
+    assert make(strategy).plan(problem, 1, 20).best("direct").path == (0, 3)
+
+
+@pytest.mark.parametrize("strategy", PLANNERS)
+def test_every_strategy_settles_equal_distances_by_names(strategy: str) -> None:
+    """Where everything ties, the first name begins, whatever its index."""
+    problem = SequenceProblem.checked(("d", "c", "a", "b"), np.ones((4, 4)), 1, (50, 2, 50, 50))
+    assert problem.names[make(strategy).plan(problem, 2, 5).chosen.path[0]] == "a"
+
+
+@pytest.mark.parametrize("strategy", PLANNERS)
+def test_every_strategy_plans_for_parts_that_nothing_joins(strategy: str) -> None:
+    """Two groups without distances between them: the one that reaches the target is used, the other left."""
+    distances = np.full((5, 5), np.nan)
+    distances[0, 1] = distances[1, 0] = distances[2, 3] = distances[3, 2] = 0.1
+    distances[2, 4] = distances[3, 4] = 0.2
+    made = make(strategy).plan(SequenceProblem.checked("abcde", distances, 4, (900, 900, 90, 90, 4)), 3, 20)
+    assert made.chosen.kind in ("direct", "sequence")
+    assert all(set(candidate.path) <= {2, 3, 4} for candidate in made.candidates)
+
+
 @pytest.mark.parametrize("missing", [np.nan, np.inf])
 def test_a_target_that_nothing_reaches_is_trained_from_scratch(missing: float) -> None:
     """No edge into the target leaves scratch alone, also without case counts and in the published strategy."""
@@ -251,6 +290,25 @@ def test_a_plain_table_is_checked_too() -> None:
     for table, message in (([[0, -1], [1, 0]], "negative"), ([[0, 1], [1]], "no table"), (3.0, "shape")):
         with pytest.raises(SequenceError, match=message):
             plan_sequence(table, 0)
+
+
+def test_the_package_plans_without_torch_and_imports_fast() -> None:
+    """`from nnunet_seqtransfer import plan_sequence` imports no torch and no nnU-Net; the bare package no numpy."""
+    script = (
+        "import sys, nnunet_seqtransfer; assert 'numpy' not in sys.modules; "
+        "from nnunet_seqtransfer import plan_sequence; assert not {'torch', 'nnunetv2'} & set(sys.modules); "
+        "print(plan_sequence([[0, 1], [1, 0]], 1).chosen.path)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd="/")
+    assert run.stdout == "(0, 1)\n"
+    assert nnunet_seqtransfer.plan_sequence is plan_sequence
+    with pytest.raises(AttributeError, match="no attribute 'plan_sequences'"):
+        nnunet_seqtransfer.plan_sequences  # noqa: B018 - the look-up is the test
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    """What the documentation of `plan_sequence` shows is what it does."""
+    assert doctest.testmod(planner_module, raise_on_error=True).attempted == 1
 
 
 def test_the_given_communities_must_be_at_least_one() -> None:

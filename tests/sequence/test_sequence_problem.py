@@ -5,7 +5,7 @@ import pytest
 
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.problem import Candidate, SequenceProblem, rounded
+from nnunet_seqtransfer.sequence.problem import Candidate, Constraints, SequenceProblem, rounded
 
 NAMES = ("Dataset001_A", "Dataset002_B", "Dataset003_C")
 
@@ -46,6 +46,10 @@ def test_the_distances_cannot_be_changed_afterwards() -> None:
         ({"target": 3}, "target 3 is no index"),
         ({"target": -1}, "target -1 is no index"),
         ({"case_counts": (5, 0, 5)}, "Dataset002_B has 0 labelled cases"),
+        ({"target": 1.0}, "the target is 1.0; give a whole number"),
+        ({"target": np.nan}, "the target is nan; give a whole number"),
+        ({"case_counts": (5, np.nan, 5)}, "Dataset002_B has nan labelled cases"),
+        ({"case_counts": (5, 2.5, 5)}, "a case count is 2.5; give a whole number"),
         ({"case_counts": (5, 5)}, "2 case counts for 3 tasks"),
         ({"channels": (("T1",),)}, "1 channel lists for 3 tasks"),
         ({"labels": (("heart",),)}, "1 label lists for 3 tasks"),
@@ -71,15 +75,18 @@ def test_a_cost_model_refuses_numbers_that_make_no_sense(option: str, value: flo
 
 
 def test_the_cost_model_follows_its_formula() -> None:
-    """start(n) = c n^-e, hop(d) = (d / unit)^p + stage cost, and no hop where there is no edge."""
+    """start(n) = c n^-e, hop(d) = (d / unit)^p, no hop where there is no edge; each source's stage adds its cost."""
     problem = SequenceProblem.checked(NAMES, [[0, 1, 4], [2, 0, np.nan], [1, 1, 0]], 2, (4, 16, 1))
     model = CostModel(2.0, 0.5, 2.0, 2.0, 0.25)
     assert model.starts(problem).tolist() == [1.0, 0.5, 2.0]
     hops = model.hops(problem)
-    assert hops[0, 1:].tolist() == [0.5, 4.25]
-    assert hops[1, 0] == 1.25
+    assert hops[0, 1:].tolist() == [0.25, 4.0]
+    assert hops[1, 0] == 1.0
     assert np.isinf(hops[1, 2])
     assert np.isinf(np.diag(hops)).all()
+    assert model.graph(problem).candidate((0, 2), Constraints()).hop_costs == (4.25,)
+    assert model.graph(problem).candidate((0, 2), Constraints(finished=frozenset({(0,)}))).hop_costs == (4.0,)
+    assert model.graph(problem).candidate((2,), Constraints()).cost == 2.0
 
 
 def test_a_candidates_cost_does_not_depend_on_the_order_of_its_parts() -> None:

@@ -1,11 +1,15 @@
 """The published strategy: a small example by hand, its repairs one by one."""
 
+import time
+
 import networkx as nx
 import numpy as np
 import pytest
 
+from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.sequence import published
-from nnunet_seqtransfer.sequence.planner import PublishedPlanner
+from nnunet_seqtransfer.sequence.cost import CostModel
+from nnunet_seqtransfer.sequence.planner import PublishedPlanner, planner
 from nnunet_seqtransfer.sequence.problem import SequenceProblem
 
 
@@ -47,7 +51,7 @@ def test_larger_datasets_become_landmarks() -> None:
 
 
 def test_the_edge_rule_applies() -> None:
-    """Tasks are joined where a channel or a label is shared, upper and lower case aside, and not otherwise."""
+    """Tasks are joined where a channel or a label is shared, and not otherwise."""
     problem = SequenceProblem.checked(
         ("a", "b", "c", "d", "target"),
         np.ones((5, 5)),
@@ -57,6 +61,30 @@ def test_the_edge_rule_applies() -> None:
     )
     assert set(published.source_graph(problem).edges) == {(0, 1), (0, 2)}
     assert 3 in published.source_graph(problem)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("T1 post", "t1_post", True),
+        ("T1-post", "T1post", True),
+        (" FLAIR ", "flair", True),
+        ("T\u00b2", "t2", True),
+        ("Größe", "GRÖSSE", True),
+        ("T1", "T2", False),
+        ("T1", "T1 post", False),
+        ("+", "-", False),
+        ("+", "+", True),
+    ],
+)
+def test_names_that_differ_in_spelling_alone_are_the_same(one: str, other: str, same: bool) -> None:
+    """Case, spaces, punctuation and typography do not tell channels or labels apart; letters and digits do."""
+    for given in (
+        {"channels": [(one,), (other,), ("x",)], "labels": [("a",), ("b",), ("c",)]},
+        {"labels": [(one,), (other,), ("x",)], "channels": [("a",), ("b",), ("c",)]},
+    ):
+        problem = SequenceProblem.checked("pqr", np.ones((3, 3)), 2, **given)
+        assert published.source_graph(problem).has_edge(0, 1) == same
 
 
 def test_without_channels_or_labels_all_sources_are_joined() -> None:
@@ -81,6 +109,52 @@ def test_distances_shape_the_communities() -> None:
     problem = SequenceProblem.checked([f"{i:02}" for i in range(11)], distances, 10)
     found = published.find_communities(problem, published.source_graph(problem), 2)
     assert found == ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
+
+
+def archive() -> SequenceProblem:
+    """84 sources as published: 7 centres, 4 modalities, 3 labels, single-channel and binary; a target elsewhere."""
+    rng = np.random.default_rng(0)
+    kinds = [(centre, modality, label) for centre in range(7) for modality in range(4) for label in range(3)]
+    parts = [rng.normal(0, spread, (number, 5)) for number, spread in ((7, 0.3), (4, 1.0), (3, 0.6))]
+    points = [sum(part[i] for part, i in zip(parts, kind, strict=True)) + rng.normal(0, 0.1, 5) for kind in kinds]
+    places = np.array([*points, rng.normal(0, 1, 5)])
+    return SequenceProblem.checked(
+        [f"Dataset{i:03}" for i in range(85)],
+        np.linalg.norm(places[:, None] - places, axis=2),
+        84,
+        rng.integers(5, 500, 85).tolist(),
+        channels=[*((f"modality {modality}",) for _, modality, _ in kinds), ("modality 0",)],
+        labels=[*((f"label {label}",) for *_, label in kinds), ("label 0",)],
+    )
+
+
+def test_eighty_four_sources_take_less_than_five_seconds() -> None:
+    """The published size, nine communities, none of a source alone."""
+    problem = archive()
+    begin = time.process_time()
+    decision = PublishedPlanner(communities=9).plan(problem, 3, 10)
+    # Of the processor, so that a busy machine does not matter.
+    assert time.process_time() - begin < 5
+    assert decision.notes == ("84 sources fell into 9 communities.",)
+    assert decision.chosen.kind == "sequence"
+    assert len(decision.communities) == 9
+    assert min(len(community) for community in decision.communities) > 1
+    assert sorted(task for community in decision.communities for task in community) == list(range(84))
+
+
+def test_hundreds_of_sources_are_refused() -> None:
+    """Splitting takes the cube of their number; the line names the exact strategy."""
+    problem = SequenceProblem.checked([f"{i:03}" for i in range(302)], np.ones((302, 302)), 0)
+    with pytest.raises(SequenceError, match="301 sources are too many"):
+        PublishedPlanner().plan(problem, 3, 10)
+
+
+def test_the_number_of_communities_can_be_chosen_by_strategy_name() -> None:
+    """`planner` passes it on, and refuses it for a strategy without communities."""
+    made = planner("published", CostModel(), communities=4).plan(two_clusters(), 3, 10)
+    assert made.notes == ("4 sources fell into 4 communities.",)
+    with pytest.raises(SequenceError, match="strategy exact has no communities"):
+        planner("exact", CostModel(), communities=4)
 
 
 def test_the_first_cut_is_the_edge_with_the_highest_weighted_betweenness() -> None:

@@ -1,0 +1,164 @@
+"""Ordinal patterns around the local extrema of an image, as 64-bit hashes: they survive rescaling, turns and crops.
+
+At every strict local maximum or minimum the neighbourhood is replaced by the dense ranks of its values. Ranks do not
+change under any increasing map of intensities. Under an inversion maxima become minima, so the neighbourhood of a
+minimum is negated first. Turning and flipping of the axes is undone by the neighbours that share a face with the
+centre: along each axis the larger of the two lies on the positive side, and the axes are sorted by it. Positions play
+no part, so a crop has the patterns of its place in the whole image.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Voxels = NDArray[np.float32]
+
+DISTINCT = 8
+"""Neighbourhoods with fewer different values are left out: few grey levels make few patterns, which agree by chance."""
+RADIUS = {2: 2, 3: 1}
+"""Neighbourhoods have 5x5 pixels in 2-D and 3x3x3 voxels in 3-D: 25 and 27 values."""
+SLAB_VOXELS = 1 << 19
+"""Volumes are looked at in slabs of about this many voxels: little memory beside the image, and near the processor."""
+
+
+def ordinal_patterns(image: Voxels) -> NDArray[np.uint64]:
+    """The distinct patterns of an image, ascending; the lowest bit of each is 1 where it lies around a minimum.
+
+    Args:
+        image: shape (x, y, z). A volume with fewer than three voxels along an axis is taken as images in the plane of
+            the other two, as nnU-Net stores 2-D images. Voxels beside NaN have no pattern.
+
+    Returns:
+        uint64, shape (patterns,); a pattern that occurs around maxima and minima is listed once.
+    """
+    found = [_patterns_in(part) for part in _parts(image)]
+    hashes = np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.uint64)
+    first = np.ones(len(hashes), dtype=bool)
+    first[1:] = hashes[1:] >> np.uint64(1) != hashes[:-1] >> np.uint64(1)
+    return hashes[first]
+
+
+def _parts(image: Voxels) -> Iterator[Voxels]:
+    """The slices of a flat volume; of any other, slabs that overlap by what a neighbourhood needs."""
+    thin = int(np.argmin(image.shape))
+    if image.shape[thin] < 3:
+        yield from np.moveaxis(image, thin, 0)
+        return
+    slices = max(1, SLAB_VOXELS // math.prod(image.shape[1:]))
+    for start in range(0, len(image) - 2, slices):
+        yield image[start : start + slices + 2]
+
+
+def _patterns_in(image: Voxels) -> NDArray[np.uint64]:
+    """Hashes of one 2-D image or slab."""
+    offsets, symmetries = _neighbourhood(image.ndim)
+    radius = RADIUS[image.ndim]
+    centres = _candidates(image)
+    inside = ((centres >= radius) & (centres < np.asarray(image.shape) - radius)).all(axis=1)
+    strides = np.asarray([math.prod(image.shape[axis + 1 :]) for axis in range(image.ndim)])
+    values = image.reshape(-1)[(centres[inside] @ strides)[:, None] + offsets @ strides]
+    values, minimum = _strict(values, offsets)
+    turn, unambiguous = _turns(values, offsets)
+    values, minimum = values[unambiguous], minimum[unambiguous]
+    ranks = _dense_ranks(np.take_along_axis(values, symmetries[turn[unambiguous]], axis=1))
+    enough = ranks.max(axis=1, initial=0) + 1 >= DISTINCT
+    hashes: NDArray[np.uint64] = (_hash(ranks[enough]) & ~np.uint64(1)) | minimum[enough].astype(np.uint64)
+    return hashes
+
+
+def _candidates(image: Voxels) -> NDArray[np.intp]:
+    """Indices (n, dimensions) of inner voxels that no neighbour exceeds, or none falls below, on no plateau."""
+    largest, smallest = image, image
+    for axis in range(image.ndim):
+        count = largest.shape[axis] - 2
+        if count < 1:
+            return np.empty((0, image.ndim), dtype=np.intp)
+        shifted = [(slice(None),) * axis + (slice(shift, shift + count),) for shift in range(3)]
+        largest = np.maximum(np.maximum(largest[shifted[0]], largest[shifted[1]]), largest[shifted[2]])
+        smallest = np.minimum(np.minimum(smallest[shifted[0]], smallest[shifted[1]]), smallest[shifted[2]])
+    centre = image[(slice(1, -1),) * image.ndim]
+    return np.argwhere(((centre == largest) | (centre == smallest)) & (largest != smallest)) + 1
+
+
+def _strict(values: Voxels, offsets: NDArray[np.intp]) -> tuple[Voxels, NDArray[np.bool_]]:
+    """Neighbourhoods (n, values) of strict extrema, those of minima negated; and which these are."""
+    direct = values[:, np.abs(offsets).max(axis=1) == 1]
+    centre = values[:, len(offsets) // 2, None]
+    maximum = np.asarray((centre > direct).all(axis=1))
+    minimum = np.asarray((centre < direct).all(axis=1))
+    # in the wider 2-D neighbourhood there may be NaN or infinity; its ranks would depend on the sort
+    kept = (maximum | minimum) & np.isfinite(values).all(axis=1)
+    values, minimum = values[kept], minimum[kept]
+    return np.where(minimum[:, None], -values, values), minimum
+
+
+def _turns(values: Voxels, offsets: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """For each neighbourhood the number of the symmetry that brings it into standard position, and whether one does.
+
+    Where two of the deciding values are equal, the position is ambiguous.
+    """
+    dimensions = offsets.shape[1]
+    faces = np.eye(dimensions, dtype=np.intp)
+    low, high = (
+        np.stack([values[:, (offsets == sign * face).all(axis=1)][:, 0] for face in faces], axis=1) for sign in (-1, 1)
+    )
+    larger = np.maximum(low, high)
+    order = np.argsort(-larger, axis=1)
+    ordered = np.take_along_axis(larger, order, axis=1)
+    unambiguous = (low != high).all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+    flipped = (high < low) @ (1 << np.arange(dimensions))
+    orders = {axes: number for number, axes in enumerate(itertools.permutations(range(dimensions)))}
+    lookup = np.zeros((dimensions,) * dimensions, dtype=np.intp)
+    for axes, number in orders.items():
+        lookup[axes] = number
+    return lookup[tuple(order.T)] * (1 << dimensions) + flipped, unambiguous
+
+
+@cache
+def _neighbourhood(dimensions: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Offsets (values, dimensions) of a neighbourhood, and for each symmetry of the grid which value goes where.
+
+    Symmetries are ordered by the permutation of the axes, then by the bits of the flipped axes.
+    """
+    radius = RADIUS[dimensions]
+    offsets = np.asarray(list(itertools.product(range(-radius, radius + 1), repeat=dimensions)))
+    weights = (2 * radius + 1) ** np.arange(dimensions)[::-1]
+    symmetries = []
+    for axes in itertools.permutations(range(dimensions)):
+        for bits in range(1 << dimensions):
+            signs = np.asarray([-1 if bits >> axis & 1 else 1 for axis in range(dimensions)])
+            turned = np.empty_like(offsets)
+            turned[:, axes] = offsets
+            symmetries.append((turned * signs + radius) @ weights)
+    return offsets, np.asarray(symmetries)
+
+
+def _dense_ranks(values: Voxels) -> NDArray[np.uint8]:
+    """The rank of each value among the different values of its row, from 0."""
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    steps = np.zeros(values.shape, dtype=np.uint8)
+    np.cumsum(ordered[:, 1:] != ordered[:, :-1], axis=1, dtype=np.uint8, out=steps[:, 1:])
+    ranks = np.empty_like(steps)
+    np.put_along_axis(ranks, order, steps, axis=1)
+    return ranks
+
+
+def _hash(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """A 64-bit hash of each row of bytes: its words through the finaliser of SplitMix64 (Steele et al. 2014)."""
+    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
+    padded[:, : rows.shape[1]] = rows
+    state: Any = np.zeros(len(rows), dtype=np.uint64)
+    for word in padded.view("<u8").T:
+        state = (state ^ word) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return np.asarray(state, dtype=np.uint64)
