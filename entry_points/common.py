@@ -101,6 +101,14 @@ def not_negative_float(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -114,7 +122,7 @@ def tag_name(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text!r} becomes part of folder names; use letters, digits, '-' and single '_' between them"
         )
-    if re.match(r"((via|without)?\d+|disjoint)(_|$)", text):
+    if re.match(r"((via|without)?\d+|disjoint|init[0-9a-f]{8})(_|$)", text):
         raise argparse.ArgumentTypeError(f"{text!r} reads like a part of the path; begin with another word")
     return text
 

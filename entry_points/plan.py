@@ -34,7 +34,8 @@ from nnunet_seqtransfer.report.plan_text import plan_text
 from nnunet_seqtransfer.sequence.joint import group_targets, plan_together, sharing, together_text
 from nnunet_seqtransfer.sequence.options import PlanOptions
 from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path, write_plan
-from nnunet_seqtransfer.sequence.planning import Outcome, Setting, decide, make_plan, prepare
+from nnunet_seqtransfer.sequence.planning import Outcome, decide, make_plan
+from nnunet_seqtransfer.sequence.setting import Setting, prepare
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
+from nnunet_seqtransfer.chain.landmark import find_landmark
 from nnunet_seqtransfer.chain.run import load_chain, run_chain
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
@@ -22,6 +24,7 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     run_command,
     seed,
+    share,
     tag_name,
 )
 from nnunet_seqtransfer.entry_points.plan import (
@@ -63,6 +66,8 @@ def _run(options: argparse.Namespace) -> None:
         tag=options.tag,
         overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
         sources_for=sources_for,
+        landmark=find_landmark(options.init, options.configuration) if options.init is not None else None,
+        min_coverage=options.min_coverage,
     )
     chain = load_chain(request, options.np, notify, may_extract=not options.dry_run)
     if options.dry_run:
@@ -127,6 +132,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] Plans of the target. Default: {DEFAULT_PLANS}"
     )
     _add_recipe(parser)
+    _add_init(parser)
     _add_overlap(parser)
     parser.add_argument(
         "-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[OPTIONAL] Where to train. Default: cuda"
@@ -140,6 +146,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_processes(parser)
     return parser.parse(arguments)
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-init",
+        type=Path,
+        default=None,
+        metavar="MODEL",
+        help="[OPTIONAL] An existing model whose weights the first stage starts from: a checkpoint, a folder of "
+        "nnUNet_results, or an exported ZIP file. Default: random weights",
+    )
+    parser.add_argument(
+        "-min_coverage",
+        type=share,
+        default=DEFAULT_COVERAGE,
+        metavar="X",
+        help="[OPTIONAL] Share of the network's parameters, from 0 to 1, that -init must give at least. Default: "
+        f"{DEFAULT_COVERAGE:g}",
+    )
 
 
 def _add_overlap(parser: argparse.ArgumentParser) -> None:

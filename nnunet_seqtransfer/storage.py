@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 
@@ -122,8 +122,8 @@ def checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
-def is_whole_archive(path: Path) -> bool:
-    """Whether ``path`` is a ZIP file with its end (as torch and NumPy write); 1 ms, nothing in it is read."""
+def is_whole_archive(path: Path | BinaryIO) -> bool:
+    """Whether a file is a ZIP file with its end (as torch and NumPy write); 1 ms, nothing in it is read."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # an end that is there, but damaged

@@ -36,18 +36,18 @@ def error_line(outcome: Outcome) -> str:
 
 
 def assert_refused(
-    world: World, command: Command, arguments: tuple[str, ...], *words: str, alone: bool = True, keeps: str = ""
+    world: World, command: Command, arguments: tuple[str, ...], *words: str, alone: bool = True, keeps: tuple[str, ...] = ()
 ) -> str:
     """The command is refused with all of these words and touches no file; ``alone``: it says nothing else at all.
 
-    ``keeps``: a dataset that is fine itself, whose signature may be kept for the next time.
+    ``keeps``: datasets that are fine themselves, whose signatures and sketches may be kept for the next time.
     """
     before = world.snapshot()
     outcome = attempt(command, arguments)
     line = error_line(outcome)
     for word in words:
         assert word in line, line
-    kept = f"preprocessed/{keeps}/seqtransfer/signature_"
+    kept = tuple(f"preprocessed/{name}/seqtransfer/{kind}" for name in keeps for kind in ("signature_", "sketches_"))
     after = {name: state for name, state in world.snapshot().items() if name in before or not name.startswith(kept)}
     assert after == before
     if alone:

@@ -128,7 +128,7 @@ def exchange(path: Path, old: str, new: str) -> None:
         (lambda path: path.unlink(), ("holds a training whose plans", "are gone", "-tag NAME")),
         (lambda path: path.write_text("{}"), ("holds a training whose plans", "are gone", "-tag NAME")),
         (lambda path: exchange(path, '"epochs": 250', '"epochs": 100'), ("epochs 250 against 100", "-tag NAME")),
-        (lambda path: exchange(path, '"format": 1', '"format": 9'), ("has format 9", "update")),
+        (lambda path: exchange(path, '"format": 2', '"format": 9'), ("has format 9", "update")),
         (lambda path: exchange(path, '"epochs"', '"epoch"'), ("is damaged",)),
     ],
 )

@@ -276,7 +276,7 @@ def test_a_truncated_raw_image(world: World, command: Command, metric: str, lost
     path = world.raw / NEAR / lost.format(SAMPLED)
     truncate(path, keep)
     words = (f"case {SAMPLED} cannot be read", str(path), "restore these files")
-    assert_refused(world, command, (*AFFINITY, "-m", metric), *words, alone=False, keeps=TARGET)
+    assert_refused(world, command, (*AFFINITY, "-m", metric), *words, alone=False, keeps=(TARGET,))
 
 
 def convert(folder: Path, ending: str) -> None:
@@ -294,7 +294,7 @@ def test_truncated_images_of_other_formats(world: World, command: Command, endin
     path = world.raw / NEAR / f"imagesTr/{SAMPLED}_0000{ending}"
     truncate(path)
     words = (f"case {SAMPLED} cannot be read", str(path))
-    assert_refused(world, command, AFFINITY, *words, alone=False, keeps=TARGET)
+    assert_refused(world, command, AFFINITY, *words, alone=False, keeps=(TARGET,))
 
 
 @pytest.mark.parametrize("metric", ["descriptors", "published"])
@@ -303,7 +303,7 @@ def test_a_truncated_flat_image(world: World, command: Command, metric: str) -> 
     path = world.raw / FLAT_SOURCE / f"imagesTr/{SAMPLED}_0000.png"
     truncate(path)
     words = (f"case {SAMPLED} cannot be read", str(path))
-    assert_refused(world, command, (*FLAT, "-s", "912", "-m", metric), *words, alone=False, keeps=FLAT_TARGET)
+    assert_refused(world, command, (*FLAT, "-s", "912", "-m", metric), *words, alone=False, keeps=(FLAT_TARGET,))
 
 
 def test_a_truncated_raw_image_at_the_fingerprint(world: World, command: Command) -> None:
@@ -312,6 +312,15 @@ def test_a_truncated_raw_image_at_the_fingerprint(world: World, command: Command
     (world.preprocessed / NEAR / FINGERPRINT).unlink()
     words = (f"the fingerprint of {NEAR} cannot be extracted", "-d 902 --verify_dataset_integrity")
     assert_refused(world, command, AFFINITY, *words, alone=False)
+    assert not list(world.preprocessed.glob(".*"))
+
+
+def test_a_first_image_that_nothing_can_read(world: World, command: Command) -> None:
+    """The same for the first image, by which nnU-Net chooses its reader: one line, and no traceback of nnU-Net's."""
+    path = world.raw / NEAR / "imagesTr/case0_0000.nii.gz"
+    truncate(path, 0.001)
+    (world.preprocessed / NEAR / FINGERPRINT).unlink()
+    assert_refused(world, command, AFFINITY, f"nnU-Net cannot read {path}", "check the file", alone=False)
     assert not list(world.preprocessed.glob(".*"))
 
 
@@ -327,7 +336,7 @@ def test_labels_that_are_all_empty(world: World, command: Command, metric: str) 
     """A source none of whose cases has a labelled voxel is named with its labels, and no signature is kept."""
     erase_labels(world.raw / NEAR, CASES)
     words = (f"{NEAR}: none of the 2 cases looked at has a voxel of its labels organ", "check labelsTr")
-    assert_refused(world, command, (*AFFINITY, "-cases", "2", "-m", metric), *words, alone=False, keeps=TARGET)
+    assert_refused(world, command, (*AFFINITY, "-cases", "2", "-m", metric), *words, alone=False, keeps=(TARGET,))
 
 
 @pytest.mark.parametrize("metric", ["descriptors", "published"])
@@ -346,9 +355,9 @@ def test_another_number_of_channels_than_said(world: World, command: Command) ->
     shutil.copytree(world.raw / "Dataset911_FlatTarget/imagesTr", world.raw / FLAT_SOURCE / "imagesTr")
     flat = (*FLAT, "-s", "912")
     words = (f"case {SAMPLED} cannot be read", FLAT_SOURCE)
-    assert_refused(world, command, flat, *words, alone=False, keeps=FLAT_TARGET)
+    assert_refused(world, command, flat, *words, alone=False, keeps=(FLAT_TARGET,))
     words = (f"case {SAMPLED} of {FLAT_SOURCE} has 3 channels, dataset.json names 1", "correct dataset.json")
-    assert_refused(world, command, (*flat, "-m", "published"), *words, alone=False, keeps=FLAT_TARGET)
+    assert_refused(world, command, (*flat, "-m", "published"), *words, alone=False, keeps=(FLAT_TARGET,))
 
 
 def test_images_that_are_no_numbers(world: World, command: Command) -> None:
@@ -360,7 +369,7 @@ def test_images_that_are_no_numbers(world: World, command: Command) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(image), str(path))
     for metric in ("descriptors", "published"):
         words = (f"of {NEAR}", "NaN or infinite")
-        assert_refused(world, command, (*AFFINITY, "-m", metric), *words, alone=False, keeps=TARGET)
+        assert_refused(world, command, (*AFFINITY, "-m", metric), *words, alone=False, keeps=(TARGET,))
 
 
 @pytest.mark.parametrize(

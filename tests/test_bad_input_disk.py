@@ -38,7 +38,7 @@ def test_a_source_that_would_not_fit(
         str(world.preprocessed),
         f"leave {NEAR} out",
     )
-    assert_refused(world, command, arguments, *words)
+    assert_refused(world, command, arguments, *words, alone=False, keeps=() if arguments is DRY else (TARGET, NEAR))
 
 
 def half_written(world: World) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from bad_inputs import COMMANDS, DRY, PLAN, TRAIN, Command, assert_refused, truncate
-from conftest import NEAR, TARGET, World
+from conftest import FAR, NEAR, TARGET, TWO_CHANNELS, World
 
 from nnunet_seqtransfer.tasks.task import sample_cases
 
@@ -138,7 +138,7 @@ def test_a_broken_preprocessed_case(world: World, command: Command, ending: str,
         f"{path.with_name(SAMPLED)}.*",
         "preprocess the dataset again",
     )
-    assert_refused(world, command, COMMANDS["affinity"], *words, alone=False)
+    assert_refused(world, command, COMMANDS["affinity"], *words, alone=False, keeps=(NEAR,))
 
 
 def test_planning_reads_the_same_cases(world: World, command: Command) -> None:
@@ -146,7 +146,8 @@ def test_planning_reads_the_same_cases(world: World, command: Command) -> None:
     for number in range(6):
         truncate(world.preprocessed / TARGET / DATA / f"case{number}.b2nd")
     for arguments in (PLAN, ("train", "901", "3d_fullres", "0", "-np", "1")):
-        assert_refused(world, command, arguments, "the preprocessed case case", "is broken", alone=False)
+        words = ("the preprocessed case case", "is broken")
+        assert_refused(world, command, arguments, *words, alone=False, keeps=(NEAR, FAR, TWO_CHANNELS))
 
 
 @pytest.mark.parametrize("arguments", [TRAIN, DRY, (*TRAIN[:4], "-np", "1")], ids=["train", "dry run", "without plan"])

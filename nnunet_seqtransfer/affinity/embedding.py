@@ -53,7 +53,7 @@ class Rows:
     @property
     def absent(self) -> NDArray[np.bool_]:
         """(T, R) where no case has the thing."""
-        return np.asarray(np.isnan(self.mean).any(axis=-1))
+        return np.isnan(self.mean[..., 0])
 
 
 def rows_of(values: Array) -> Rows:
@@ -101,8 +101,9 @@ def squares(a: Rows, b: Rows, shared: Shared, unmatched: float) -> Array:
     both hold, in a and in b, empty unless both are single tasks (or resamples of such). Where just one of the two is
     absent the square is ``unmatched``, where both are it is 0.
     """
-    difference = a.mean[:, :, None] - b.mean[:, None]
-    plain = np.einsum("...d,...d->...", difference, difference)
+    # Thing by thing: differences of all with all would not stay in the processor's cache.
+    differences = (a.mean[:, row, None] - b.mean for row in range(a.mean.shape[1]))
+    plain = np.stack([np.einsum("...d,...d->...", each, each) for each in differences], axis=1)
     noise = a.noise[:, :, None] + b.noise[:, None]
     if len(shared[0]):
         noise = noise - 2 * _covariance(a, b, shared)

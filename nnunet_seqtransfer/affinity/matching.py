@@ -42,8 +42,8 @@ def assign(costs: Array) -> Match:
 def matched_mean(costs: Array, match: Match, unmatched: float) -> Array:
     """(T,) mean of the matched of (T, R_a, R_b) costs; what has no counterpart costs ``unmatched``."""
     most = max(costs.shape[1:])
-    matched = np.take_along_axis(np.take_along_axis(costs, match.first[..., None], 1), match.second[..., None], 2)
-    return np.asarray((matched[..., 0].sum(axis=1) + unmatched * (most - matched.shape[1])) / most)
+    matched = costs[np.arange(len(costs))[:, None], match.first, match.second]
+    return np.asarray((matched.sum(axis=1) + unmatched * (most - matched.shape[1])) / most)
 
 
 def mean_of_objects(costs: Array, labels: Match, unmatched: float) -> Array:

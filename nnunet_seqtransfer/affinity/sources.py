@@ -12,6 +12,7 @@ from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, SequenceEr
 from nnunet_seqtransfer.host.folders import registered_datasets
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import preprocessing_for
+from nnunet_seqtransfer.tasks.readers import remember_reader
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature
 from nnunet_seqtransfer.tasks.target import named_sources
 from nnunet_seqtransfer.tasks.task import Task, load_each
@@ -79,7 +80,9 @@ def load_sources(
         try:
             if isinstance(task, SeqTransferError):
                 raise task
-            tasks.append(Named(task, align_plans(target.plans, target.task, task), target.configuration))
+            plans = align_plans(target.plans, target.task, task)
+            remember_reader(task, plans["image_reader_writer"])
+            tasks.append(Named(task, plans, target.configuration))
         except SeqTransferError as error:
             failed[name] = error
     files: dict[str, Signature] = {}

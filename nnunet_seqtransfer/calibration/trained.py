@@ -59,8 +59,8 @@ def _finished(plans: str, configuration: str, notify: Callable[[str], None]) -> 
     for file in sorted(root.glob(f"Dataset*/{TRAINER}__{plans}_*__{configuration}/plans.json")):
         try:
             block = read_block(read_json(file, "a trained model's plans file", "train it again"), configuration)
-            if block is None or block.role != "target":
-                continue
+            if block is None or block.role != "target" or block.landmark is not None:
+                continue  # what an existing model was trained on is not known, so it is no path between datasets
             for folder in sorted(file.parent.glob("fold_[0-9]*")):
                 if (folder / FINAL).is_file() and (folder / SUMMARY).is_file():
                     name = folder.name.removeprefix("fold_")

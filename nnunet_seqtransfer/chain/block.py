@@ -47,13 +47,17 @@ class Init:
     """The weights that a fine-tuning stage starts from; paths relative to nnUNet_results."""
 
     checkpoint: str
-    "The final checkpoint of the stage before."
+    "The final checkpoint of the stage before; of a model that the chain begins with, its absolute path."
     checkpoint_sha256: str
     "Its SHA-256."
     weights: str
     "The file handed over, made from it for this stage's channels and labels."
     weights_sha256: str
     "Its SHA-256."
+    coverage: float = 1.0
+    "Share of the network's parameters, heads left out, that come from the checkpoint; below 1 only for other networks."
+    channels: tuple[int | None, ...] | None = None
+    "For each input channel the checkpoint's that it was matched with by name; None where all read the mean, or alike."
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,13 @@ class StageBlock:
     fold: str | None = None
     "The fold that `init` belongs to; None where all folds start from the same weights."
 
+    landmark: str | None = None
+    "SHA-256 of the model that the chain begins with; None where its first stage starts from random weights."
+
     @property
     def needs_weights(self) -> bool:
-        """Whether this stage belongs behind another."""
-        return len(self.path) > 1
+        """Whether this stage belongs behind another, or behind an existing model."""
+        return len(self.path) > 1 or self.landmark is not None
 
 
 def read_block(plans: dict[str, Any], configuration: str, fold: str | int = "all") -> StageBlock | None:
@@ -106,9 +113,10 @@ def read_block(plans: dict[str, Any], configuration: str, fold: str | int = "all
             path=tuple(block["path"]),
             role=block["role"],
             recipe=Recipe(**own["recipe"]),
-            init=Init(**found) if found is not None else None,
+            init=_read_init(found) if found is not None else None,
             excluded=tuple(own.get("excluded", ())),
             fold=None if inits is None else str(fold),
+            landmark=block.get("landmark"),
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise RecordError(
@@ -116,10 +124,19 @@ def read_block(plans: dict[str, Any], configuration: str, fold: str | int = "all
         ) from None
 
 
+def _read_init(content: dict[str, Any]) -> Init:
+    channels = content.get("channels")
+    return Init(**{**content, "channels": tuple(channels) if channels is not None else None})
+
+
+def _init_content(init: Init) -> dict[str, Any]:
+    return {**asdict(init), "channels": list(init.channels) if init.channels is not None else None}
+
+
 def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> dict[str, Any]:
     """``plans`` with the block of one configuration replaced; other configurations, and inits of other folds, stay."""
     others = plans.get(KEY, {}).get("configurations", {})
-    init = asdict(block.init) if block.init is not None else None
+    init = _init_content(block.init) if block.init is not None else None
     own: dict[str, Any] = {"recipe": asdict(block.recipe), "init": init, "excluded": list(block.excluded)}
     if block.fold is not None:
         of_others = others.get(configuration, {}).get("init_of_fold", {})
@@ -131,4 +148,6 @@ def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> 
         "role": block.role,
         "configurations": {**others, configuration: own},
     }
+    if block.landmark is not None:
+        content["landmark"] = block.landmark
     return {**plans, KEY: content}

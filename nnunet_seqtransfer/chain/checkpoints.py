@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnunet_seqtransfer.chain.kernels import spread_mean
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.storage import is_whole_archive, replacing, sha256
 
@@ -26,21 +27,24 @@ _SAFE: list[Any] = [
 ]
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, stream: BinaryIO | None = None, remedy: str = "train that stage again, or restore the file"
+) -> dict[str, Any]:
     """A checkpoint on the CPU, without running code it may carry (``weights_only=True``).
+
+    ``stream``: its bytes, where ``path`` is an archive that it lies in. ``remedy``: what a user is told to do.
 
     nnU-Net's checkpoints hold a few NumPy scalars beside tensors; these are declared safe, nothing else is.
 
     Raises CheckpointError where the file is missing, truncated, holds other objects, or is no nnU-Net checkpoint.
     """
-    remedy = "train that stage again, or restore the file"
     if not path.is_file():
         raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
-    if not is_whole_archive(path):
+    if not is_whole_archive(stream or path):
         raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
     try:
         with torch.serialization.safe_globals(_SAFE):
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint: dict[str, Any] = torch.load(stream or path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"the checkpoint is not safe to load ({_reason(error)}): {path}; {remedy}") from None
     except Exception as error:  # zip and torch's unpickler raise all kinds for a damaged file
@@ -77,15 +81,11 @@ def adapt_weights(weights: dict[str, Tensor], like: dict[str, Tensor], channels:
                 f"the checkpoint is of another architecture: it has no {name}; use plans of one architecture throughout"
             )
         given = weights[name]
-        if given.is_floating_point() and not bool(given.isfinite().all()):
-            raise CheckpointError(
-                f"the training before has diverged: {name} holds NaN or infinity; train that stage again with a "
-                "smaller -initial_lr"
-            )
+        require_finite(name, given)
         if given.shape == wanted.shape:
             adapted[name] = given.clone()
         elif _reads_input(given, wanted, channels):
-            adapted[name] = (given.sum(dim=1, keepdim=True) / channels[1]).expand(wanted.shape).clone()
+            adapted[name] = spread_mean(given, channels[1])
         else:
             raise CheckpointError(
                 f"the checkpoint is of another architecture: {name} has shape {tuple(given.shape)}, the network wants "
@@ -98,6 +98,15 @@ def adapt_weights(weights: dict[str, Tensor], like: dict[str, Tensor], channels:
             "use plans of one architecture throughout"
         )
     return adapted
+
+
+def require_finite(name: str, tensor: Tensor) -> None:
+    """Raises CheckpointError where a tensor of a checkpoint holds NaN or infinity."""
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise CheckpointError(
+            f"the training before has diverged: {name} holds NaN or infinity; train that stage again with a "
+            "smaller -initial_lr"
+        )
 
 
 def _reads_input(given: Tensor, wanted: Tensor, channels: tuple[int, int]) -> bool:
@@ -116,9 +125,10 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> str:
 
 
 def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:
-    """Loads handed-over weights into every tensor of ``network`` but its heads.
+    """Loads handed-over weights into every tensor of ``network`` but its heads, and into those heads that were kept.
 
-    Raises CheckpointError where the file is not the one recorded, or does not hold exactly the network's body.
+    Raises CheckpointError where the file is not the one recorded, or does not hold the network's body, whole and
+    nothing beside it but heads.
     """
     if not path.is_file() or sha256(path) != expected_sha256:
         raise CheckpointError(
@@ -127,8 +137,9 @@ def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:
         )
     weights = load_checkpoint(path)["network_weights"]
     state = network.state_dict()
-    body = [name for name in state if HEADS not in name]
-    if set(body) != set(weights) or any(state[name].shape != weights[name].shape for name in body):
+    body = {name for name in state if HEADS not in name}
+    unknown = weights.keys() - state.keys()
+    if unknown or body - weights.keys() or any(state[name].shape != tensor.shape for name, tensor in weights.items()):
         raise CheckpointError(f"the weights handed to this stage do not fit its network: {path}; delete the file")
     network.load_state_dict({**state, **weights})
 

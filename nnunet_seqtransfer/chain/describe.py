@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from nnunet_seqtransfer.chain.handoff import Beginning
 from nnunet_seqtransfer.chain.preparation import preprocessed_bytes
 from nnunet_seqtransfer.chain.run import Chain
 from nnunet_seqtransfer.chain.stages import Stage
-from nnunet_seqtransfer.chain.state import FINAL, Action
+from nnunet_seqtransfer.chain.state import FINAL, Action, inspect
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
 
 GPU_SECONDS_PER_ITERATION = 45 / 250
@@ -50,8 +51,22 @@ def _describe(chain: Chain, stage: Stage, seconds: float) -> list[str]:
     previous = chain.previous(stage)
     if previous is not None and action is Action.START:
         lines.append(f"           weights of {previous.output / FINAL}")
+    beginning = chain.beginning(stage, inspect(stage))
+    if beginning is not None:
+        lines += _describe_beginning(beginning)
     lines.append(f"  writes   {plans_path(stage.dataset, stage.plans_name)}")
     lines.append(f"           {stage.output}")
+    return lines
+
+
+def _describe_beginning(beginning: Beginning) -> list[str]:
+    """The model that the stage starts from, what of it comes over, and the first batch through it."""
+    lines = [f"           weights of {beginning.landmark}", f"           {beginning.adaptation.summary()}"]
+    if beginning.adaptation.coverage < 1:
+        lines.append(f"           missing: {beginning.adaptation.reasons()}")
+    levels = [beginning.after] if beginning.before is None else [beginning.before, beginning.after]
+    figures = " -> ".join("/".join(f"{level:.2g}" for level in batch.levels) for batch in levels)
+    lines.append(f"           first batch: features of standard deviation {figures}")
     return lines
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.chain.block import StageBlock
 from nnunet_seqtransfer.chain.executor import DeviceOptions, Executor, stage_job
-from nnunet_seqtransfer.chain.handoff import adapted_weights, hand_over
+from nnunet_seqtransfer.chain.handoff import Beginning, adapted_weights, begin, hand_over, write_beginning
 from nnunet_seqtransfer.chain.preparation import (
     copy_dataset_json,
     copy_references,
@@ -57,6 +57,17 @@ class Chain:
     def previous(self, stage: Stage) -> Stage | None:
         """The stage whose weights this one starts from."""
         return previous_stage(self.stages, stage)
+
+    def beginning(self, stage: Stage, state: StageState) -> Beginning | None:
+        """What the model that the chain begins with gives to a stage that is about to start from it; else None.
+
+        Raises CheckpointError where the model does not fit.
+        """
+        landmark, is_next = self.request.landmark, self.actions[stage] is Action.START and not state.weights
+        if landmark is None or not is_next or self.previous(stage) is not None:
+            return None
+        task, plans = self.tasks[stage.dataset], self.plans[stage]
+        return begin(landmark, stage, task, plans, self.request.min_coverage)
 
     @property
     def is_finished(self) -> bool:
@@ -123,6 +134,8 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
             if _is_next(chain, stage, previous) and _weights_are_stale(states[stage], previous):
                 tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
                 adapted_weights(previous, tasks[0], stage, tasks[1], chain.plans[stage])  # raises where it cannot be
+        else:
+            chain.beginning(stage, states[stage])  # raises where the model does not fit
     first = {stage.dataset: stage for stage in reversed(chain.stages)}
     configuration = chain.request.configuration
     require_space(
@@ -183,11 +196,15 @@ def _prepare(chain: Chain, stage: Stage, processes: int) -> None:
         init=state.block.init if state.block else None,
         excluded=stage.excluded,
         fold=stage.fold if stage.has_own_weights else None,
+        landmark=stage.landmark,
     )
     previous = chain.previous(stage)
     if previous is not None and chain.actions[stage] is Action.START and _weights_are_stale(state, previous):
         init = hand_over(previous, chain.tasks[previous.dataset], stage, task, plans)
         block = replace(block, init=init)
+    beginning = chain.beginning(stage, state)
+    if beginning is not None:
+        block = replace(block, init=write_beginning(beginning, stage))
     write_stage_plans(stage, plans, block)
 
 
@@ -225,6 +242,7 @@ def _write_run(chain: Chain, options: DeviceOptions) -> None:
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "target": chain.request.target,
         "sources": list(chain.request.sources),
+        "init": str(chain.request.landmark) if chain.request.landmark else None,
         "overlap": chain.request.overlap,
         "options": asdict(options),
         "stages": stages,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE
 from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.landmark import Landmark
 from nnunet_seqtransfer.host.folders import dataset_id, output_base
 
 TRAINER = "nnUNetTrainerSeqTransfer"
@@ -37,6 +39,8 @@ class Stage:
     "The fold of the target whose validation cases are left out of the sources up to here; None where nothing is."
     excluded: tuple[str, ...] = ()
     "The cases that are left out of this stage's own training, sorted."
+    landmark: str | None = None
+    "SHA-256 of the model that the chain begins with; None where its first stage starts from random weights."
 
     @property
     def dataset(self) -> str:
@@ -90,6 +94,10 @@ class ChainRequest:
     "What is done about cases of the sources that the target validates on."
     sources_for: str | None = None
     "Another target, of plans that train sources alike, whose source stages are used; None for this target's own."
+    landmark: Landmark | None = None
+    "An existing model whose weights the first stage starts from; None for random weights."
+    min_coverage: float = DEFAULT_COVERAGE
+    "The least share of the network's parameters that the landmark must give."
 
 
 def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) -> tuple[Stage, ...]:
@@ -100,7 +108,8 @@ def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) ->
     sources trained for another target under that one's number. So
     chains with a common beginning share its stages. So do the folds of the target, but for sources from which, or from
     one before which, cases are left out: these are trained once for each such fold, 0 say, under names that end in
-    _without0. The target's plans name then ends in _disjoint, for all of its numbered folds alike.
+    _without0. The target's plans name then ends in _disjoint, for all of its numbered folds alike. All names in a chain
+    that begins with an existing model end in _init and the first digits of its checkpoint's SHA-256.
 
     Args:
         request: what is to be trained.
@@ -108,7 +117,8 @@ def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) ->
             and empty where nothing is left out.
     """
     path = (*request.sources, request.target)
-    suffix = f"_{request.tag}" if request.tag else ""
+    suffix = f"_init{request.landmark.sha256[:8]}" if request.landmark else ""
+    suffix += f"_{request.tag}" if request.tag else ""
     stages = []
     for place, source in enumerate(request.sources):
         via = _via(path[:place])
@@ -119,7 +129,7 @@ def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) ->
             mark = "" if without is None else f"_without{without}"
             stage = _stage(request, path[: place + 1], f"{name}{mark}{suffix}", "all", "source")
             stages.append(replace(stage, without=without, excluded=excluded))
-    name = f"{request.plans}{_via(request.sources) or '_scratch'}"
+    name = f"{request.plans}{_via(request.sources) or ('' if request.landmark else '_scratch')}"
     for fold in request.folds:
         without = fold if exclusions and fold != "all" else None
         stage = _stage(request, path, f"{name}{'' if without is None else '_disjoint'}{suffix}", fold, "target")
@@ -142,7 +152,8 @@ def _stage(
     request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: str, role: Literal["source", "target"]
 ) -> Stage:
     recipe = request.source_recipe if role == "source" else request.target_recipe
-    warmup = min(request.warmup_epochs, recipe.epochs // 10) if len(path) > 1 else 0
+    starts_from_weights = len(path) > 1 or request.landmark is not None
+    warmup = min(request.warmup_epochs, recipe.epochs // 10) if starts_from_weights else 0
     return Stage(
         path=path,
         target=request.target if role == "target" else request.sources_for or request.target,
@@ -151,6 +162,7 @@ def _stage(
         configuration=request.configuration,
         fold=fold,
         recipe=Recipe(recipe.epochs, recipe.iterations, recipe.initial_lr, warmup, recipe.seed),
+        landmark=request.landmark.sha256 if request.landmark else None,
     )
 
 

@@ -121,6 +121,8 @@ def _require_same(stage: Stage, state: StageState) -> None:
         raise StageError(f"{stage.base} holds a training whose plans {stage.plans_name} are gone; {remedy}")
     if state.block.path != stage.path:
         raise StageError(f"{stage.plans_name} was trained along {' -> '.join(state.block.path)}; {remedy}")
+    if state.block.landmark != stage.landmark:
+        raise StageError(f"{stage.base} began with another model than -init gives now; {remedy}")
     if state.block.recipe != stage.recipe:
         differences = stage.recipe.differences(state.block.recipe)
         raise StageError(f"{stage.base} was trained with another recipe (asked: {differences} there); {remedy}")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.host.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder
+from nnunet_seqtransfer.host.plans import reader_writer
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, read_json
 
 FINGERPRINT = "dataset_fingerprint.json"
@@ -59,9 +60,8 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
 
     Returns the errors of the datasets that have a case which cannot be read, by name; the others are extracted.
     """
-    failed: dict[str, DatasetError] = {}
-    for dataset in datasets:
-        raw_cases(dataset, read_dataset_json(dataset))
+    failed = _unreadable(datasets)
+    datasets = [dataset for dataset in datasets if dataset not in failed]
     home = preprocessed_folder()
     staging = home / f".seqtransfer_fingerprints_{os.getpid()}"
     side_by_side = max(1, min(processes, len(datasets)))
@@ -87,6 +87,19 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
                     (staging / jobs[job] / FINGERPRINT).replace(home / jobs[job] / FINGERPRINT)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+    return failed
+
+
+def _unreadable(datasets: Sequence[str]) -> dict[str, DatasetError]:
+    """The datasets whose first image nnU-Net has no reader for; its extractor would print a traceback for each."""
+    failed: dict[str, DatasetError] = {}
+    for dataset in datasets:
+        content = read_dataset_json(dataset)
+        example = next(iter(raw_cases(dataset, content).values())).images[0]
+        try:
+            reader_writer(content, example)
+        except DatasetError as error:
+            failed[dataset] = error
     return failed
 
 

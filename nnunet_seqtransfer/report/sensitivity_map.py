@@ -8,11 +8,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from nnunet_seqtransfer.report.saving import save_both
 from nnunet_seqtransfer.sequence.cost import CostModel
 from nnunet_seqtransfer.sequence.problem import SequenceProblem
 from nnunet_seqtransfer.sequence.sensitivity import Sensitivity
 from nnunet_seqtransfer.sequence.verdict import short_path
-from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
@@ -47,9 +47,7 @@ def draw_sensitivity(found: Sensitivity, problem: SequenceProblem, model: CostMo
         )
         names = [short_path([problem.names[task] for task in found.paths[place]]) for place in shown]
         _add_legend(figure, names, others=bool((grid == len(shown)).any()))
-        for target in (path, path.with_suffix(".svg")):
-            with replacing(target) as aside:
-                figure.savefig(aside, dpi=150)
+        save_both(figure, path)
     finally:
         plt.close(figure)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.report.layout import placed
 from nnunet_seqtransfer.report.names import ring_area, write_names
+from nnunet_seqtransfer.report.saving import save_both
 from nnunet_seqtransfer.sequence.problem import SequenceProblem
 from nnunet_seqtransfer.sequence.published import default_communities, find_communities, source_graph
-from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
@@ -61,9 +61,7 @@ def draw_graph(problem: SequenceProblem, chosen: tuple[int, ...], communities: i
         axes.set_xlabel(f"Near on paper is near in distance (stress {stress:.2f}; 0 would be exact)")
         _add_legend(figure, small, parts, chosen)
         write_names(figure, axes, small, points, sizes, chosen, many=many)
-        for target in (path, path.with_suffix(".svg")):
-            with replacing(target) as aside:
-                figure.savefig(aside, dpi=150)
+        save_both(figure, path)
     finally:
         plt.close(figure)
 
@@ -164,12 +162,13 @@ def _add_legend(
         colour, shape = _look(number)
         count = f"{len(members)} source{'' if len(members) == 1 else 's'}"
         handles.append(marker(shape, colour, f"community {number + 1}: {count}"))
-    handles.append(Line2D([], [], color="0.75", linewidth=3, label="strongest affinities"))
+    if len(problem.sources) > 1:
+        handles.append(Line2D([], [], color="0.75", linewidth=3, label="strongest affinities"))
     if problem.case_counts:
         counts, sizes = np.asarray(problem.case_counts), _sizes(problem)
         for task in dict.fromkeys((int(counts.argmax()), int(counts.argmin()))):
             handles.append(marker("o", "0.6", f"{counts[task]} cases", float(sizes[task])))
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, labelspacing=0.9)
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, labelspacing=1.3)
 
 
 def _look(number: int) -> tuple[str, str]:
@@ -179,11 +178,9 @@ def _look(number: int) -> tuple[str, str]:
 
 def _title(problem: SequenceProblem, small: SequenceProblem, communities: tuple[tuple[int, ...], ...]) -> str:
     name = problem.names[problem.target].removeprefix("Dataset").replace("_", " ", 1)
-    shown = len(small.sources)
-    which = (
-        f"{shown} sources"
-        if shown == len(problem.sources)
-        else f"The nearest {shown} of {len(problem.sources)} sources"
-    )
+    shown, known = len(small.sources), len(problem.sources)
+    which = f"{shown} source{'' if shown == 1 else 's'}"
+    if shown < known:
+        which = f"The nearest {shown} of {known} sources"
     count = f"{len(communities)} communit{'y' if len(communities) == 1 else 'ies'}"
     return f"{which} of {name} in {count}"

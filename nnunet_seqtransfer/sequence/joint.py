@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from nnunet_seqtransfer.sequence.options import AUTO, prices, to_train
-from nnunet_seqtransfer.sequence.planning import Outcome, Setting, named
+from nnunet_seqtransfer.sequence.planning import Outcome
 from nnunet_seqtransfer.sequence.problem import Candidate
 from nnunet_seqtransfer.sequence.robustness import KINDS
+from nnunet_seqtransfer.sequence.setting import Setting, named
 from nnunet_seqtransfer.sequence.several import MOST_COMBINATIONS, Offer, Together, choose_together
 from nnunet_seqtransfer.sequence.verdict import short_path
 from nnunet_seqtransfer.tasks.sharing import differences

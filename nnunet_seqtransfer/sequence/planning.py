@@ -1,70 +1,22 @@
-"""From an affinity to a plan: the problem and its constraints, the decision and how sure it is, and the record."""
+"""From a setting to a plan: the decision, how sure it is, and the record."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nnunet_seqtransfer.affinity.affinity import Affinity
-from nnunet_seqtransfer.affinity.calibration import Calibration
-from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.resamples import read_resamples
-from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.sequence.cost import CostModel
 from nnunet_seqtransfer.sequence.explanation import explain
-from nnunet_seqtransfer.sequence.options import (
-    AUTO,
-    STRATEGIES,
-    PlanOptions,
-    cost_model,
-    plan_constraints,
-    prices,
-    to_train,
-)
+from nnunet_seqtransfer.sequence.options import AUTO, STRATEGIES
 from nnunet_seqtransfer.sequence.plan import Against, CandidatePath, Gain, SequencePlan, Win
 from nnunet_seqtransfer.sequence.planner import planner
-from nnunet_seqtransfer.sequence.prices import EpochTime, Finished, find_epoch_time, find_finished
-from nnunet_seqtransfer.sequence.problem import Candidate, Constraints, Decision, SequenceProblem
+from nnunet_seqtransfer.sequence.problem import Candidate, Decision
 from nnunet_seqtransfer.sequence.robustness import Robustness, assess, chooser, fall_back
 from nnunet_seqtransfer.sequence.sensitivity import Sensitivity, sensitivity
+from nnunet_seqtransfer.sequence.setting import Setting, gpu_hours, named
 from nnunet_seqtransfer.sequence.verdict import certainty, effort, fallen_back, gain_sentences, gains
 from nnunet_seqtransfer.storage import sha256
 
 EVERY = 1_000_000
 """More candidates than the published strategy ever has: all of them compete in the resamples."""
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """Everything that a decision depends on, ready for the planners."""
-
-    affinity: Affinity
-    "What was measured."
-    affinity_file: Path
-    "Where that is kept; its resamples lie beside it."
-    options: PlanOptions
-    "What was asked for."
-    calibration: Calibration | None
-    "Where the constants come from; None for guesses or given ones."
-    problem: SequenceProblem
-    "The tasks that can be trained on."
-    model: CostModel
-    "The scale of the costs."
-    constraints: Constraints
-    "The constraints by index."
-    epoch: EpochTime
-    "How long an epoch takes."
-    finished: Finished
-    "What is trained already."
-    resamples: NDArray[np.floating] | None = field(repr=False)
-    "(B, n, n) distances of the problem's tasks, NaN where a pair was not resampled; None where there are none."
-    left_out: tuple[str, ...]
-    "Tasks of the affinity that cannot be trained on here."
-    trained_for: str
-    "The target whose source stages are used: the plan's own, or another that shares them."
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,46 +33,6 @@ class Outcome:
     "How the cheapest path of all changes with the constants."
     notes: tuple[str, ...] = ()
     "Sentences on why that differs from the cheapest."
-
-
-def prepare(
-    affinity: Affinity,
-    affinity_file: Path,
-    options: PlanOptions,
-    calibration: Calibration | None = None,
-    trained_for: str | None = None,
-) -> Setting:
-    """The setting for an affinity. Raises SequenceError where nothing can be planned on it as asked."""
-    if options.strategy not in STRATEGIES:
-        raise SequenceError(f"unknown strategy {options.strategy!r}; choose one of {', '.join(STRATEGIES)}")
-    kept = [place for place, task in enumerate(affinity.tasks) if task.registered]
-    tasks = [affinity.tasks[place] for place in kept]
-    combination = calibration.combination if calibration else affinity.combination
-    problem = SequenceProblem.checked(
-        [task.dataset for task in tasks],
-        (combination.distances(affinity.components) if calibration else affinity.matrix())[np.ix_(kept, kept)],
-        len(tasks) - 1,
-        [task.labelled_cases for task in tasks],
-        channels=[task.channels for task in tasks],
-        labels=[task.labels for task in tasks],
-    )
-    stages = (trained_for or affinity.target, affinity.plans, affinity.configuration)
-    epoch = find_epoch_time(options.training, *stages)
-    finished = find_finished(*stages, options.training)
-    return Setting(
-        affinity=affinity,
-        affinity_file=affinity_file,
-        options=options,
-        calibration=calibration,
-        problem=problem,
-        model=cost_model(options, affinity.unit, calibration),
-        constraints=plan_constraints(options, problem, epoch, finished),
-        epoch=epoch,
-        finished=finished,
-        resamples=_resamples(affinity, affinity_file, combination, kept),
-        left_out=tuple(task.dataset for task in affinity.tasks if not task.registered),
-        trained_for=trained_for or affinity.target,
-    )
 
 
 def decide(setting: Setting) -> Outcome:
@@ -182,30 +94,6 @@ def make_plan(setting: Setting, outcome: Outcome) -> SequencePlan:
         left_out=setting.left_out,
         trained_for=setting.trained_for if setting.trained_for != setting.affinity.target else None,
     )
-
-
-def named(path: tuple[int, ...], problem: SequenceProblem) -> tuple[str, ...]:
-    """A path by full names."""
-    return tuple(problem.names[task] for task in path)
-
-
-def gpu_hours(path: tuple[int, ...], setting: Setting) -> float:
-    """GPU hours of the stages of ``path`` that are still to train."""
-    hours = prices(setting.options.training, setting.problem, setting.epoch, "GPU hours")
-    return sum(hours[part[-1]] for part in to_train(path, setting.constraints))
-
-
-def _resamples(
-    affinity: Affinity, affinity_file: Path, combination: Combination, kept: list[int]
-) -> NDArray[np.floating] | None:
-    """(B, n, n) resampled distances of the kept tasks, NaN for tasks of a single case, which do not scatter."""
-    every = read_resamples(affinity_file, affinity, combination)
-    if every is None:
-        return None
-    single = [place for place, task in enumerate(affinity.tasks) if len(task.sampled_cases) < 2]
-    every[:, single, :] = np.nan
-    every[:, :, single] = np.nan
-    return every[:, np.asarray(kept)[:, None], np.asarray(kept)]
 
 
 def _shortened(decision: Decision, top: int) -> Decision:

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from nnunet_seqtransfer.sequence.constraints import broken
 from nnunet_seqtransfer.sequence.cost import CostModel
@@ -164,7 +165,8 @@ def fall_back(decision: Decision, robustness: Robustness | None) -> Decision:
 
 def _problems(problem: SequenceProblem, resamples: NDArray[np.floating]) -> Iterator[SequenceProblem]:
     """The problem with each table of resampled distances in place of its own."""
-    for table in resamples:
+    # Quick but for many hundreds of tasks, where it takes a minute.
+    for table in tqdm(resamples, desc="Planning on resamples", unit="resample", delay=3, leave=False):
         distances = np.where(np.isnan(table), problem.distances, table.astype(np.float64))
         distances.setflags(write=False)
         yield replace(problem, distances=distances)

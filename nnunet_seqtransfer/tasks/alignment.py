@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.plans import normalization, reader_writer
+from nnunet_seqtransfer.host.plans import normalization
 from nnunet_seqtransfer.storage import checksum
+from nnunet_seqtransfer.tasks.readers import find_reader
 from nnunet_seqtransfer.tasks.task import Task
 
 
@@ -41,7 +42,7 @@ def plans_for(target_plans: dict[str, Any], target_number: int, source: Task) ->
     plans |= {
         "dataset_name": source.dataset,
         "plans_name": name,
-        "image_reader_writer": _reader_writer(source, plans),
+        "image_reader_writer": find_reader(source) if source.raw else plans["image_reader_writer"],
         "original_median_spacing_after_transp": _medians(source.fingerprint["spacings"], forward, float),
         "original_median_shape_after_transp": _medians(source.fingerprint["shapes_after_crop"], forward, round),
         "foreground_intensity_properties_per_channel": source.fingerprint[
@@ -93,12 +94,6 @@ def target_preprocessing_of(plans: dict[str, Any], configuration: str) -> dict[s
         **{key: settings[key] for key in (*keys, "spacing", "preprocessor_name")},
         "transpose_forward": plans["transpose_forward"],
     }
-
-
-def _reader_writer(source: Task, plans: dict[str, Any]) -> str:
-    if not source.raw:
-        return str(plans["image_reader_writer"])
-    return reader_writer(source.dataset_json, next(iter(source.raw.values())).images[0])
 
 
 def _medians(values: list[list[float]], forward: list[int], kind: Any) -> list[Any]:

@@ -99,9 +99,9 @@ BROKEN: dict[str, tuple[Callable[[World], Any], str]] = {
     "broken NIfTI": (truncated, "cannot be read"),
     "NaN": (not_a_number, "NaN or infinite"),
     "empty labels": (lambda world: edit_labels(world, FAR, lambda _, label: 0 * label), "has a voxel of its labels"),
-    "missing channel": (without_a_channel, "1 of its files are missing"),
+    "missing channel": (without_a_channel, "6 of its files are missing"),
     "broken dataset.json": (lambda world: truncate(world.raw / FAR / "dataset.json"), "is broken"),
-    "fingerprint that cannot be made": (without_fingerprint, "fingerprint of Dataset903_Far cannot be extracted"),
+    "fingerprint that cannot be made": (without_fingerprint, "nnU-Net cannot read"),
     "2-D": (lambda world: None, "has 2-D images"),
 }
 """What is wrong with one of three sources, and how the line says it."""

@@ -237,6 +237,7 @@ def assert_all_growing(metric: AffinityMetric, law: str, tasks: Sequence[Signatu
         assert_growing([components[name] for components in compared])
 
 
+@functools.cache
 def small_object(seed: int, middle: float, noise: float) -> CaseData:
     """A ball of about 26 voxels, 0.01 % of the volume, on the diagonal; it is moved a little by the seed."""
     rng = np.random.default_rng(seed)

@@ -35,7 +35,8 @@ def drawn(
     """The figure as it was saved."""
     figures: list[plt.Figure] = []
     monkeypatch.setattr(plt, "close", figures.append)
-    draw_graph(problem, chosen, None, folder / "graph.png")
+    # Communities of many tasks take seconds, and say nothing about names.
+    draw_graph(problem, chosen, None if len(problem.names) == SIX else 1, folder / "graph.png")
     monkeypatch.undo()
     return figures[0]
 
@@ -44,7 +45,7 @@ def drawn(
 def test_names_cover_neither_each_other_nor_the_edge_of_the_page(
     tasks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every task has its name or number once, inside of the page; 97 of 100 pairs of names are apart."""
+    """Every task has its name or number once, inside of the page; next to no names cover each other."""
     problem = problem_of(tasks)
     figure = drawn(problem, (0, 1, tasks - 1), tmp_path, monkeypatch)
     texts = [text for text in figure.axes[0].texts if text.get_text()]
@@ -92,13 +93,13 @@ def test_more_cases_are_larger_markers(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_picture_is_a_png_and_an_svg_and_always_the_same(tmp_path: Path) -> None:
-    """Nothing else is left behind; drawn again, the PNG has the same bytes."""
+    """Nothing else is left behind; drawn again, both have the same bytes."""
     problem = problem_of(SIX)
     draw_graph(problem, (0, 6), 2, tmp_path / "graph.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.png", "graph.svg"]
-    first = (tmp_path / "graph.png").read_bytes()
+    first = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     draw_graph(problem, (0, 6), 2, tmp_path / "graph.png")
-    assert (tmp_path / "graph.png").read_bytes() == first
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == first
 
 
 @pytest.mark.parametrize("chosen", [(1,), (0, 1)])
@@ -155,5 +156,5 @@ def test_a_name_goes_where_there_is_room() -> None:
     assert (corners[0] == pytest.approx([109.0, 95.0])) and not is_far.any() and not covered.any()
     blocked, *_ = label_boxes(points, np.asarray([5.0, 5.0]), sizes, (0, 1), frame, [(105.0, 80.0, 300.0, 120.0)])
     assert blocked[0, 0] + 60 <= 105 or abs(blocked[0, 1] - 100) > 10
-    edge, _, covered = label_boxes(points + [95, 0], np.asarray([5.0, 5.0]), sizes, (0, 1), frame)
+    edge, _, covered = label_boxes(points + np.asarray([95, 0]), np.asarray([5.0, 5.0]), sizes, (0, 1), frame)
     assert edge[1, 0] + 60 <= 400 and covered[1] == 0

@@ -5,7 +5,7 @@ import pytest
 
 from nnunet_seqtransfer.sequence.cost import CostModel
 from nnunet_seqtransfer.sequence.planner import PLANNERS, ExactPlanner, PublishedPlanner, explain, planner
-from nnunet_seqtransfer.sequence.problem import SequenceProblem
+from nnunet_seqtransfer.sequence.problem import Constraints, SequenceProblem
 
 NAMES = ("Dataset021_Hippocampus", "Dataset024_Ventricle", "Dataset004_Target")
 
@@ -82,6 +82,36 @@ def test_a_published_landmark_is_said_to_be_the_reason() -> None:
     given = problem(0, 0.5, 1)
     sentences = explain(PublishedPlanner().plan(given, 1, 10), given)
     assert "directly only from a landmark" in " ".join(sentences)
+
+
+def constrained(given: SequenceProblem, constraints: Constraints, max_sources: int = 3) -> tuple[str, ...]:
+    """The explanation of the exact planner's choice under constraints."""
+    return explain(ExactPlanner(CostModel(start_scale=2.0)).plan(given, max_sources, 10, constraints), given)
+
+
+def test_what_constraints_rule_out_is_told_with_the_reason() -> None:
+    """Direct transfer and scratch are named with their cost and why they could not be chosen; nothing "pays"."""
+    sentences = constrained(problem(0, 0.5, 1), Constraints(must=(0, 1)))
+    assert sentences[1:] == (
+        "Direct transfer from Dataset021_Hippocampus costs 1.10, but is ruled out: it does not go through "
+        "Dataset024_Ventricle, as it must; scratch costs 2.00, but is ruled out: it does not go through "
+        "Dataset021_Hippocampus, Dataset024_Ventricle, as it must.",
+        "Direct transfer is ruled out, so the cheapest path that is allowed is taken.",
+    )
+
+
+def test_the_best_direct_path_and_the_best_allowed_one_are_both_told() -> None:
+    """Where the cheapest direct path is ruled out, the one that could be chosen stands beside it."""
+    sentences = constrained(problem(0.9, 0.5, 1), Constraints(must=(1,)))
+    assert "Direct transfer from Dataset021_Hippocampus costs 0.11, but is ruled out" in sentences[1]
+    assert "direct transfer from Dataset024_Ventricle costs 1.25" in " ".join(sentences)
+
+
+def test_scratch_that_a_budget_leaves_over_is_explained_so() -> None:
+    """Distance is not blamed for what the budget rules out."""
+    sentences = constrained(problem(0, 0.5, 1), Constraints(budget=300, prices=(250.0, 250.0, 250.0)))
+    assert sentences[0] == "Dataset004_Target is trained from scratch, which costs 2.00 (1 case)."
+    assert sentences[1].endswith("but is ruled out: it costs 500, above the budget of 300.")
 
 
 @pytest.mark.parametrize("strategy", PLANNERS)
