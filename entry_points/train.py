@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(options: argparse.Namespace) -> None:
     results_folder()
+    devices, executor = DeviceOptions(options.device, options.num_gpus, options.npz), LocalExecutor()
+    if not options.dry_run:
+        executor.check(devices)  # before the cases are looked at, which takes minutes
     target = dataset_name(options.dataset)
     sources, sources_for = _sources(options, target)
     request = ChainRequest(
@@ -73,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print("\n".join(describe_chain(chain, options.device)))
         return
-    run_chain(chain, DeviceOptions(options.device, options.num_gpus, options.npz), LocalExecutor(), options.np, notify)
+    run_chain(chain, devices, executor, options.np, notify)
     trained = {stage.base: stage for stage in chain.stages if stage.role == "target"}
     for base, last in trained.items():
         folds = [stage.fold for stage in chain.stages if stage.base == base]

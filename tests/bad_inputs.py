@@ -36,7 +36,12 @@ def error_line(outcome: Outcome) -> str:
 
 
 def assert_refused(
-    world: World, command: Command, arguments: tuple[str, ...], *words: str, alone: bool = True, keeps: tuple[str, ...] = ()
+    world: World,
+    command: Command,
+    arguments: tuple[str, ...],
+    *words: str,
+    alone: bool = True,
+    keeps: tuple[str, ...] = (),
 ) -> str:
     """The command is refused with all of these words and touches no file; ``alone``: it says nothing else at all.
 

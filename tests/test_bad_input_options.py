@@ -101,7 +101,7 @@ def test_misspelt_options(
         ("train", ("-m", "published"), ("unknown option -m",)),
         ("plan", ("-m", "published", "-a", "file"), ("-m and -a exclude each other",)),
         *(("train", ("-tag", tag), ("argument -tag", f"{tag!r} becomes part of folder names")) for tag in NO_NAMES),
-        *(("train", ("-tag", tag), ("argument -tag", f"{tag!r} reads like datasets")) for tag in NUMBERS),
+        *(("train", ("-tag", tag), ("argument -tag", f"{tag!r} reads like a part of the path")) for tag in NUMBERS),
     ],
 )
 def test_wrong_values(

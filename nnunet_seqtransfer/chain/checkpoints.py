@@ -42,6 +42,8 @@ def load_checkpoint(
         raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
     if not is_whole_archive(stream or path):
         raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
+    if stream is not None:
+        stream.seek(0)  # torch takes what begins elsewhere for its old format
     try:
         with torch.serialization.safe_globals(_SAFE):
             checkpoint: dict[str, Any] = torch.load(stream or path, map_location="cpu", weights_only=True)

@@ -62,6 +62,8 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
     """
     failed = _unreadable(datasets)
     datasets = [dataset for dataset in datasets if dataset not in failed]
+    if not datasets:
+        return failed
     home = preprocessed_folder()
     staging = home / f".seqtransfer_fingerprints_{os.getpid()}"
     side_by_side = max(1, min(processes, len(datasets)))

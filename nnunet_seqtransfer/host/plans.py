@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,7 @@ def reader_writer(dataset_json: dict[str, Any], example: Path) -> str:
     )
 
     try:
-        return str(determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False).__name__)
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback for every reader that fails
+            return str(determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False).__name__)
     except RuntimeError:
         raise DatasetError(f"nnU-Net cannot read {example}; check the file and file_ending in dataset.json") from None

@@ -42,7 +42,7 @@ EXEMPT = {
     (
         "fingerprint",
         "intensity shift",
-    ): "a fingerprint's intensities are looked at in standard deviations about their mean",
+    ): "its intensities are looked at in standard deviations about their mean",
     ("fingerprint", "contrast"): "a fingerprint knows the foreground's intensities, and nothing of the surroundings",
     ("fingerprint", "inverted contrast"): "a fingerprint knows nothing of the surroundings",
     ("fingerprint", "two samples of one task"): "nnU-Net pools the foreground of all cases: its noise is not known",

@@ -124,7 +124,8 @@ def test_what_is_no_model_is_named(model: Path, tmp_path: Path) -> None:
 def test_archives_that_lead_out_of_themselves_are_refused(model: Path, tmp_path: Path, name: str) -> None:
     """An entry that would be written elsewhere is refused before anything is read or written, beside a good model."""
     good = {f"{MODEL}/fold_0/{FINAL}": model / "fold_1" / FINAL}
-    archive = export(tmp_path / "in" / "export.zip" if (tmp_path / "in").mkdir() is None else tmp_path, good)
+    (tmp_path / "in").mkdir()
+    archive = export(tmp_path / "in" / "export.zip", good)
     assert find_landmark(archive, "3d_fullres")
     export(archive, {**good, name: b"evil"})
     before = sorted(tmp_path.rglob("*"))
@@ -209,13 +210,19 @@ def test_channels_are_matched_by_name() -> None:
         assert match_names(old, new) is None
 
 
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+
+
 def request(landmark: Landmark | None, *sources: str, tag: str | None = None) -> ChainRequest:
     recipe = Recipe(epochs=40)
     return ChainRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", ("0",), recipe, recipe, 5, tag, landmark=landmark)
 
 
+@pytest.mark.usefixtures("results")
 def test_stages_behind_a_model_have_names_of_their_own() -> None:
-    """All names of the chain tell the model by its digest; the first stage warms up like any that starts from weights."""
+    """All names of the chain tell the model by its digest; the first stage warms up like any behind another."""
     one, other = (Landmark(Path("x"), None, digit * 64) for digit in "ab")
     assert chain_stages(request(one))[0].plans_name == "nnUNetPlans_initaaaaaaaa"
     stages = chain_stages(request(one, "Dataset902_Near", tag="long"))
@@ -239,6 +246,7 @@ def test_the_block_remembers_the_model() -> None:
     assert "landmark" not in with_block({}, "3d_fullres", plain)["seq_transfer"] and not plain.needs_weights
 
 
+@pytest.mark.usefixtures("results")
 def test_a_training_behind_another_model_is_not_reused() -> None:
     """Should two models share the digits in a name, the whole digest tells them apart."""
     (stage,) = chain_stages(request(Landmark(Path("x"), None, "a" * 64)))
