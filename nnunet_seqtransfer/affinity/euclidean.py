@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from nnunet_seqtransfer.affinity.embedding import (
     stacked,
 )
 from nnunet_seqtransfer.affinity.matching import Match
+from nnunet_seqtransfer.affinity.memory import Memory
 from nnunet_seqtransfer.affinity.metric import Comparison
 from nnunet_seqtransfer.tasks.signature import Signature
 
@@ -39,6 +40,9 @@ class Summary:
     single: NDArray[np.bool_]
     "(T, axes): whether all images have one voxel along this axis."
 
+
+_DRAWN: Memory[Any] = Memory(64)
+"""Resamples of tasks, about 1 MB each with one channel and one label."""
 
 SummaryType = TypeVar("SummaryType", bound=Summary)
 
@@ -93,12 +97,18 @@ class EuclideanMetric(ABC, Generic[SummaryType]):
     def resample(self, source: Signature, target: Signature, count: int, seed: int) -> dict[str, Array]:
         """Under the match of the whole sample."""
         whole = self._pair(source, target)
-        a, b = (
-            resampled_summary(self.summarise(task), multipliers(task.keys, count, seed)) for task in (source, target)
-        )
+        a, b = self._drawn(source, count, seed), self._drawn(target, count, seed)
         shared = shared_cases(source.keys, target.keys)
         lengths = _lengths(self.squares(a, b, shared, (whole.channels, whole.labels)))
         return {name: np.broadcast_to(values, (count,)) for name, values in lengths.items()}
+
+    def _drawn(self, task: Signature, count: int, seed: int) -> SummaryType:
+        """Resamples of one task, remembered, since they are compared with those of every other."""
+
+        def draw() -> SummaryType:
+            return resampled_summary(self.summarise(task), multipliers(task.keys, count, seed))
+
+        return _DRAWN.recall((type(self), task, count, seed), draw)
 
     def _pair(self, source: Signature, target: Signature) -> Squares:
         return self.squares(self.summarise(source), self.summarise(target), shared_cases(source.keys, target.keys))

@@ -51,7 +51,7 @@ def _describe(chain: Chain, stage: Stage, seconds: float) -> list[str]:
     previous = chain.previous(stage)
     if previous is not None and action is Action.START:
         lines.append(f"           weights of {previous.output / FINAL}")
-    beginning = chain.beginning(stage, inspect(stage))
+    beginning = None if chain.starts_like_another(stage) else chain.beginning(stage, inspect(stage))
     if beginning is not None:
         lines += _describe_beginning(beginning)
     lines.append(f"  writes   {plans_path(stage.dataset, stage.plans_name)}")

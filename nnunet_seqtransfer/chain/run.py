@@ -69,6 +69,11 @@ class Chain:
         task, plans = self.tasks[stage.dataset], self.plans[stage]
         return begin(landmark, stage, task, plans, self.request.min_coverage)
 
+    def starts_like_another(self, stage: Stage) -> bool:
+        """Whether an earlier fold starts from the same weights, so that these need no second look."""
+        earlier = self.stages[: self.stages.index(stage)]
+        return any(other.weights == stage.weights for other in earlier)
+
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
@@ -134,7 +139,7 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
             if _is_next(chain, stage, previous) and _weights_are_stale(states[stage], previous):
                 tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
                 adapted_weights(previous, tasks[0], stage, tasks[1], chain.plans[stage])  # raises where it cannot be
-        else:
+        elif not chain.starts_like_another(stage):
             chain.beginning(stage, states[stage])  # raises where the model does not fit
     first = {stage.dataset: stage for stage in reversed(chain.stages)}
     configuration = chain.request.configuration

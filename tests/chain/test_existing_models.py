@@ -268,8 +268,10 @@ def test_a_dry_run_shows_the_coverage(world: World, command: Command, tmp_path: 
     """--dry_run names the model, its coverage, what is missing and the first batch, and writes nothing."""
     path, _ = theirs(world, tmp_path / "theirs.pth")
     before = world.snapshot()
-    outcome = command(*TRAIN, "-init", str(path), "-min_coverage", "0.1", "--dry_run")
+    folds = (*TRAIN[:4], "1", *TRAIN[4:])
+    outcome = command(*folds, "-init", str(path), "-min_coverage", "0.1", "--dry_run")
     assert outcome.status == 0, outcome.err
+    assert outcome.out.count("first batch") == 1 < outcome.out.count("fold_"), "all folds start from the same"
     assert f"weights of {path}" in outcome.out and "coverage 0." in outcome.out
     assert "no counterpart" in outcome.out and "first batch" in outcome.out
     assert f"nnUNetPlans_init{sha256(path)[:8]}" in outcome.out
