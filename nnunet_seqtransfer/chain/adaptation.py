@@ -116,7 +116,7 @@ def adapt(
             if source is not None and keep_heads:
                 made[name], change = _keep_heads(name, (source, weights[source]), fresh[name], keep_heads)
                 heads.append(change)
-        elif source is None or (place.part == "other" and weights[source].shape != fresh[name].shape):
+        elif source is None or not _can_be_made_of(place, weights[source], fresh[name]):
             made[name] = _start(place, fresh[name], new, old)
             body.append(TensorChange(name, None, "new", f"{place}: no counterpart", fresh[name].numel(), 0))
         else:
@@ -143,6 +143,17 @@ def _with_aliases(made: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> It
     for name, tensor in fresh.items():
         if tensor.data_ptr() in names:
             yield name, made[names[tensor.data_ptr()]].clone()
+
+
+def _can_be_made_of(place: Place, weight: Tensor, fresh: Tensor) -> bool:
+    """Whether the rules apply: a foreign checkpoint may hold anything under the name of a convolution."""
+    if place.part == "other":
+        return weight.shape == fresh.shape
+    if weight.numel() == 0 or not weight.is_floating_point():
+        return False
+    if weight.ndim == 1 or fresh.ndim == 1:
+        return weight.ndim == fresh.ndim
+    return weight.ndim in (4, 5) and (not _reads_both(place) or weight.shape[1] % 2 == 0)
 
 
 def _start(place: Place, fresh: Tensor, new: Mapping[Place, str], old: Mapping[Place, str]) -> Tensor:
@@ -180,9 +191,12 @@ def _widen(place: Place, weight: Tensor, fresh: Tensor) -> tuple[Tensor, float]:
     if place.part == "up" and weight.ndim > 1:  # a transposed convolution's inputs come first
         widened, transferred = place_in(fresh.transpose(0, 1), weight.transpose(0, 1))
         return widened.transpose(0, 1).contiguous(), transferred
-    # a decoder stage reads what comes from below, then the encoder's features
-    reads_both = place.part == "decoder" and place.position == 0
-    return place_in(fresh, weight, 2 if reads_both and weight.ndim > 1 else 1)
+    return place_in(fresh, weight, 2 if _reads_both(place) and weight.ndim > 1 else 1)
+
+
+def _reads_both(place: Place) -> bool:
+    """Whether a convolution reads two things of equal width: what comes from below, then the encoder's features."""
+    return place.part == "decoder" and place.position == 0
 
 
 def _keep_heads(

@@ -52,7 +52,9 @@ def load_checkpoint(
     except Exception as error:  # zip and torch's unpickler raise all kinds for a damaged file
         raise CheckpointError(f"the checkpoint is damaged ({_reason(error)}): {path}; {remedy}") from None
     weights = checkpoint.get("network_weights") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
+    ):
         raise CheckpointError(f"this is no nnU-Net checkpoint (no network_weights): {path}; {remedy}")
     return checkpoint
 

@@ -11,7 +11,7 @@ from nnunet_seqtransfer.chain.adaptation import Adaptation, adapt, require_cover
 from nnunet_seqtransfer.chain.block import Init
 from nnunet_seqtransfer.chain.checkpoints import adapt_weights, load_checkpoint, write_weights
 from nnunet_seqtransfer.chain.first_batch import Activations, activations, random_batch, require_same_order
-from nnunet_seqtransfer.chain.landmark import Landmark, channel_names, known_network
+from nnunet_seqtransfer.chain.landmark import Landmark, channel_names, input_channels, known_network
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import CheckpointError
@@ -113,5 +113,4 @@ def _first_batch(checkpoint: dict[str, Any]) -> Activations | None:
     if known is None:
         return None
     network, architecture = known
-    first = next(tensor for name, tensor in checkpoint["network_weights"].items() if name.endswith(".conv.weight"))
-    return activations(network, random_batch(architecture, first.shape[1]))
+    return activations(network, random_batch(architecture, input_channels(checkpoint)))

@@ -91,10 +91,9 @@ def known_network(checkpoint: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]
         layers = all(re.fullmatch(r"torch\.nn(\.modules\.[a-z]+)?\.[A-Z]\w+", name) for name in named)
         if settings.network_arch_class_name not in U_NETS or not layers:
             return None
-        first = next(weights[name] for name in weights if name.endswith(".conv.weight"))
         head = next(weights[name] for name in weights if ".seg_layers." in name)
         network = get_network_from_plans(
-            settings.network_arch_class_name, kwargs, imports, first.shape[1], len(head), False, True
+            settings.network_arch_class_name, kwargs, imports, input_channels(checkpoint), len(head), False, True
         )
         network.load_state_dict(weights)
     except (AssertionError, AttributeError, KeyError, RuntimeError, StopIteration, TypeError, ValueError):
@@ -103,12 +102,20 @@ def known_network(checkpoint: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]
 
 
 def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
-    """The names of a model's input channels in their order; empty where its checkpoint does not hold them."""
+    """The names of a model's input channels in their order; empty where its checkpoint does not hold all of them."""
     try:
         names = checkpoint["init_args"]["dataset_json"]["channel_names"]
-        return tuple(str(names[key]) for key in sorted(names, key=int))
+        ordered = tuple(str(names[key]) for key in sorted(names, key=int))
     except (AttributeError, KeyError, TypeError, ValueError):
         return ()
+    return ordered if len(ordered) == input_channels(checkpoint) else ()
+
+
+def input_channels(checkpoint: dict[str, Any]) -> int:
+    """How many channels the first convolution of a model reads; 0 where there is none."""
+    weights = checkpoint["network_weights"]
+    convolutions = (tensor for name, tensor in weights.items() if name.endswith(".conv.weight") and tensor.ndim > 1)
+    return next((tensor.shape[1] for tensor in convolutions), 0)
 
 
 def _in_folder(folder: Path) -> Path:

@@ -443,3 +443,21 @@ def test_other_networks_go_by_name_and_shape() -> None:
     assert torch.equal(adapted["b"], fresh["b"]) and torch.equal(adapted["d"], fresh["d"])
     assert account.coverage == 0.5 and account.left_behind == ("b", "c")
     assert account.reasons() == "the rest: no counterpart (50 %)"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [torch.zeros(3), torch.zeros(()), torch.zeros(0, 2, 3, 3, 3), torch.zeros(2, 3), torch.ones(2, 2, 3, 3, 3).int()],
+    ids=lambda tensor: f"{tensor.dtype} {tuple(tensor.shape)}",
+)
+@pytest.mark.parametrize(
+    "place", ["encoder.stages.0.0.convs.0.", "decoder.stages.0.convs.0.", "decoder.transpconvs.0."]
+)
+def test_what_is_no_convolution_counts_as_missing(odd: Tensor, place: str) -> None:
+    """A checkpoint may hold anything under a convolution's name: what the rules do not know is new, and no crash."""
+    old, new = trained(architecture(3)).state_dict(), build(architecture(3)).state_dict()
+    name = next(name for name in old if name.startswith(place) and name.endswith("weight"))
+    adapted, account = adapt({**old, name: odd}, new)
+    assert torch.equal(adapted[name], new[name])
+    assert [change.name for change in account.tensors if change.how == "new"] == [name]
+    assert name in account.left_behind

@@ -302,7 +302,14 @@ def test_a_checkpoint_damaged_anywhere_is_refused_or_read(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [[1, 2], {"state_dict": {}}, {"network_weights": [1]}, {"network_weights": {"a": 1}}]
+    "content",
+    [
+        [1, 2],
+        {"state_dict": {}},
+        {"network_weights": [1]},
+        {"network_weights": {"a": 1}},
+        {"network_weights": {1: torch.zeros(1)}},
+    ],
 )
 def test_other_content_is_refused(tmp_path: Path, content: Any) -> None:
     """A file that torch reads but that holds no network_weights of tensors is named as no checkpoint of nnU-Net."""

@@ -23,7 +23,7 @@ from nnunet_seqtransfer.chain.landmark import FINAL, Landmark, channel_names, fi
 from nnunet_seqtransfer.chain.preparation import stage_plans
 from nnunet_seqtransfer.chain.run import load_chain
 from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
-from nnunet_seqtransfer.chain.state import StageState, decide
+from nnunet_seqtransfer.chain.state import StageState, decide, inspect
 from nnunet_seqtransfer.errors import CheckpointError, StageError
 from nnunet_seqtransfer.host.folders import external_trainers
 from nnunet_seqtransfer.storage import sha256
@@ -183,6 +183,9 @@ def test_plans_of_a_model_call_nothing_but_u_nets() -> None:
         assert known_network(bad) is None
     assert known_network({"network_weights": good["network_weights"]}) is None
     assert channel_names(good) == ("MRI",)
+    two = checkpoint(architecture(3))
+    two["init_args"]["dataset_json"]["channel_names"]["1"] = "not read"
+    assert channel_names(two) == ()
     assert channel_names({"init_args": {"dataset_json": {"channel_names": ["MRI"]}}}) == () == channel_names({})
 
 
@@ -215,9 +218,21 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
 
 
-def request(landmark: Landmark | None, *sources: str, tag: str | None = None) -> ChainRequest:
+def request(landmark: Landmark | None, *sources: str, tag: str | None = None, least: float = 0.5) -> ChainRequest:
     recipe = Recipe(epochs=40)
-    return ChainRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", ("0",), recipe, recipe, 5, tag, landmark=landmark)
+    return ChainRequest(
+        TARGET,
+        sources,
+        "nnUNetPlans",
+        "3d_fullres",
+        ("0",),
+        recipe,
+        recipe,
+        5,
+        tag,
+        landmark=landmark,
+        min_coverage=least,
+    )
 
 
 @pytest.mark.usefixtures("results")
@@ -277,6 +292,11 @@ def test_a_dry_run_shows_the_coverage(world: World, command: Command, tmp_path: 
     assert f"nnUNetPlans_init{sha256(path)[:8]}" in outcome.out
     assert world.snapshot() == before
 
+    chain = load_chain(request(find_landmark(path, "3d_fullres"), least=0.1), 1, print)
+    (stage,) = chain.stages
+    first, second = (chain.beginning(stage, inspect(stage)) for _ in range(2))
+    assert first and second and body_digest(first.weights) == body_digest(second.weights), "made again, it is the same"
+
 
 def test_models_that_do_not_fit_are_refused(world: World, command: Command, tmp_path: Path) -> None:
     """Too little coverage, no file, code in it, an unsafe archive: one line, and nothing is written."""
@@ -289,6 +309,8 @@ def test_models_that_do_not_fit_are_refused(world: World, command: Command, tmp_
         ((tmp_path / "none.pth",), "there is no model at"),
         ((evil,), "not safe to load"),
         ((unsafe,), "the archive is not safe"),
+        ((path, "-min_coverage", "1.5"), "'1.5' is not a number from 0 to 1"),
+        ((path, "-tag", "init0123abcd"), "reads like a part of the path"),
     ):
         line = error_line(attempt(command, (*TRAIN, "-init", *map(str, given))))
         assert words in line
