@@ -13,6 +13,7 @@ from nnunet_seqtransfer.affinity.calibration import Calibration, read_calibratio
 from nnunet_seqtransfer.affinity.compute import AffinityRequest
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
+from nnunet_seqtransfer.chain.trained import find_epoch_time, find_finished
 from nnunet_seqtransfer.entry_points.affinity import (
     DEFAULT_METRIC,
     add_plans_and_configuration,
@@ -48,8 +49,17 @@ def run_plan(
     affinity: Affinity, affinity_file: Path, options: PlanOptions, calibration: Calibration | None = None
 ) -> SequencePlan:
     """Plans on an affinity and writes the plan and its pictures."""
-    setting = prepare(affinity, affinity_file, options, calibration)
+    setting = _prepare(affinity, affinity_file, options, calibration, affinity.target)
     return _write(setting, decide(setting))
+
+
+def _prepare(
+    affinity: Affinity, affinity_file: Path, options: PlanOptions, calibration: Calibration | None, trained_for: str
+) -> Setting:
+    """What a plan depends on, nnUNet_results included: the source stages that are trained for ``trained_for``."""
+    stages = (trained_for, affinity.plans, affinity.configuration)
+    epoch, finished = find_epoch_time(options.training, *stages), find_finished(*stages, options.training)
+    return prepare(affinity, affinity_file, options, calibration, trained_for, epoch=epoch, finished=finished)
 
 
 def find_affinity(target: str, plans: str, configuration: str, metric: str, processes: int) -> tuple[Affinity, Path]:
@@ -105,7 +115,7 @@ def _run_together(options: argparse.Namespace, targets: Sequence[str], asked: Pl
     groups, lines = group_targets(targets, own_plans, options.c)
     affinities = [_affinity(options, target) for target in targets]
     settings = [
-        prepare(affinity, path, asked, calibration, targets[group])
+        _prepare(affinity, path, asked, calibration, targets[group])
         for (affinity, path, calibration), group in zip(affinities, groups, strict=True)
     ]
     together, outcomes = plan_together(
@@ -114,8 +124,8 @@ def _run_together(options: argparse.Namespace, targets: Sequence[str], asked: Pl
     shared = sharing(together)
     plans = []
     for k, (setting, outcome) in enumerate(zip(settings, outcomes, strict=True)):
-        own = setting if k in shared else prepare(setting.affinity, setting.affinity_file, asked, setting.calibration)
-        plans.append(_write(own, outcome))
+        alone = setting.affinity, setting.affinity_file, asked, setting.calibration, setting.affinity.target
+        plans.append(_write(setting if k in shared else _prepare(*alone), outcome))
     print("\n".join((*lines, *together_text(together, targets))))
     return plans
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from nnunet_seqtransfer.chain.trained import SECONDS_PER_EPOCH
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     natural,
@@ -16,7 +17,7 @@ from nnunet_seqtransfer.entry_points.common import (
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.sequence.cost import CostModel
 from nnunet_seqtransfer.sequence.options import STRATEGIES, PlanOptions
-from nnunet_seqtransfer.sequence.prices import SECONDS_PER_EPOCH, Training
+from nnunet_seqtransfer.sequence.prices import Training
 
 DEFAULTS = PlanOptions()
 

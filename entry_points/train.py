@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> None:
     results_folder()
     devices, executor = DeviceOptions(options.device, options.num_gpus, options.npz), LocalExecutor()
-    if not options.dry_run:
-        executor.check(devices)  # before the cases are looked at, which takes minutes
     target = dataset_name(options.dataset)
     sources, sources_for = _sources(options, target)
     request = ChainRequest(
@@ -72,7 +71,8 @@ def _run(options: argparse.Namespace) -> None:
         landmark=find_landmark(options.init, options.configuration) if options.init is not None else None,
         min_coverage=options.min_coverage,
     )
-    chain = load_chain(request, options.np, notify, may_extract=not options.dry_run)
+    may_train = None if options.dry_run else partial(executor.check, devices)
+    chain = load_chain(request, options.np, notify, may_extract=not options.dry_run, before_long=may_train)
     if options.dry_run:
         print("\n".join(describe_chain(chain, options.device)))
         return

@@ -19,6 +19,7 @@ from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.tasks.profile import request_profile
 from nnunet_seqtransfer.tasks.profiling import profile_tasks
+from nnunet_seqtransfer.tasks.readers import remember_reader
 from nnunet_seqtransfer.tasks.signature import Signature
 from nnunet_seqtransfer.tasks.target import load_target
 
@@ -103,6 +104,8 @@ def compute_affinity(
             break
         counts = grown
         notify(f"the cases do not tell the nearest sources apart yet; looking at {max(counts.values())}")
+    for named in sources.tasks:
+        remember_reader(named.task, named.plans["image_reader_writer"])
     affinity = _record(request, metric, weights, calibration, signatures, sources, scatter)
     nearest = (*affinity.ranking()[:JOINT], len(signatures) - 1)
     joint = resample_pairs(metric, [signatures[place] for place in nearest], request.seed)

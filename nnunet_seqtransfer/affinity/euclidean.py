@@ -108,7 +108,8 @@ class EuclideanMetric(ABC, Generic[SummaryType]):
         def draw() -> SummaryType:
             return resampled_summary(self.summarise(task), multipliers(task.keys, count, seed))
 
-        return _DRAWN.recall((type(self), task, count, seed), draw)
+        drawn: SummaryType = _DRAWN.recall((type(self), task, count, seed), draw)
+        return drawn
 
     def _pair(self, source: Signature, target: Signature) -> Squares:
         return self.squares(self.summarise(source), self.summarise(target), shared_cases(source.keys, target.keys))

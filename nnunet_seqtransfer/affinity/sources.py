@@ -12,7 +12,6 @@ from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, SequenceEr
 from nnunet_seqtransfer.host.folders import registered_datasets
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import preprocessing_for
-from nnunet_seqtransfer.tasks.readers import remember_reader
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature
 from nnunet_seqtransfer.tasks.target import named_sources
 from nnunet_seqtransfer.tasks.task import Task, load_each
@@ -81,7 +80,6 @@ def load_sources(
             if isinstance(task, SeqTransferError):
                 raise task
             plans = align_plans(target.plans, target.task, task)
-            remember_reader(task, plans["image_reader_writer"])
             tasks.append(Named(task, plans, target.configuration))
         except SeqTransferError as error:
             failed[name] = error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from torch import nn
 
 from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.host.network import U_NETS
+from nnunet_seqtransfer.host.network import trained_network
 from nnunet_seqtransfer.storage import is_whole_archive
 
 FINAL = "checkpoint_final.pth"
@@ -75,30 +74,14 @@ def find_landmark(path: Path, configuration: str) -> Landmark:
 def known_network(checkpoint: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]] | None:
     """The network that a checkpoint was trained with, its weights loaded, and nnU-Net's ``arch_kwargs`` of it.
 
-    None where the checkpoint does not say, or names any class but nnU-Net's own U-Nets: foreign plans could name
-    anything, and building a network calls what they name.
+    None where the checkpoint does not say, or names any class but nnU-Net's own U-Nets.
     """
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans  # noqa: PLC0415 - slow imports
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415
-
-    weights = checkpoint["network_weights"]
     try:
         arguments = checkpoint["init_args"]
-        settings = PlansManager(arguments["plans"]).get_configuration(arguments["configuration"])
-        kwargs = settings.network_arch_init_kwargs
-        imports = settings.network_arch_init_kwargs_req_import
-        named = [kwargs[key] for key in imports if kwargs[key] is not None]
-        layers = all(re.fullmatch(r"torch\.nn(\.modules\.[a-z]+)?\.[A-Z]\w+", name) for name in named)
-        if settings.network_arch_class_name not in U_NETS or not layers:
-            return None
-        head = next(weights[name] for name in weights if ".seg_layers." in name)
-        network = get_network_from_plans(
-            settings.network_arch_class_name, kwargs, imports, input_channels(checkpoint), len(head), False, True
-        )
-        network.load_state_dict(weights)
-    except (AssertionError, AttributeError, KeyError, RuntimeError, StopIteration, TypeError, ValueError):
-        return None  # plans of an older format, edited, or of another network: what it did before stays unknown
-    return network, kwargs
+        plans, configuration = arguments["plans"], arguments["configuration"]
+    except (KeyError, TypeError):
+        return None
+    return trained_network(plans, configuration, input_channels(checkpoint), checkpoint["network_weights"])
 
 
 def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:

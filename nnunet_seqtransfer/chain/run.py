@@ -97,11 +97,17 @@ class Chain:
 
 
 def load_chain(
-    request: ChainRequest, processes: int, notify: Callable[[str], None], *, may_extract: bool = True
+    request: ChainRequest,
+    processes: int,
+    notify: Callable[[str], None],
+    *,
+    may_extract: bool = True,
+    before_long: Callable[[], None] | None = None,
 ) -> Chain:
     """Reads and checks everything that a chain depends on; writes nothing but missing fingerprints and sketches.
 
-    Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error.
+    Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``before_long`` is called
+    before all cases are looked at for shared patients, which takes minutes the first time: it may raise.
 
     Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, sources that
     hold cases the target validates on, too little space, trainings with another recipe.
@@ -112,6 +118,8 @@ def load_chain(
     for source in sources:
         require_same_dimension(target, source)  # before any case is looked at for shared patients
     tasks = {task.dataset: task for task in [*sources, target]}
+    if before_long:
+        before_long()
     exclusions = find_exclusions(request, tasks, target_plans, processes, notify, write=may_extract)
     stages = chain_stages(request, exclusions)
     owners = {target.dataset: (target_plans, target)}

@@ -22,7 +22,7 @@ from nnunet_seqtransfer.sequence.options import (
     prices,
     to_train,
 )
-from nnunet_seqtransfer.sequence.prices import EpochTime, Finished, find_epoch_time, find_finished
+from nnunet_seqtransfer.sequence.prices import EpochTime, Finished
 from nnunet_seqtransfer.sequence.problem import Constraints, SequenceProblem
 
 
@@ -62,6 +62,9 @@ def prepare(
     options: PlanOptions,
     calibration: Calibration | None = None,
     trained_for: str | None = None,
+    *,
+    epoch: EpochTime,
+    finished: Finished,
 ) -> Setting:
     """The setting for an affinity. Raises SequenceError where nothing can be planned on it as asked."""
     if options.strategy not in STRATEGIES:
@@ -77,9 +80,6 @@ def prepare(
         channels=[task.channels for task in tasks],
         labels=[task.labels for task in tasks],
     )
-    stages = (trained_for or affinity.target, affinity.plans, affinity.configuration)
-    epoch = find_epoch_time(options.training, *stages)
-    finished = find_finished(*stages, options.training)
     return Setting(
         affinity=affinity,
         affinity_file=affinity_file,

@@ -8,7 +8,8 @@ import pytest
 from archives import CONFIGURATION, PLANS, Archive, make_archive
 
 from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.sequence.prices import EpochTime, Training, find_epoch_time, find_finished, stage_price
+from nnunet_seqtransfer.chain.trained import find_epoch_time, find_finished
+from nnunet_seqtransfer.sequence.prices import EpochTime, Training, stage_price
 
 TARGET, A, B = "Dataset004_T", "Dataset021_A", "Dataset024_B"
 STAGE = (TARGET, PLANS, CONFIGURATION)

@@ -1,7 +1,5 @@
 """The published strategy: a small example by hand, its repairs one by one."""
 
-import time
-
 import networkx as nx
 import numpy as np
 import pytest
@@ -128,13 +126,10 @@ def archive() -> SequenceProblem:
     )
 
 
-def test_eighty_four_sources_take_less_than_five_seconds() -> None:
+def test_eighty_four_sources_fall_into_nine_communities() -> None:
     """The published size, nine communities, none of a source alone."""
     problem = archive()
-    begin = time.process_time()
     decision = PublishedPlanner(communities=9).plan(problem, 3, 10)
-    # Of the processor, so that a busy machine does not matter.
-    assert time.process_time() - begin < 5
     assert decision.notes == ("84 sources fell into 9 communities.",)
     assert decision.chosen.kind == "sequence"
     assert len(decision.communities) == 9
