@@ -29,12 +29,14 @@ metric = find_metric(metric_name)
 load_preprocessed_case(folder, "small")  # imports
 metric.profile(load_preprocessed_case(folder, "small"), ((1,), (2,)))
 start = time.perf_counter()
+case = None
 for _ in range(cases):
+    case = None  # as in a run over many cases, one is gone before the next is read
     case = load_preprocessed_case(folder, "case")
 read = time.perf_counter() - start
 start = time.perf_counter()
 for _ in range(cases):
-    case = None  # as in a run over many cases, one is gone before the next is read
+    case = None
     case = load_preprocessed_case(folder, "case")
     assert all(__import__("numpy").isfinite(image).all() for image in case.images)
     metric.profile(case, ((1,), (2,)))
