@@ -95,7 +95,11 @@ def gain_sentences(
     if not parts:
         return ()
     told = "; ".join(parts)
-    return (f"Predicted change of Dice, with 95 % intervals of a single run: {told} ({calibration.origin}).",)
+    sentences = [f"Predicted change of Dice, with 95 % intervals of a single run: {told} ({calibration.origin})."]
+    as_good = " and ".join(other.ranking for other in calibration.measurements.not_beaten)
+    if as_good:
+        sentences.append(f"Held out, that calibration did not surely rank better than {as_good}: trust it accordingly.")
+    return tuple(sentences)
 
 
 def effort(

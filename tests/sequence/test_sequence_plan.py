@@ -12,7 +12,7 @@ import pytest
 from archives import COMBINATION, CONFIGURATION, METRIC, PLANS, Archive, make_archive
 from conftest import Outcome
 
-from nnunet_seqtransfer.affinity.calibration import Calibration, Measurements, write_calibration
+from nnunet_seqtransfer.affinity.calibration import Calibration, Measurements, RankingQuality, write_calibration
 from nnunet_seqtransfer.affinity.metric import find_metric
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.errors import RecordError
@@ -43,7 +43,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     return made
 
 
-def calibration(path: Path, **changes: object) -> Path:
+def calibration(path: Path, held_out: tuple[RankingQuality, ...] = (), **changes: object) -> Path:
     """A calibration file for our metric."""
     measurements = Measurements(
         targets=(T,),
@@ -54,7 +54,7 @@ def calibration(path: Path, **changes: object) -> Path:
         correlation=0.5,
         run_noise=None,
         left_out="path",
-        held_out=(),
+        held_out=held_out,
         intervals={},
     )
     made = Calibration(
@@ -201,6 +201,18 @@ def test_a_stage_of_another_recipe_on_the_path_is_named(archive: Archive, comman
     archive.add_stage((A,), T, f"{PLANS}_for4", Recipe(epochs=100))
     outcome = command("plan", "-t", "4")
     assert f"{A} is trained with 100 epochs of 250 iterations, not 250 of 250: that does not count" in outcome.out
+
+
+@pytest.mark.parametrize(("lead", "doubted"), [((-0.1, 0.3), True), ((0.1, 0.3), False)])
+def test_a_calibration_that_may_be_no_better_is_said(
+    archive: Archive, command: Command, tmp_path: Path, lead: tuple[float, float], doubted: bool
+) -> None:
+    """Where the largest source may rank as well on what was held out, the plan says so beside its prediction."""
+    own = RankingQuality("calibrated", 0.5, 0.5, 0.01, (0.5,))
+    baseline = RankingQuality("largest source", 0.4, 0.4, 0.02, (0.4,), lead)
+    outcome = command("plan", "-t", "4", "-weights", str(calibration(tmp_path / "ours.json", (own, baseline))))
+    assert ("did not surely rank better than largest source" in outcome.out) is doubted
+    assert "Predicted change of Dice" in outcome.out
 
 
 def test_a_calibration_predicts_dice(archive: Archive, command: Command, tmp_path: Path) -> None:
