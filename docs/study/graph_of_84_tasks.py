@@ -50,7 +50,7 @@ def archive(seed: int) -> SequenceProblem:
 def main() -> None:
     """Draws the graph, the cheapest path with an intermediate in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", type=Path, required=True, help="PNG to write; an SVG of the same name is written beside it")
+    parser.add_argument("-o", type=Path, required=True, help="PNG to write; an SVG is written beside it")
     parser.add_argument("-seed", type=int, default=0)
     options = parser.parse_args()
     problem = archive(options.seed)
