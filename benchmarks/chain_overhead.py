@@ -19,10 +19,10 @@ import tempfile
 import time
 
 from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.executor import DeviceOptions, stage_job
+from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.handoff import hand_over
+from nnunet_seqtransfer.chain.job import DeviceOptions, stage_job
 from nnunet_seqtransfer.chain.preparation import preprocess_missing
-from nnunet_seqtransfer.chain.run import Chain, load_chain
 from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.host.folders import dataset_name, scripts_folder

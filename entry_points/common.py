@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer import __version__
+from nnunet_seqtransfer.chain.stopping import STOPPED, Stopped, raising_on_signals
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
 
@@ -145,15 +146,55 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser, *, recorded: bool = False) -> None:
+    """The options -device and -num_gpus; ``recorded``: without them it is what the run's record says."""
+    device, gpus = (None, None) if recorded else ("cuda", 1)
+    parser.add_argument(
+        "-device",
+        choices=["cuda", "cpu", "mps"],
+        default=device,
+        help=f"[OPTIONAL] Where to train. Default: {device or 'as the run began'}",
+    )
+    parser.add_argument(
+        "-num_gpus",
+        dest="gpus",
+        type=positive_int,
+        default=gpus,
+        metavar="N",
+        help=f"[OPTIONAL] GPUs for one training. Default: {gpus or 'as the run began'}",
+    )
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """The options --wait and -np_ahead."""
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="[OPTIONAL] Where another process is at a stage, wait for it; without it an error",
+    )
+    parser.add_argument(
+        "-np_ahead",
+        type=natural,
+        default=None,
+        metavar="N",
+        help="[OPTIONAL] Worker processes that preprocess the next sources while one trains, 0 for none. Default: half "
+        "of -np, and as many as fit into half of the free memory",
+    )
+
+
 def notify(line: str) -> None:
     """Prints one line at once, beside progress bars."""
     print(line, file=sys.stderr, flush=True)
 
 
 def run_command(action: Callable[[], None]) -> NoReturn:
-    """Runs a command and exits: 0 when it ended well, 2 with one line for what a user can mend, 130 after Ctrl-C."""
+    """Runs a command and exits.
+
+    With 0 when it ended well, 2 and one line for what a user can mend, 130 after Ctrl-C, 75 after another request to
+    stop, such as a scheduler's.
+    """
     try:
-        with naming_full_and_read_only_disks("nnU-Net's folders"):
+        with raising_on_signals(), naming_full_and_read_only_disks("nnU-Net's folders"):
             action()
     except SeqTransferError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -161,6 +202,9 @@ def run_command(action: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same command goes on from here", file=sys.stderr)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         sys.exit(1)
     sys.exit(0)

@@ -10,16 +10,20 @@ from typing import NoReturn
 
 from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE
 from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import DeviceOptions, LocalExecutor
+from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
+from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES, DeviceOptions
 from nnunet_seqtransfer.chain.landmark import find_landmark
-from nnunet_seqtransfer.chain.run import load_chain, run_chain
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
+    add_device,
+    add_execution,
     add_processes,
     natural,
+    not_negative_float,
     notify,
     positive_float,
     positive_int,
@@ -53,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(options: argparse.Namespace) -> None:
     results_folder()
-    devices, executor = DeviceOptions(options.device, options.num_gpus, options.npz), LocalExecutor()
+    devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
+    executor = LocalExecutor(wait=options.wait, processes_ahead=options.np_ahead)
     target = dataset_name(options.dataset)
     sources, sources_for = _sources(options, target)
     request = ChainRequest(
@@ -77,11 +82,16 @@ def _run(options: argparse.Namespace) -> None:
         print("\n".join(describe_chain(chain, options.device)))
         return
     run_chain(chain, devices, executor, options.np, notify)
+    print_results(chain)
+
+
+def print_results(chain: Chain) -> None:
+    """What was made, and the command that predicts with it."""
     trained = {stage.base: stage for stage in chain.stages if stage.role == "target"}
     for base, last in trained.items():
         folds = [stage.fold for stage in chain.stages if stage.base == base]
         print(
-            f"done: {base}\npredict with: nnUNetv2_predict -d {target} -i IN -o OUT -tr {TRAINER} "
+            f"done: {base}\npredict with: nnUNetv2_predict -d {last.dataset} -i IN -o OUT -tr {TRAINER} "
             f"-p {last.plans_name} -c {last.configuration} -f {' '.join(folds)}"
         )
 
@@ -137,17 +147,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_recipe(parser)
     _add_init(parser)
     _add_overlap(parser)
-    parser.add_argument(
-        "-device", choices=["cuda", "cpu", "mps"], default="cuda", help="[OPTIONAL] Where to train. Default: cuda"
-    )
-    parser.add_argument(
-        "-num_gpus", type=positive_int, default=1, metavar="N", help="[OPTIONAL] GPUs for one training. Default: 1"
-    )
+    add_device(parser)
     parser.add_argument("--npz", action="store_true", help="[OPTIONAL] Keep the softmax outputs of the validation")
     parser.add_argument(
         "--dry_run", action="store_true", help="[OPTIONAL] Print every stage and what it would do; do nothing"
     )
     add_processes(parser)
+    add_execution(parser)
+    parser.add_argument(
+        "-checkpoint_minutes",
+        type=not_negative_float,
+        default=CHECKPOINT_MINUTES,
+        metavar="X",
+        help="[OPTIONAL] Write a checkpoint every so many minutes, also within an epoch; 0: only at the end of epochs. "
+        f"Default: {CHECKPOINT_MINUTES:g}",
+    )
     return parser.parse(arguments)
 
 

@@ -21,7 +21,7 @@ Command = Callable[..., Outcome]
 def attempt(command: Command, arguments: tuple[str, ...]) -> Outcome:
     """Runs a command in which nothing can be trained: what should have been refused must not keep the tests busy."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunet_seqtransfer.chain.executor.train_command", lambda: "/bin/false")
+        patch.setattr("nnunet_seqtransfer.chain.job.train_command", lambda: "/bin/false")
         return command(*arguments)
 
 

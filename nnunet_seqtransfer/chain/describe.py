@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.handoff import Beginning
 from nnunet_seqtransfer.chain.preparation import preprocessed_bytes
-from nnunet_seqtransfer.chain.run import Chain
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import FINAL, Action, inspect
 from nnunet_seqtransfer.host.plans import data_folder, plans_path

@@ -1,96 +1,58 @@
-"""Running a stage's command: as a child process here, its output to a log and its progress to the terminal."""
+"""Who runs the stages of a chain: this process one after the other, or something that runs their commands."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Protocol
 
 import torch
-from tqdm import tqdm
 
-from nnunet_seqtransfer.chain.progress import Progress, read_line
-from nnunet_seqtransfer.chain.stages import TRAINER, Stage
-from nnunet_seqtransfer.chain.state import Action
+from nnunet_seqtransfer.chain.ahead import PreparingAhead
+from nnunet_seqtransfer.chain.chain import Chain
+from nnunet_seqtransfer.chain.child import run_job
+from nnunet_seqtransfer.chain.job import DeviceOptions, Job
+from nnunet_seqtransfer.chain.record import write_run
+from nnunet_seqtransfer.chain.run import Notify, run_stage
+from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.host.folders import external_trainers, scripts_folder
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage as a command line that any scheduler can run."""
-
-    title: str
-    "What people are shown: 'stage 2 of 3: Dataset024_X'."
-    command: tuple[str, ...]
-    "The command and its arguments, never a shell string."
-    environment: Mapping[str, str]
-    "Variables to set on top of those of this process."
-    log: Path
-    "Where the output goes."
-    epochs: int
-    "How many epochs the training has, for the progress bar."
-
-
-@dataclass(frozen=True)
-class DeviceOptions:
-    """Where and how nnU-Net trains."""
-
-    device: str = "cuda"
-    "cuda, cpu or mps."
-    gpus: int = 1
-    "GPUs to use at once (DDP)."
-    npz: bool = False
-    "Keep softmax outputs of the final validation."
 
 
 class Executor(Protocol):
-    """Something that runs jobs."""
+    """Something that does what is left of a chain."""
 
     def check(self, options: DeviceOptions) -> None:
         """Raises StageError where the devices asked for are not to be had; called before anything is written."""
         ...
 
-    def submit(self, job: Job) -> None:
-        """Runs the job to its end. Raises StageError where it fails."""
+    def run(self, chain: Chain, options: DeviceOptions, processes: int, notify: Notify) -> None:
+        """Does what is left, or has it done. Raises StageError where a stage fails."""
         ...
 
 
-def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, log: Path) -> Job:
-    """The nnUNetv2_train command for what a stage needs.
+def run_chain(chain: Chain, options: DeviceOptions, executor: Executor, processes: int, notify: Notify) -> None:
+    """Does what is left of a chain.
 
-    ``--c`` is given only where there is a checkpoint: without one it would train from the start and merely warn.
+    Every step is decided from what is on disk and done so that it can be repeated: after an interruption at any
+    moment, the same call does what is left, and nothing twice that was finished.
     """
-    command = [
-        train_command(),
-        *(stage.dataset, stage.configuration, stage.fold),
-        *("-tr", TRAINER, "-p", stage.plans_name, "-device", options.device, "-num_gpus", str(options.gpus)),
-    ]
-    command += {Action.RESUME: ["--c"], Action.VALIDATE: ["--val"]}.get(action, [])
-    if options.npz and stage.role == "target":
-        command.append("--npz")
-    environment = {"nnUNet_extTrainer": external_trainers(), "PYTHONUNBUFFERED": "1"}
-    return Job(title, tuple(command), environment, log, stage.recipe.epochs)
+    if not chain.is_finished:
+        executor.check(options)
+        write_run(chain, options, processes)
+    executor.run(chain, options, processes, notify)
 
 
-def train_command() -> str:
-    """The path of nnUNetv2_train of this Python environment. Raises StageError where there is none."""
-    beside = scripts_folder() / "nnUNetv2_train"
-    found = str(beside) if beside.is_file() else shutil.which("nnUNetv2_train")
-    if found is None:
-        raise StageError("the command nnUNetv2_train is not installed in this environment; pip install nnunetv2")
-    return found
-
-
+@dataclass(frozen=True)
 class LocalExecutor:
-    """Runs one job after the other as child processes on this machine."""
+    """Runs one stage after the other on this machine, and prepares the next ones' data meanwhile."""
+
+    train: Callable[[Job], None] = run_job
+    "Runs a training's command to its end."
+    wait: bool = False
+    "Wait for another process that is at a stage, rather than say so and stop."
+    processes_ahead: int | None = None
+    "Workers that preprocess the next sources while one trains; None for half of the others, 0 for none."
 
     def check(self, options: DeviceOptions) -> None:
         """See Executor."""
@@ -105,66 +67,16 @@ class LocalExecutor:
         if options.device != "cuda" and options.gpus > 1:
             raise StageError(f"-num_gpus {options.gpus} needs -device cuda, not {options.device}")
 
-    def submit(self, job: Job) -> None:
-        """See Executor. Ctrl-C reaches the child too; it is waited for."""
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **job.environment}
-        with (
-            job.log.open("a") as log,
-            subprocess.Popen(
-                job.command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            ) as child,
-        ):
-            try:
-                last = self._follow(child, log, job)
-            except KeyboardInterrupt:
-                _stop(child)
-                raise
-        if child.returncode != 0:
-            raise StageError(_failure(job, child.returncode, last))
+    def run(self, chain: Chain, options: DeviceOptions, processes: int, notify: Notify) -> None:
+        """See Executor."""
+        most = max(1, processes // 2) if self.processes_ahead is None else self.processes_ahead
+        with PreparingAhead(chain, most) as ahead:
+            for stage in chain.stages:
+                train = partial(self._train, ahead, stage, notify)
+                run_stage(chain, stage, options, processes, notify, train=train, wait=self.wait)
 
-    @staticmethod
-    def _follow(child: subprocess.Popen[str], log: object, job: Job) -> Sequence[str]:
-        """Copies the child's output to the log and shows its progress; returns the last lines."""
-        last: deque[str] = deque(maxlen=40)
-        progress = Progress()
-        quiet = not sys.stderr.isatty()
-        with tqdm(
-            total=job.epochs, desc=job.title, unit="epoch", mininterval=10 if quiet else 0.5, ascii=quiet or None
-        ) as bar:
-            for line in child.stdout or ():
-                print(line, end="", file=log, flush=True)  # type: ignore[call-overload]
-                last.append(line.rstrip())
-                progress = read_line(progress, line)
-                if progress.epochs_done > bar.n:
-                    if bar.n == 0 and progress.epochs_done > 1:  # a training that goes on
-                        bar.initial = progress.epochs_done - 1
-                    bar.n = progress.epochs_done
-                    if progress.mean_dice is not None:
-                        bar.set_postfix_str(f"pseudo Dice {progress.mean_dice:.3f}", refresh=False)
-                    bar.refresh()
-        return last
-
-
-def _stop(child: subprocess.Popen[str], patience: float = 30.0) -> None:
-    """Ends a child and waits for it, so that nobody writes any more when the command says that it has stopped."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        child.send_signal(number)
-        try:
-            child.communicate(timeout=patience)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _failure(job: Job, status: int, last: Sequence[str]) -> str:
-    ended = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
-    errors = [line for line in last if line and not line.startswith((" ", "Traceback"))]
-    reason = f" ({errors[-1][:200]})" if errors and status > 0 else ""
-    return f"{job.title} {ended}{reason}; its output is in {job.log}; run the same command again to go on from there"
+    def _train(self, ahead: PreparingAhead, stage: Stage, notify: Notify, job: Job) -> None:
+        workers = ahead.start(stage)
+        if workers:
+            notify(f"meanwhile {workers} process(es) preprocess the next sources, see {ahead.log}")
+        self.train(job)

@@ -1,206 +1,103 @@
-"""The whole chain: look at what exists, decide, then act, stage by stage; run again, it does what is left."""
+"""One stage done, or the data of all: decided anew under its lock, so that whoever comes second finds it done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
-from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.chain.block import StageBlock
-from nnunet_seqtransfer.chain.executor import DeviceOptions, Executor, stage_job
-from nnunet_seqtransfer.chain.handoff import Beginning, adapted_weights, begin, hand_over, write_beginning
+from nnunet_seqtransfer.chain.chain import Chain, weights_are_stale
+from nnunet_seqtransfer.chain.child import run_job
+from nnunet_seqtransfer.chain.handoff import hand_over, write_beginning
+from nnunet_seqtransfer.chain.job import DeviceOptions, Job, stage_job
+from nnunet_seqtransfer.chain.locks import locked, locked_in_turn
 from nnunet_seqtransfer.chain.preparation import (
     copy_dataset_json,
     copy_references,
-    missing_cases,
     preprocess_missing,
-    preprocessed_bytes,
-    require_own_plans,
-    require_space,
-    stage_plans,
     write_stage_plans,
 )
-from nnunet_seqtransfer.chain.shared import find_exclusions
-from nnunet_seqtransfer.chain.sharing import load_shared
-from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages, previous_stage
-from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide, inspect, require_same_origin
-from nnunet_seqtransfer.host.datasets import require_folds
-from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
-from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, sha256, write_record
-from nnunet_seqtransfer.tasks.alignment import require_same_dimension
-from nnunet_seqtransfer.tasks.target import load_target
-from nnunet_seqtransfer.tasks.task import Task, load_tasks
+from nnunet_seqtransfer.chain.stages import Stage
+from nnunet_seqtransfer.chain.state import Action, StageState, action_of, inspect
+from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.host.plans import data_folder
+from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
 
-RUN_FORMAT = 1
+Notify = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Chain:
-    """A chain with everything known before anything is written."""
-
-    request: ChainRequest
-    "What was asked for."
-    stages: tuple[Stage, ...]
-    "In their order."
-    tasks: dict[str, Task]
-    "Every dataset of the chain by its full name."
-    plans: dict[Stage, dict[str, Any]]
-    "The plans of each stage, without the block."
-    actions: dict[Stage, Action]
-    "What each stage needs."
-    cases_to_preprocess: dict[str, tuple[str, ...]]
-    "Source -> identifiers of the cases that are not preprocessed yet, of the sources that will be trained."
-
-    def previous(self, stage: Stage) -> Stage | None:
-        """The stage whose weights this one starts from."""
-        return previous_stage(self.stages, stage)
-
-    def beginning(self, stage: Stage, state: StageState) -> Beginning | None:
-        """What the model that the chain begins with gives to a stage that is about to start from it; else None.
-
-        Raises CheckpointError where the model does not fit.
-        """
-        landmark, is_next = self.request.landmark, self.actions[stage] is Action.START and not state.weights
-        if landmark is None or not is_next or self.previous(stage) is not None:
-            return None
-        task, plans = self.tasks[stage.dataset], self.plans[stage]
-        return begin(landmark, stage, task, plans, self.request.min_coverage)
-
-    def starts_like_another(self, stage: Stage) -> bool:
-        """Whether an earlier fold starts from the same weights, so that these need no second look."""
-        earlier = self.stages[: self.stages.index(stage)]
-        return any(other.weights == stage.weights for other in earlier)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return all(action in (Action.NOTHING, Action.NOT_NEEDED) for action in self.actions.values())
-
-    @property
-    def folder(self) -> Path:
-        """Where the record and the logs of this chain are kept."""
-        name = f"{self.stages[-1].plans_name}_{self.request.configuration}"
-        return results_folder() / self.request.target / SEQTRANSFER_FOLDER / name
-
-    def log(self, stage: Stage) -> Path:
-        """The log of a stage."""
-        return self.folder / "logs" / f"{stage.dataset}_{stage.plans_name}_fold_{stage.fold}.log"
-
-    def title(self, stage: Stage) -> str:
-        """What people are shown: "stage 2 of 3: Dataset024_X fold all", and how many cases are left out."""
-        number = f"stage {self.stages.index(stage) + 1} of {len(self.stages)}"
-        left_out = f" without {len(stage.excluded)} of its cases" if stage.excluded else ""
-        return f"{number}: {stage.dataset} fold {stage.fold}{left_out}"
-
-
-def load_chain(
-    request: ChainRequest,
+def run_stage(
+    chain: Chain,
+    stage: Stage,
+    options: DeviceOptions,
     processes: int,
-    notify: Callable[[str], None],
+    notify: Notify,
     *,
-    may_extract: bool = True,
-    before_long: Callable[[], None] | None = None,
-) -> Chain:
-    """Reads and checks everything that a chain depends on; writes nothing but missing fingerprints and sketches.
-
-    Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``before_long`` is called
-    before all cases are looked at for shared patients, which takes minutes the first time: it may raise.
-
-    Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, sources that
-    hold cases the target validates on, too little space, trainings with another recipe.
-    """
-    target, target_plans = load_target(request.target, request.plans, request.configuration)
-    require_folds(target.dataset, request.folds, target.cases)
-    sources = load_tasks(request.sources, processes, notify, extract=may_extract)
-    for source in sources:
-        require_same_dimension(target, source)  # before any case is looked at for shared patients
-    tasks = {task.dataset: task for task in [*sources, target]}
-    if before_long:
-        before_long()
-    exclusions = find_exclusions(request, tasks, target_plans, processes, notify, write=may_extract)
-    stages = chain_stages(request, exclusions)
-    owners = {target.dataset: (target_plans, target)}
-    if request.sources_for is not None:
-        owners[request.sources_for] = load_shared(request, target_plans, exclusions)
-    plans = {stage: stage_plans(stage, *owners[stage.target], tasks[stage.dataset]) for stage in stages}
-    states = {stage: inspect(stage) for stage in stages}
-    actions = decide(stages, states)
-    to_preprocess = {
-        stage.dataset: missing_cases(tasks[stage.dataset], plans[stage], request.configuration)
-        for stage in stages
-        if stage.role == "source" and actions[stage] in (Action.START, Action.RESUME)
-    }
-    chain = Chain(request, stages, tasks, plans, actions, to_preprocess)
-    _check_stages(chain, states)
-    return chain
-
-
-def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
-    for stage in chain.stages:
-        require_own_plans(stage, states[stage], chain.plans[stage])
-        previous = chain.previous(stage)
-        if previous is not None:
-            require_same_origin(stage, states[stage], previous)
-            if _is_next(chain, stage, previous) and _weights_are_stale(states[stage], previous):
-                tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
-                adapted_weights(previous, tasks[0], stage, tasks[1], chain.plans[stage])  # raises where it cannot be
-        elif not chain.starts_like_another(stage):
-            chain.beginning(stage, states[stage])  # raises where the model does not fit
-    first = {stage.dataset: stage for stage in reversed(chain.stages)}
-    configuration = chain.request.configuration
-    require_space(
-        [
-            (
-                chain.tasks[name],
-                preprocessed_bytes(chain.tasks[name], chain.plans[first[name]], configuration, len(cases)),
-            )
-            for name, cases in chain.cases_to_preprocess.items()
-        ]
-    )
-
-
-def _is_next(chain: Chain, stage: Stage, previous: Stage) -> bool:
-    """Whether the next thing that happens to ``stage`` is the hand-off from ``previous``."""
-    return chain.actions[stage] is Action.START and chain.actions[previous] is Action.NOTHING
-
-
-def run_chain(
-    chain: Chain, options: DeviceOptions, executor: Executor, processes: int, notify: Callable[[str], None]
+    train: Callable[[Job], None] = run_job,
+    wait: bool = False,
 ) -> None:
-    """Does what is left of a chain.
+    """Does what is left of one stage whose previous stage is finished.
 
-    Every step is decided from what is on disk and done so that it can be repeated: after an interruption at any
-    moment, the same call does what is left, and nothing twice that was finished.
+    Args:
+        chain, stage: what is done.
+        options: where it is trained.
+        processes: at most so many worker processes preprocess.
+        notify: is told in a line what happens.
+        train: runs the training's command to its end.
+        wait: whether to wait for another process that is at this stage, rather than to say so and stop.
+
+    Raises StageError where the stage before is not finished, another process is at this one, or the training fails.
     """
-    if not chain.is_finished:
-        executor.check(options)
-        _write_run(chain, options)
-    for stage in chain.stages:
-        action = chain.actions[stage]
+    if chain.actions[stage] in (Action.NOTHING, Action.NOT_NEEDED):
+        notify(f"{chain.title(stage)} {chain.actions[stage].value}")
+        return
+    lock: Callable[..., AbstractContextManager[None]] = locked_in_turn if wait else locked
+    with naming_full_and_read_only_disks(stage.output), lock(stage.lock, chain.title(stage), notify):
+        state = inspect(stage)
+        action = action_of(stage, state)
         notify(f"{chain.title(stage)} {action.value}")
-        if action in (Action.NOTHING, Action.NOT_NEEDED):
-            continue
-        with naming_full_and_read_only_disks(stage.output):
-            _prepare(chain, stage, processes)
-            _remove_damaged(stage, notify)
-            if action is not Action.VALIDATE:
-                # of a final checkpoint that is gone: the one to come has yet to be validated
-                (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
-            executor.submit(stage_job(stage, action, options, chain.title(stage), chain.log(stage)))
+        if action is Action.NOTHING:  # another process has finished it since this one looked
+            return
+        _prepare(chain, stage, state, action, processes, notify)
+        _remove_damaged(stage, notify)
+        if action is not Action.VALIDATE:
+            # of a final checkpoint that is gone: the one to come has yet to be validated
+            (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
+        train(stage_job(stage, action, options, chain.title(stage), chain.log(stage)))
 
 
-def _prepare(chain: Chain, stage: Stage, processes: int) -> None:
-    """Plans, data and starting weights of a stage that will train or validate."""
+def prepare_data(chain: Chain, processes: int, notify: Notify) -> None:
+    """Preprocesses what the source stages that are left will read, in their order; nothing else is written."""
+    for stage in chain.stages:
+        if stage.dataset in chain.cases_to_preprocess:
+            _prepare_data(chain, stage, processes, notify)
+
+
+def _prepare_data(chain: Chain, stage: Stage, processes: int, notify: Notify) -> None:
     task, plans = chain.tasks[stage.dataset], chain.plans[stage]
     copy_dataset_json(task)
-    if stage.role == "source":
-        preprocess_missing(task, plans, stage.configuration, processes)
-    else:
+    if stage.role == "target":
         copy_references(task)
-    state = inspect(stage)
+        return
+    folder = data_folder(task.dataset, plans, stage.configuration)
+    with locked_in_turn(folder.with_name(f".{folder.name}.lock"), f"preprocessing of {task.dataset}", notify):
+        preprocess_missing(task, plans, stage.configuration, processes)
+
+
+def _prepare(chain: Chain, stage: Stage, state: StageState, action: Action, processes: int, notify: Notify) -> None:
+    """Plans, data and starting weights of a stage that will train or validate.
+
+    All folds share the plans and mostly the weights: the second lock is for two folds that begin at the same time.
+    """
+    _prepare_data(chain, stage, processes, notify)
+    with locked_in_turn(stage.base / ".plans.lock", f"plans {stage.plans_name}", notify):
+        state = inspect(stage) if action is Action.START else state
+        write_stage_plans(stage, chain.plans[stage], _block(chain, stage, state, action))
+
+
+def _block(chain: Chain, stage: Stage, state: StageState, action: Action) -> StageBlock:
+    """The stage's block; where it starts, the weights that it starts from are made if they are not there."""
     block = StageBlock(
         target=stage.target,
         path=stage.path,
@@ -211,53 +108,22 @@ def _prepare(chain: Chain, stage: Stage, processes: int) -> None:
         fold=stage.fold if stage.has_own_weights else None,
         landmark=stage.landmark,
     )
-    previous = chain.previous(stage)
-    if previous is not None and chain.actions[stage] is Action.START and _weights_are_stale(state, previous):
-        init = hand_over(previous, chain.tasks[previous.dataset], stage, task, plans)
-        block = replace(block, init=init)
+    if action is not Action.START:
+        return block
+    previous, task, plans = chain.previous(stage), chain.tasks[stage.dataset], chain.plans[stage]
+    if previous is not None and weights_are_stale(state, previous):
+        if not inspect(previous).final:
+            raise StageError(
+                f"{chain.title(stage)} begins with the weights of {previous.output}, which is not trained yet; run "
+                "nnUNetv2_seq_train, or nnUNetv2_seq_continue without -stage, which trains all in their order"
+            )
+        return replace(block, init=hand_over(previous, chain.tasks[previous.dataset], stage, task, plans))
     beginning = chain.beginning(stage, state)
-    if beginning is not None:
-        block = replace(block, init=write_beginning(beginning, stage))
-    write_stage_plans(stage, plans, block)
+    return block if beginning is None else replace(block, init=write_beginning(beginning, stage))
 
 
-def _weights_are_stale(state: StageState, previous: Stage) -> bool:
-    """Whether the weights must be made: none are there, or the stage before was trained again since."""
-    if not state.weights or state.block is None or state.block.init is None:
-        return True
-    checkpoint = previous.output / FINAL
-    return checkpoint.is_file() and sha256(checkpoint) != state.block.init.checkpoint_sha256
-
-
-def _remove_damaged(stage: Stage, notify: Callable[[str], None]) -> None:
+def _remove_damaged(stage: Stage, notify: Notify) -> None:
     """Moves truncated checkpoints out of nnU-Net's sight, which would try to load them and fail."""
     for path in inspect(stage).damaged:
         notify(f"{path} is truncated; renamed to {path.name}.damaged")
         path.replace(path.with_name(path.name + ".damaged"))
-
-
-def _write_run(chain: Chain, options: DeviceOptions) -> None:
-    """The run's record: what was asked for, with which stages, when and by which version."""
-    stages: Sequence[dict[str, Any]] = [
-        {
-            "dataset": stage.dataset,
-            "plans": stage.plans_name,
-            "configuration": stage.configuration,
-            "fold": stage.fold,
-            "recipe": asdict(stage.recipe),
-            "excluded": list(stage.excluded),
-            "output": str(stage.output.relative_to(results_folder())),
-        }
-        for stage in chain.stages
-    ]
-    content = {
-        "version": __version__,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "target": chain.request.target,
-        "sources": list(chain.request.sources),
-        "init": str(chain.request.landmark) if chain.request.landmark else None,
-        "overlap": chain.request.overlap,
-        "options": asdict(options),
-        "stages": stages,
-    }
-    write_record(chain.folder / "run.json", "run", RUN_FORMAT, content)

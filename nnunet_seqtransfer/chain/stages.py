@@ -58,6 +58,16 @@ class Stage:
         return self.base / f"fold_{self.fold}"
 
     @property
+    def key(self) -> str:
+        """By what the commands and the record of a run know this stage: DATASET/PLANS/fold_K."""
+        return f"{self.dataset}/{self.plans_name}/fold_{self.fold}"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of whoever is at this stage."""
+        return self.base / f".fold_{self.fold}.lock"
+
+    @property
     def has_own_weights(self) -> bool:
         """Whether this fold starts from weights of its own, its sources having been trained without its cases."""
         return self.role == "target" and self.without is not None

@@ -98,7 +98,7 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
     for stage in reversed(stages):
         state = states[stage]
         _require_same(stage, state)
-        actions[stage] = _action(stage, state) if stage in needed or state.final else Action.NOT_NEEDED
+        actions[stage] = action_of(stage, state) if stage in needed or state.final else Action.NOT_NEEDED
         previous = previous_stage(stages, stage)
         source_is_there = previous is not None and states[previous].final
         are_used = state.siblings and not stage.has_own_weights
@@ -107,7 +107,8 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
     return {stage: actions[stage] for stage in stages}
 
 
-def _action(stage: Stage, state: StageState) -> Action:
+def action_of(stage: Stage, state: StageState) -> Action:
+    """What a stage needs, seen alone."""
     if state.final:
         return Action.NOTHING if stage.role == "source" or state.validated else Action.VALIDATE
     return Action.RESUME if state.unfinished else Action.START

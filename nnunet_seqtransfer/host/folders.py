@@ -98,6 +98,11 @@ def scripts_folder() -> Path:
     return Path(sysconfig.get_path("scripts"))
 
 
+def own_command(name: str) -> str:
+    """The path of one of this project's commands, ``continue`` for nnUNetv2_seq_continue, in this environment."""
+    return str(scripts_folder() / f"nnUNetv2_seq_{name}")
+
+
 def shim_folder() -> Path:
     """The folder that nnU-Net's trainer search has to see: see nnunet_ext/."""
     return Path(__file__).parents[1] / "nnunet_ext"

@@ -15,8 +15,9 @@ import torch
 from conftest import FAR, NEAR, TARGET, TWO_CHANNELS, Outcome, World
 
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, read_block, with_block
-from nnunet_seqtransfer.chain.executor import DeviceOptions, Job
-from nnunet_seqtransfer.chain.run import Chain, load_chain, run_chain
+from nnunet_seqtransfer.chain.chain import Chain, load_chain
+from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
+from nnunet_seqtransfer.chain.job import DeviceOptions, Job
 from nnunet_seqtransfer.chain.shared import exclusions_of
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest, Exclusions, Stage, chain_stages, previous_stage
 from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide
@@ -287,16 +288,13 @@ def test_a_target_without_raw_images_is_compared_by_its_preprocessed_ones(world,
 
 
 class Untrained:
-    """An executor whose trainings end at once, with a final checkpoint of zeros."""
+    """Trainings that end at once, with a final checkpoint of zeros."""
 
     def __init__(self, chain: Chain) -> None:
         self.waiting = [stage for stage in chain.stages if chain.actions[stage] is Action.START]
         self.chain = chain
 
-    def check(self, options: DeviceOptions) -> None:
-        """Any device will do."""
-
-    def submit(self, job: Job) -> None:
+    def __call__(self, job: Job) -> None:
         stage = self.waiting.pop(0)
         shapes = network_tensors(
             self.chain.plans[stage], stage.configuration, self.chain.tasks[stage.dataset].dataset_json
@@ -314,7 +312,7 @@ class Untrained:
 
 def trained(*sources: str, folds: tuple[str, ...]) -> Chain:
     chain = load_chain(request(*sources, folds=folds), 1, print)
-    run_chain(chain, DeviceOptions("cpu"), Untrained(chain), 1, print)
+    run_chain(chain, DeviceOptions("cpu"), LocalExecutor(train=Untrained(chain), processes_ahead=0), 1, print)
     return chain
 
 
@@ -391,7 +389,7 @@ def test_a_chain_that_leaves_shared_cases_out_trains_to_its_end(world, command, 
     again = train(command, "0", "-s", "902", "--exclude_overlap")
     assert again.status == 0 and again.err.count("finished") == 2
     record = json.loads(next((world.results / TARGET / "seqtransfer").glob("*/run.json")).read_text())
-    assert record["overlap"] == "exclude" and record["stages"][0]["excluded"] == ["case1"]
+    assert record["request"]["overlap"] == "exclude" and record["stages"][0]["excluded"] == ["case1"]
 
 
 def test_sources_of_more_channels_are_compared_channel_by_channel(world, command) -> None:

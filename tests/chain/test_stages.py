@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from nnunet_seqtransfer.chain import child
 from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.executor import DeviceOptions, Job, LocalExecutor, stage_job
+from nnunet_seqtransfer.chain.executor import LocalExecutor
+from nnunet_seqtransfer.chain.job import DeviceOptions, Job, stage_job
 from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
 from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.errors import StageError
@@ -97,7 +100,7 @@ def job_of(tmp_path: Path, script: str) -> Job:
 def test_a_job_gets_its_environment_and_its_output_goes_to_the_log(tmp_path):
     """Hostile values and folder names arrive unharmed, since no shell is involved."""
     job = job_of(tmp_path, "import os; print('Epoch 0 '); print(repr(os.environ['WORD']))")
-    LocalExecutor().submit(job)
+    child.run_job(job)
     assert repr("a'; echo foo\nb") in job.log.read_text()
 
 
@@ -105,7 +108,7 @@ def test_a_failed_job_is_one_line_that_names_its_last_words_and_its_log(tmp_path
     """The error says which stage failed, why as far as the child said so, where its output is, and how to go on."""
     job = job_of(tmp_path, "raise RuntimeError('no space for tensors')")
     with pytest.raises(StageError, match="no space for tensors") as caught:
-        LocalExecutor().submit(job)
+        child.run_job(job)
     message = str(caught.value)
     assert "stage 1 of 1" in message and str(job.log) in message and "same command" in message
     assert len(message.splitlines()) == 1
@@ -114,7 +117,7 @@ def test_a_failed_job_is_one_line_that_names_its_last_words_and_its_log(tmp_path
 def test_a_job_ended_by_a_signal_says_so(tmp_path):
     """A training that the operating system killed is not reported as an ordinary failure."""
     with pytest.raises(StageError, match="was ended by signal 9"):
-        LocalExecutor().submit(job_of(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
+        child.run_job(job_of(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
 
 
 @pytest.mark.parametrize(
@@ -130,17 +133,18 @@ def test_after_ctrl_c_nothing_goes_on_in_the_background(tmp_path, monkeypatch):
     """The command ends only when its child has ended, so that nobody writes any more when it says that it stopped."""
     children = []
 
-    def interrupted(child, log, job):
-        children.append(child)
-        child.stdout.readline()
+    def interrupted(process, log, job):
+        children.append(process)
+        while "ready" not in job.log.read_text():
+            time.sleep(0.01)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalExecutor, "_follow", staticmethod(interrupted))
+    monkeypatch.setattr(child, "_follow", interrupted)
     slow_to_end = (
         "import signal, sys, time\n"
         "def end(*_): time.sleep(1); sys.exit(3)\n"
-        "signal.signal(signal.SIGINT, end); print('ready', flush=True); time.sleep(60)"
+        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)"
     )
     with pytest.raises(KeyboardInterrupt):
-        LocalExecutor().submit(job_of(tmp_path, slow_to_end))
+        child.run_job(job_of(tmp_path, slow_to_end))
     assert children[0].returncode == 3, "it was asked to end, and given the time to"

@@ -1,0 +1,99 @@
+"""The next sources' data, preprocessed by a process beside the training: few workers, low priority, bounded memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_seqtransfer.chain.chain import Chain
+from nnunet_seqtransfer.chain.preparation import missing_cases
+from nnunet_seqtransfer.chain.record import run_name
+from nnunet_seqtransfer.chain.stages import Stage
+from nnunet_seqtransfer.host.folders import own_command
+from nnunet_seqtransfer.host.preprocessing import resampled_voxels
+
+NICENESS = 10
+"""Training comes first: its own workers augment data on the same cores."""
+SHARE_OF_MEMORY = 0.5
+"""Of the memory that is available when it starts: the rest is the training's. A guess."""
+BYTES_PER_VOXEL = 24
+"""Peak memory of preprocessing a case, for each channel and voxel after resampling: see docs/measurements.md."""
+BYTES_PER_WORKER = 600e6
+"""A worker's own: Python, torch and nnU-Net."""
+
+
+@dataclass
+class PreparingAhead:
+    """A context in which `start` begins to preprocess what later stages need; its end ends that too."""
+
+    chain: Chain
+    "The chain, which is recorded: the process reads its record."
+    processes: int
+    "At most so many workers; 0 prepares nothing ahead."
+    _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def __enter__(self) -> PreparingAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+            self._child.wait()
+
+    @property
+    def log(self) -> Path:
+        """Where it says what it does."""
+        return self.chain.folder / "logs" / "preprocessing_ahead.log"
+
+    def start(self, running: Stage) -> int:
+        """Starts the process where there is something for it to do; returns its number of workers, or 0.
+
+        What goes wrong in it is no error here: the stage that needs the data tries again, and says what is wrong.
+        """
+        if self._child is not None and self._child.poll() is None:
+            return 0
+        workers = self._workers(running)
+        if workers:
+            command = [own_command("continue"), run_name(self.chain.folder), "--prepare_only", "-np", str(workers)]
+            with self.log.open("ab") as log:
+                self._child = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            if hasattr(os, "setpriority"):
+                os.setpriority(os.PRIO_PROCESS, self._child.pid, NICENESS)
+        return workers
+
+    def _workers(self, running: Stage) -> int:
+        """How many workers there may be: the most that fit into the memory, at most as many as cases are missing."""
+        later = self.chain.stages[self.chain.stages.index(running) + 1 :]
+        most = 0
+        for stage in later:
+            task, plans = self.chain.tasks[stage.dataset], self.chain.plans[stage]
+            if stage.dataset in self.chain.cases_to_preprocess:
+                missing = len(missing_cases(task, plans, stage.configuration))
+                resampled = resampled_voxels(task.fingerprint, plans, stage.configuration)
+                fitting = workers_in(available_memory(), case_bytes(resampled, len(task.channels)))
+                most = max(most, min(self.processes, missing, fitting))
+        return most
+
+
+def case_bytes(resampled: list[int], channels: int) -> float:
+    """About the most memory that preprocessing one of the cases takes, in bytes; their numbers of voxels are given."""
+    return max(resampled, default=0) * channels * BYTES_PER_VOXEL + BYTES_PER_WORKER
+
+
+def workers_in(memory: float, case: float) -> int:
+    """How many workers fit into the share of ``memory`` (bytes) that may be used, each needing ``case`` bytes."""
+    return int(SHARE_OF_MEMORY * memory / case)
+
+
+def available_memory() -> float:
+    """Memory that can be had without swapping, in bytes; infinity where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pages = os.sysconf("SC_AVPHYS_PAGES") if hasattr(os, "sysconf") else -1
+        return float(pages * os.sysconf("SC_PAGE_SIZE")) if pages > 0 else float("inf")

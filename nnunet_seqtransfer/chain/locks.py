@@ -1,0 +1,100 @@
+"""Locks between processes, on one machine or on several that share a file system: who works on what right now."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import SoftFileLease, Timeout
+
+from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
+
+LEASE_SECONDS = 60.0
+"""How long a holder on another machine may be silent before its lock is taken over; it gives a sign every third of
+that. All processes must agree on it. The silence is measured by the waiting process's monotonic clock, so that clocks which
+differ or jump do not matter."""
+_AT_ONCE = 3.0
+"""Seconds in which the lock of a process that died on this machine is noticed and taken over."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that a lock file names."""
+
+    pid: int
+    "Its number."
+    host: str
+    "Its machine."
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who a lock file names, whether it lives or not; None where there is no such file or it says nothing."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return None
+    pid, host = re.search(r"^pid=(\d+)$", text, re.MULTILINE), re.search(r"^host=(\S+?)(?:@\S*)?$", text, re.MULTILINE)
+    return Holder(int(pid[1]), host[1]) if pid and host else None
+
+
+@contextmanager
+def locked(path: Path, what: str, notify: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock ``path`` while the block runs; a lock whose holder has died is taken over.
+
+    The file is a lease of the library filelock: made exclusively, which NFS does in one step, refreshed by a thread. A
+    holder that died on this machine is known by its process; of one on another machine the file stops changing.
+
+    Raises StageError where another process holds it and lives: ``what`` says what that one is doing.
+    """
+    with _acquired(path, what, notify, wait=False):
+        yield
+
+
+@contextmanager
+def locked_in_turn(path: Path, what: str, notify: Callable[[str], None]) -> Iterator[None]:
+    """The same for short or shareable work: waits, however long, for another process that lives, and says so once."""
+    with _acquired(path, what, notify, wait=True):
+        yield
+
+
+@contextmanager
+def _acquired(path: Path, what: str, notify: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+    with naming_full_and_read_only_disks(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, thread_local=False)
+        _acquire(lease, path, what, notify, wait)
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _acquire(lease: SoftFileLease, path: Path, what: str, notify: Callable[[str], None], wait: bool) -> None:
+    try:
+        lease.acquire(timeout=_AT_ONCE, poll_interval=0.1)
+        return
+    except Timeout:
+        holder = read_holder(path)
+    if wait:
+        notify(f"{what}: {holder or 'another process'} is at it; waiting (lock {path})")
+        lease.acquire(poll_interval=1.0)
+        return
+    if holder is None or holder.host != socket.gethostname():
+        notify(f"{what}: {holder or 'another process'} holds {path}; waiting {LEASE_SECONDS:g} s for a sign of life")
+        try:
+            lease.acquire(timeout=LEASE_SECONDS + 2 * _AT_ONCE, poll_interval=1.0)
+            return
+        except Timeout:
+            holder = read_holder(path)
+    raise StageError(
+        f"{what}: {holder or 'another process'} is at it already; wait until it has finished, or stop it, and run the "
+        f"same command again (lock {path})"
+    )
