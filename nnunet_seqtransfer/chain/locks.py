@@ -15,9 +15,9 @@ from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
 
 LEASE_SECONDS = 60.0
-"""How long a holder on another machine may be silent before its lock is taken over; it gives a sign every third of
-that. All processes must agree on it. The silence is measured by the waiting process's monotonic clock, so that clocks which
-differ or jump do not matter."""
+"""How long a holder on another machine may be silent before its lock is taken over; it gives a sign three times in
+that time. All processes must agree on it. The silence is measured by the waiting process's monotonic clock, so that
+clocks which differ or jump do not matter."""
 _AT_ONCE = 3.0
 """Seconds in which the lock of a process that died on this machine is noticed and taken over."""
 
