@@ -54,47 +54,69 @@ def locked(path: Path, what: str, notify: Callable[[str], None]) -> Iterator[Non
 
     Raises StageError where another process holds it and lives: ``what`` says what that one is doing.
     """
-    with _acquired(path, what, notify, wait=False):
+    with _held(path, lambda lease: _acquire_or_say_so(lease, path, what, notify)):
         yield
 
 
 @contextmanager
 def locked_in_turn(path: Path, what: str, notify: Callable[[str], None]) -> Iterator[None]:
     """The same for short or shareable work: waits, however long, for another process that lives, and says so once."""
-    with _acquired(path, what, notify, wait=True):
+    with _held(path, lambda lease: _acquire_in_turn(lease, path, what, notify)):
         yield
 
 
 @contextmanager
-def _acquired(path: Path, what: str, notify: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+def _held(path: Path, acquire: Callable[[SoftFileLease], None]) -> Iterator[None]:
     with naming_full_and_read_only_disks(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, thread_local=False)
-        _acquire(lease, path, what, notify, wait)
+        acquire(lease)
     try:
         yield
     finally:
         lease.release()
 
 
-def _acquire(lease: SoftFileLease, path: Path, what: str, notify: Callable[[str], None], wait: bool) -> None:
-    try:
-        lease.acquire(timeout=_AT_ONCE, poll_interval=0.1)
+def _acquire_or_say_so(lease: SoftFileLease, path: Path, what: str, notify: Callable[[str], None]) -> None:
+    if _is_acquired(lease, _AT_ONCE):
         return
-    except Timeout:
-        holder = read_holder(path)
-    if wait:
-        notify(f"{what}: {holder or 'another process'} is at it; waiting (lock {path})")
-        lease.acquire(poll_interval=1.0)
-        return
+    holder = read_holder(path)
     if holder is None or holder.host != socket.gethostname():
         notify(f"{what}: {holder or 'another process'} holds {path}; waiting {LEASE_SECONDS:g} s for a sign of life")
-        try:
-            lease.acquire(timeout=LEASE_SECONDS + 2 * _AT_ONCE, poll_interval=1.0)
+        if _is_acquired(lease, LEASE_SECONDS + 2 * _AT_ONCE):
             return
-        except Timeout:
-            holder = read_holder(path)
     raise StageError(
-        f"{what}: {holder or 'another process'} is at it already; wait until it has finished, or stop it, and run the "
-        f"same command again (lock {path})"
+        f"{what}: {read_holder(path) or 'another process'} is at it already; wait until it has finished, or stop it, "
+        f"and run the same command again (lock {path})"
     )
+
+
+def _acquire_in_turn(lease: SoftFileLease, path: Path, what: str, notify: Callable[[str], None]) -> None:
+    if not _is_acquired(lease, _AT_ONCE):
+        notify(f"{what}: {read_holder(path) or 'another process'} is at it; waiting (lock {path})")
+        while not _is_acquired(lease, LEASE_SECONDS):
+            pass
+
+
+def _is_acquired(lease: SoftFileLease, patience: float) -> bool:
+    path = Path(lease.lock_file)
+    before = _empty(path)
+    try:
+        lease.acquire(timeout=patience, poll_interval=0.1)
+    except Timeout:
+        # Who dies between making the file and writing to it leaves it empty. filelock never takes that over, since its
+        # old versions kept files empty; ours say within a moment whose they are.
+        if before is None or _empty(path) != before:
+            return False
+        path.unlink(missing_ok=True)
+        return _is_acquired(lease, patience)
+    return True
+
+
+def _empty(path: Path) -> tuple[int, int] | None:
+    """Which file it is, and of when, where there is one and it is empty; else None."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns) if status.st_size == 0 else None
