@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ NICENESS = 10
 """Training comes first: its own workers augment data on the same cores."""
 SHARE_OF_MEMORY = 0.5
 """Of the memory that is available when it starts: the rest is the training's. A guess."""
-BYTES_PER_VOXEL = 24
-"""Peak memory of preprocessing a case, for each channel and voxel after resampling: see docs/measurements.md."""
+BYTES_PER_VOXEL = 50
+"""Peak memory of preprocessing a case, for each channel and each voxel before or after resampling, whichever are more:
+what nnU-Net took for one channel of 320^3 voxels; more channels take less each. See docs/measurements.md."""
 BYTES_PER_WORKER = 600e6
 """A worker's own: Python, torch and nnU-Net."""
 
@@ -73,15 +75,18 @@ class PreparingAhead:
             task, plans = self.chain.tasks[stage.dataset], self.chain.plans[stage]
             if stage.dataset in self.chain.cases_to_preprocess:
                 missing = len(missing_cases(task, plans, stage.configuration))
-                resampled = resampled_voxels(task.fingerprint, plans, stage.configuration)
-                fitting = workers_in(available_memory(), case_bytes(resampled, len(task.channels)))
+                voxels = max(
+                    *(math.prod(shape) for shape in task.fingerprint["shapes_after_crop"]),
+                    *resampled_voxels(task.fingerprint, plans, stage.configuration),
+                )
+                fitting = workers_in(available_memory(), case_bytes(voxels, len(task.channels)))
                 most = max(most, min(self.processes, missing, fitting))
         return most
 
 
-def case_bytes(resampled: list[int], channels: int) -> float:
-    """About the most memory that preprocessing one of the cases takes, in bytes; their numbers of voxels are given."""
-    return max(resampled, default=0) * channels * BYTES_PER_VOXEL + BYTES_PER_WORKER
+def case_bytes(voxels: int, channels: int) -> float:
+    """About the most memory that preprocessing a case takes, in bytes; ``voxels`` before or after resampling."""
+    return voxels * channels * BYTES_PER_VOXEL + BYTES_PER_WORKER
 
 
 def workers_in(memory: float, case: float) -> int:

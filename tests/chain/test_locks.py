@@ -56,9 +56,9 @@ def test_a_second_process_is_told_who_is_at_it(tmp_path):
     """One line names the process, the machine and the lock, and nothing is changed."""
     lock = tmp_path / ".a.lock"
     process = holding(lock)
-    with pytest.raises(StageError, match=f"process {process.pid} on .* is at it already") as caught:
-        with locked(lock, "stage 1", print):
-            pytest.fail("two at once")
+    expected = pytest.raises(StageError, match=f"process {process.pid} on .* is at it already")
+    with expected as caught, locked(lock, "stage 1", print):
+        pytest.fail("two at once")
     assert str(lock) in str(caught.value) and "stage 1" in str(caught.value)
     assert process.poll() is None and read_holder(lock) is not None
     process.kill()
@@ -109,7 +109,7 @@ def test_a_jump_of_the_clock_neither_frees_nor_blocks(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "filelock/2\npid=1", "\0" * 100])
 def test_a_damaged_lock_file_does_not_block(tmp_path, content):
-    """Empty, cut off or zeros, as a crash of the machine leaves it: taken over once it is old enough not to be half-made."""
+    """Empty, cut off or zeros, as a crash of the machine leaves it: taken over when it stays like that."""
     lock = tmp_path / ".a.lock"
     lock.write_text(content)
     os.utime(lock, (1e9, 1e9))
