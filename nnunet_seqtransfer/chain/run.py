@@ -23,6 +23,7 @@ from nnunet_seqtransfer.chain.preparation import (
     stage_plans,
     write_stage_plans,
 )
+from nnunet_seqtransfer.chain.recovery import recover
 from nnunet_seqtransfer.chain.shared import find_exclusions
 from nnunet_seqtransfer.chain.sharing import load_shared
 from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages, previous_stage
@@ -185,7 +186,7 @@ def run_chain(
             continue
         with naming_full_and_read_only_disks(stage.output):
             _prepare(chain, stage, processes)
-            _remove_damaged(stage, notify)
+            recover(stage, action, notify)
             if action is not Action.VALIDATE:
                 # of a final checkpoint that is gone: the one to come has yet to be validated
                 (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
@@ -227,13 +228,6 @@ def _weights_are_stale(state: StageState, previous: Stage) -> bool:
         return True
     checkpoint = previous.output / FINAL
     return checkpoint.is_file() and sha256(checkpoint) != state.block.init.checkpoint_sha256
-
-
-def _remove_damaged(stage: Stage, notify: Callable[[str], None]) -> None:
-    """Moves truncated checkpoints out of nnU-Net's sight, which would try to load them and fail."""
-    for path in inspect(stage).damaged:
-        notify(f"{path} is truncated; renamed to {path.name}.damaged")
-        path.replace(path.with_name(path.name + ".damaged"))
 
 
 def _write_run(chain: Chain, options: DeviceOptions) -> None:
