@@ -12,9 +12,6 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
-from torch import distributed
-
 from nnunet_seqtransfer.trainers.driver import DriverWatch
 
 STOPPED = 75
@@ -116,12 +113,3 @@ def _restore() -> None:
 if hasattr(os, "register_at_fork"):
     # A worker that hangs in C code would never run a handler of Python's, and its parent would wait for it.
     os.register_at_fork(after_in_child=_restore)
-
-
-def agreed(wish: bool, device: torch.device) -> bool:
-    """Whether any process of a distributed training wishes it; alone, whether this one does. All must call it."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return wish
-    flag = torch.tensor(int(wish), device=device)
-    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-    return bool(flag.item())
