@@ -18,7 +18,6 @@ from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
-    errno.EIO: "the disk reports an error; use another one",
     errno.EROFS: "the file system is read-only; point nnU-Net's folders at one that can be written to",
     errno.EACCES: "permission denied; give yourself access",
     errno.EPERM: "permission denied; give yourself access",
@@ -156,7 +155,9 @@ def is_sound_archive(path: Path) -> bool:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
+            # torch leaves unread what is marked as a folder, and its tensor as the memory happens to be
+            marked = any(entry.external_attr & 0x10 for entry in archive.infolist())
+            return not marked and archive.testzip() is None
     except PermissionError:
         raise
     except Exception:  # whatever changed bytes make of sizes, flags and names

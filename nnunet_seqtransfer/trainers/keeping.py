@@ -27,7 +27,8 @@ class NotKeptError(CheckpointError):
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Writes a checkpoint aside and renames it; the latest one so far is kept as the previous one.
 
-    Raises SeqTransferError where the disk is full, broken or not to be written to; then nothing has changed.
+    Raises SeqTransferError where the disk is full or not to be written to, OSError where it fails otherwise; then
+    nothing has changed.
     """
     keep = path.with_name(PREVIOUS) if path.name == LATEST else None
     # torch is given a stream: it puts the name of a path into the archive
@@ -59,11 +60,13 @@ def keep_checkpoint(
         try:
             write_checkpoint(path, checkpoint)
             return
-        except SeqTransferError as error:
+        except (SeqTransferError, OSError) as error:
+            # an input/output error, say: for other files no user's mistake, here as good a reason to wait
+            why = f"cannot write {path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             if in_a_hurry() or time.monotonic() >= deadline:
-                raise NotKeptError(f"{error}; the checkpoints before are whole") from error
+                raise NotKeptError(f"{why}; the checkpoints before are whole") from error
             if not warned:
-                say(f"seq_transfer: {error}; trying again for {PATIENCE:.0f} s")
+                say(f"seq_transfer: {why}; trying again for {PATIENCE:.0f} s")
             warned = True
         pause = time.monotonic() + PAUSE
         while time.monotonic() < pause and not in_a_hurry():
