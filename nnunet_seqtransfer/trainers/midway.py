@@ -15,7 +15,7 @@ KEY = "seq_transfer"
 """Key of a checkpoint that was written inside of an epoch."""
 VARIABLE = "nnUNet_seq_checkpoint_minutes"
 DEFAULT_MINUTES = 10.0
-"""Minutes between checkpoints; a guess: a checkpoint takes about a second, a GPU hour costs about a euro."""
+"""Minutes between checkpoints; a guess: little to lose, against the second or so that writing one takes."""
 
 
 @dataclass
