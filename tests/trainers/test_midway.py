@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +213,38 @@ def test_a_disk_that_takes_no_checkpoint_leaves_the_older_ones_as_they_are(
     assert attempts[0] > 1
     assert interrupted.checkpoints(folder) == before
     assert not list(folder.glob(".checkpoint*"))
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 600 kB for the results of the training: two checkpoints, not three."""
+    folder.mkdir(parents=True)
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+    if mount is None or subprocess.run([mount, *options], capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run([shutil.which("umount") or "umount", "-l", str(folder)], check=False)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a real full file system the same holds, and with more space the training goes on."""
+    monkeypatch.setattr(keeping, "PATIENCE", 0.3)
+    monkeypatch.setattr(keeping, "PAUSE", 0.1)
+    monkeypatch.setenv("nnUNet_seq_checkpoint_minutes", "1e-9")
+    with pytest.raises(SystemExit) as ended:
+        interrupted.new_trainer(monkeypatch).run_training()
+    assert "the disk is full; free some space" in str(ended.value.code)
+    assert "checkpoint_latest.pth" in interrupted.checkpoints(small_disk)
+    assert all(is_sound_archive(small_disk / name) for name in interrupted.checkpoints(small_disk))
+    assert not list(small_disk.glob(".checkpoint*"))
+    remount = [shutil.which("mount") or "mount", "-o", "remount,size=8m", str(small_disk)]
+    subprocess.run(remount, check=True)
+    monkeypatch.setenv("nnUNet_seq_checkpoint_minutes", "0")
+    again = interrupted.new_trainer(monkeypatch, go_on=True)
+    assert again.midway.iterations > 0
+    again.run_training()
+    assert (small_disk / "checkpoint_final.pth").is_file()
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
