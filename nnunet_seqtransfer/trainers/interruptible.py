@@ -62,7 +62,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         with lasting_output(), self.stop.heeded(at_once=True):
             try:
                 with naming_full_and_read_only_disks(self.output_folder):
-                    super().run_training()
+                    self.run_epochs()
             except NotKeptError as error:
                 self._give_up(error)
             except SeqTransferError as error:
@@ -77,6 +77,10 @@ class InterruptibleTrainer(nnUNetTrainer):
             if self.stop.reason is not None:
                 self._say_stopped("after the last epoch, final checkpoint written")
                 sys.exit(STOPPED)
+
+    def run_epochs(self) -> None:
+        """nnU-Net's loop over the epochs, its beginning and its end."""
+        super().run_training()
 
     def on_train_start(self) -> None:
         """nnU-Net's; then what it wrote in place is whole, and what a killed training left aside is gone."""
@@ -213,9 +217,9 @@ class InterruptibleTrainer(nnUNetTrainer):
             self._give_up(error)
         if self.is_ddp:
             distributed.barrier()  # nnU-Net ends the other processes when the first one has ended
-        kept = "no checkpoint written" if not begun or self.disable_checkpointing else "checkpoint written"
-        where = f"in epoch {self.current_epoch} after {self._place()}"
-        self._say_stopped(f"{where}, {kept}" + ("; nnUNetv2_train --c goes on from it" if "no" not in kept else ""))
+        is_kept = begun and not self.disable_checkpointing
+        kept = "checkpoint written; nnUNetv2_train --c goes on from it" if is_kept else "no checkpoint written"
+        self._say_stopped(f"in epoch {self.current_epoch} after {self._place()}, {kept}")
         self._finish_workers()
         sys.exit(STOPPED)
 

@@ -33,7 +33,7 @@ class Stop:
         "What asked for it: a signal's name, or the end of the driving command. None: nothing did."
         self.at_once = False
         "Whether nothing would be lost by ending right now, as before the first and after the last iteration."
-        self._asked = 0.0
+        self._first: float | None = None  # when the first signal came
         self._owner = os.getpid()
         self._watch: DriverWatch | None = None
 
@@ -79,9 +79,9 @@ class Stop:
         if self.at_once:
             _end(f"seq_transfer: stopped by {name}, everything on disk stays as it was\n", STOPPED)
         now = time.monotonic()
-        if self.reason is None:
-            self.reason, self._asked = name, now
-        elif now - self._asked > TOGETHER:
+        if self._first is None:
+            self._first, self.reason = now, self.reason or name
+        elif now - self._first > TOGETHER:
             _kill_children()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -18,7 +18,7 @@ import torch
 from conftest import World
 
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.trainers import stopping
+from nnunet_seqtransfer.trainers import keeping, stopping
 from nnunet_seqtransfer.trainers.agreement import agreed
 from nnunet_seqtransfer.trainers.driver import VARIABLE, DriverWatch, is_running, mark
 from nnunet_seqtransfer.trainers.stopping import STOPPED, Stop
@@ -120,6 +120,7 @@ def test_the_end_of_the_driving_command_is_noticed(monkeypatch: pytest.MonkeyPat
         driver.kill()
         assert stop.follows_soon(10), "gone although nobody has waited for it"
         assert stop.reason == "the end of its driving command"
+        signal.raise_signal(signal.SIGTERM)  # as when a whole job is ended: no second wish, the checkpoint is written
     driver.wait()
     assert not is_running(str(driver.pid)) and is_running(str(os.getpid())) and is_running(mark())
 
@@ -226,3 +227,27 @@ def test_a_training_killed_without_warning_loses_what_followed_its_last_checkpoi
     os.killpg(child.pid, signal.SIGINT)
     assert child.wait(timeout=120) == STOPPED
     assert interrupted.content(folder)["seq_transfer"]["iterations"] >= done
+
+
+@pytest.mark.chain
+def test_a_final_validation_is_ended_at_once_and_made_up_for(world: World) -> None:
+    """SIGTERM to training and export workers alike: status 75, nobody left; --val then mends a plans.json cut off."""
+    interrupted.write_plans(1, 1)
+    folder = interrupted.output_folder(world)
+    child = interrupted.start(world)
+    interrupted.wait_for(child, begins(world, "predicting case"))
+    before = interrupted.checkpoints(folder)
+    os.killpg(child.pid, signal.SIGTERM)
+    said = child.communicate(timeout=120)[0]
+    assert child.returncode == STOPPED, said
+    assert "stopped by SIGTERM, everything on disk stays as it was" in said
+    assert interrupted.group_is_gone(child.pid)
+    assert not (folder / "validation" / "summary.json").is_file()
+    plans = folder.parent / "plans.json"
+    whole = keeping.found_json(plans)
+    plans.write_text(plans.read_text()[:50])
+    child = interrupted.start(world, "--val")
+    assert child.communicate(timeout=300)[0] and child.returncode == 0
+    assert (folder / "validation" / "summary.json").is_file()
+    assert keeping.found_json(plans) == whole
+    assert interrupted.checkpoints(folder) == before
