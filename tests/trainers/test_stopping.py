@@ -28,11 +28,12 @@ LONG = 100_000
 HEEDING = """
 import multiprocessing, os, signal, sys, time
 from nnunet_seqtransfer.trainers.stopping import Stop
+def work():
+    print(os.getpid(), flush=True)  # only now: what arrives while a process is being forked is lost to it
+    time.sleep(600)
 stop = Stop()
 with stop.heeded(at_once={at_once}):
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
-    worker.start()
-    print(worker.pid, flush=True)
+    multiprocessing.get_context("fork").Process(target=work, daemon=True).start()
     while True:
         time.sleep(0.05)
         if stop.reason is not None:
