@@ -26,8 +26,10 @@ _REASONS = {
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yields a path beside ``path`` to write to; renames it over ``path`` when the block ends without an error.
+
+    ``keep``: the name under which the file that was at ``path`` stays, in place of the one of that name.
 
     The name carries random digits, so that no two writers share it, on one machine or on several of a cluster.
     Nothing is left behind after an error.
@@ -45,9 +47,25 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+            if keep is not None and path.is_file():
+                _keep(path, keep)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def _keep(path: Path, keep: Path) -> None:
+    """Gives a file a second name, so that its own is never missing; its only one where a folder takes no links."""
+    second = keep.with_name(f".{keep.stem}.{secrets.token_hex(4)}.tmp{keep.suffix}")
+    try:
+        os.link(path, second)
+    except OSError:
+        path.replace(keep)
+        return
+    try:
+        second.replace(keep)
+    finally:
+        second.unlink(missing_ok=True)  # still there where both were the same file already
 
 
 @contextmanager
@@ -127,6 +145,22 @@ def is_whole_archive(path: Path | BinaryIO) -> bool:
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # an end that is there, but damaged
+        return False
+
+
+def is_sound_archive(path: Path) -> bool:
+    """Whether all that a ZIP file holds can be read and has its checksum (CRC-32); about a second per gigabyte.
+
+    torch does not compare these checksums when it loads a file. Raises PermissionError where it may not be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch leaves unread what is marked as a folder, and its tensor as the memory happens to be
+            marked = any(entry.external_attr & 0x10 for entry in archive.infolist())
+            return not marked and archive.testzip() is None
+    except PermissionError:
+        raise
+    except Exception:  # whatever changed bytes make of sizes, flags and names
         return False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from nnunet_seqtransfer.chain.stages import TRAINER, Stage
 from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import external_trainers, scripts_folder
+from nnunet_seqtransfer.trainers import driver
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes between checkpoints within an epoch. A guess: the time that few people mind to lose."""
@@ -64,7 +64,7 @@ def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, 
         "nnUNet_extTrainer": external_trainers(),
         "PYTHONUNBUFFERED": "1",
         "nnUNet_seq_checkpoint_minutes": f"{options.checkpoint_minutes:g}",
-        "nnUNet_seq_driver": str(os.getpid()),
+        driver.VARIABLE: driver.mark(),
     }
     return Job(title, tuple(command), environment, log, stage.recipe.epochs)
 

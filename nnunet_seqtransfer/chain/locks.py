@@ -35,6 +35,11 @@ class Holder:
         return f"process {self.pid} on {self.host}"
 
 
+def training_lock(output: Path) -> Path:
+    """The lock of the training itself, in the results folder ``output`` of a fold; nnUNetv2_train by hand has it too."""
+    return output.with_name(f".{output.name}.training.lock")
+
+
 def read_holder(path: Path) -> Holder | None:
     """Who a lock file names, whether it lives or not; None where there is no such file or it says nothing."""
     try:
@@ -46,15 +51,19 @@ def read_holder(path: Path) -> Holder | None:
 
 
 @contextmanager
-def locked(path: Path, what: str, notify: Callable[[str], None]) -> Iterator[None]:
+def locked(
+    path: Path, what: str, notify: Callable[[str], None], on_loss: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Holds the lock ``path`` while the block runs; a lock whose holder has died is taken over.
 
     The file is a lease of the library filelock: made exclusively, which NFS does in one step, refreshed by a thread. A
     holder that died on this machine is known by its process; of one on another machine the file stops changing.
 
+    ``on_loss`` is called, in another thread, where this process was silent for so long that another one took it over.
+
     Raises StageError where another process holds it and lives: ``what`` says what that one is doing.
     """
-    with _held(path, lambda lease: _acquire_or_say_so(lease, path, what, notify)):
+    with _held(path, lambda lease: _acquire_or_say_so(lease, path, what, notify), on_loss):
         yield
 
 
@@ -65,11 +74,27 @@ def locked_in_turn(path: Path, what: str, notify: Callable[[str], None]) -> Iter
         yield
 
 
+def require_free(path: Path, what: str, notify: Callable[[str], None], patience: float = LEASE_SECONDS) -> None:
+    """Waits at most ``patience`` seconds for a lock to be given up, as by a training whose command was killed.
+
+    Raises StageError where it is not.
+    """
+    if not path.is_file():
+        return
+    lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, thread_local=False)
+    if not _is_acquired(lease, _AT_ONCE):
+        notify(f"{what}: {read_holder(path) or 'another process'} is still at it; waiting at most {patience:g} s")
+        _acquire_or_say_so(lease, path, what, notify, patience)
+    lease.release()
+
+
 @contextmanager
-def _held(path: Path, acquire: Callable[[SoftFileLease], None]) -> Iterator[None]:
+def _held(
+    path: Path, acquire: Callable[[SoftFileLease], None], on_loss: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     with naming_full_and_read_only_disks(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, thread_local=False)
+        lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, thread_local=False, on_compromise=lambda _: on_loss())
         acquire(lease)
     try:
         yield
@@ -77,8 +102,10 @@ def _held(path: Path, acquire: Callable[[SoftFileLease], None]) -> Iterator[None
         lease.release()
 
 
-def _acquire_or_say_so(lease: SoftFileLease, path: Path, what: str, notify: Callable[[str], None]) -> None:
-    if _is_acquired(lease, _AT_ONCE):
+def _acquire_or_say_so(
+    lease: SoftFileLease, path: Path, what: str, notify: Callable[[str], None], patience: float | None = None
+) -> None:
+    if _is_acquired(lease, _AT_ONCE if patience is None else patience):
         return
     holder = read_holder(path)
     if holder is None or holder.host != socket.gethostname():

@@ -11,13 +11,14 @@ from nnunet_seqtransfer.chain.chain import Chain, weights_are_stale
 from nnunet_seqtransfer.chain.child import run_job
 from nnunet_seqtransfer.chain.handoff import hand_over, write_beginning
 from nnunet_seqtransfer.chain.job import DeviceOptions, Job, stage_job
-from nnunet_seqtransfer.chain.locks import locked, locked_in_turn
+from nnunet_seqtransfer.chain.locks import locked, locked_in_turn, require_free, training_lock
 from nnunet_seqtransfer.chain.preparation import (
     copy_dataset_json,
     copy_references,
     preprocess_missing,
     write_stage_plans,
 )
+from nnunet_seqtransfer.chain.recovery import recover
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import Action, StageState, action_of, inspect
 from nnunet_seqtransfer.errors import StageError
@@ -54,13 +55,14 @@ def run_stage(
         return
     lock: Callable[..., AbstractContextManager[None]] = locked_in_turn if wait else locked
     with naming_full_and_read_only_disks(stage.output), lock(stage.lock, chain.title(stage), notify):
+        require_free(training_lock(stage.output), chain.title(stage), notify)
         state = inspect(stage)
         action = action_of(stage, state)
         notify(f"{chain.title(stage)} {action.value}")
         if action is Action.NOTHING:  # another process has finished it since this one looked
             return
         _prepare(chain, stage, state, action, processes, notify)
-        _remove_damaged(stage, notify)
+        recover(stage, action, notify)
         if action is not Action.VALIDATE:
             # of a final checkpoint that is gone: the one to come has yet to be validated
             (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
@@ -120,10 +122,3 @@ def _block(chain: Chain, stage: Stage, state: StageState, action: Action) -> Sta
         return replace(block, init=hand_over(previous, chain.tasks[previous.dataset], stage, task, plans))
     beginning = chain.beginning(stage, state)
     return block if beginning is None else replace(block, init=write_beginning(beginning, stage))
-
-
-def _remove_damaged(stage: Stage, notify: Notify) -> None:
-    """Moves truncated checkpoints out of nnU-Net's sight, which would try to load them and fail."""
-    for path in inspect(stage).damaged:
-        notify(f"{path} is truncated; renamed to {path.name}.damaged")
-        path.replace(path.with_name(path.name + ".damaged"))

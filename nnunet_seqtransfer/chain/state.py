@@ -17,8 +17,9 @@ from nnunet_seqtransfer.host.plans import plans_path
 from nnunet_seqtransfer.storage import is_whole_archive, read_json, sha256
 
 FINAL = "checkpoint_final.pth"
-UNFINISHED = ("checkpoint_latest.pth", "checkpoint_best.pth")
-"""Checkpoints that a training can go on from, in the order in which nnU-Net looks for them."""
+LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_previous.pth"
+UNFINISHED = (LATEST, BEST, PREVIOUS)
+"""Checkpoints that a training can go on from. nnU-Net looks for the first, then the second; see chain/recovery.py."""
 
 
 class Action(enum.Enum):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -17,14 +15,14 @@ from nnunet_seqtransfer.chain.block import KEY, StageBlock, read_block
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_body
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.host.folders import results_folder
-from nnunet_seqtransfer.storage import replacing
+from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
 from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
 
 STOCK_TRAINER = "nnUNetTrainer"
 """The network, and so the prediction, is the stock trainer's: checkpoints say so and need no plug-in."""
 
 
-class nnUNetTrainerSeqTransfer(nnUNetTrainer):
+class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
     """nnUNetTrainer that reads epochs, iterations, learning rate, seed and starting weights from the plans.
 
     The plans' ``seq_transfer`` block says all of it (see chain/block.py); without such a block this trainer trains
@@ -94,7 +92,7 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
             )
         if not self.was_initialized:
             self.initialize()
-        if self.seq_transfer is not None and self.seq_transfer.needs_weights and self.current_epoch == 0:
+        if self.seq_transfer is not None and self.seq_transfer.needs_weights and not self.continues:
             init = self.seq_transfer.init
             if init is None:
                 raise CheckpointError(
@@ -106,26 +104,19 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
             self.print_to_log_file(f"seq_transfer: weights handed over from {init.checkpoint}, body SHA-256 {digest}")
         super().on_train_start()
 
-    def save_checkpoint(self, filename: str) -> None:
-        """The checkpoint that nnU-Net writes, but written aside and renamed, and naming the stock trainer."""
-        if self.local_rank != 0:
-            return
-        if self.disable_checkpointing:
-            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
-            return
-        checkpoint = {
+    def checkpoint_content(self, epoch: int) -> dict[str, Any]:
+        """What nnU-Net's checkpoints hold, but naming the stock trainer."""
+        return {
             "network_weights": self._bare_network().state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "logging": self.logger.get_checkpoint(),
             "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + 1,
+            "current_epoch": epoch,
             "init_args": self.my_init_kwargs,
             "trainer_name": STOCK_TRAINER if type(self) is nnUNetTrainerSeqTransfer else type(self).__name__,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
         }
-        with replacing(Path(filename)) as aside, aside.open("wb") as stream:
-            torch.save(checkpoint, stream)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's for the target; nothing for a source, whose predictions nobody reads."""

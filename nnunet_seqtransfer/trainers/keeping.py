@@ -1,0 +1,98 @@
+"""Keeping what a training has: checkpoints that survive a full disk, and nnU-Net's small files made whole again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_seqtransfer.errors import CheckpointError, SeqTransferError
+from nnunet_seqtransfer.storage import replacing
+
+LATEST, PREVIOUS, FINAL = "checkpoint_latest.pth", "checkpoint_previous.pth", "checkpoint_final.pth"
+PATIENCE = 60.0
+"""Seconds for which a checkpoint is tried again on a disk that does not take it."""
+PAUSE = 5.0
+"""Seconds between two attempts."""
+
+
+class NotKeptError(CheckpointError):
+    """A checkpoint could not be written; the one before it is as it was."""
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Writes a checkpoint aside and renames it; the latest one so far is kept as the previous one.
+
+    Raises SeqTransferError where the disk is full or not to be written to, OSError where it fails otherwise; then
+    nothing has changed.
+    """
+    keep = path.with_name(PREVIOUS) if path.name == LATEST else None
+    # torch is given a stream: it puts the name of a path into the archive
+    with replacing(path, keep=keep) as aside, aside.open("wb") as stream:
+        try:
+            torch.save(checkpoint, stream)
+        except RuntimeError as error:
+            raise _system_error(error) or error from None
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system that torch's writer covers with one of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def keep_checkpoint(
+    path: Path, checkpoint: dict[str, Any], say: Callable[[str], None], in_a_hurry: Callable[[], bool]
+) -> None:
+    """`write_checkpoint`, tried again for a minute where the disk does not take it, unless ``in_a_hurry``.
+
+    A training that went on without checkpoints would lose hours of work at its next interruption, so it waits here.
+
+    Raises NotKeptError when the minute is over.
+    """
+    deadline, warned = time.monotonic() + PATIENCE, False
+    while True:
+        try:
+            write_checkpoint(path, checkpoint)
+            return
+        except (SeqTransferError, OSError) as error:
+            # an input/output error, say: for other files no user's mistake, here as good a reason to wait
+            why = f"cannot write {path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+            if in_a_hurry() or time.monotonic() >= deadline:
+                raise NotKeptError(f"{why}; the checkpoints before are whole") from error
+            if not warned:
+                say(f"seq_transfer: {why}; trying again for {PATIENCE:.0f} s")
+            warned = True
+        pause = time.monotonic() + PAUSE
+        while time.monotonic() < pause and not in_a_hurry():
+            time.sleep(0.1)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a killed training left aside, and after the final checkpoint the previous one."""
+    for path in folder.glob(".checkpoint_*.tmp*"):
+        path.unlink(missing_ok=True)
+    if (folder / FINAL).is_file():
+        (folder / PREVIOUS).unlink(missing_ok=True)
+
+
+def mend_json(path: Path, content: Any) -> None:
+    """Writes a JSON file of nnU-Net's anew, aside, where it is missing, broken or of other content."""
+    text = json.dumps(content, indent=4)
+    found = found_json(path)
+    if found is None or json.dumps(found, indent=4) != text:
+        with replacing(path) as aside:
+            aside.write_text(text)
+
+
+def found_json(path: Path) -> Any:
+    """What a JSON file holds; None where it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,118 @@
+"""Stopping a training from outside: signals are noted, and heeded where nothing is lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+from nnunet_seqtransfer.chain.stopping import STOPPED
+from nnunet_seqtransfer.trainers.driver import DriverWatch
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""SIGUSR1 is what Slurm can send some time before it ends a job."""
+TOGETHER = 1.0
+"""Seconds in which several signals are one wish: Ctrl-C reaches a training from its terminal and from its driver."""
+
+_previous: dict[int, Any] = {}
+"""What handled our signals before, while they are heeded."""
+
+
+class Stop:
+    """The wish that this training stops."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        "What asked for it: a signal's name, or the end of the driving command. None: nothing did."
+        self.at_once = False
+        "Whether nothing would be lost by ending right now, as before the first and after the last iteration."
+        self._first: float | None = None  # when the first signal came
+        self._owner = os.getpid()
+        self._watch: DriverWatch | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether the training is to stop; looks after the driving command too."""
+        if self.reason is None and self._watch is not None and self._watch.is_gone:
+            self.reason = "the end of its driving command"
+        return self.reason is not None
+
+    def lose_lock(self) -> None:
+        """Another process has taken this training over while this one was silent, as on a machine that slept."""
+        self.reason = self.reason or "the loss of its lock to another process"
+
+    def follows_soon(self, seconds: float = TOGETHER) -> bool:
+        """Waits a little for a wish whose effect on a worker process was noticed before it."""
+        deadline = time.monotonic() + seconds
+        while not self.requested and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.requested
+
+    @contextmanager
+    def heeded(self, *, at_once: bool) -> Iterator[None]:
+        """Inside the block signals are noted in place of ending the process; forked processes die by them as before.
+
+        Signals that are ignored stay so (nohup). Outside of the main thread, where Python allows no handlers, only the
+        driving command is looked after.
+        """
+        self._owner, self._watch, self.at_once = os.getpid(), DriverWatch(), at_once
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                _previous[number] = signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            _restore()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a forked process that `_restore` did not reach yet
+            _restore()
+            os.kill(os.getpid(), number)
+            return
+        name = signal.Signals(number).name
+        if self.at_once:
+            _end(f"seq_transfer: stopped by {name}, everything on disk stays as it was\n", STOPPED)
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self.reason = now, self.reason or name
+        elif now - self._first > TOGETHER:
+            _kill_children()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    """Ends the process inside a signal handler, where print may not be called, without waiting for anybody.
+
+    Pools whose workers were killed by the same signal would keep an orderly exit waiting for ever.
+    """
+    with suppress(OSError):
+        os.write(1, line.encode())
+    _kill_children()
+    os._exit(status)
+
+
+def _kill_children() -> None:
+    """Ends worker processes, which would otherwise go on without a parent."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def _restore() -> None:
+    """Gives our signals back to what handled them before."""
+    while _previous:
+        signal.signal(*_previous.popitem())
+
+
+if hasattr(os, "register_at_fork"):
+    # A worker that hangs in C code would never run a handler of Python's, and its parent would wait for it.
+    os.register_at_fork(after_in_child=_restore)
