@@ -1,7 +1,7 @@
 """Faults for benchmarks/survival.py, in every Python process that has this folder on PYTHONPATH and a fault to make.
 
-Two variables: SURVIVAL_FAULT, a JSON object (see `survival.Fault`), and SURVIVAL_TRACE, the file to which every training
-iteration and every checkpoint is written as a line, so that nothing has to be believed.
+Two variables: SURVIVAL_FAULT, a JSON object (see `survival.Fault`), and SURVIVAL_TRACE, the file to which every
+training iteration and every checkpoint is written as a line, so that nothing has to be believed.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def _is_ours(path: str) -> bool:
 
 def fsync(descriptor: int) -> None:
     """os.fsync, before which the file may be cut off and the process killed, or the disk be full."""
-    path = os.readlink(f"/proc/self/fd/{descriptor}") if isinstance(descriptor, int) else ""
+    path = str(Path(f"/proc/self/fd/{descriptor}").readlink()) if isinstance(descriptor, int) else ""
     if _FAULT and _is_ours(path):
         if _FAULT["kind"] == "torn" and _count("fsync") == _FAULT["number"]:
-            os.truncate(path, int(os.path.getsize(path) * _FAULT["share"]))
+            os.truncate(path, int(Path(path).stat().st_size * _FAULT["share"]))
             _die(_FAULT["whom"])
         final = Path(path).name.split(".")[1] if Path(path).name.startswith(".") else Path(path).name
         if _FAULT["kind"] == "full" and _is_first(str(Path(path).parent / final)):
@@ -86,7 +86,7 @@ def replace(source: str, target: str, **options: object) -> None:
 
 def _hook_json() -> None:
     """nnU-Net's own save_json, which writes in place: cut off in the middle, or on a full disk."""
-    from batchgenerators.utilities import file_and_folder_operations as operations
+    from batchgenerators.utilities import file_and_folder_operations as operations  # noqa: PLC0415 - only here
 
     real = operations.save_json
 

@@ -36,7 +36,7 @@ class Holder:
 
 
 def training_lock(output: Path) -> Path:
-    """The lock of the training itself, in the results folder ``output`` of a fold; nnUNetv2_train by hand has it too."""
+    """The lock of the training in a fold's results folder ``output``, which nnUNetv2_train by hand holds too."""
     return output.with_name(f".{output.name}.training.lock")
 
 

@@ -22,6 +22,7 @@ from nnunet_seqtransfer.chain.record import RECORD, find_run, find_runs, read_ru
 from nnunet_seqtransfer.chain.run import prepare_data
 from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.errors import RecordError, StageError
+from nnunet_seqtransfer.storage import write_record
 
 OPTIONS = DeviceOptions("cpu", npz=True, checkpoint_minutes=3)
 
@@ -74,10 +75,10 @@ def test_a_record_that_cannot_be_read_is_one_line(world, damage):
     content = json.loads(path.read_text())
     if damage == "edited":
         content["processes"] = 99
-    if damage == "older":
-        content["format"] = 1
     text = json.dumps(content)
     path.write_text("" if damage == "empty" else text[: len(text) // 2] if damage == "truncated" else text)
+    if damage == "older":
+        write_record(path, "run", 1, {"version": "0.1.0", "started": "", "target": TARGET, "sources": [], "stages": []})
     with pytest.raises(RecordError, match=r"nnUNetv2_seq_train command of this run again") as caught:
         read_run(folder)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
@@ -123,7 +124,7 @@ def test_a_stage_whose_stage_before_is_not_trained_is_refused(world, command):
 
 
 def test_data_of_all_sources_can_be_prepared_without_training(world, command):
-    """--prepare_only preprocesses what is missing, once, and writes nothing into nnUNet_results but the record's folder."""
+    """--prepare_only preprocesses what is missing, once, and writes nothing into nnUNet_results."""
     chain = recorded(NEAR, FAR)
     before = {path for path in world.results.rglob("*") if path.is_file()}
     assert command("continue_run", run_name(chain.folder), "--prepare_only").status == 0
