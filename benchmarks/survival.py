@@ -4,11 +4,11 @@
     python benchmarks/survival.py -what full tmpfs damage twice -o FOLDER
 
 Runs the installed commands on small phantoms, on the CPU (two sources, one fold, 2 epochs of 5 iterations a stage, a
-checkpoint every second). Kills are SIGKILL: to all processes, to the driving command alone, to the training alone; at random
-times, in the middle of a file that is being written, before and after a rename, and inside of nnU-Net's own writing of
-JSON, where it is not written aside. After each the same command is called again. Every iteration that is trained and
-every checkpoint leaves a line in a trace (faults/sitecustomize.py), from which the figures are made, not from our logs.
-Results are kept in FOLDER/results.jsonl; called again, it goes on. ``tmpfs`` needs root.
+checkpoint every second). Kills are SIGKILL: to all processes, to the driving command alone, to the training alone; at
+random times, in the middle of a file that is being written, before and after a rename, and inside of nnU-Net's own
+writing of JSON, where it is not written aside. After each the same command is called again. Every iteration that is
+trained and every checkpoint leaves a line in a trace (faults/sitecustomize.py), from which the figures are made, not
+from our logs. Results are kept in FOLDER/results_SEED.jsonl. ``tmpfs`` needs root.
 """
 
 from __future__ import annotations
@@ -234,9 +234,8 @@ def failures(world: World) -> list[str]:
         found.append("the final validation is not complete")
     for before, after in (("first", "second"), ("second", "target")):
         expected = body_digest(load_checkpoint(output(world, before) / "checkpoint_final.pth")["network_weights"])
-        found += [
-            f"{after}: began without the weights of {before}" for log in _begun(world, after) if expected not in log
-        ]
+        missing = [log for log in _begun(world, after) if expected not in log]
+        found += [f"{after}: began without the weights of {before}"] * len(missing)
     return found
 
 
@@ -260,9 +259,8 @@ def kills(template: World, folder: Path, wanted: int, seed: int, write: Callable
         status = 1
         while status != 0:
             calls += 1
-            fault = (
-                random_fault(rng, longest) if rng.random() < 0.9 and calls < 40 else Fault("time", "all", seconds=1e9)
-            )
+            none = calls > 40 or rng.random() < 0.1
+            fault = Fault("time", "all", seconds=1e9) if none else random_fault(rng, longest)
             status, killed, last = call(world, fault)
             if killed:
                 hits[f"{fault.kind} {fault.whom}"] += 1
@@ -324,7 +322,7 @@ def tmpfs(template: World, folder: Path, write: Callable[[dict[str, object]], No
     """A real full disk: the chain on a small tmpfs with so many bytes free; then they are freed, and it goes on."""
     mount = folder / "tmpfs"
     mount.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(mount)], check=True)
+    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(mount)], check=True)
     try:
         needed = 26e6  # what the chain adds on these phantoms
         for point in range(points):
@@ -344,7 +342,7 @@ def tmpfs(template: World, folder: Path, write: Callable[[dict[str, object]], No
                 | {"wrong": failures(world) if again.returncode == 0 else [again.stderr.strip().splitlines()[-1][:300]]}
             )
     finally:
-        subprocess.run(["umount", "-l", str(mount)], check=False)
+        subprocess.run(["/bin/umount", "-l", str(mount)], check=False)
 
 
 def _unclear(lines: list[str]) -> list[str]:
@@ -411,20 +409,18 @@ def twice(template: World, folder: Path, write: Callable[[dict[str, object]], No
     for number in range(repeats):
         rng = random.Random(number)
         world = copy_of(template, folder / "twice")
-        first = subprocess.Popen(
-            CHAIN, env=environment(world), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        )
+        first = _start(world)
         time.sleep(rng.uniform(0, 4) * (number > 0))
-        second = subprocess.Popen(
-            CHAIN, env=environment(world), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        )
-        ended = [
-            (process.communicate()[1].strip().splitlines()[-1][:300], process.returncode) for process in (first, second)
-        ]
+        both = (first, _start(world))
+        ended = [(process.communicate()[1].strip().splitlines()[-1][:300], process.returncode) for process in both]
         statuses = sorted(status for _, status in ended)
         said = [line for line, status in ended if status == 2]
         wrong = failures(world) if statuses == [0, 2] else [f"ended with {statuses}"]
         write({"what": "twice", "statuses": statuses, "line": said[0] if said else "", "wrong": wrong})
+
+
+def _start(world: World) -> subprocess.Popen[str]:
+    return subprocess.Popen(CHAIN, env=environment(world), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
 def main() -> None:

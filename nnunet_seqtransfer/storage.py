@@ -111,6 +111,23 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
     return content
 
 
+def mend_json(path: Path, content: Any) -> None:
+    """Writes a JSON file of nnU-Net's anew, aside, where it is missing, broken or of other content."""
+    text = json.dumps(content, indent=4)
+    found = found_json(path)
+    if found is None or json.dumps(found, indent=4) != text:
+        with replacing(path) as aside:
+            aside.write_text(text)
+
+
+def found_json(path: Path) -> Any:
+    """What a JSON file holds; None where it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def write_record(path: Path, kind: str, version: int, content: dict[str, Any], *, compact: bool = False) -> None:
     """Writes one of our records: its kind, its format number, and a checksum that tells when it was edited."""
     write_json(path, {"kind": kind, "format": version, "checksum": checksum(content), **content}, compact=compact)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.chain.block import KEY, StageBlock, with_block
+from nnunet_seqtransfer.chain.mending import read_stage_plans
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import StageState
 from nnunet_seqtransfer.errors import DatasetError, StageError
@@ -16,7 +17,7 @@ from nnunet_seqtransfer.host.folders import preprocessed_folder
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
 from nnunet_seqtransfer.host.preprocessing import preprocess_case_to, preprocessed_cases, resampled_voxels
 from nnunet_seqtransfer.parallel import run_in_processes
-from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, read_json, replacing, write_json
+from nnunet_seqtransfer.storage import found_json, naming_full_and_read_only_disks, write_json
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import Task
 
@@ -41,9 +42,9 @@ def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: 
 def require_own_plans(stage: Stage, state: StageState, plans: dict[str, Any]) -> None:
     """Raises StageError where the plans file is someone else's, or differs from what a training there was made with."""
     path = plans_path(stage.dataset, stage.plans_name)
-    if not path.is_file():
+    existing = read_stage_plans(stage)
+    if existing is None:
         return
-    existing = read_json(path, f"the plans file {stage.plans_name}", "delete it and run nnUNetv2_seq_train again")
     if KEY not in existing:
         raise StageError(f"{path} exists and was not written by nnunet-seqtransfer; rename it, or use -tag NAME")
     if state.is_bound and {**existing, KEY: None} != {**plans, KEY: None}:
@@ -56,9 +57,9 @@ def require_own_plans(stage: Stage, state: StageState, plans: dict[str, Any]) ->
 def write_stage_plans(stage: Stage, plans: dict[str, Any], block: StageBlock) -> None:
     """Writes a stage's plans with its block, keeping the blocks of other configurations; unchanged files stay."""
     path = plans_path(stage.dataset, stage.plans_name)
-    existing = read_json(path, "the plans file", "delete it") if path.is_file() else {}
+    existing = read_stage_plans(stage) or {}
     content = with_block({**plans, **({KEY: existing[KEY]} if KEY in existing else {})}, stage.configuration, block)
-    if content != existing:
+    if content != found_json(path):
         write_json(path, content)
 
 
@@ -85,13 +86,6 @@ def require_space(needs: list[tuple[Task, int]]) -> None:
             f"{size / 1e9:.1f} GB), but {free / 1e9:.1f} GB are free in {preprocessed_folder()}; free space or leave "
             f"{task.dataset} out"
         )
-
-
-def copy_dataset_json(task: Task) -> None:
-    """Puts dataset.json beside the preprocessed data, where nnU-Net's trainer looks for it."""
-    path = preprocessed_folder() / task.dataset / "dataset.json"
-    if not path.is_file():
-        write_json(path, task.dataset_json)
 
 
 def preprocess_missing(task: Task, plans: dict[str, Any], configuration: str, processes: int) -> None:
@@ -135,13 +129,3 @@ def _preprocess_one(job: Job) -> None:
 
 def _belongs_to(path: Path, identifier: str) -> bool:
     return path.name in {f"{identifier}.b2nd", f"{identifier}_seg.b2nd", f"{identifier}.npz", f"{identifier}.pkl"}
-
-
-def copy_references(task: Task) -> None:
-    """Copies reference segmentations to where nnU-Net's final validation looks for them, those that are missing."""
-    folder = preprocessed_folder() / task.dataset / "gt_segmentations"
-    for identifier, case in task.raw.items():
-        path = folder / f"{identifier}{task.dataset_json['file_ending']}"
-        if not path.is_file():
-            with replacing(path) as aside:
-                shutil.copyfile(case.label, aside)

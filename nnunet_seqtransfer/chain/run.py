@@ -12,12 +12,14 @@ from nnunet_seqtransfer.chain.child import run_job
 from nnunet_seqtransfer.chain.handoff import hand_over, write_beginning
 from nnunet_seqtransfer.chain.job import DeviceOptions, Job, stage_job
 from nnunet_seqtransfer.chain.locks import locked, locked_in_turn, require_free, training_lock
-from nnunet_seqtransfer.chain.preparation import (
+from nnunet_seqtransfer.chain.mending import (
     copy_dataset_json,
     copy_references,
-    preprocess_missing,
-    write_stage_plans,
+    mend_results,
+    remove_cut_off,
+    require_whole_cases,
 )
+from nnunet_seqtransfer.chain.preparation import preprocess_missing, write_stage_plans
 from nnunet_seqtransfer.chain.recovery import recover
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import Action, StageState, action_of, inspect
@@ -52,6 +54,8 @@ def run_stage(
     """
     if chain.actions[stage] in (Action.NOTHING, Action.NOT_NEEDED):
         notify(f"{chain.title(stage)} {chain.actions[stage].value}")
+        if chain.actions[stage] is Action.NOTHING:
+            mend_results(stage, chain.tasks[stage.dataset])
         return
     lock: Callable[..., AbstractContextManager[None]] = locked_in_turn if wait else locked
     with naming_full_and_read_only_disks(stage.output), lock(stage.lock, chain.title(stage), notify):
@@ -81,9 +85,11 @@ def _prepare_data(chain: Chain, stage: Stage, processes: int, notify: Notify) ->
     copy_dataset_json(task)
     if stage.role == "target":
         copy_references(task)
+        require_whole_cases(task, plans, chain.request.plans, stage.configuration)
         return
     folder = data_folder(task.dataset, plans, stage.configuration)
     with locked_in_turn(folder.with_name(f".{folder.name}.lock"), f"preprocessing of {task.dataset}", notify):
+        remove_cut_off(task, plans, stage.configuration, notify)
         preprocess_missing(task, plans, stage.configuration, processes)
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_seqtransfer.chain.block import StageBlock, read_block
+from nnunet_seqtransfer.chain.mending import read_stage_plans
 from nnunet_seqtransfer.chain.stages import Stage, previous_stage
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import results_folder
-from nnunet_seqtransfer.host.plans import plans_path
-from nnunet_seqtransfer.storage import is_whole_archive, read_json, sha256
+from nnunet_seqtransfer.storage import found_json, is_whole_archive, sha256
 
 FINAL = "checkpoint_final.pth"
 LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_previous.pth"
@@ -71,7 +69,7 @@ def inspect(stage: Stage) -> StageState:
         block=block,
         final=is_whole_archive(final),
         unfinished=any(is_whole_archive(path) for path in unfinished),
-        validated=_is_json(stage.output / "validation" / "summary.json"),
+        validated=isinstance(found_json(stage.output / "validation" / "summary.json"), dict),
         weights=block is not None
         and block.init is not None
         and stage.weights.is_file()
@@ -154,16 +152,5 @@ def require_same_origin(stage: Stage, state: StageState, previous: Stage) -> Non
 
 
 def _read_stage_block(stage: Stage) -> StageBlock | None:
-    path = plans_path(stage.dataset, stage.plans_name)
-    if not path.is_file():
-        return None
-    plans = read_json(path, f"the plans file {stage.plans_name}", "delete it and run nnUNetv2_seq_train again")
-    return read_block(plans, stage.configuration, stage.fold)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        content: Any = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return False
-    return isinstance(content, dict)
+    plans = read_stage_plans(stage)
+    return None if plans is None else read_block(plans, stage.configuration, stage.fold)

@@ -6,16 +6,21 @@ import contextlib
 import gzip
 import io
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.host.datasets import RawCase
+from nnunet_seqtransfer.storage import is_whole_archive
+
+_END_OF_PICKLE = b"."
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,34 @@ def preprocessed_cases(folder: Path) -> tuple[str, ...]:
         )
     )
     return tuple(sorted(complete))
+
+
+def cut_off_files(folder: Path, identifiers: Iterable[str]) -> dict[str, tuple[Path, ...]]:
+    """Identifier -> its files that end too early, as after a crash of the machine; 2 ms a case, no voxel is read.
+
+    nnU-Net would stop in the middle of a training when it draws such a case.
+    """
+    found = {}
+    for identifier in identifiers:
+        names = (f"{identifier}.b2nd", f"{identifier}_seg.b2nd", f"{identifier}.npz", f"{identifier}.pkl")
+        cut_off = tuple(path for path in map(folder.joinpath, names) if path.is_file() and not _has_its_end(path))
+        if cut_off:
+            found[identifier] = cut_off
+    return found
+
+
+def _has_its_end(path: Path) -> bool:
+    if path.suffix == ".npz":
+        return is_whole_archive(path)
+    if path.suffix == ".pkl":  # not loaded: a pickle ends in its instruction to stop
+        with path.open("rb") as stream:
+            stream.seek(-min(1, path.stat().st_size), os.SEEK_END)
+            return stream.read() == _END_OF_PICKLE
+    try:
+        blosc2.open(str(path), mode="r")  # a frame's description is repeated in its end
+    except RuntimeError:
+        return False
+    return True
 
 
 def resampled_voxels(fingerprint: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[int]:

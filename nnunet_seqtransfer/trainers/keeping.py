@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,20 +78,3 @@ def sweep(folder: Path) -> None:
         path.unlink(missing_ok=True)
     if (folder / FINAL).is_file():
         (folder / PREVIOUS).unlink(missing_ok=True)
-
-
-def mend_json(path: Path, content: Any) -> None:
-    """Writes a JSON file of nnU-Net's anew, aside, where it is missing, broken or of other content."""
-    text = json.dumps(content, indent=4)
-    found = found_json(path)
-    if found is None or json.dumps(found, indent=4) != text:
-        with replacing(path) as aside:
-            aside.write_text(text)
-
-
-def found_json(path: Path) -> Any:
-    """What a JSON file holds; None where it is missing or broken."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
