@@ -8,7 +8,7 @@ from typing import Any, Literal
 from nnunet_seqtransfer.errors import RecordError
 
 FORMAT = 3
-"""3 only where a recipe has a part of `ADDED`, which versions that read up to 2 would call damaged; else 2 is written."""
+"""Written only where a recipe has a part of `ADDED`, which versions that read up to 2 cannot obey; else it is 2."""
 KEY = "seq_transfer"
 ADDED = ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience")
 """Parts of the recipe that format 2 does not know. They are written only where they differ from the default, which

@@ -1,4 +1,4 @@
-"""How deep a tensor lies in nnU-Net's U-Nets, seen from the heads, and whether a network has the parts a recipe names."""
+"""How deep a tensor lies in nnU-Net's U-Nets, seen from the heads, and whether a network has what a recipe names."""
 
 from __future__ import annotations
 

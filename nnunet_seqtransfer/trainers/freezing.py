@@ -1,8 +1,6 @@
-"""Which part of the network trains in which epoch: only its heads at first, then all but the encoder, then all of it."""
+"""Which part of the network trains in which epoch: only its heads at first, then all but the encoder, then all."""
 
 from __future__ import annotations
-
-import gc
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -58,10 +56,7 @@ def rewrapped(network: nn.Module) -> nn.Module:
     """
     if not isinstance(network, DistributedDataParallel):
         return network
-    module, devices = network.module, network.device_ids
-    del network
-    gc.collect()
-    return DistributedDataParallel(module, device_ids=devices)
+    return DistributedDataParallel(network.module, device_ids=network.device_ids)
 
 
 def hold_statistics(network: nn.Module) -> None:

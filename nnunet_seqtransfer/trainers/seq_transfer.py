@@ -35,6 +35,8 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
     behind another can under no command line start from random weights.
     """
 
+    network: Any
+
     def __init__(
         self,
         plans: dict[str, Any],
