@@ -28,7 +28,7 @@ def depths(names: Iterable[str]) -> dict[str, int]:
     unknown = sorted(name for place, name in found.items() if place.part == "other")
     if unknown or not found:
         raise StageError(
-            f"-layer_decay is for nnU-Net's own U-Nets, and this network has {unknown[:1] or ['no tensors']} beside "
+            f"-layer_decay is for nnU-Net's own U-Nets, and this network has {(unknown or ['nothing'])[0]} beside "
             "their parts; leave it out, or use plans of one of nnU-Net's own planners"
         )
     stages = 1 + max((place.level for place in found if place.part == "decoder"), default=-1)

@@ -210,19 +210,15 @@ def test_a_dry_run_shows_each_stages_recipe(world: World, command: Command) -> N
 
 
 def test_networks_without_known_parts_are_refused_before_anything_is_written(world: World, command: Command) -> None:
-    """Decay and freezing go by the names of nnU-Net's U-Nets: for another network one line, without them no word."""
+    """A U-Net with residual blocks in its decoder: its levels cannot be told, its heads and encoder can."""
     plans_file = world.preprocessed / TARGET / "nnUNetPlans.json"
     plans = json.loads(plans_file.read_text())
     settings = plans["configurations"][CONFIGURATION]["architecture"]
-    settings["network_class_name"] = "dynamic_network_architectures.architectures.primus.Primus"
-    settings["arch_kwargs"] = {
-        "embed_dim": 12,
-        "patch_embed_size": [4, 4, 4],
-        "input_shape": [20, 24, 20],
-        "eva_depth": 1,
-        "eva_numheads": 1,
-    }
-    settings["_kw_requires_import"] = []
+    settings["network_class_name"] = settings["network_class_name"].replace("PlainConvUNet", "ResidualUNet")
+    settings["arch_kwargs"]["n_blocks_per_stage"] = settings["arch_kwargs"].pop("n_conv_per_stage")
     plans_file.write_text(json.dumps(plans))
-    for option, value in (("-layer_decay", "0.5"), ("-heads_first_epochs", "1"), ("-frozen_encoder_epochs", "1")):
-        assert_refused(world, command, (*TRAIN, option, value, "--dry_run"), option, "leave it out")
+    dry = (*TRAIN, "--dry_run")
+    words = ("-layer_decay is for nnU-Net's own U-Nets", "decoder.stages.0.blocks", "leave it out")
+    assert_refused(world, command, (*dry, "-layer_decay", "0.5"), *words, alone=False)
+    outcome = command(*dry, "-heads_first_epochs", "1", "-frozen_encoder_epochs", "2")
+    assert outcome.status == 0, outcome.err
