@@ -512,7 +512,7 @@ def test_finished_chains_are_measurements(measured: tuple[World, MeasuredTarget]
 def test_chains_that_cannot_be_compared_are_left_out(
     measured: tuple[World, MeasuredTarget], command, tmp_path: Path
 ) -> None:
-    """Another recipe or fine-tuning, a missing fold, fold all, a source's own folder, and a broken summary are left out by name."""
+    """Another recipe or fine-tuning, a missing fold, fold all, a source, a broken summary are left out by name."""
     world, target = measured
     for path, dice in zip(target.transfers.paths, target.transfers.dice, strict=True):
         make_chain(world, [target.names[task] for task in path], {"0": float(dice), "all": 0.999})
