@@ -102,10 +102,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         ("-epochs", training.epochs, "Epochs of the target's stage"),
         ("-source_epochs", training.source_epochs, "Epochs of each source's stage"),
         ("-iterations", training.iterations, "Iterations per epoch"),
+        ("-source_iterations", training.source_iterations, "Iterations per epoch of each source's stage"),
         ("-folds", training.folds, "Number of folds of the target that will be trained"),
     ):
         parser.add_argument(
-            name, type=positive_int, default=default, metavar="N", help=f"[OPTIONAL] {what}. Default: {default}"
+            name,
+            type=positive_int,
+            default=default,
+            metavar="N",
+            help=f"[OPTIONAL] {what}. Default: {default or 'that of -iterations'}",
         )
     parser.add_argument(
         "-epoch_time",
@@ -145,6 +150,7 @@ def plan_options(options: argparse.Namespace, parser: SeqArgumentParser) -> Plan
             folds=options.folds,
             tag=options.tag,
             epoch_time=options.epoch_time,
+            source_iterations=options.source_iterations,
         ),
         share_tolerance=options.share_tolerance,
         **constants,

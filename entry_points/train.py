@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE
-from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
@@ -22,20 +21,21 @@ from nnunet_seqtransfer.entry_points.common import (
     add_device,
     add_execution,
     add_processes,
-    natural,
     not_negative_float,
     notify,
-    positive_float,
-    positive_int,
     run_command,
-    seed,
     share,
-    tag_name,
 )
 from nnunet_seqtransfer.entry_points.plan import (
     find_affinity,
     require_fitting,
     run_plan,
+)
+from nnunet_seqtransfer.entry_points.recipe_options import (
+    add_recipe,
+    source_recipes,
+    target_recipe,
+    training_to_plan,
 )
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.datasets import require_folds
@@ -43,7 +43,6 @@ from nnunet_seqtransfer.host.folders import dataset_name, results_folder
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.sequence.options import PlanOptions
 from nnunet_seqtransfer.sequence.plan import SequencePlan, changed_affinity, plan_path, read_plan
-from nnunet_seqtransfer.sequence.prices import Training
 from nnunet_seqtransfer.tasks.target import load_target, named_sources
 
 SCRATCH = "none"
@@ -67,14 +66,15 @@ def _run(options: argparse.Namespace) -> None:
         plans=options.p,
         configuration=options.configuration,
         folds=tuple(dict.fromkeys(options.folds)),
-        source_recipe=Recipe(options.source_epochs, options.iterations, options.initial_lr, 0, options.seed),
-        target_recipe=Recipe(options.epochs, options.iterations, options.initial_lr, 0, options.seed),
+        source_recipe=target_recipe(options),
+        target_recipe=target_recipe(options),
         warmup_epochs=options.warmup_epochs,
         tag=options.tag,
         overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
         sources_for=sources_for,
         landmark=find_landmark(options.init, options.configuration) if options.init is not None else None,
         min_coverage=options.min_coverage,
+        source_recipes=source_recipes(options, len(sources)),
     )
     may_train = None if options.dry_run else partial(executor.check, devices)
     chain = load_chain(request, options.np, notify, may_extract=not options.dry_run, before_long=may_train)
@@ -114,13 +114,13 @@ def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...],
 
 
 def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequencePlan:
+    training = training_to_plan(options)
     task, _ = load_target(target, options.p, options.configuration)
     require_folds(target, options.folds, task.cases)
     if options.dry_run:
         raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
     notify(f"no plan for {target} yet; making one")
     affinity, file = find_affinity(target, options.p, options.configuration, DEFAULT_METRIC, options.np)
-    training = Training(options.epochs, options.source_epochs, options.iterations, len(set(options.folds)), options.tag)
     return run_plan(affinity, file, PlanOptions(training=training))
 
 
@@ -144,7 +144,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] Plans of the target. Default: {DEFAULT_PLANS}"
     )
-    _add_recipe(parser)
+    add_recipe(parser)
     _add_init(parser)
     _add_overlap(parser)
     add_device(parser)
@@ -195,37 +195,4 @@ def _add_overlap(parser: argparse.ArgumentParser) -> None:
         "--exclude_overlap",
         action="store_true",
         help="[OPTIONAL] Leave such cases out of the sources, for each fold its own; see nnUNetv2_seq_overlap",
-    )
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    recipe = Recipe()
-    for name, kind, default, what in (
-        ("-epochs", positive_int, recipe.epochs, "Epochs of the target's stage"),
-        ("-source_epochs", positive_int, recipe.epochs, "Epochs of each source's stage"),
-        ("-iterations", positive_int, recipe.iterations, "Iterations per epoch, all stages"),
-        ("-initial_lr", positive_float, recipe.initial_lr, "Initial learning rate, all stages"),
-        (
-            "-warmup_epochs",
-            natural,
-            5,
-            "Epochs of warm-up where weights were handed over, at most a tenth of the epochs",
-        ),
-    ):
-        parser.add_argument(
-            name, type=kind, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"
-        )
-    parser.add_argument(
-        "-seed",
-        type=seed,
-        default=None,
-        metavar="N",
-        help="[OPTIONAL] Seed of the training. Default: none, as nnU-Net",
-    )
-    parser.add_argument(
-        "-tag",
-        type=tag_name,
-        default=None,
-        metavar="NAME",
-        help="[OPTIONAL] Appended to the plans names, to keep chains with different recipes apart. Default: none",
     )

@@ -95,6 +95,7 @@ def test_every_command_can_be_called(project: dict[str, Any]) -> None:
         "__init__",
         "common",
         "plan_options",
+        "recipe_options",
     }
 
 

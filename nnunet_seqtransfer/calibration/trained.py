@@ -35,10 +35,16 @@ class TrainedFold:
     "Its folder below nnUNet_results."
 
     @property
-    def recipe(self) -> tuple[int, int, float]:
-        """Epochs, iterations, learning rate: what must be alike for Dice to be compared."""
+    def recipe(self) -> tuple[int, int, float, int]:
+        """Epochs, iterations, learning rate, patience (0 for none): what must be alike for Dice to be compared."""
         recipe: Recipe = self.block.recipe
-        return recipe.epochs, recipe.iterations, recipe.initial_lr
+        return recipe.epochs, recipe.iterations, recipe.initial_lr, recipe.patience or 0
+
+    @property
+    def fine_tuning(self) -> tuple[int, int, float]:
+        """What must be alike beside `recipe`, but is not there in a training from scratch."""
+        recipe: Recipe = self.block.recipe
+        return recipe.heads_first_epochs, recipe.frozen_encoder_epochs, recipe.layer_decay
 
 
 def read_trained(plans: str, configuration: str, notify: Callable[[str], None]) -> tuple[MeasuredRun, ...]:
@@ -84,10 +90,11 @@ def _comparable(folds: list[TrainedFold], notify: Callable[[str], None]) -> Iter
     """The runs to one target that were trained by one recipe and validated on the same folds."""
     recipe = _most_frequent(fold.recipe for fold in folds)
     for other in (fold for fold in folds if fold.recipe != recipe):
-        epochs, iterations, lr = other.recipe
-        notify(f"left out: {other.place}: trained by another recipe ({epochs} x {iterations} iterations at {lr:g})")
+        epochs, iterations, lr, patience = other.recipe
+        words = f"{epochs} x {iterations} iterations at {lr:g}{f', patience {patience}' if patience else ''}"
+        notify(f"left out: {other.place}: trained by another recipe ({words})")
     chains: dict[str, list[TrainedFold]] = {}
-    for fold in (fold for fold in folds if fold.recipe == recipe):
+    for fold in _tuned_alike([fold for fold in folds if fold.recipe == recipe], notify):
         chains.setdefault(str(Path(fold.place).parent), []).append(fold)
     wanted = _most_frequent(tuple(sorted(fold.fold for fold in chain)) for chain in chains.values())
     for place, chain in chains.items():
@@ -97,6 +104,18 @@ def _comparable(folds: list[TrainedFold], notify: Callable[[str], None]) -> Iter
             continue
         block = chain[0].block
         yield MeasuredRun(block.path[:-1], block.target, sum(dice) / len(dice), "", place)
+
+
+def _tuned_alike(folds: list[TrainedFold], notify: Callable[[str], None]) -> Iterator[TrainedFold]:
+    """Those from scratch, and of the others those that were fine-tuned in the most frequent way."""
+    transfers = [fold for fold in folds if len(fold.block.path) > 1]
+    usual = _most_frequent(fold.fine_tuning for fold in transfers) if transfers else None
+    for fold in folds:
+        if len(fold.block.path) == 1 or fold.fine_tuning == usual:
+            yield fold
+        else:
+            words = ", ".join(fold.block.recipe.added_parts()) or "the whole network at one learning rate"
+            notify(f"left out: {fold.place}: fine-tuned in another way than most ({words})")
 
 
 def _most_frequent(values: Iterable[Key]) -> Key:

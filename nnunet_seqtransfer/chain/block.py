@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from nnunet_seqtransfer.errors import RecordError
 
-FORMAT = 2
+FORMAT = 3
+"""Written only where a recipe has a part of `ADDED`, which versions that read up to 2 cannot obey; else it is 2."""
 KEY = "seq_transfer"
+ADDED = ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience")
+"""Parts of the recipe that format 2 does not know. They are written only where they differ from the default, which
+leaves a training as it was; so blocks without them are of equal recipes, and older versions read what they can obey."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,14 @@ class Recipe:
     "Epochs of linear warm-up before the polynomial decay."
     seed: int | None = None
     "Seed of the random number generators; None leaves them unseeded, like nnU-Net."
+    heads_first_epochs: int = 0
+    "Epochs at the beginning in which only the segmentation heads train (arXiv 2202.10054); 0 as nnU-Net."
+    frozen_encoder_epochs: int = 0
+    "Epochs at the beginning in which the encoder does not train (arXiv 1801.06146); 0 as nnU-Net."
+    layer_decay: float = 1.0
+    "Factor of the learning rate from level to level, heads to input (arXiv 2003.10555, 2106.08254); 1 as nnU-Net."
+    patience: int | None = None
+    "Epochs without a new best of nnU-Net's EMA pseudo Dice after which training ends early; None as nnU-Net: never."
 
     @property
     def validation_iterations(self) -> int:
@@ -36,10 +48,38 @@ class Recipe:
         """Epochs between checkpoints: 25 to a training, never more than nnU-Net's 50 apart."""
         return max(1, min(50, self.epochs // 25))
 
+    @property
+    def settled_epoch(self) -> int:
+        """The first epoch that trains the whole network at its full learning rate: `patience` counts from it."""
+        return max(self.warmup_epochs, self.heads_first_epochs, self.frozen_encoder_epochs)
+
+    @property
+    def needs_places(self) -> bool:
+        """Whether it treats parts of the network differently, so that these have to be known by name."""
+        return self.heads_first_epochs > 0 or self.frozen_encoder_epochs > 0 or self.layer_decay != 1
+
+    def from_random_weights(self) -> Recipe:
+        """The recipe without what is only for a network that has learnt something already."""
+        return replace(self, warmup_epochs=0, heads_first_epochs=0, frozen_encoder_epochs=0, layer_decay=1.0)
+
+    def added_parts(self) -> tuple[str, ...]:
+        """In words, the parts of `ADDED` that differ from their defaults."""
+        parts = (
+            (self.heads_first_epochs > 0, f"only the heads train for {_epochs(self.heads_first_epochs)}"),
+            (self.frozen_encoder_epochs > 0, f"encoder frozen for {_epochs(self.frozen_encoder_epochs)}"),
+            (self.layer_decay != 1, f"learning rate x {self.layer_decay:g} a level towards the input"),
+            (self.patience is not None, f"ends after {_epochs(self.patience or 0)} without a new best"),
+        )
+        return tuple(words for differs, words in parts if differs)
+
     def differences(self, other: Recipe) -> str:
         """In words, what differs: "epochs 250 against 100"."""
         mine, theirs = asdict(self), asdict(other)
         return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in mine if mine[key] != theirs[key])
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -133,20 +173,27 @@ def _init_content(init: Init) -> dict[str, Any]:
     return {**asdict(init), "channels": list(init.channels) if init.channels is not None else None}
 
 
+def _recipe_content(recipe: Recipe) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    return {key: value for key, value in asdict(recipe).items() if key not in ADDED or value != defaults[key]}
+
+
 def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> dict[str, Any]:
     """``plans`` with the block of one configuration replaced; other configurations, and inits of other folds, stay."""
     others = plans.get(KEY, {}).get("configurations", {})
     init = _init_content(block.init) if block.init is not None else None
-    own: dict[str, Any] = {"recipe": asdict(block.recipe), "init": init, "excluded": list(block.excluded)}
+    own: dict[str, Any] = {"recipe": _recipe_content(block.recipe), "init": init, "excluded": list(block.excluded)}
     if block.fold is not None:
         of_others = others.get(configuration, {}).get("init_of_fold", {})
         own |= {"init": None, "init_of_fold": {**of_others, block.fold: init}}
+    configurations = {**others, configuration: own}
+    has_added = any(key in ADDED for content in configurations.values() for key in content.get("recipe", ()))
     content = {
-        "format": FORMAT,
+        "format": FORMAT if has_added else 2,
         "target": block.target,
         "path": list(block.path),
         "role": block.role,
-        "configurations": {**others, configuration: own},
+        "configurations": configurations,
     }
     if block.landmark is not None:
         content["landmark"] = block.landmark

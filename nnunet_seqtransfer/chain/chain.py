@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_seqtransfer.chain.depths import require_parts
 from nnunet_seqtransfer.chain.handoff import Beginning, adapted_weights, begin
 from nnunet_seqtransfer.chain.preparation import (
     missing_cases,
@@ -21,6 +22,7 @@ from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages, p
 from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide, inspect, require_same_origin
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
+from nnunet_seqtransfer.host.network import network_tensors
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.alignment import require_same_dimension
 from nnunet_seqtransfer.tasks.target import load_target
@@ -131,6 +133,9 @@ def load_chain(
 def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
     for stage in chain.stages:
         require_own_plans(stage, states[stage], chain.plans[stage])
+        if stage.recipe.needs_places:
+            dataset_json = chain.tasks[stage.dataset].dataset_json
+            require_parts(network_tensors(chain.plans[stage], stage.configuration, dataset_json), stage.recipe)
         previous = chain.previous(stage)
         if previous is not None:
             require_same_origin(stage, states[stage], previous)

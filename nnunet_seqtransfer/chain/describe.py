@@ -41,6 +41,8 @@ def _describe(chain: Chain, stage: Stage, seconds: float) -> list[str]:
         f"  trains   {recipe.epochs} epochs of {recipe.iterations} iterations, learning rate {recipe.initial_lr:g}, "
         f"warm-up {recipe.warmup_epochs} epochs; about {duration(seconds)}"
     )
+    if recipe.added_parts():
+        lines.append(f"           {', '.join(recipe.added_parts())}")
     lines.append(f"  reads    {data_folder(stage.dataset, plans, stage.configuration)}")
     missing = chain.cases_to_preprocess.get(stage.dataset, ())
     if missing:

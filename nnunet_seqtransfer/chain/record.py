@@ -168,6 +168,7 @@ def _read_request(content: Mapping[str, Any]) -> ChainRequest:
         "sources": tuple(content["sources"]),
         "folds": tuple(content["folds"]),
         "source_recipe": Recipe(**content["source_recipe"]),
+        "source_recipes": tuple(Recipe(**recipe) for recipe in content["source_recipes"]),
         "target_recipe": Recipe(**content["target_recipe"]),
         "landmark": Landmark(**{**landmark, "file": Path(landmark["file"])}) if landmark is not None else None,
     }

@@ -93,7 +93,7 @@ class ChainRequest:
     folds: tuple[str, ...]
     "Folds of the target."
     source_recipe: Recipe
-    "Recipe of the source stages."
+    "Recipe of the source stages; parts that are for a network with weights are left out of a first one without."
     target_recipe: Recipe
     "Recipe of the target's stage."
     warmup_epochs: int
@@ -108,6 +108,14 @@ class ChainRequest:
     "An existing model whose weights the first stage starts from; None for random weights."
     min_coverage: float = DEFAULT_COVERAGE
     "The least share of the network's parameters that the landmark must give."
+    source_recipes: tuple[Recipe, ...] = ()
+    "One for each source in their order, where they differ; empty where `source_recipe` is that of all."
+
+    def recipe(self, path: Sequence[str], role: Literal["source", "target"]) -> Recipe:
+        """The recipe asked for of the stage at the end of ``path``, whatever weights it starts from."""
+        if role == "target":
+            return self.target_recipe
+        return self.source_recipes[len(path) - 1] if self.source_recipes else self.source_recipe
 
 
 def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) -> tuple[Stage, ...]:
@@ -161,9 +169,9 @@ def _excludes(exclusions: Exclusions, fold: str, path: Sequence[str]) -> bool:
 def _stage(
     request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: str, role: Literal["source", "target"]
 ) -> Stage:
-    recipe = request.source_recipe if role == "source" else request.target_recipe
+    recipe = request.recipe(path, role)
     starts_from_weights = len(path) > 1 or request.landmark is not None
-    warmup = min(request.warmup_epochs, recipe.epochs // 10) if starts_from_weights else 0
+    warmup = min(request.warmup_epochs, recipe.epochs // 10)
     return Stage(
         path=path,
         target=request.target if role == "target" else request.sources_for or request.target,
@@ -171,7 +179,7 @@ def _stage(
         plans_name=plans_name,
         configuration=request.configuration,
         fold=fold,
-        recipe=Recipe(recipe.epochs, recipe.iterations, recipe.initial_lr, warmup, recipe.seed),
+        recipe=replace(recipe, warmup_epochs=warmup) if starts_from_weights else recipe.from_random_weights(),
         landmark=request.landmark.sha256 if request.landmark else None,
     )
 

@@ -54,7 +54,7 @@ def find_finished(target: str, plans: str, configuration: str, training: Trainin
         stage = _stage(block.path, target, plans, configuration, training)
         if stage.base != base or not is_whole_archive(stage.output / FINAL):
             continue
-        wanted, found = (training.source_epochs, training.iterations), (block.recipe.epochs, block.recipe.iterations)
+        wanted, found = training.of_source, (block.recipe.epochs, block.recipe.iterations)
         if found == wanted:
             done.add(block.path)
         else:
@@ -64,7 +64,7 @@ def find_finished(target: str, plans: str, configuration: str, training: Trainin
 
 def _stage(path: Sequence[str], target: str, plans: str, configuration: str, training: Training) -> Stage:
     """The last source stage of a chain through ``path``."""
-    recipe = Recipe(training.source_epochs, training.iterations)
+    recipe = Recipe(*training.of_source)
     request = ChainRequest(target, tuple(path), plans, configuration, ("all",), recipe, recipe, 0, training.tag)
     return chain_stages(request)[len(path) - 1]
 

@@ -20,7 +20,7 @@ class Training:
     """Epochs of each source's stage."""
 
     iterations: int = 250
-    """Iterations per epoch, all stages."""
+    """Iterations per epoch of all stages, unless sources have their own."""
 
     folds: int = 1
     """Folds of the target that will be trained; sources are trained once for all of them."""
@@ -29,7 +29,15 @@ class Training:
     """Tag of the chain, by which its stages are told apart from those of another recipe."""
 
     epoch_time: float | None = None
-    """Seconds of one epoch, above 0; None to take them from logs."""
+    """Seconds of one epoch of `iterations`, above 0; None to take them from logs."""
+
+    source_iterations: int | None = None
+    """Iterations per epoch of the sources' stages; None for `iterations`."""
+
+    @property
+    def of_source(self) -> tuple[int, int]:
+        """Epochs, and iterations in each, of a source's stage."""
+        return self.source_epochs, self.source_iterations or self.iterations
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,12 @@ class Finished:
 
 
 def stage_price(training: Training, epoch: EpochTime, unit: Unit, *, is_target: bool) -> float:
-    """Price of one stage in epochs or GPU hours; of all its folds for the target."""
-    epochs = training.epochs * training.folds if is_target else training.source_epochs
-    return float(epochs) if unit == "epochs" else epochs * epoch.seconds / 3600
+    """Price of one stage in epochs or GPU hours; of all its folds for the target.
+
+    Hours are in proportion to the iterations of an epoch. Stages that may end early are priced at their full length.
+    """
+    source_epochs, iterations = training.of_source
+    epochs = training.epochs * training.folds if is_target else source_epochs
+    if unit == "epochs":
+        return float(epochs)
+    return epochs * epoch.seconds * (1.0 if is_target else iterations / training.iterations) / 3600

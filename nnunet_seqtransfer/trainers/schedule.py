@@ -1,9 +1,12 @@
-"""nnU-Net's polynomial learning rate, with a linear warm-up before it."""
+"""nnU-Net's polynomial learning rate, with a linear warm-up before it, and a share of it for each parameter group."""
 
 from __future__ import annotations
 
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.optim import Optimizer
+
+SCALE = "lr_scale"
+"""Key of a parameter group's share of the learning rate; groups without it have all of it."""
 
 
 def learning_rate(step: int, initial_lr: float, max_steps: int, warmup_steps: int, exponent: float = 0.9) -> float:
@@ -20,7 +23,10 @@ def learning_rate(step: int, initial_lr: float, max_steps: int, warmup_steps: in
 
 
 class WarmupPolyLRScheduler(PolyLRScheduler):
-    """`learning_rate` as a scheduler with the interface that nnU-Net's trainer uses."""
+    """`learning_rate` as a scheduler with the interface that nnU-Net's trainer uses.
+
+    Each parameter group gets its share of the rate (see `SCALE`); nnU-Net's own scheduler gives all groups one rate.
+    """
 
     def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, warmup_steps: int) -> None:
         self.warmup_steps = warmup_steps
@@ -33,5 +39,5 @@ class WarmupPolyLRScheduler(PolyLRScheduler):
             self.ctr += 1
         rate = learning_rate(current_step, self.initial_lr, self.max_steps, self.warmup_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self._last_lr = [rate for _ in self.optimizer.param_groups]
+            group["lr"] = rate * group.get(SCALE, 1.0)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -15,7 +15,10 @@ from nnunet_seqtransfer.chain.block import KEY, StageBlock, read_block
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_body
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
+from nnunet_seqtransfer.trainers.layer_decay import regrouped
+from nnunet_seqtransfer.trainers.plateau import PlateauReached, stop_at_plateau
 from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
 
 STOCK_TRAINER = "nnUNetTrainer"
@@ -23,12 +26,14 @@ STOCK_TRAINER = "nnUNetTrainer"
 
 
 class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
-    """nnUNetTrainer that reads epochs, iterations, learning rate, seed and starting weights from the plans.
+    """nnUNetTrainer that reads its recipe (epochs, learning rate, seed and so on) and starting weights from the plans.
 
     The plans' ``seq_transfer`` block says all of it (see chain/block.py); without such a block this trainer trains
     like the stock one. The weights are handed over here, not by ``-pretrained_weights``: so a stage that belongs
     behind another can under no command line start from random weights.
     """
+
+    network: Any
 
     def __init__(
         self,
@@ -76,11 +81,15 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         return left, [case for case in validation if case not in excluded]
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """nnU-Net's optimiser; its learning rate gets a warm-up where the recipe has one."""
+        """nnU-Net's optimiser; its learning rate gets a warm-up, and falls by level, where the recipe says so."""
         optimizer, scheduler = super().configure_optimizers()
-        if self.seq_transfer is not None and self.seq_transfer.recipe.warmup_epochs > 0:
-            warmup = self.seq_transfer.recipe.warmup_epochs
-            scheduler = WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warmup)
+        if self.seq_transfer is None:
+            return optimizer, scheduler
+        recipe = self.seq_transfer.recipe
+        if recipe.layer_decay != 1:
+            optimizer = regrouped(optimizer, self._bare_network(), recipe.layer_decay)
+        if recipe.warmup_epochs > 0 or recipe.layer_decay != 1:
+            scheduler = WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, recipe.warmup_epochs)
         return optimizer, scheduler
 
     def on_train_start(self) -> None:
@@ -103,6 +112,32 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             digest = body_digest(self._bare_network().state_dict())
             self.print_to_log_file(f"seq_transfer: weights handed over from {init.checkpoint}, body SHA-256 {digest}")
         super().on_train_start()
+
+    def on_epoch_start(self) -> None:
+        """nnU-Net's. Raises PlateauReached in place of an epoch that the recipe does not want any more."""
+        if self.seq_transfer is not None:
+            stop_at_plateau(self.logger.get_value("ema_fg_dice", step=None), self.seq_transfer.recipe)
+        super().on_epoch_start()
+
+    def on_train_epoch_start(self) -> None:
+        """nnU-Net's, after the parts of the network were frozen and freed that the recipe says for this epoch."""
+        freezing = self.seq_transfer is not None and freezes(self.seq_transfer.recipe)
+        if self.seq_transfer is not None and freezing:
+            bare = self._bare_network()
+            if set_trainable(bare, self.current_epoch, self.seq_transfer.recipe):
+                self.network = rewrapped(self.network)
+                self.print_to_log_file(f"seq_transfer: {summary(bare)}")
+        super().on_train_epoch_start()
+        if freezing:
+            hold_statistics(self._bare_network())
+
+    def run_epochs(self) -> None:
+        """nnU-Net's; where the recipe's patience ends first, it ends as after the last epoch."""
+        try:
+            super().run_epochs()
+        except PlateauReached as reached:
+            self.print_to_log_file(f"seq_transfer: {reached}")
+            self.on_train_end()
 
     def checkpoint_content(self, epoch: int) -> dict[str, Any]:
         """What nnU-Net's checkpoints hold, but naming the stock trainer."""

@@ -512,12 +512,13 @@ def test_finished_chains_are_measurements(measured: tuple[World, MeasuredTarget]
 def test_chains_that_cannot_be_compared_are_left_out(
     measured: tuple[World, MeasuredTarget], command, tmp_path: Path
 ) -> None:
-    """Another recipe, a missing fold, fold all, a source's own folder, and a broken summary are left out by name."""
+    """Another recipe or fine-tuning, a missing fold, fold all, a source, a broken summary are left out by name."""
     world, target = measured
     for path, dice in zip(target.transfers.paths, target.transfers.dice, strict=True):
         make_chain(world, [target.names[task] for task in path], {"0": float(dice), "all": 0.999})
     names = target.names
     make_chain(world, [names[0], names[-1]], {"0": 0.01}, tag="longer", epochs=1000)
+    make_chain(world, [names[0], names[-1]], {"0": 0.01}, tag="decay", layer_decay=0.5)
     make_chain(world, [names[1], names[-1]], {"3": 0.02}, tag="fold3")
     broken = make_chain(world, [names[2], names[-1]], {"0": 0.03}, tag="broken")
     (broken / "fold_0" / "validation" / "summary.json").write_text('{"foreground_mean": {}}')
@@ -527,8 +528,9 @@ def test_chains_that_cannot_be_compared_are_left_out(
     outcome = command("calibrate", "--results", "-o", str(tmp_path / "a.json"))
     assert outcome.status == 0
     lines = outcome.err.strip().splitlines()
-    assert len(lines) == 3 and all(line.startswith("left out: ") for line in lines), outcome.err
+    assert len(lines) == 4 and all(line.startswith("left out: ") for line in lines), outcome.err
     assert any("another recipe (1000 x 250" in line for line in lines)
+    assert any("decay" in line and "fine-tuned in another way" in line for line in lines)
     assert any("fold3" in line and "has not finished fold 0" in line for line in lines)
     assert any("lacks its mean Dice" in line for line in lines)
     paths = read_calibration(tmp_path / "a.json").measurements.paths
@@ -544,6 +546,7 @@ def make_chain(
     *,
     tag: str = "",
     epochs: int = 250,
+    layer_decay: float = 1.0,
     role: str = "target",
     target: str | None = None,
 ) -> Path:
@@ -554,7 +557,7 @@ def make_chain(
     via = "_".join(name[7:10] for name in path[:-1]) or "scratch"
     suffix = f"_{tag}" if tag else ""
     base = output_base(path[-1], "nnUNetTrainerSeqTransfer", f"nnUNetPlans_via{via}{suffix}", "3d_fullres")
-    block = StageBlock(target or path[-1], tuple(path), role, Recipe(epochs=epochs), None)
+    block = StageBlock(target or path[-1], tuple(path), role, Recipe(epochs=epochs, layer_decay=layer_decay), None)
     base.mkdir(parents=True)
     (base / "plans.json").write_text(json.dumps(with_block({"plans_name": "x"}, "3d_fullres", block)))
     for fold, dice in folds.items():

@@ -37,6 +37,14 @@ def test_prices() -> None:
     assert stage_price(training, epoch, "GPU hours", is_target=True) == pytest.approx(5.0)
 
 
+def test_prices_of_sources_with_iterations_of_their_own() -> None:
+    """Their hours are in proportion to their iterations; their epochs, and the target's hours, are not touched."""
+    training, epoch = Training(100, 40, iterations=200, source_iterations=50), EpochTime(36.0, "given")
+    assert stage_price(training, epoch, "epochs", is_target=False) == 40
+    assert stage_price(training, epoch, "GPU hours", is_target=False) == pytest.approx(0.1)
+    assert stage_price(training, epoch, "GPU hours", is_target=True) == pytest.approx(1.0)
+
+
 def test_an_epoch_time_that_is_given_counts(archive: Archive) -> None:
     """Whatever was measured."""
     log(archive.add_stage((A,), TARGET, f"{PLANS}_for4", RECIPE), 5.0)
@@ -74,6 +82,15 @@ def test_stages_with_other_epochs_do_not_count_and_are_told(archive: Archive) ->
     found = find_finished(*STAGE, Training(source_epochs=100))
     assert found.paths == frozenset()
     assert found.other_recipes == {(A,): "250 epochs of 250 iterations, not 100 of 250"}
+
+
+def test_stages_count_by_the_iterations_of_sources(archive: Archive) -> None:
+    """Which may be others than the target's."""
+    archive.add_stage((A,), TARGET, f"{PLANS}_for4", Recipe(250, 50))
+    assert find_finished(*STAGE, Training(source_iterations=50)).paths == {(A,)}
+    found = find_finished(*STAGE, Training())
+    assert found.paths == frozenset()
+    assert found.other_recipes == {(A,): "250 epochs of 50 iterations, not 250 of 250"}
 
 
 def test_stages_of_another_tag_target_or_configuration_do_not_count(archive: Archive) -> None:
