@@ -21,6 +21,7 @@ from nnunet_seqtransfer.errors import StageError
 PATIENCE = 600.0
 """Seconds in which a training that was asked to stop has to reach its next iteration and write a checkpoint."""
 _LOOK = 0.2
+_HAS_STOPPED = "seq_transfer: stopped by"
 
 
 def run_job(job: Job) -> None:
@@ -48,7 +49,8 @@ def run_job(job: Job) -> None:
         except BaseException:
             _stop(child)
             raise
-    if child.returncode == STOPPED:
+    # on several GPUs nnU-Net covers the status of its processes with its own
+    if child.returncode == STOPPED or (child.returncode and any(line.startswith(_HAS_STOPPED) for line in last)):
         raise Stopped("the training")
     if child.returncode != 0:
         raise StageError(_failure(job, child.returncode, last))
@@ -56,7 +58,7 @@ def run_job(job: Job) -> None:
 
 def _follow(child: subprocess.Popen[bytes], log: TextIO, job: Job) -> Sequence[str]:
     """Shows the progress that the child writes to its log; returns the last lines."""
-    last: deque[str] = deque(maxlen=40)
+    last: deque[str] = deque(maxlen=200)
     progress = Progress()
     quiet = not sys.stderr.isatty()
     with tqdm(
