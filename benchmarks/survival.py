@@ -38,6 +38,7 @@ from conftest import (  # noqa: E402 - the small world of the tests
     QUICK_FINGERPRINTS,
     TARGET,
     World,
+    descendants,
     make_dataset,
     run,
     shrink_network,
@@ -118,18 +119,6 @@ def copy_of(template: World, root: Path) -> World:
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(template.root, root)
     return World(root)
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and all that it has started and that still belong to it."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError):
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for process in found:
-        found += [child for child, parent in parents.items() if parent == process]
-    return found
 
 
 def trainings(pids: list[int]) -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -194,6 +196,25 @@ def run(command: list[str], environment: dict[str, str], expect: int = 0) -> sub
         f"{command} ended with {finished.returncode}\n{finished.stdout}\n{finished.stderr}"
     )
     return finished
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL to a process and to all that it has started: trainings are in sessions of their own."""
+    for process in descendants(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that it has started and that still belong to it."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
 
 
 @dataclass(frozen=True)

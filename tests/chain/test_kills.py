@@ -1,8 +1,7 @@
-"""A chain killed at every step (SIGKILL, whole process group): the same command again finishes, and nothing is lost."""
+"""A chain killed at every step (SIGKILL, all of its processes): the same command again finishes, and nothing is lost."""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import FAR, NEAR, SCRIPTS, TARGET, World, python_environment, run
+from conftest import FAR, NEAR, SCRIPTS, TARGET, World, kill_tree, python_environment, run
 
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_checkpoint
 from nnunet_seqtransfer.host.plans import data_folder, read_plans
@@ -66,7 +65,7 @@ def log_text(folder: Path) -> str:
 
 
 def kill_when(command: list[str], world: World, ready: Callable[[], bool]) -> None:
-    """Starts a command in a process group of its own and kills the group as soon as ``ready`` holds."""
+    """Starts a command in a process group of its own and kills it, with all that it has started, as soon as ``ready`` holds."""
     child = subprocess.Popen(
         command,
         env=python_environment(world),
@@ -81,7 +80,7 @@ def kill_when(command: list[str], world: World, ready: Callable[[], bool]) -> No
         assert child.poll() is None, f"ended before it could be killed: {child.communicate()[1]}"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    os.killpg(child.pid, signal.SIGKILL)
+    kill_tree(child.pid)
     child.communicate()
 
 
