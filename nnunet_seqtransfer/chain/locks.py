@@ -52,18 +52,22 @@ def read_holder(path: Path) -> Holder | None:
 
 @contextmanager
 def locked(
-    path: Path, what: str, notify: Callable[[str], None], on_loss: Callable[[], None] = lambda: None
+    path: Path,
+    what: str,
+    notify: Callable[[str], None],
+    on_loss: Callable[[], None] = lambda: None,
+    patience: float | None = None,
 ) -> Iterator[None]:
     """Holds the lock ``path`` while the block runs; a lock whose holder has died is taken over.
 
     The file is a lease of the library filelock: made exclusively, which NFS does in one step, refreshed by a thread. A
     holder that died on this machine is known by its process; of one on another machine the file stops changing.
 
-    ``on_loss`` is called, in another thread, where this process was silent for so long that another one took it over.
+    ``patience``: seconds for which a living one is waited for, a moment where None. ``on_loss`` is called, in another thread, where this process was silent for so long that another one took it over.
 
     Raises StageError where another process holds it and lives: ``what`` says what that one is doing.
     """
-    with _held(path, lambda lease: _acquire_or_say_so(lease, path, what, notify), on_loss):
+    with _held(path, lambda lease: _acquire_or_say_so(lease, path, what, notify, patience), on_loss):
         yield
 
 

@@ -183,7 +183,9 @@ class InterruptibleTrainer(nnUNetTrainer):
             yield
             return
         what = f"the training in {self.output_folder}"
-        held = locked(training_lock(Path(self.output_folder)), what, self.print_to_log_file, self.stop.lose_lock)
+        lock = training_lock(Path(self.output_folder))
+        # one whose driving command was killed stops at its next iteration
+        held = locked(lock, what, self.print_to_log_file, self.stop.lose_lock, patience=60.0)
         try:
             held.__enter__()
         except SeqTransferError as error:

@@ -1,4 +1,4 @@
-"""A chain killed at every step (SIGKILL, all of its processes): the same command again finishes, and nothing is lost."""
+"""A chain killed at every step (SIGKILL, all processes): the same command again finishes, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def log_text(folder: Path) -> str:
 
 
 def kill_when(command: list[str], world: World, ready: Callable[[], bool]) -> None:
-    """Starts a command in a process group of its own and kills it, with all that it has started, as soon as ``ready`` holds."""
+    """Starts a command in a process group of its own and kills it and its children as soon as ``ready`` holds."""
     child = subprocess.Popen(
         command,
         env=python_environment(world),
