@@ -49,7 +49,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.stop = Stop()
         self.continues = False
-        "Whether a checkpoint was loaded to go on from."
+        "Whether the latest checkpoint on disk, if there is one, is of this training: loaded or written by it."
         self.midway = Midway(-1)
         self._iterations_per_epoch = self.num_iterations_per_epoch
         self._steps_run = False  # between two iterations of an epoch, training or validation
@@ -222,9 +222,10 @@ class InterruptibleTrainer(nnUNetTrainer):
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
-        keep_checkpoint(Path(filename), checkpoint, self.print_to_log_file, lambda: self.stop.requested)
+        say, hurry = self.print_to_log_file, lambda: self.stop.requested
+        keep_checkpoint(Path(filename), checkpoint, say, hurry, same_training=self.continues)
         if Path(filename).name == LATEST:
-            self._kept = time.monotonic()
+            self._kept, self.continues = time.monotonic(), True
 
     def _place(self) -> str:
         return f"{self.midway.iterations} of {self._iterations_per_epoch} iterations"

@@ -23,19 +23,25 @@ class NotKeptError(CheckpointError):
     """A checkpoint could not be written; the one before it is as it was."""
 
 
-def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, checkpoint: dict[str, Any], *, same_training: bool = True) -> None:
     """Writes a checkpoint aside and renames it; the latest one so far is kept as the previous one.
+
+    ``same_training``: whether what lies there is this training's own. If not (nnUNetv2_train was called again without
+    --c), it is replaced, and no older previous one stays that a damaged checkpoint could give way to.
 
     Raises SeqTransferError where the disk is full or not to be written to, OSError where it fails otherwise; then
     nothing has changed.
     """
-    keep = path.with_name(PREVIOUS) if path.name == LATEST else None
+    previous = path.with_name(PREVIOUS) if path.name == LATEST else None
+    keep = previous if same_training else None
     # torch is given a stream: it puts the name of a path into the archive
     with replacing(path, keep=keep) as aside, aside.open("wb") as stream:
         try:
             torch.save(checkpoint, stream)
         except RuntimeError as error:
             raise _system_error(error) or error from None
+    if previous is not None and not same_training:
+        previous.unlink(missing_ok=True)
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
@@ -46,7 +52,12 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 
 def keep_checkpoint(
-    path: Path, checkpoint: dict[str, Any], say: Callable[[str], None], in_a_hurry: Callable[[], bool]
+    path: Path,
+    checkpoint: dict[str, Any],
+    say: Callable[[str], None],
+    in_a_hurry: Callable[[], bool],
+    *,
+    same_training: bool = True,
 ) -> None:
     """`write_checkpoint`, tried again for a minute where the disk does not take it, unless ``in_a_hurry``.
 
@@ -57,7 +68,7 @@ def keep_checkpoint(
     deadline, warned = time.monotonic() + PATIENCE, False
     while True:
         try:
-            write_checkpoint(path, checkpoint)
+            write_checkpoint(path, checkpoint, same_training=same_training)
             return
         except (SeqTransferError, OSError) as error:
             # an input/output error, say: for other files no user's mistake, here as good a reason to wait

@@ -138,9 +138,9 @@ def test_checkpoints_come_in_time_and_keep_the_one_before(
     seen: list[tuple[int, ...]] = []
     original = keeping.write_checkpoint
 
-    def write(path: Path, checkpoint: dict[str, Any]) -> None:
+    def write(path: Path, checkpoint: dict[str, Any], **options: Any) -> None:
         before = interrupted.checkpoints(folder)
-        original(path, checkpoint)
+        original(path, checkpoint, **options)
         after = interrupted.checkpoints(folder)
         if path.name == "checkpoint_latest.pth" and path.name in before:
             assert after["checkpoint_previous.pth"] == before["checkpoint_latest.pth"]
@@ -156,6 +156,17 @@ def test_checkpoints_come_in_time_and_keep_the_one_before(
     assert "seq_transfer: checkpoint written after 3 of 5 iterations" in capsys.readouterr().out
     assert set(interrupted.checkpoints(folder)) == {"checkpoint_best.pth", "checkpoint_final.pth"}
     assert not list(folder.glob(".checkpoint*"))
+
+
+def test_a_training_begun_anew_keeps_nothing_of_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called again without --c, what it replaces never becomes a previous checkpoint that it could fall back to."""
+    folder.mkdir(parents=True)
+    for name in ("checkpoint_latest.pth", "checkpoint_previous.pth"):
+        (folder / name).write_bytes(b"of another training")
+    signal_in(monkeypatch, "train_step", 2)
+    stops(interrupted.new_trainer(monkeypatch))
+    assert set(interrupted.checkpoints(folder)) == {"checkpoint_latest.pth"}
+    assert interrupted.content(folder)["seq_transfer"]["iterations"] == 2
 
 
 def test_setting_the_clock_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
