@@ -63,7 +63,8 @@ def locked(
     The file is a lease of the library filelock: made exclusively, which NFS does in one step, refreshed by a thread. A
     holder that died on this machine is known by its process; of one on another machine the file stops changing.
 
-    ``patience``: seconds for which a living one is waited for, a moment where None. ``on_loss`` is called, in another thread, where this process was silent for so long that another one took it over.
+    ``patience``: seconds for which a living one is waited for, a moment where None. ``on_loss`` is called, in another
+    thread, where this process was silent for so long that another one took it over.
 
     Raises StageError where another process holds it and lives: ``what`` says what that one is doing.
     """
