@@ -2,10 +2,10 @@
 
     python benchmarks/epoch_overhead.py 4 3d_fullres -pairs 20 -iterations 20
 
-Needs nnU-Net's variables and a preprocessed dataset. Both trainers live in one process and train an epoch each, the first
-one of a pair drawn at random, so that whatever else the machine does meets both. An epoch is everything from nnU-Net's
-on_epoch_start to its on_epoch_end: training, validation, log, picture, checkpoints. Prints the ratio of the wall times and
-of the processor times, ours by stock, as median over the pairs with its 95 % bootstrap interval.
+Needs nnU-Net's variables and a preprocessed dataset. Both trainers live in one process and train an epoch each, the
+first one of a pair drawn at random, so that whatever else the machine does meets both. An epoch is everything from
+nnU-Net's on_epoch_start to its on_epoch_end: training, validation, log, picture, checkpoints. Prints the ratio of the
+wall times and of the processor times, ours by stock, as median over the pairs with its 95 % bootstrap interval.
 """
 
 from __future__ import annotations

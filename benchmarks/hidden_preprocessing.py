@@ -2,10 +2,11 @@
 
     python benchmarks/hidden_preprocessing.py 4 3d_fullres 0 -s 21 22 23 -iterations 20 -repeats 3
 
-Needs nnU-Net's variables and a preprocessed target. Each repeat trains the chain three times, its preprocessed sources and
-results deleted before: with everything preprocessed already, with preprocessing between the stages (-np_ahead 0), and with
-preprocessing ahead. What preprocessing costs is the difference to the first; hidden is the share that preprocessing ahead
-saves of what the sources after the first one cost. The first source's cannot be hidden: nothing trains yet.
+Needs nnU-Net's variables and a preprocessed target. Each repeat trains the chain three times, its preprocessed
+sources and results deleted before: with everything preprocessed already, with preprocessing between the stages
+(-np_ahead 0), and with preprocessing ahead. What preprocessing costs is the difference to the first; hidden is the
+share that preprocessing ahead saves of what the sources after the first one cost. The first source's cannot be
+hidden: nothing trains yet.
 """
 
 from __future__ import annotations
