@@ -21,7 +21,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.storage import is_sound_archive
+from nnunet_seqtransfer.storage import found_json, is_sound_archive
 from nnunet_seqtransfer.trainers import keeping
 from nnunet_seqtransfer.trainers.midway import Midway, checkpoint_seconds, finished_epochs, read_midway
 from nnunet_seqtransfer.trainers.stopping import STOPPED
@@ -314,8 +314,8 @@ def test_broken_files_beside_a_training_are_mended(folder: Path, monkeypatch: py
     trainer = interrupted.new_trainer(monkeypatch, go_on=True)
     monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda self, save: None)
     trainer.perform_actual_validation(False)
-    assert keeping.found_json(base / "plans.json") == trainer.plans_manager.plans
-    assert keeping.found_json(base / "dataset.json") == trainer.dataset_json
+    assert found_json(base / "plans.json") == trainer.plans_manager.plans
+    assert found_json(base / "dataset.json") == trainer.dataset_json
     assert (base / "dataset_fingerprint.json").stat().st_mtime_ns == untouched
     assert not list(folder.glob(".checkpoint*"))
 
