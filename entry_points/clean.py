@@ -31,8 +31,7 @@ def _run(options: argparse.Namespace, queue: QueueStates) -> None:
     listed = [category for category in CATEGORIES if options.what is None or category.name in options.what]
     items = {category: sized(list(category.items(found))) for category in listed}
     print(clean_text(items))
-    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if options.dry_run or not (options.yes or is_terminal):
+    if options.dry_run or not (options.yes or is_terminal()):
         print("nothing was removed" + ("" if options.dry_run else "; to remove, give --yes and -what"))
         return
     failed = 0
@@ -46,6 +45,11 @@ def _run(options: argparse.Namespace, queue: QueueStates) -> None:
             print(f"removed {size_text(freed)} of {category.name}")
     if failed:
         raise SeqTransferError(f"{failed} of the things to remove were kept, see above; run the same command again")
+
+
+def is_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def sized(items: list[Item]) -> list[tuple[Item, int]]:

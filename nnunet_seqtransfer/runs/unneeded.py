@@ -73,7 +73,7 @@ def sources(found: Found) -> Iterator[Item]:
     """Source stages of finished runs alone."""
     for base in _free_sources(found):
         runs = _runs_of(found, base)
-        if runs and all(run.state is State.FINISHED for run in runs):
+        if runs and all(run.state is State.FINISHED and not _is_busy(run) for run in runs):
             yield _source_item(base, f"of {', '.join(run.name for run in runs)}, finished")
 
 
@@ -158,6 +158,11 @@ def _runs_of(found: Found, base: Base) -> list[RunStatus]:
     return [
         run for run in found.runs if any((results_folder() / s.entry.output).parent == base.path for s in run.stages)
     ]
+
+
+def _is_busy(run: RunStatus) -> bool:
+    """Whether somebody is at one of its stages, finished as they are."""
+    return any(_may_live(stage.files.presence) for stage in run.stages)
 
 
 def _source_item(base: Base, why: str) -> Item:
