@@ -1,4 +1,4 @@
-"""A real chain looked at while it trains, after it was stopped, when it is finished, and after everything was removed."""
+"""A real chain looked at while it trains, stopped, finished, and after all that it does not need was removed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RECIPE = ("-device", "cpu", "-epochs", "3", "-source_epochs", "3", "-iterations"
 CHAIN = ("901", "3d_fullres", "0", "-s", "902", "903", *RECIPE)
 
 
-def status_when(ready: Callable[[RunStatus], bool], child: subprocess.Popen[bytes]) -> RunStatus:
+def status_when(ready: Callable[[RunStatus], bool], child: subprocess.Popen[bytes], world: World) -> RunStatus:
     """The first status of the only run that is as wanted."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         runs = read_all()
         if runs and ready(runs[0]):
             return runs[0]
-        assert child.poll() is None, "it ended before it was seen"
+        assert child.poll() is None, (world.root / "output").read_text()
         time.sleep(0.05)
     raise AssertionError("never seen")
 
@@ -39,16 +39,17 @@ def is_in_second_epoch(status: RunStatus) -> bool:
 
 
 def test_a_chain_is_seen_at_work_and_cleaned_up_after_it(world: World, command):
-    """Running by a named process, stopped with its epochs, finished; then all can go, and training anew does nothing."""
-    child = subprocess.Popen(
-        [str(SCRIPTS / "nnUNetv2_seq_train"), *CHAIN],
-        env=python_environment(world),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    seen = status_when(is_in_second_epoch, child)
+    """Running by a named process, stopped, finished; then all can go, and the same command trains nothing."""
+    with (world.root / "output").open("wb") as output:
+        child = subprocess.Popen(
+            [str(SCRIPTS / "nnUNetv2_seq_train"), *CHAIN],
+            env=python_environment(world),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    seen = status_when(is_in_second_epoch, child, world)
     assert seen.state is State.RUNNING
     assert str(seen.stages[0].files.presence) == f"process {child.pid} on {socket.gethostname()}"
     assert seen.stages[0].files.end.epoch_seconds is not None and seen.seconds_left
