@@ -31,6 +31,8 @@ def _run(options: argparse.Namespace, queue: QueueStates) -> None:
     listed = [category for category in CATEGORIES if options.what is None or category.name in options.what]
     items = {category: sized(list(category.items(found))) for category in listed}
     print(clean_text(items))
+    if not any(items.values()):
+        return
     if options.dry_run or not (options.yes or is_terminal()):
         print("nothing was removed" + ("" if options.dry_run else "; to remove, give --yes and -what"))
         return

@@ -61,7 +61,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="run",
         help="[OPTIONAL] TARGET/NAME of runs, NAME alone, or their folders, shown in detail. Default: all, in short",
     )
-    parser.add_argument("--json", action="store_true", help="[OPTIONAL] Print JSON for machines; docs/reference/files.md names its fields")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="[OPTIONAL] Print JSON for machines; docs/reference/files.md names its fields",
+    )
     parser.add_argument(
         "--watch",
         nargs="?",

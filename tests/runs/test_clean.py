@@ -193,6 +193,17 @@ def test_weights_stay_while_a_fold_may_need_them():
     assert first.weights not in listed("weights")
 
 
+def test_weights_of_a_fold_alone_go_with_that_fold():
+    """Where sources are trained without a fold's cases, its weights are nobody else's."""
+    chain = record(folds=("0", "1"))
+    for stage in chain.stages[:3]:
+        finish(chain, stage)
+    target = chain.stages[2]
+    target.weights.unlink()
+    own = [checkpoint(target.base / f"seq_transfer_init_fold_{fold}.pth") for fold in "01"]
+    assert listed("weights") == {chain.stages[1].weights, own[0]}
+
+
 def test_weights_of_a_target_that_begins_with_a_model_stay(tmp_path):
     """What is new beside an existing model's weights is random: a later fold would start from others."""
     landmark = Landmark(tmp_path / "model.pth", None, "ab" * 32)
@@ -225,7 +236,7 @@ def test_sources_that_runs_share_stay_until_all_are_finished():
     assert listed("sources") == {chain.stages[0].base}
 
 
-def test_runs_whose_results_are_gone():
+def test_runs_whose_results_are_gone(command):
     """Only where the target was trained and its results are deleted, not where it has yet to begin."""
     chain, waiting = finished_chain(), record(tag="waiting")
     finish(waiting, waiting.stages[0])
@@ -236,6 +247,8 @@ def test_runs_whose_results_are_gone():
             age(path, 2 * HOUR)
     age(chain.log(chain.stages[2]), 2 * HOUR)
     assert listed("runs") == {chain.folder}
+    assert command("clean", "--yes", "-what", "runs").status == 0
+    assert not chain.folder.exists() and waiting.folder.exists()
 
 
 def not_ours(world: Path) -> list[Path]:
