@@ -25,6 +25,9 @@ from nnunet_seqtransfer.storage import read_json
 
 DATA_NAME = re.compile(r"(?P<plans>.+)_for(?P<number>\d+)_(?P<configuration>.+)_[0-9a-f]{8}")
 """Of a folder of cases preprocessed for a target; see `tasks/alignment.py`."""
+_RESULTS = re.compile(
+    r"fold_\w+|(plans|dataset|dataset_fingerprint)\.json|seq_transfer_init\w*\.pth|\..+\.(lock|tmp.*)"
+)
 _CASE_FILES = (".b2nd", ".pkl", ".npz", ".npy")
 
 
@@ -60,6 +63,8 @@ class Base:
     "Of its plans: the folder of the preprocessed data that it reads."
     folds: tuple[Fold, ...]
     "Those that exist."
+    only_ours: bool = True
+    "It holds nothing but what nnU-Net and this project write there."
 
     @property
     def dataset(self) -> str:
@@ -139,7 +144,7 @@ def _bases(now: float) -> Iterator[Base]:
         folds = tuple(_fold(folder, now) for folder in folders_in(path) if folder.name.startswith("fold_"))
         read = _plans(path, folds[0].path.name.removeprefix("fold_") if folds else "all")
         if read is not None:
-            yield Base(path, *read, folds)
+            yield Base(path, *read, folds, _holds_only_results(path))
 
 
 def _fold(path: Path, now: float) -> Fold:
@@ -178,6 +183,15 @@ def _holds_only_cases(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
             return all(entry.is_file(follow_symlinks=False) and entry.name.endswith(_CASE_FILES) for entry in entries)
+    except OSError:
+        return False
+
+
+def _holds_only_results(base: Path) -> bool:
+    """Whether a results folder holds what nnU-Net and we write there, and nothing that somebody has put there."""
+    try:
+        with os.scandir(base) as entries:
+            return all(_RESULTS.fullmatch(entry.name) and not entry.is_symlink() for entry in entries)
     except OSError:
         return False
 

@@ -144,12 +144,13 @@ def _recorded_folds(found: Found, base: Path) -> set[Path]:
 
 
 def _free_sources(found: Found) -> Iterator[Base]:
-    """Source stages where nobody is, and that no run begins with as an existing model."""
+    """Source stages where nobody is, where nobody has put anything, and that no run begins with as a model."""
     landmarks = [run.run.request.landmark for run in found.runs if run.run is not None]
     begun_with = [landmark.file for landmark in landmarks if landmark is not None]
     for base in () if unreadable(found) else found.bases:
         is_a_start = any(file.is_relative_to(base.path.resolve()) for file in begun_with)
-        if base.block.role == "source" and not is_a_start and not any(_may_live(fold.presence) for fold in base.folds):
+        is_free = base.block.role == "source" and base.only_ours and not is_a_start
+        if is_free and not any(_may_live(fold.presence) for fold in base.folds):
             yield base
 
 

@@ -236,6 +236,16 @@ def test_sources_that_runs_share_stay_until_all_are_finished():
     assert listed("sources") == {chain.stages[0].base}
 
 
+def test_a_source_with_something_of_its_users_stays():
+    """What somebody has put into a results folder does not go with it."""
+    chain = finished_chain(sources=(NEAR,))
+    base = chain.stages[0].base
+    (base / ".fold_all.0123abcd.tmp").mkdir()
+    assert listed("sources") == {base}
+    (base / "predictions").mkdir()
+    assert listed("sources") == set()
+
+
 def test_runs_whose_results_are_gone(command):
     """Only where the target was trained and its results are deleted, not where it has yet to begin."""
     chain, waiting = finished_chain(), record(tag="waiting")
