@@ -18,7 +18,7 @@ from nnunet_seqtransfer.runs.unneeded import CATEGORIES
 
 pytestmark = pytest.mark.chain
 
-RECIPE = ("-device", "cpu", "-epochs", "3", "-source_epochs", "3", "-iterations", "8", "-seed", "0", "-np", "1")
+RECIPE = ("-device", "cpu", "-epochs", "3", "-source_epochs", "3", "-iterations", "4", "-seed", "0", "-np", "1")
 CHAIN = ("901", "3d_fullres", "0", "-s", "902", "903", *RECIPE)
 
 
@@ -57,11 +57,11 @@ def test_a_chain_is_seen_at_work_and_cleaned_up_after_it(world: World, command):
     assert f"running by process {child.pid}" in command("status").out
 
     os.killpg(child.pid, signal.SIGTERM)
-    child.wait(120)
+    child.wait(300)
     (stopped,) = read_all()
     assert stopped.state in (State.INTERRUPTED, State.NOT_STARTED) and stopped.is_left
 
-    outcome = command("continue", stopped.name)
+    outcome = command("continue_run", stopped.name)
     assert outcome.status == 0, outcome.err
     (finished,) = read_all()
     assert finished.state is State.FINISHED
