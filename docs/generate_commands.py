@@ -21,7 +21,20 @@ Options that take a value have one dash, switches have two, as in nnU-Net. Nothi
 option is an error. Every command also knows `-h` and `--version`. See also [exit statuses](exit-statuses.md).
 """
 HELP = re.compile(r"(?:\[(?:REQUIRED|OPTIONAL)\] )?(?P<text>.*?)(?:[.:;,]? ?Default: (?P<default>.*))?", re.DOTALL)
-IN_ORDER = ("derive", "signature", "overlap", "affinity", "calibrate", "plan", "train", "continue", "env", "demo")
+IN_ORDER = (
+    "derive",
+    "signature",
+    "overlap",
+    "affinity",
+    "calibrate",
+    "plan",
+    "train",
+    "continue",
+    "status",
+    "clean",
+    "env",
+    "demo",
+)
 
 
 class _CapturedError(Exception):
@@ -78,7 +91,7 @@ def _rows(parser: argparse.ArgumentParser) -> Iterator[str]:
         found = HELP.fullmatch(action.help or "")
         text, default = (found["text"], found["default"]) if found else ("", None)
         option = f"`{action.option_strings[0]}`" if action.option_strings else f"`{action.metavar or action.dest}`"
-        required = action.required or not action.option_strings
+        required = action.required or not (action.option_strings or action.nargs == "*")
         cells = (option, _value(action), "required" if required else default or "off", text)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
@@ -87,7 +100,8 @@ def _value(action: argparse.Action) -> str:
     if action.nargs == 0:
         return "switch"
     name = ", ".join(f"`{choice}`" for choice in action.choices) if action.choices else f"`{action.metavar or 'text'}`"
-    return f"{name}, one or more" if action.nargs == "+" else name
+    many = {"+": ", one or more", "*": ", any number", "?": ", or nothing"}
+    return name + many.get(str(action.nargs), "")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
 from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES, DeviceOptions
 from nnunet_seqtransfer.chain.landmark import find_landmark
-from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
+from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,

@@ -19,7 +19,19 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "nnunet_seqtransfer"
-ORDER = ["host", "tasks", "affinity", "sequence", "chain", "trainers", "evaluation", "calibration", "report", "demo"]
+ORDER = [
+    "host",
+    "tasks",
+    "affinity",
+    "sequence",
+    "chain",
+    "runs",
+    "trainers",
+    "evaluation",
+    "calibration",
+    "report",
+    "demo",
+]
 """Data flow one way: a folder imports from those before it, never from those after it."""
 
 

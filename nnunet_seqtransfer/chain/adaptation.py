@@ -21,8 +21,6 @@ from nnunet_seqtransfer.errors import CheckpointError
 
 How = Literal["copied", "adapted", "new"]
 _HOWS: tuple[How, ...] = ("copied", "adapted", "new")
-DEFAULT_COVERAGE = 0.5
-"""The smallest coverage that is worth the name of pre-training. A guess."""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class PreparingAhead:
         workers = self._workers(running)
         if workers:
             command = [own_command("continue"), run_name(self.chain.folder), "--prepare_only", "-np", str(workers)]
+            self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("ab") as log:
                 self._child = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -7,6 +7,7 @@ import math
 from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.handoff import Beginning
 from nnunet_seqtransfer.chain.preparation import preprocessed_bytes
+from nnunet_seqtransfer.chain.progress import duration
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import FINAL, Action, inspect
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
@@ -81,13 +82,6 @@ def stage_seconds(chain: Chain, stage: Stage, device: str) -> float:
     per_iteration = CPU_SECONDS_PER_MEGAVOXEL * batch / 1e6 if device == "cpu" else GPU_SECONDS_PER_ITERATION
     # a validation iteration has no backward pass: about a third of a training iteration
     return stage.recipe.epochs * (stage.recipe.iterations + stage.recipe.validation_iterations / 3) * per_iteration
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "12 min", "7.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _place(device: str) -> str:

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from torch import nn
-
-from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.host.network import trained_network
 from nnunet_seqtransfer.storage import is_whole_archive
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FINAL = "checkpoint_final.pth"
 _MOST_COMPRESSION = 100
@@ -43,6 +42,8 @@ class Landmark:
 
         Raises CheckpointError where it is damaged, unsafe, no nnU-Net checkpoint, or not the one it was.
         """
+        from nnunet_seqtransfer.chain.checkpoints import load_checkpoint  # noqa: PLC0415 - imports torch
+
         with _open(self.file, self.member) as stream:
             if _digest(stream) != self.sha256:
                 raise CheckpointError(f"the model has changed while it was read: {self}; run the same command again")
@@ -76,6 +77,8 @@ def known_network(checkpoint: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]
 
     None where the checkpoint does not say, or names any class but nnU-Net's own U-Nets.
     """
+    from nnunet_seqtransfer.host.network import trained_network  # noqa: PLC0415 - imports torch
+
     try:
         arguments = checkpoint["init_args"]
         plans, configuration = arguments["plans"], arguments["configuration"]

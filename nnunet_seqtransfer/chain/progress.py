@@ -47,3 +47,10 @@ def read_line(progress: Progress, line: str) -> Progress:
 def seconds_left(progress: Progress, epochs: int) -> float | None:
     """Time until the last epoch ends at the pace of the last one; None before the first."""
     return None if progress.epoch_seconds is None else progress.epoch_seconds * (epochs - progress.epochs_done)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "12 min", "7.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

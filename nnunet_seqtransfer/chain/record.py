@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.landmark import Landmark
 from nnunet_seqtransfer.chain.locks import locked_in_turn
@@ -18,6 +17,9 @@ from nnunet_seqtransfer.chain.stages import ChainRequest, Stage
 from nnunet_seqtransfer.errors import RecordError, StageError
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
 from nnunet_seqtransfer.storage import read_record, write_record
+
+if TYPE_CHECKING:
+    from nnunet_seqtransfer.chain.chain import Chain
 
 RUN_FORMAT = 2
 RECORD = "run.json"

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.landmark import Landmark
 from nnunet_seqtransfer.host.folders import dataset_id, output_base
 
 TRAINER = "nnUNetTrainerSeqTransfer"
+DEFAULT_COVERAGE = 0.5
+"""The smallest coverage that is worth the name of pre-training. A guess."""
 Exclusions = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Fold of the target -> source -> its cases that are left out, since the fold validates on them."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
+if TYPE_CHECKING:
+    from nnunet_seqtransfer.affinity.affinity import Affinity
 
 
 def affinity_table(affinity: Affinity) -> str:

@@ -1,0 +1,128 @@
+"""The status of runs for the terminal: a block for each run, a line for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from nnunet_seqtransfer.chain.progress import duration
+from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.host.folders import dataset_id, results_folder
+from nnunet_seqtransfer.report.tables import text_table
+from nnunet_seqtransfer.runs.content import continue_command
+from nnunet_seqtransfer.runs.status import DONE, RunStatus, StageStatus, State
+
+_BAR = 10
+_HEADER = ("stage", "state", "epochs", "", "pseudo Dice", "Dice", "an epoch", "left", "wrote")
+
+
+def status_text(runs: Sequence[RunStatus], now: float, *, detailed: bool = False) -> str:
+    """All runs in their order, at the time ``now`` (seconds since 1970); ``detailed``: with folders and recipes."""
+    if not runs:
+        return f"no run is recorded below {results_folder()}; nnUNetv2_seq_train begins one"
+    return "\n\n".join("\n".join(_run_lines(run, now, detailed)) for run in runs)
+
+
+def _run_lines(status: RunStatus, now: float, detailed: bool) -> Iterator[str]:
+    if status.run is None:
+        yield f"{status.name}  unreadable: {status.problem}"
+        return
+    request = status.run.request
+    path = " -> ".join(_number(name) for name in (*request.sources, request.target))
+    folds = f"fold{'s' if len(request.folds) > 1 else ''} {' '.join(request.folds)}"
+    yield f"{status.name}  {_state_of_run(status)}"
+    yield f"  {path}, {request.configuration}, {folds}, started {_local(status.run.started)}"
+    table = text_table(_HEADER, [_row(stage, now) for stage in status.stages])
+    yield from (f"  {line}" for line in table.splitlines())
+    for stage in status.stages:
+        if stage.error is not None:
+            yield f"  error of {_title(stage)}: {stage.error if detailed else _cut(stage.error, 150)}"
+    if detailed:
+        for stage in status.stages:
+            yield from _details(stage)
+    command = continue_command(status)
+    if command is not None:
+        yield f"  continue with: {' '.join(command)}"
+
+
+def _state_of_run(status: RunStatus) -> str:
+    at_work = [str(stage.files.presence) for stage in status.stages if stage.state in (State.RUNNING, State.SILENT)]
+    words = status.state.value + (f" by {', '.join(dict.fromkeys(at_work))}" if at_work else "")
+    if status.is_left and status.seconds_left:
+        words += f", about {duration(status.seconds_left)} of training left"
+    return words
+
+
+def _row(stage: StageStatus, now: float) -> list[str]:
+    epochs, end = stage.entry.recipe.epochs, stage.files.end
+    is_shown = stage.epochs_done > 0
+    validated = stage.files.dice if stage.role == "target" and stage.files.validated else None
+    return [
+        _title(stage),
+        _state(stage),
+        f"{stage.epochs_done} of {epochs}",
+        _bar(stage.epochs_done, epochs),
+        _decimal(end.progress.mean_dice) if is_shown else "",
+        _decimal(validated),
+        duration(end.epoch_seconds) if end.epoch_seconds else "",
+        duration(stage.seconds_left) if stage.seconds_left else "" if stage.state in DONE else "?",
+        f"{duration(max(0.0, now - stage.files.written))} ago" if stage.files.written is not None else "",
+    ]
+
+
+def _state(stage: StageStatus) -> str:
+    words = stage.state.value
+    if stage.state is State.SILENT and stage.files.presence is not None:
+        words = f"last sign {duration(stage.files.presence.seconds_ago)} ago"
+    return words if stage.queue is None else f"{words} ({stage.queue})"
+
+
+def _details(stage: StageStatus) -> Iterator[str]:
+    recipe, progress = stage.entry.recipe, stage.files.end.progress
+    yield f"  {_title(stage)}: {stage.entry.key}"
+    yield (
+        f"    {recipe.epochs} epochs of {recipe.iterations} iterations, learning rate {recipe.initial_lr:g}, "
+        f"warm-up {recipe.warmup_epochs} epochs"
+    )
+    if stage.entry.excluded:
+        yield f"    without {len(stage.entry.excluded)} of its cases"
+    if progress.pseudo_dice:
+        yield f"    pseudo Dice of the labels: {' '.join(f'{dice:.3f}' for dice in progress.pseudo_dice)}"
+    if stage.files.presence is not None:
+        presence = stage.files.presence
+        yield f"    {presence}: {presence.life}, last sign {duration(presence.seconds_ago)} ago"
+    yield f"    {results_folder() / stage.entry.output}"
+    if stage.files.log is not None:
+        yield f"    {stage.files.log}"
+
+
+def _title(stage: StageStatus) -> str:
+    return f"{stage.entry.dataset} {stage.entry.fold}"
+
+
+def _bar(done: int, epochs: int) -> str:
+    filled = min(_BAR, _BAR * done // max(1, epochs))
+    return "#" * filled + "." * (_BAR - filled)
+
+
+def _decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def _number(dataset: str) -> str:
+    try:
+        return str(dataset_id(dataset))
+    except DatasetError:
+        return dataset
+
+
+def _local(started: str) -> str:
+    """A time of the record as this machine's clock shows it."""
+    try:
+        return datetime.fromisoformat(started).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return started

@@ -1,0 +1,127 @@
+"""What is on disk of one stage of a recorded run, each file looked at once and none of them whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_seqtransfer.chain.record import Run, StageEntry
+from nnunet_seqtransfer.chain.state import FINAL, UNFINISHED
+from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.runs.logs import LogEnd, read_end, read_newest, read_tail
+from nnunet_seqtransfer.runs.presence import Presence, read_presence
+from nnunet_seqtransfer.storage import is_whole_archive
+
+UNFINISHED_NAMES = (*UNFINISHED, "checkpoint_previous.pth")
+SHARED_WEIGHTS = "seq_transfer_init.pth"
+"""See `Stage.weights`."""
+_TRAINING_LOG = re.compile(r"training_log_.*\.txt")
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """What there is of one stage."""
+
+    exists: bool = False
+    "Its results folder is there."
+    final: bool = False
+    "A whole final checkpoint."
+    unfinished: bool = False
+    "A whole checkpoint to go on from; not looked for beside a final one."
+    weights: bool = False
+    "The file of weights that were handed to it, and to other folds."
+    own_weights: bool = False
+    "The file of weights that were handed to this fold alone."
+    validated: bool = False
+    "The final validation is complete."
+    dice: float | None = None
+    "Its mean Dice over the foreground."
+    end: LogEnd = field(default_factory=LogEnd)
+    "Of nnU-Net's newest log with an epoch, and the last error there or in the stage's own log."
+    written: float | None = None
+    "When a file of it was written last: seconds since 1970."
+    presence: Presence | None = None
+    "Who is at it, or was."
+    log: Path | None = None
+    "The stage's own log, where there is one."
+
+
+def read_stage(run: Run, entry: StageEntry, now: float) -> StageFiles:
+    """What there is of a stage now; nothing raises, what cannot be read is not there."""
+    output = results_folder() / entry.output
+    names = _scan(output)
+    final = FINAL in names and is_whole(output / FINAL)
+    validated, dice = _validation(output) if "validation" in names else (False, None)
+    log = stage_log(run.folder, entry)
+    logs = [output / name for name in names if _TRAINING_LOG.fullmatch(name)]
+    end, printed = read_newest(logs), read_end(read_tail(log))
+    times = [*(time for name, time in names.items() if name != "validation"), *_time(log)]
+    return StageFiles(
+        exists=output.is_dir(),
+        final=final,
+        unfinished=not final and any(name in names and is_whole(output / name) for name in UNFINISHED_NAMES),
+        weights=(output.parent / SHARED_WEIGHTS).is_file(),
+        own_weights=(output.parent / f"seq_transfer_init_fold_{entry.fold}.pth").is_file(),
+        validated=validated,
+        dice=dice,
+        end=LogEnd(end.progress, end.epoch_seconds, printed.error or end.error),
+        written=max(times, default=None),
+        presence=read_presence(lock_of(output), now),
+        log=log if times and _time(log) else None,
+    )
+
+
+def stage_log(folder: Path, entry: StageEntry) -> Path:
+    """Where a stage's output goes; see `Chain.log`."""
+    return folder / "logs" / f"{entry.dataset}_{entry.plans_name}_fold_{entry.fold}.log"
+
+
+def lock_of(output: Path) -> Path:
+    """The lock of whoever is at the stage with that results folder; see `Stage.lock`."""
+    return output.parent / f".{output.name}.lock"
+
+
+def _scan(folder: Path) -> dict[str, float]:
+    """Name -> time of what is in a folder; empty where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat(follow_symlinks=False).st_mtime for entry in entries}
+    except OSError:
+        return {}
+
+
+def _time(path: Path) -> list[float]:
+    try:
+        return [path.stat().st_mtime]
+    except OSError:
+        return []
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint has its end; a file that cannot be read has none."""
+    try:
+        return is_whole_archive(path)
+    except OSError:
+        return False
+
+
+def is_validated(output: Path) -> bool:
+    """Whether the final validation of a stage is complete."""
+    return _validation(output)[0]
+
+
+def _validation(output: Path) -> tuple[bool, float | None]:
+    """Whether the final validation is complete, and its mean Dice over the foreground where it says one."""
+    try:
+        content = json.loads((output / "validation" / "summary.json").read_text())
+        if not isinstance(content, dict):
+            return False, None
+        dice = content["foreground_mean"]["Dice"]
+    except (OSError, ValueError, RecursionError):
+        return False, None
+    except (KeyError, TypeError):
+        return True, None
+    return True, float(dice) if isinstance(dice, (int, float)) and dice == dice else None  # noqa: PLR0124 - NaN
