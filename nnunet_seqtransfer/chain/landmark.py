@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 from torch import nn
 
-from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
+from nnunet_seqtransfer.chain.checkpoints import HEADS, load_checkpoint
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.host.network import trained_network
+from nnunet_seqtransfer.host.network import Outputs, network_outputs, trained_network
 from nnunet_seqtransfer.storage import is_whole_archive
 
 FINAL = "checkpoint_final.pth"
@@ -92,6 +92,16 @@ def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
     except (AttributeError, KeyError, TypeError, ValueError):
         return ()
     return ordered if len(ordered) == input_channels(checkpoint) else ()
+
+
+def outputs(checkpoint: dict[str, Any]) -> Outputs | None:
+    """What a model's outputs are for; None where its checkpoint does not say it of all of them."""
+    heads = [tensor for name, tensor in checkpoint["network_weights"].items() if HEADS in name]
+    try:
+        found = network_outputs(checkpoint["init_args"]["dataset_json"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return found if heads and all(len(head) == len(found.names) for head in heads if head.ndim) else None
 
 
 def input_channels(checkpoint: dict[str, Any]) -> int:

@@ -10,8 +10,16 @@ from typing import Any
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.chain.block import StageBlock
+from nnunet_seqtransfer.chain.correspondence import Correspondence
 from nnunet_seqtransfer.chain.executor import DeviceOptions, Executor, stage_job
-from nnunet_seqtransfer.chain.handoff import Beginning, adapted_weights, begin, hand_over, write_beginning
+from nnunet_seqtransfer.chain.handoff import (
+    Beginning,
+    adapted_weights,
+    begin,
+    hand_over,
+    stage_correspondence,
+    write_beginning,
+)
 from nnunet_seqtransfer.chain.preparation import (
     copy_dataset_json,
     copy_references,
@@ -68,6 +76,13 @@ class Chain:
             return None
         task, plans = self.tasks[stage.dataset], self.plans[stage]
         return begin(landmark, stage, task, plans, self.request.min_coverage)
+
+    def match(self, previous: Stage, stage: Stage) -> Correspondence:
+        """Which channels and heads go together at the hand-off from ``previous``."""
+        # what the affinity compared is each source with the target, so that it counts at the last hand-off alone
+        compared = self.request.compared.get(previous.dataset, ()) if stage.role == "target" else ()
+        before, task = self.tasks[previous.dataset], self.tasks[stage.dataset]
+        return stage_correspondence(before, stage, task, self.plans[stage], compared)
 
     def starts_like_another(self, stage: Stage) -> bool:
         """Whether an earlier fold starts from the same weights, so that these need no second look."""
@@ -146,7 +161,8 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
             require_same_origin(stage, states[stage], previous)
             if _is_next(chain, stage, previous) and _weights_are_stale(states[stage], previous):
                 tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
-                adapted_weights(previous, tasks[0], stage, tasks[1], chain.plans[stage])  # raises where it cannot be
+                match = chain.match(previous, stage)
+                adapted_weights(previous, stage, tasks, chain.plans[stage], match)  # raises where it cannot be
         elif not chain.starts_like_another(stage):
             chain.beginning(stage, states[stage])  # raises where the model does not fit
     first = {stage.dataset: stage for stage in reversed(chain.stages)}
@@ -184,7 +200,7 @@ def run_chain(
         if action in (Action.NOTHING, Action.NOT_NEEDED):
             continue
         with naming_full_and_read_only_disks(stage.output):
-            _prepare(chain, stage, processes)
+            _prepare(chain, stage, processes, notify)
             _remove_damaged(stage, notify)
             if action is not Action.VALIDATE:
                 # of a final checkpoint that is gone: the one to come has yet to be validated
@@ -192,7 +208,7 @@ def run_chain(
             executor.submit(stage_job(stage, action, options, chain.title(stage), chain.log(stage)))
 
 
-def _prepare(chain: Chain, stage: Stage, processes: int) -> None:
+def _prepare(chain: Chain, stage: Stage, processes: int, notify: Callable[[str], None]) -> None:
     """Plans, data and starting weights of a stage that will train or validate."""
     task, plans = chain.tasks[stage.dataset], chain.plans[stage]
     copy_dataset_json(task)
@@ -210,13 +226,18 @@ def _prepare(chain: Chain, stage: Stage, processes: int) -> None:
         excluded=stage.excluded,
         fold=stage.fold if stage.has_own_weights else None,
         landmark=stage.landmark,
+        keep_heads=stage.keep_heads,
     )
     previous = chain.previous(stage)
     if previous is not None and chain.actions[stage] is Action.START and _weights_are_stale(state, previous):
-        init = hand_over(previous, chain.tasks[previous.dataset], stage, task, plans)
-        block = replace(block, init=init)
+        match = chain.match(previous, stage)
+        if match.heads:
+            notify(match.heads.words)
+        block = replace(block, init=hand_over(previous, stage, (chain.tasks[previous.dataset], task), plans, match))
     beginning = chain.beginning(stage, state)
     if beginning is not None:
+        if beginning.match.heads:
+            notify(beginning.match.heads.words)
         block = replace(block, init=write_beginning(beginning, stage))
     write_stage_plans(stage, plans, block)
 
@@ -246,6 +267,7 @@ def _write_run(chain: Chain, options: DeviceOptions) -> None:
             "fold": stage.fold,
             "recipe": asdict(stage.recipe),
             "excluded": list(stage.excluded),
+            "keep_heads": stage.keep_heads,
             "output": str(stage.output.relative_to(results_folder())),
         }
         for stage in chain.stages

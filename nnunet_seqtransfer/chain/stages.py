@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE
 from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.correspondence import Pairs
 from nnunet_seqtransfer.chain.landmark import Landmark
 from nnunet_seqtransfer.host.folders import dataset_id, output_base
 
@@ -41,6 +42,8 @@ class Stage:
     "The cases that are left out of this stage's own training, sorted."
     landmark: str | None = None
     "SHA-256 of the model that the chain begins with; None where its first stage starts from random weights."
+    keep_heads: bool = False
+    "Whether it starts with the heads of labels whose names are in both; False where no weights are handed to it."
 
     @property
     def dataset(self) -> str:
@@ -98,6 +101,10 @@ class ChainRequest:
     "An existing model whose weights the first stage starts from; None for random weights."
     min_coverage: float = DEFAULT_COVERAGE
     "The least share of the network's parameters that the landmark must give."
+    keep_heads: bool = False
+    "Whether heads of labels with matching names are kept at every hand-off."
+    compared: Mapping[str, Pairs] = field(default_factory=dict)
+    "Source -> its channels and the target's that the affinity of the plan compared; empty for an order of one's own."
 
 
 def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) -> tuple[Stage, ...]:
@@ -163,6 +170,7 @@ def _stage(
         fold=fold,
         recipe=Recipe(recipe.epochs, recipe.iterations, recipe.initial_lr, warmup, recipe.seed),
         landmark=request.landmark.sha256 if request.landmark else None,
+        keep_heads=request.keep_heads and starts_from_weights,
     )
 
 
