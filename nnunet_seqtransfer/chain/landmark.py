@@ -60,7 +60,7 @@ def find_landmark(path: Path, configuration: str) -> Landmark:
     Raises CheckpointError where there is none or more than one, or the archive is damaged or unsafe.
     """
     if path.is_dir():
-        file, member = _in_folder(path), None
+        file, member = checkpoint_in(path), None
     elif not path.is_file():
         raise CheckpointError(f"there is no model at {path}; give -init a checkpoint, a results folder or an export")
     elif not is_whole_archive(path):
@@ -111,7 +111,8 @@ def input_channels(checkpoint: dict[str, Any]) -> int:
     return next((tensor.shape[1] for tensor in convolutions), 0)
 
 
-def _in_folder(folder: Path) -> Path:
+def checkpoint_in(folder: Path) -> Path:
+    """The final checkpoint in a results folder, of fold all, else of the first. Raises CheckpointError: none there."""
     folds = sorted(folder.glob(f"fold_*/{FINAL}"), key=lambda path: _fold_order(path.parent.name))
     found = [folder / FINAL] if (folder / FINAL).is_file() else folds
     if not found:
