@@ -17,7 +17,7 @@ from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE, account
 from nnunet_seqtransfer.chain.block import KEY
 from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.chain.landmark import FINAL, checkpoint_in
-from nnunet_seqtransfer.errors import EnvironmentNotSetError
+from nnunet_seqtransfer.errors import EnvironmentNotSetError, SeqTransferError
 from nnunet_seqtransfer.host.datasets import read_dataset_json
 from nnunet_seqtransfer.host.folders import DATASET_NAME, results_folder
 from nnunet_seqtransfer.host.network import is_u_net, network_tensors
@@ -72,13 +72,14 @@ def find_offers(target: str, plans_name: str, configuration: str, distances: Map
         plans_name: of the target's plans.
         configuration: of these.
         distances: dataset -> distance to the target, of those in the affinity.
-
-    Raises DatasetError or RecordError where the target's plans or dataset.json cannot be read.
     """
-    plans = read_plans(target, plans_name, configuration)
+    try:
+        plans, dataset_json = read_plans(target, plans_name, configuration), read_dataset_json(target)
+    except SeqTransferError:
+        return Offers((), ())  # an affinity can be planned on without them, though not trained
     if not is_u_net(plans, configuration):
         return Offers((), ())
-    fresh = network_tensors(plans, configuration, read_dataset_json(target))
+    fresh = network_tensors(plans, configuration, dataset_json)
     known: dict[Shapes, float] = {}
     found: list[Offer] = []
     broken: list[str] = []

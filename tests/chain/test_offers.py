@@ -123,6 +123,13 @@ def test_broken_models_do_not_stop_the_plan(world: World, tmp_path: Path) -> Non
         assert words in line and "\n" not in line
 
 
+def test_a_target_without_plans_gets_no_offers(world: World) -> None:
+    """An affinity from elsewhere can be planned on where the target itself is not."""
+    model(world, NEAR)
+    (world.preprocessed / TARGET / "nnUNetPlans.json").unlink()
+    assert offered(world) == []
+
+
 @pytest.mark.parametrize("other", [{}, {"stages": 5}, {"width": 6}, {"dimensions": 2}, {"residual": True}])
 def test_shapes_alone_give_the_account(other: dict[str, Any]) -> None:
     """The coverage without any values is that of the hand-off."""
