@@ -299,6 +299,7 @@ def main() -> None:
     parser.add_argument("-o", type=Path, required=True, help="folder for everything; goes on with what is there")
     parser.add_argument("-cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("-seeds", type=int, default=3)
+    parser.add_argument("-epochs", type=int, default=Recipe.epochs, help="epochs of the target, 25 iterations each")
     parser.add_argument("-np", type=int, default=2, help="trainings side by side, one thread each")
     parser.add_argument("-quick", action="store_true", help="one seed, a few iterations")
     options = parser.parse_args()
@@ -306,14 +307,17 @@ def main() -> None:
     if missing:
         print(f"skipped: {options.data} holds no {' and no '.join(missing)}")
         return
-    recipe, seeds = (QUICK, 1) if options.quick else (Recipe(), options.seeds)
+    recipe, seeds = (QUICK, 1) if options.quick else (Recipe(epochs=options.epochs), options.seeds)
     start = time.perf_counter()
     place = open_place(options.o, options.data, recipe)
     prepare(place, recipe, options.cases)
     adapted = [Run(case, seed) for seed in range(seeds) for case in options.cases]
     scratch = [Run("scratch", seed) for seed in range(seeds)]
+    # scratch goes first: should it end near 0 or near 1, other -epochs in another folder tell more
+    side_by_side(lambda run: train_target(place, recipe, run), scratch, options.np)
+    print(f"scratch: {', '.join(f'{dice(place, run):.3f}' for run in scratch)}", file=sys.stderr, flush=True)
     side_by_side(lambda run: train_model(place, recipe, run), adapted, options.np)
-    side_by_side(lambda run: train_target(place, recipe, run), [*scratch, *adapted], options.np)
+    side_by_side(lambda run: train_target(place, recipe, run), adapted, options.np)
     print_table(place, recipe, options.cases, seeds)
     print(f"\nthis call took {(time.perf_counter() - start) / 60:.1f} minutes")
 
