@@ -1,6 +1,6 @@
 """What a hand-off between unlike networks is worth: Dice after a short fine-tuning against scratch, on real data.
 
-    python benchmarks/handoff_quality.py -data FOLDER -o FOLDER [-seeds 3] [-cases channels depth kernels same]
+    python benchmarks/handoff_quality.py -data FOLDER -o FOLDER [-seeds 3] [-cases channels depth kernels]
     python benchmarks/handoff_quality.py -data FOLDER -o FOLDER -quick       (does it run? figures mean nothing)
 
 -data holds, in nnU-Net's raw format, Dataset004_Hippocampus (Medical Segmentation Decathlon, "MRI"),
@@ -297,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-data", type=Path, required=True, help="folder with the three datasets")
     parser.add_argument("-o", type=Path, required=True, help="folder for everything; goes on with what is there")
-    parser.add_argument("-cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("-cases", nargs="+", choices=list(CASES), default=["channels", "depth", "kernels"])
     parser.add_argument("-seeds", type=int, default=3)
     parser.add_argument("-epochs", type=int, default=Recipe.epochs, help="epochs of the target, 25 iterations each")
     parser.add_argument("-np", type=int, default=2, help="trainings side by side, one thread each")
