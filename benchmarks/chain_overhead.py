@@ -69,7 +69,8 @@ def hand_offs(chain: Chain) -> float:
     for stage in chain.stages[1:]:
         previous = chain.previous(stage)
         if previous is not None:
-            hand_over(previous, chain.tasks[previous.dataset], stage, chain.tasks[stage.dataset], chain.plans[stage])
+            tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
+            hand_over(previous, stage, tasks, chain.plans[stage], chain.match(previous, stage))
     return time.perf_counter() - start
 
 

@@ -13,6 +13,7 @@ from nnunet_seqtransfer.affinity.calibration import Calibration, read_calibratio
 from nnunet_seqtransfer.affinity.compute import AffinityRequest
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
+from nnunet_seqtransfer.chain.offers import find_offers
 from nnunet_seqtransfer.chain.trained import find_epoch_time, find_finished
 from nnunet_seqtransfer.entry_points.affinity import (
     DEFAULT_METRIC,
@@ -31,6 +32,7 @@ from nnunet_seqtransfer.entry_points.plan_options import (
 from nnunet_seqtransfer.errors import DatasetError, RecordError
 from nnunet_seqtransfer.host.folders import registered_datasets
 from nnunet_seqtransfer.host.plans import read_plans
+from nnunet_seqtransfer.report.offers_text import offers_text
 from nnunet_seqtransfer.report.plan_text import plan_text
 from nnunet_seqtransfer.sequence.joint import group_targets, plan_together, sharing, together_text
 from nnunet_seqtransfer.sequence.options import PlanOptions
@@ -98,19 +100,30 @@ def _run(options: argparse.Namespace) -> None:
     asked = replace(options.asked, must=full_names(options.asked.must), avoid=full_names(options.asked.avoid))
     if len(targets) == 1:
         affinity, path, calibration = _affinity(options, targets[0])
-        plans = [run_plan(affinity, path, asked, calibration)]
+        plans, affinities = [run_plan(affinity, path, asked, calibration)], [affinity]
     else:
-        plans = _run_together(options, targets, asked)
-    for plan in plans:
+        plans, affinities = _run_together(options, targets, asked)
+    for plan, affinity in zip(plans, affinities, strict=True):
         if len(plans) > 1:
             print(f"\n{plan.target}\n")
         print(plan_text(plan))
+        _print_offers(plan, affinity)
     written = "\n         ".join(str(path) for plan in plans for path in _files(plan))
     print(f"\nwritten: {written}")
 
 
-def _run_together(options: argparse.Namespace, targets: Sequence[str], asked: PlanOptions) -> list[SequencePlan]:
-    """One plan for each target; those whose plans allow it share the stages of the first such target."""
+def _print_offers(plan: SequencePlan, affinity: Affinity) -> None:
+    """Prints existing models that a chain to this target could begin with; they are no part of the plan's record."""
+    distances = {name: row[-1] for name, row in zip(affinity.sources, affinity.distances, strict=False)}
+    text = offers_text(find_offers(plan.target, plan.plans, plan.configuration, distances), plan)
+    if text:
+        print(f"\n{text}")
+
+
+def _run_together(
+    options: argparse.Namespace, targets: Sequence[str], asked: PlanOptions
+) -> tuple[list[SequencePlan], list[Affinity]]:
+    """One plan for each target, and their affinities; those whose plans allow it share the stages of the first."""
     own_plans = [read_plans(target, options.p, options.c) for target in targets]
     groups, lines = group_targets(targets, own_plans, options.c)
     affinities = [_affinity(options, target) for target in targets]
@@ -127,7 +140,7 @@ def _run_together(options: argparse.Namespace, targets: Sequence[str], asked: Pl
         alone = setting.affinity, setting.affinity_file, asked, setting.calibration, setting.affinity.target
         plans.append(_write(setting if k in shared else _prepare(*alone), outcome))
     print("\n".join((*lines, *together_text(together, targets))))
-    return plans
+    return plans, [affinity for affinity, _, _ in affinities]
 
 
 def _affinity(options: argparse.Namespace, target: str) -> tuple[Affinity, Path, Calibration | None]:

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from nnunet_seqtransfer.affinity.affinity import read_affinity
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
+from nnunet_seqtransfer.chain.correspondence import Pairs, compared_channels
 from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
 from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES, DeviceOptions
@@ -58,7 +60,7 @@ def _run(options: argparse.Namespace) -> None:
     devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
     executor = LocalExecutor(wait=options.wait, processes_ahead=options.np_ahead)
     target = dataset_name(options.dataset)
-    sources, sources_for = _sources(options, target)
+    sources, sources_for, compared = _sources(options, target)
     request = ChainRequest(
         target=target,
         sources=sources,
@@ -72,8 +74,10 @@ def _run(options: argparse.Namespace) -> None:
         overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
         sources_for=sources_for,
         landmark=find_landmark(options.init, options.configuration) if options.init is not None else None,
-        min_coverage=options.min_coverage,
         source_recipes=source_recipes(options, len(sources)),
+        min_coverage=DEFAULT_COVERAGE if options.min_coverage is None else options.min_coverage,
+        keep_heads=options.keep_heads,
+        compared=compared,
     )
     may_train = None if options.dry_run else partial(executor.check, devices)
     chain = load_chain(request, options.np, notify, may_extract=not options.dry_run, before_long=may_train)
@@ -95,11 +99,14 @@ def print_results(chain: Chain) -> None:
         )
 
 
-def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...], str | None]:
-    """The user's own order, or the plan's, with the target whose stages it shares; a missing plan is made first."""
+def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...], str | None, dict[str, Pairs]]:
+    """The user's own order, or the plan's, with the target whose stages it shares; a missing plan is made first.
+
+    And the channels that the affinity of the plan compared, where it is still there and the same.
+    """
     if options.s is not None:
-        return () if options.s == [SCRATCH] else named_sources(target, options.s), None
-    path = plan_path(target, options.p, options.configuration)
+        return () if options.s == [SCRATCH] else named_sources(target, options.s), None, {}
+    path, changed = plan_path(target, options.p, options.configuration), None
     if path.is_file():
         plan = read_plan(path)
         require_fitting(plan, path, (target, options.p, options.configuration), "nnUNetv2_seq_plan")
@@ -109,7 +116,11 @@ def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...],
     else:
         plan = _new_plan(options, target, path)
     notify(plan.explanation[0])
-    return plan.sources, plan.trained_for
+    file = path.with_name(plan.affinity_file)
+    if changed or not file.is_file():
+        return plan.sources, plan.trained_for, {}
+    affinity = read_affinity(file)
+    return plan.sources, plan.trained_for, {name: compared_channels(affinity, name) for name in plan.sources}
 
 
 def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequencePlan:
@@ -161,7 +172,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="[OPTIONAL] Write a checkpoint every so many minutes, also within an epoch; 0: only at the end of epochs. "
         f"Default: {CHECKPOINT_MINUTES:g}",
     )
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    if options.min_coverage is not None and options.init is None:
+        parser.error(
+            "-min_coverage says how much of the network the model of -init must give; add -init, or leave it out"
+        )
+    return options
 
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
@@ -176,10 +192,16 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-min_coverage",
         type=share,
-        default=DEFAULT_COVERAGE,
+        default=None,
         metavar="X",
         help="[OPTIONAL] Share of the network's parameters, from 0 to 1, that -init must give at least. Default: "
         f"{DEFAULT_COVERAGE:g}",
+    )
+    parser.add_argument(
+        "--keep_heads",
+        action="store_true",
+        help="[OPTIONAL] Keep the heads of labels, or of regions, of the same name wherever weights are handed over; "
+        "without it all heads start anew",
     )
 
 

@@ -105,6 +105,22 @@ def adapt(
 
     Raises CheckpointError where a tensor holds NaN or infinity, or there is no head of a class to keep.
     """
+    made, adaptation = _adapt(weights, fresh, channels, keep_heads)
+    return dict(_with_aliases(made, fresh)), adaptation
+
+
+def account(weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Adaptation:
+    """The account alone of `adapt`, for which shapes suffice: tensors may be of torch's meta device."""
+    return _adapt(weights, fresh, None, None)[1]
+
+
+def _adapt(
+    weights: Mapping[str, Tensor],
+    fresh: Mapping[str, Tensor],
+    channels: Sequence[int | None] | None,
+    keep_heads: Mapping[int, int] | None,
+) -> tuple[dict[str, Tensor], Adaptation]:
+    """What is made, each tensor under one of its names, and the account."""
     old, new = places(weights), places(fresh)
     made: dict[str, Tensor] = {}
     body, heads = [], []
@@ -123,7 +139,7 @@ def adapt(
             body.append(change)
     used = {change.source for change in (*body, *heads)}
     behind = tuple(name for place, name in old.items() if place.part != "head" and name not in used)
-    return dict(_with_aliases(made, fresh)), Adaptation(tuple(body), tuple(heads), behind)
+    return made, Adaptation(tuple(body), tuple(heads), behind)
 
 
 def require_coverage(adaptation: Adaptation, least: float, origin: str) -> None:

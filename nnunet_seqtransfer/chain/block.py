@@ -97,7 +97,9 @@ class Init:
     coverage: float = 1.0
     "Share of the network's parameters, heads left out, that come from the checkpoint; below 1 only for other networks."
     channels: tuple[int | None, ...] | None = None
-    "For each input channel the checkpoint's that it was matched with by name; None where all read the mean, or alike."
+    "For each input channel the checkpoint's that it was matched with; None where all read the mean, or alike."
+    heads: tuple[int | None, ...] | None = None
+    "For each output of the network the checkpoint's whose head it keeps, or None; None where all heads are new."
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,10 @@ class StageBlock:
     "Cases of this stage's dataset that it is trained without."
     fold: str | None = None
     "The fold that `init` belongs to; None where all folds start from the same weights."
-
     landmark: str | None = None
     "SHA-256 of the model that the chain begins with; None where its first stage starts from random weights."
+    keep_heads: bool = False
+    "Whether it starts with the heads of the labels whose names are in both; else all its heads are new."
 
     @property
     def needs_weights(self) -> bool:
@@ -157,6 +160,7 @@ def read_block(plans: dict[str, Any], configuration: str, fold: str | int = "all
             excluded=tuple(own.get("excluded", ())),
             fold=None if inits is None else str(fold),
             landmark=block.get("landmark"),
+            keep_heads=bool(own.get("keep_heads", False)),
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise RecordError(
@@ -165,12 +169,13 @@ def read_block(plans: dict[str, Any], configuration: str, fold: str | int = "all
 
 
 def _read_init(content: dict[str, Any]) -> Init:
-    channels = content.get("channels")
-    return Init(**{**content, "channels": tuple(channels) if channels is not None else None})
+    places = {name: content.get(name) for name in ("channels", "heads")}
+    return Init(**{**content, **{name: None if one is None else tuple(one) for name, one in places.items()}})
 
 
 def _init_content(init: Init) -> dict[str, Any]:
-    return {**asdict(init), "channels": list(init.channels) if init.channels is not None else None}
+    content = asdict(init)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
 
 
 def _recipe_content(recipe: Recipe) -> dict[str, Any]:
@@ -183,6 +188,8 @@ def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> 
     others = plans.get(KEY, {}).get("configurations", {})
     init = _init_content(block.init) if block.init is not None else None
     own: dict[str, Any] = {"recipe": _recipe_content(block.recipe), "init": init, "excluded": list(block.excluded)}
+    if block.keep_heads:
+        own["keep_heads"] = True
     if block.fold is not None:
         of_others = others.get(configuration, {}).get("init_of_fold", {})
         own |= {"init": None, "init_of_fold": {**of_others, block.fold: init}}

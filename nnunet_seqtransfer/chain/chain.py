@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_seqtransfer.chain.correspondence import Correspondence
 from nnunet_seqtransfer.chain.depths import require_parts
-from nnunet_seqtransfer.chain.handoff import Beginning, adapted_weights, begin
+from nnunet_seqtransfer.chain.handoff import Beginning, adapted_weights, begin, stage_correspondence
 from nnunet_seqtransfer.chain.preparation import (
     missing_cases,
     preprocessed_bytes,
@@ -60,6 +61,13 @@ class Chain:
             return None
         task, plans = self.tasks[stage.dataset], self.plans[stage]
         return begin(landmark, stage, task, plans, self.request.min_coverage)
+
+    def match(self, previous: Stage, stage: Stage) -> Correspondence:
+        """Which channels and heads go together at the hand-off from ``previous``."""
+        # what the affinity compared is each source with the target, so that it counts at the last hand-off alone
+        compared = self.request.compared.get(previous.dataset, ()) if stage.role == "target" else ()
+        before, task = self.tasks[previous.dataset], self.tasks[stage.dataset]
+        return stage_correspondence(before, stage, task, self.plans[stage], compared)
 
     def starts_like_another(self, stage: Stage) -> bool:
         """Whether an earlier fold starts from the same weights, so that these need no second look."""
@@ -141,7 +149,8 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
             require_same_origin(stage, states[stage], previous)
             if _is_next(chain, stage, previous) and weights_are_stale(states[stage], previous):
                 tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
-                adapted_weights(previous, tasks[0], stage, tasks[1], chain.plans[stage])  # raises where it cannot be
+                match = chain.match(previous, stage)
+                adapted_weights(previous, stage, tasks, chain.plans[stage], match)  # raises where it cannot be
         elif not chain.starts_like_another(stage):
             chain.beginning(stage, states[stage])  # raises where the model does not fit
     first = {stage.dataset: stage for stage in reversed(chain.stages)}

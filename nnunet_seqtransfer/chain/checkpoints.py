@@ -28,11 +28,16 @@ _SAFE: list[Any] = [
 
 
 def load_checkpoint(
-    path: Path, stream: BinaryIO | None = None, remedy: str = "train that stage again, or restore the file"
+    path: Path,
+    stream: BinaryIO | None = None,
+    remedy: str = "train that stage again, or restore the file",
+    *,
+    lazy: bool = False,
 ) -> dict[str, Any]:
     """A checkpoint on the CPU, without running code it may carry (``weights_only=True``).
 
     ``stream``: its bytes, where ``path`` is an archive that it lies in. ``remedy``: what a user is told to do.
+    ``lazy``: the file is mapped into memory, so that no value of a tensor is read before it is used.
 
     nnU-Net's checkpoints hold a few NumPy scalars beside tensors; these are declared safe, nothing else is.
 
@@ -46,7 +51,7 @@ def load_checkpoint(
         stream.seek(0)  # torch takes what begins elsewhere for its old format
     try:
         with torch.serialization.safe_globals(_SAFE):
-            checkpoint: dict[str, Any] = torch.load(stream or path, map_location="cpu", weights_only=True)
+            checkpoint: dict[str, Any] = torch.load(stream or path, map_location="cpu", weights_only=True, mmap=lazy)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"the checkpoint is not safe to load ({_reason(error)}): {path}; {remedy}") from None
     except Exception as error:  # zip and torch's unpickler raise all kinds for a damaged file
@@ -106,7 +111,7 @@ def adapt_weights(weights: dict[str, Tensor], like: dict[str, Tensor], channels:
 
 def require_finite(name: str, tensor: Tensor) -> None:
     """Raises CheckpointError where a tensor of a checkpoint holds NaN or infinity."""
-    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+    if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
         raise CheckpointError(
             f"the training before has diverged: {name} holds NaN or infinity; train that stage again with a "
             "smaller -initial_lr"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from nnunet_seqtransfer.chain.chain import Chain
+from nnunet_seqtransfer.chain.correspondence import Correspondence, channel_words
 from nnunet_seqtransfer.chain.handoff import Beginning
 from nnunet_seqtransfer.chain.preparation import preprocessed_bytes
 from nnunet_seqtransfer.chain.progress import duration
@@ -54,9 +56,12 @@ def _describe(chain: Chain, stage: Stage, seconds: float) -> list[str]:
     previous = chain.previous(stage)
     if previous is not None and action is Action.START:
         lines.append(f"           weights of {previous.output / FINAL}")
+        before, task = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
+        lines += _describe_match(chain.match(previous, stage), before.channels, task.channels)
     beginning = None if chain.starts_like_another(stage) else chain.beginning(stage, inspect(stage))
     if beginning is not None:
         lines += _describe_beginning(beginning)
+        lines += _describe_match(beginning.match, beginning.names, chain.tasks[stage.dataset].channels)
     lines.append(f"  writes   {plans_path(stage.dataset, stage.plans_name)}")
     lines.append(f"           {stage.output}")
     return lines
@@ -71,6 +76,12 @@ def _describe_beginning(beginning: Beginning) -> list[str]:
     figures = " -> ".join("/".join(f"{level:.2g}" for level in batch.levels) for batch in levels)
     lines.append(f"           first batch: features of standard deviation {figures}")
     return lines
+
+
+def _describe_match(match: Correspondence, old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Which channels and heads go together, as far as it is not the usual."""
+    words = [] if match.channels is None else [channel_words(match.channels, old, new)]
+    return [f"           {line}" for line in (*words, *([match.heads.words] if match.heads else []))]
 
 
 def stage_seconds(chain: Chain, stage: Stage, device: str) -> float:

@@ -10,34 +10,61 @@ from torch import Tensor
 from nnunet_seqtransfer.chain.adaptation import Adaptation, adapt, require_coverage
 from nnunet_seqtransfer.chain.block import Init
 from nnunet_seqtransfer.chain.checkpoints import adapt_weights, load_checkpoint, write_weights
+from nnunet_seqtransfer.chain.correspondence import (
+    Correspondence,
+    HeadMatch,
+    Pairs,
+    correspond,
+    match_heads,
+    match_names,
+)
 from nnunet_seqtransfer.chain.first_batch import Activations, activations, random_batch, require_same_order
-from nnunet_seqtransfer.chain.landmark import Landmark, channel_names, input_channels, known_network
+from nnunet_seqtransfer.chain.landmark import Landmark, channel_names, input_channels, known_network, outputs
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.host.folders import results_folder
-from nnunet_seqtransfer.host.network import fresh_network, is_u_net, network_tensors
+from nnunet_seqtransfer.host.network import fresh_network, is_u_net, network_outputs, network_tensors
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.task import Task
 
 
+def stage_correspondence(
+    previous_task: Task, stage: Stage, task: Task, plans: dict[str, Any], compared: Pairs = ()
+) -> Correspondence:
+    """What goes together in ``stage`` and the one before, on ``previous_task``; ``compared``: see `correspond`."""
+    if is_u_net(plans, stage.configuration):
+        return correspond(previous_task, task, keep_heads=stage.keep_heads, compared=compared)
+    unknown = HeadMatch(None, "heads: all new, the network is none of nnU-Net's U-Nets")
+    return Correspondence(None, unknown if stage.keep_heads else None)
+
+
 def adapted_weights(
-    previous: Stage, previous_task: Task, stage: Stage, task: Task, plans: dict[str, Any]
+    previous: Stage, stage: Stage, tasks: tuple[Task, Task], plans: dict[str, Any], match: Correspondence
 ) -> dict[str, Tensor]:
-    """The weights that ``stage`` starts from, nothing written. Raises as `hand_over`."""
+    """The weights that ``stage`` starts from, nothing written; ``tasks`` are both stages'. Raises as `hand_over`."""
     weights = load_checkpoint(previous.output / FINAL)["network_weights"]
-    like = network_tensors(plans, stage.configuration, task.dataset_json)
-    return adapt_weights(weights, like, (len(previous_task.channels), len(task.channels)))
+    like = network_tensors(plans, stage.configuration, tasks[1].dataset_json)
+    adapted = adapt_weights(weights, like, (len(tasks[0].channels), len(tasks[1].channels)))
+    kept = match.heads.kept if match.heads else {}
+    if match.channels is None and not kept:
+        return adapted
+    fresh = fresh_network(plans, stage.configuration, tasks[1].dataset_json, stage.recipe.seed or 0)
+    return adapt(weights, fresh.state_dict(), match.channels, kept)[0]
 
 
-def hand_over(previous: Stage, previous_task: Task, stage: Stage, task: Task, plans: dict[str, Any]) -> Init:
+def hand_over(
+    previous: Stage, stage: Stage, tasks: tuple[Task, Task], plans: dict[str, Any], match: Correspondence
+) -> Init:
     """Writes the weights that ``stage`` starts from, made from the final checkpoint of ``previous``.
 
     Raises CheckpointError where the checkpoint is damaged or of another architecture than ``plans`` describe.
     """
     checkpoint = previous.output / FINAL
-    adapted = adapted_weights(previous, previous_task, stage, task, plans)
+    adapted = adapted_weights(previous, stage, tasks, plans, match)
     return Init(
+        channels=match.channels,
+        heads=match.heads.places if match.heads else None,
         checkpoint=str(checkpoint.relative_to(results_folder())),
         checkpoint_sha256=sha256(checkpoint),
         weights=str(stage.weights.relative_to(results_folder())),
@@ -55,8 +82,10 @@ class Beginning:
     "The stage's body."
     adaptation: Adaptation
     "What was copied, adapted and new."
-    channels: tuple[int | None, ...] | None
-    "For each of the stage's channels the model's of the same name; None where there is nothing to match by."
+    names: tuple[str, ...]
+    "Its input channels; empty where its checkpoint does not name them."
+    match: Correspondence
+    "Which of its channels and heads go with which of the stage's."
     before: Activations | None
     "The first batch through the model's own network; None where its checkpoint does not tell how it was built."
     after: Activations
@@ -72,17 +101,19 @@ def begin(landmark: Landmark, stage: Stage, task: Task, plans: dict[str, Any], m
     if not is_u_net(plans, stage.configuration):
         raise CheckpointError(f"plans {stage.plans_name} are of none of nnU-Net's U-Nets; -init cannot adapt to them")
     checkpoint = landmark.load()
-    network = fresh_network(plans, stage.configuration, task.dataset_json)
+    network = fresh_network(plans, stage.configuration, task.dataset_json, stage.recipe.seed or 0)
     fresh = network.state_dict()
-    channels = match_names(channel_names(checkpoint), tuple(task.channels))
-    adapted, adaptation = adapt(checkpoint["network_weights"], fresh, channels)
+    names = channel_names(checkpoint)
+    heads = match_heads(outputs(checkpoint), network_outputs(task.dataset_json)) if stage.keep_heads else None
+    match = Correspondence(match_names(names, task.channels), heads)
+    adapted, adaptation = adapt(checkpoint["network_weights"], fresh, match.channels, heads.kept if heads else None)
     require_coverage(adaptation, min_coverage, str(landmark))
     network.load_state_dict({**fresh, **adapted})
     architecture = plans["configurations"][stage.configuration]["architecture"]["arch_kwargs"]
     after = activations(network, random_batch(architecture, len(task.channels)))
     before = _first_batch(checkpoint)
     require_same_order(before, after)
-    return Beginning(landmark, adapted, adaptation, channels, before, after)
+    return Beginning(landmark, adapted, adaptation, names, match, before, after)
 
 
 def write_beginning(beginning: Beginning, stage: Stage) -> Init:
@@ -93,19 +124,9 @@ def write_beginning(beginning: Beginning, stage: Stage) -> Init:
         weights=str(stage.weights.relative_to(results_folder())),
         weights_sha256=write_weights(stage.weights, beginning.weights),
         coverage=beginning.adaptation.coverage,
-        channels=beginning.channels,
+        channels=beginning.match.channels,
+        heads=beginning.match.heads.places if beginning.match.heads else None,
     )
-
-
-def match_names(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[int | None, ...] | None:
-    """For each new channel the place of the old one of the same name, whatever the case; None for those without.
-
-    None where names tell nothing: none is in both, they are alike in the same order, or one occurs twice.
-    """
-    mine, theirs = [name.casefold() for name in old], [name.casefold() for name in new]
-    if mine == theirs or not set(mine) & set(theirs) or len(set(mine)) < len(mine) or len(set(theirs)) < len(theirs):
-        return None
-    return tuple(mine.index(name) if name in mine else None for name in theirs)
 
 
 def _first_batch(checkpoint: dict[str, Any]) -> Activations | None:

@@ -48,7 +48,7 @@ def resize_convolution(weight: Tensor, size: Sequence[int]) -> Tensor:
         given = weight.shape[axis]
         shift = (wanted - 1) // 2 - (given - 1) // 2
         # where a tap goes to: its distance from the centre is kept as far as the new kernel reaches
-        taps = (torch.arange(given) + shift).clamp(0, wanted - 1)
+        taps = (torch.arange(given, device=weight.device) + shift).clamp(0, wanted - 1)
         shape = [*weight.shape[:axis], wanted, *weight.shape[axis + 1 :]]
         if wanted != given:
             weight = weight.new_zeros(shape).index_add_(axis, taps, weight)

@@ -18,6 +18,8 @@ from nnunet_seqtransfer.storage import is_whole_archive
 if TYPE_CHECKING:
     from torch import nn
 
+    from nnunet_seqtransfer.host.network import Outputs
+
 FINAL = "checkpoint_final.pth"
 _MOST_COMPRESSION = 100
 """Weights hardly compress; a file that shrank more than this is made to fill the memory."""
@@ -61,7 +63,7 @@ def find_landmark(path: Path, configuration: str) -> Landmark:
     Raises CheckpointError where there is none or more than one, or the archive is damaged or unsafe.
     """
     if path.is_dir():
-        file, member = _in_folder(path), None
+        file, member = checkpoint_in(path), None
     elif not path.is_file():
         raise CheckpointError(f"there is no model at {path}; give -init a checkpoint, a results folder or an export")
     elif not is_whole_archive(path):
@@ -97,6 +99,19 @@ def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
     return ordered if len(ordered) == input_channels(checkpoint) else ()
 
 
+def outputs(checkpoint: dict[str, Any]) -> Outputs | None:
+    """What a model's outputs are for; None where its checkpoint does not say it of all of them."""
+    from nnunet_seqtransfer.chain.checkpoints import HEADS  # noqa: PLC0415 - imports torch
+    from nnunet_seqtransfer.host.network import network_outputs  # noqa: PLC0415 - imports torch
+
+    heads = [tensor for name, tensor in checkpoint["network_weights"].items() if HEADS in name]
+    try:
+        found = network_outputs(checkpoint["init_args"]["dataset_json"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return found if heads and all(len(head) == len(found.names) for head in heads if head.ndim) else None
+
+
 def input_channels(checkpoint: dict[str, Any]) -> int:
     """How many channels the first convolution of a model reads; 0 where there is none."""
     weights = checkpoint["network_weights"]
@@ -104,7 +119,8 @@ def input_channels(checkpoint: dict[str, Any]) -> int:
     return next((tensor.shape[1] for tensor in convolutions), 0)
 
 
-def _in_folder(folder: Path) -> Path:
+def checkpoint_in(folder: Path) -> Path:
+    """The final checkpoint in a results folder, of fold all, else of the first. Raises CheckpointError: none there."""
     folds = sorted(folder.glob(f"fold_*/{FINAL}"), key=lambda path: _fold_order(path.parent.name))
     found = [folder / FINAL] if (folder / FINAL).is_file() else folds
     if not found:

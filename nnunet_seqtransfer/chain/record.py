@@ -172,6 +172,7 @@ def _read_request(content: Mapping[str, Any]) -> ChainRequest:
         "source_recipe": Recipe(**content["source_recipe"]),
         "source_recipes": tuple(Recipe(**recipe) for recipe in content["source_recipes"]),
         "target_recipe": Recipe(**content["target_recipe"]),
+        "compared": {source: tuple((a, b) for a, b in pairs) for source, pairs in content["compared"].items()},
         "landmark": Landmark(**{**landmark, "file": Path(landmark["file"])}) if landmark is not None else None,
     }
     return ChainRequest(**{**content, **changed})

@@ -101,10 +101,10 @@ def _prepare(chain: Chain, stage: Stage, state: StageState, action: Action, proc
     _prepare_data(chain, stage, processes, notify)
     with locked_in_turn(stage.base / ".plans.lock", f"plans {stage.plans_name}", notify):
         state = inspect(stage) if action is Action.START else state
-        write_stage_plans(stage, chain.plans[stage], _block(chain, stage, state, action))
+        write_stage_plans(stage, chain.plans[stage], _block(chain, stage, state, action, notify))
 
 
-def _block(chain: Chain, stage: Stage, state: StageState, action: Action) -> StageBlock:
+def _block(chain: Chain, stage: Stage, state: StageState, action: Action, notify: Notify) -> StageBlock:
     """The stage's block; where it starts, the weights that it starts from are made if they are not there."""
     block = StageBlock(
         target=stage.target,
@@ -115,6 +115,7 @@ def _block(chain: Chain, stage: Stage, state: StageState, action: Action) -> Sta
         excluded=stage.excluded,
         fold=stage.fold if stage.has_own_weights else None,
         landmark=stage.landmark,
+        keep_heads=stage.keep_heads,
     )
     if action is not Action.START:
         return block
@@ -125,6 +126,13 @@ def _block(chain: Chain, stage: Stage, state: StageState, action: Action) -> Sta
                 f"{chain.title(stage)} begins with the weights of {previous.output}, which is not trained yet; run "
                 "nnUNetv2_seq_train, or nnUNetv2_seq_continue without -stage, which trains all in their order"
             )
-        return replace(block, init=hand_over(previous, chain.tasks[previous.dataset], stage, task, plans))
+        match = chain.match(previous, stage)
+        if match.heads:
+            notify(match.heads.words)
+        return replace(block, init=hand_over(previous, stage, (chain.tasks[previous.dataset], task), plans, match))
     beginning = chain.beginning(stage, state)
-    return block if beginning is None else replace(block, init=write_beginning(beginning, stage))
+    if beginning is None:
+        return block
+    if beginning.match.heads:
+        notify(beginning.match.heads.words)
+    return replace(block, init=write_beginning(beginning, stage))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.landmark import Landmark
 from nnunet_seqtransfer.host.folders import dataset_id, output_base
+
+if TYPE_CHECKING:
+    from nnunet_seqtransfer.chain.correspondence import Pairs
 
 TRAINER = "nnUNetTrainerSeqTransfer"
 DEFAULT_COVERAGE = 0.5
@@ -42,6 +45,8 @@ class Stage:
     "The cases that are left out of this stage's own training, sorted."
     landmark: str | None = None
     "SHA-256 of the model that the chain begins with; None where its first stage starts from random weights."
+    keep_heads: bool = False
+    "Whether it starts with the heads of labels whose names are in both; False where no weights are handed to it."
 
     @property
     def dataset(self) -> str:
@@ -111,6 +116,10 @@ class ChainRequest:
     "The least share of the network's parameters that the landmark must give."
     source_recipes: tuple[Recipe, ...] = ()
     "One for each source in their order, where they differ; empty where `source_recipe` is that of all."
+    keep_heads: bool = False
+    "Whether heads of labels with matching names are kept at every hand-off."
+    compared: Mapping[str, Pairs] = field(default_factory=dict)
+    "Source -> its channels and the target's that the affinity of the plan compared; empty for an order of one's own."
 
     def recipe(self, path: Sequence[str], role: Literal["source", "target"]) -> Recipe:
         """The recipe asked for of the stage at the end of ``path``, whatever weights it starts from."""
@@ -182,6 +191,7 @@ def _stage(
         fold=fold,
         recipe=replace(recipe, warmup_epochs=warmup) if starts_from_weights else recipe.from_random_weights(),
         landmark=request.landmark.sha256 if request.landmark else None,
+        keep_heads=request.keep_heads and starts_from_weights,
     )
 
 

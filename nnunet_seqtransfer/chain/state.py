@@ -43,7 +43,7 @@ class StageState:
     validated: bool
     "The final validation is complete."
     weights: bool
-    "The weights handed to it are there, and are the ones recorded."
+    "The weights handed to it are there, are the ones recorded, and made as they would be now."
     damaged: tuple[Path, ...]
     "Truncated checkpoints that nnU-Net would try to load and fail."
     siblings: bool = False
@@ -72,6 +72,7 @@ def inspect(stage: Stage) -> StageState:
         validated=isinstance(found_json(stage.output / "validation" / "summary.json"), dict),
         weights=block is not None
         and block.init is not None
+        and (block.keep_heads, block.recipe.seed) == (stage.keep_heads, stage.recipe.seed)
         and stage.weights.is_file()
         and sha256(stage.weights) == block.init.weights_sha256,
         damaged=tuple(path for path in (final, *unfinished) if path.is_file() and not is_whole_archive(path)),
@@ -126,6 +127,12 @@ def _require_same(stage: Stage, state: StageState) -> None:
     if state.block.recipe != stage.recipe:
         differences = stage.recipe.differences(state.block.recipe)
         raise StageError(f"{stage.base} was trained with another recipe (asked: {differences} there); {remedy}")
+    if state.block.keep_heads != stage.keep_heads:
+        settings = ("all heads new", "heads of matching labels kept (--keep_heads)")
+        raise StageError(
+            f"{stage.base} was trained with {settings[state.block.keep_heads]} at its start, now asked: "
+            f"{settings[stage.keep_heads]}; {remedy}"
+        )
     if state.block.excluded != stage.excluded:
         raise StageError(
             f"{stage.base} was trained without {_count(state.block.excluded)}, now {_count(stage.excluded)} would be "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,34 @@ U_NETS = {
     f"dynamic_network_architectures.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")
 }
 """The classes of the U-Nets that nnU-Net's planners choose."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the outputs of a network are for."""
+
+    names: tuple[str, ...]
+    "The label or region of each output, in the network's order."
+    regions: bool
+    "Whether each output stands for itself (sigmoid), as nnU-Net trains regions; else one softmax is over all."
+
+
+def network_outputs(dataset_json: dict[str, Any]) -> Outputs:
+    """What nnU-Net's LabelManager makes of the labels in a dataset.json.
+
+    Labels in the order of their values, background among them; or, where any is a region of several values, regions in
+    the order in which they are written (that of ``regions_class_order``), without background. The ignore label has no
+    output.
+    """
+    labels = {
+        str(name): [int(part) for part in value] if isinstance(value, list | tuple) else [int(value)]
+        for name, value in dataset_json["labels"].items()
+        if name != "ignore"
+    }
+    if any(len(values) > 1 for values in labels.values()):
+        return Outputs(tuple(name for name, values in labels.items() if set(values) != {0}), regions=True)
+    by_value = {values[0]: name for name, values in labels.items()}
+    return Outputs(tuple(by_value[value] for value in sorted(by_value)), regions=False)
 
 
 def network_tensors(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ from test_adaptation import architecture, trained
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.chain.chain import load_chain
 from nnunet_seqtransfer.chain.checkpoints import HEADS, body_digest, load_checkpoint
+from nnunet_seqtransfer.chain.correspondence import match_names
 from nnunet_seqtransfer.chain.first_batch import activations, random_batch
-from nnunet_seqtransfer.chain.handoff import match_names
 from nnunet_seqtransfer.chain.landmark import FINAL, Landmark, channel_names, find_landmark, known_network
 from nnunet_seqtransfer.chain.preparation import stage_plans
 from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from conftest import FAR, NEAR, SCRIPTS, TARGET, World, kill_tree, python_environment, run
+from test_existing_models import theirs
 
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_checkpoint
 from nnunet_seqtransfer.host.plans import data_folder, read_plans
@@ -84,11 +85,13 @@ def kill_when(command: list[str], world: World, ready: Callable[[], bool]) -> No
     child.communicate()
 
 
-def kill_inside(world: World, module: str, name: str, before: str = "pass") -> None:
+def kill_inside(
+    world: World, module: str, name: str, before: str = "pass", command: Sequence[str] = tuple(CHAIN)
+) -> None:
     """Runs the chain until it calls a certain function, where it is killed."""
     script = KILL_INSIDE.format(module=module, name=name, before=before)
     child = subprocess.run(
-        [sys.executable, "-c", script, *CHAIN[1:]],
+        [sys.executable, "-c", script, *command[1:]],
         env=python_environment(world),
         cwd=world.root,  # python -c puts the working folder on the path, which must not be the checkout
         stdin=subprocess.DEVNULL,
@@ -159,6 +162,35 @@ def assert_never_from_random_weights(before: Path, after: Path) -> None:
             begun += 1
             assert f"body SHA-256 {expected}" in text.split("Epoch 0")[0]
     assert begun >= 1
+
+
+def test_a_chain_that_begins_with_a_model_survives_kills(world, tmp_path):
+    """Killed before the adapted weights are written, and after it but before the plans say so; then it finishes."""
+    path, _ = theirs(world, tmp_path / "theirs.pth")
+    recipe = [*RECIPE[:2], "-epochs", "1", "-iterations", "2", "-np", "1"]
+    begin = ["-s", "none", "-init", str(path), "-min_coverage", "0.1", "--keep_heads", *recipe]
+    chain = [*CHAIN[:4], *begin]
+    name = f"nnUNetPlans_init{sha256(path)[:8]}"
+    base = world.results / TARGET / f"{TRAINER}__{name}__3d_fullres"
+    plans = world.preprocessed / TARGET / f"{name}.json"
+
+    kill_inside(world, "handoff", "write_weights", command=chain)
+    assert not base.exists() and not plans.is_file()
+    kill_inside(world, "run", "write_beginning", before="real(*arguments, **options)", command=chain)
+    weights = sha256(base / "seq_transfer_init.pth")
+    assert not plans.is_file() and not (base / "fold_0").exists(), "no training has started"
+    kill_when(chain, world, lambda: "Epoch 0" in log_text(base / "fold_0"))
+
+    run(chain, python_environment(world))
+    assert (base / "fold_0" / "validation" / "summary.json").is_file()
+    assert sha256(base / "seq_transfer_init.pth") == weights, "made again, it is the same file"
+    expected = body_digest(load_checkpoint(base / "seq_transfer_init.pth")["network_weights"])
+    for log in (base / "fold_0").glob("training_log_*.txt"):
+        text = log.read_text()
+        assert "Epoch 0" not in text or f"body SHA-256 {expected}" in text.split("Epoch 0")[0]
+    snapshot = world.snapshot()
+    run(chain, python_environment(world))
+    assert world.snapshot() == snapshot
 
 
 def test_an_affinity_killed_while_profiling_is_finished_by_the_same_command(world):
