@@ -18,6 +18,7 @@ from nnunet_seqtransfer.chain.preparation import (
     missing_cases,
     preprocess_missing,
     preprocessed_bytes,
+    require_batch,
     require_own_plans,
     require_space,
     stage_plans,
@@ -102,17 +103,21 @@ def load_chain(
     notify: Callable[[str], None],
     *,
     may_extract: bool = True,
+    devices: DeviceOptions | None = None,
     before_long: Callable[[], None] | None = None,
 ) -> Chain:
     """Reads and checks everything that a chain depends on; writes nothing but missing fingerprints and sketches.
 
-    Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``before_long`` is called
-    before all cases are looked at for shared patients, which takes minutes the first time: it may raise.
+    Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``devices`` decide
+    whether a final validation without softmax outputs is complete, and how large a batch must be. ``before_long`` is
+    called before all cases are looked at for shared patients, which takes minutes the first time: it may raise.
 
     Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, sources that
     hold cases the target validates on, too little space, trainings with another recipe.
     """
+    devices = devices or DeviceOptions()
     target, target_plans = load_target(request.target, request.plans, request.configuration)
+    require_batch(target_plans, request.configuration, devices.gpus)
     require_folds(target.dataset, request.folds, target.cases)
     sources = load_tasks(request.sources, processes, notify, extract=may_extract)
     for source in sources:
@@ -127,7 +132,7 @@ def load_chain(
         owners[request.sources_for] = load_shared(request, target_plans, exclusions)
     plans = {stage: stage_plans(stage, *owners[stage.target], tasks[stage.dataset]) for stage in stages}
     states = {stage: inspect(stage) for stage in stages}
-    actions = decide(stages, states)
+    actions = decide(stages, states, probabilities=devices.npz)
     to_preprocess = {
         stage.dataset: missing_cases(tasks[stage.dataset], plans[stage], request.configuration)
         for stage in stages
@@ -186,9 +191,8 @@ def run_chain(
         with naming_full_and_read_only_disks(stage.output):
             _prepare(chain, stage, processes)
             _remove_damaged(stage, notify)
-            if action is not Action.VALIDATE:
-                # of a final checkpoint that is gone: the one to come has yet to be validated
-                (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
+            # of a final checkpoint that is gone, or without softmax outputs: the validation to come writes a new one
+            (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
             executor.submit(stage_job(stage, action, options, chain.title(stage), chain.log(stage)))
 
 

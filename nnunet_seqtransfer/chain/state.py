@@ -49,6 +49,8 @@ class StageState:
     "Truncated checkpoints that nnU-Net would try to load and fail."
     siblings: bool = False
     "Another fold, which shares plans and mostly starting weights with this one, has begun."
+    probabilities: bool = False
+    "Every case of the final validation has its softmax outputs beside it (--npz)."
 
     @property
     def has_begun(self) -> bool:
@@ -66,11 +68,12 @@ def inspect(stage: Stage) -> StageState:
     final = stage.output / FINAL
     unfinished = [stage.output / name for name in UNFINISHED]
     block = _read_stage_block(stage)
+    summary = _read_summary(stage)
     return StageState(
         block=block,
         final=is_whole_archive(final),
         unfinished=any(is_whole_archive(path) for path in unfinished),
-        validated=_is_json(stage.output / "validation" / "summary.json"),
+        validated=summary is not None,
         weights=block is not None
         and block.init is not None
         and stage.weights.is_file()
@@ -81,14 +84,19 @@ def inspect(stage: Stage) -> StageState:
             for path in stage.base.glob("fold_*/checkpoint_*.pth")
             if path.parent != stage.output and path.name in (FINAL, *UNFINISHED)
         ),
+        probabilities=summary is not None
+        and len(list((stage.output / "validation").glob("*.npz"))) >= len(summary.get("metric_per_case", ())),
     )
 
 
-def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[Stage, Action]:
+def decide(
+    stages: Sequence[Stage], states: Mapping[Stage, StageState], *, probabilities: bool = False
+) -> dict[Stage, Action]:
     """What each stage needs, the last stages first: a source is needed only by a stage that has yet to start.
 
     Weights that were handed over count only as long as their source is there, or another fold has trained from them: a
-    source that was deleted to be trained anew is.
+    source that was deleted to be trained anew is. With ``probabilities`` a validation without softmax outputs is not
+    complete.
 
     Raises StageError where a stage with training in it was made with another recipe or path: it is never reused
     silently and never overwritten.
@@ -98,7 +106,7 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
     for stage in reversed(stages):
         state = states[stage]
         _require_same(stage, state)
-        actions[stage] = _action(stage, state) if stage in needed or state.final else Action.NOT_NEEDED
+        actions[stage] = _action(stage, state, probabilities) if stage in needed or state.final else Action.NOT_NEEDED
         previous = previous_stage(stages, stage)
         source_is_there = previous is not None and states[previous].final
         are_used = state.siblings and not stage.has_own_weights
@@ -107,9 +115,10 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
     return {stage: actions[stage] for stage in stages}
 
 
-def _action(stage: Stage, state: StageState) -> Action:
+def _action(stage: Stage, state: StageState, probabilities: bool) -> Action:
     if state.final:
-        return Action.NOTHING if stage.role == "source" or state.validated else Action.VALIDATE
+        validated = state.validated and (state.probabilities or not probabilities)
+        return Action.NOTHING if stage.role == "source" or validated else Action.VALIDATE
     return Action.RESUME if state.unfinished else Action.START
 
 
@@ -159,9 +168,10 @@ def _read_stage_block(stage: Stage) -> StageBlock | None:
     return read_block(plans, stage.configuration, stage.fold)
 
 
-def _is_json(path: Path) -> bool:
+def _read_summary(stage: Stage) -> dict[str, Any] | None:
+    """What nnU-Net writes at the end of the final validation; None where it is missing or truncated."""
     try:
-        content: Any = json.loads(path.read_text())
+        content: Any = json.loads((stage.output / "validation" / "summary.json").read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return False
-    return isinstance(content, dict)
+        return None
+    return content if isinstance(content, dict) else None

@@ -17,11 +17,13 @@ from nnunet_seqtransfer.chain.block import KEY, StageBlock, read_block
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_body
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.host.folders import results_folder
-from nnunet_seqtransfer.storage import replacing
+from nnunet_seqtransfer.storage import replacing, write_json
 from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
 
 STOCK_TRAINER = "nnUNetTrainer"
 """The network, and so the prediction, is the stock trainer's: checkpoints say so and need no plug-in."""
+NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
+"""nnU-Net's summary of a final validation, of no case."""
 
 
 class nnUNetTrainerSeqTransfer(nnUNetTrainer):
@@ -128,9 +130,14 @@ class nnUNetTrainerSeqTransfer(nnUNetTrainer):
             torch.save(checkpoint, stream)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's for the target; nothing for a source, whose predictions nobody reads."""
+        """nnU-Net's for the target; of a source, whose predictions nobody reads, only a summary of no case at all.
+
+        nnUNetv2_export_model_to_zip cannot do without that file.
+        """
         if self.seq_transfer is not None and self.seq_transfer.role == "source":
             self.print_to_log_file("seq_transfer: a source's final validation is left out")
+            if self.local_rank == 0:
+                write_json(Path(self.output_folder) / "validation" / "summary.json", NOT_VALIDATED)
             return
         super().perform_actual_validation(save_probabilities)
 
