@@ -70,6 +70,7 @@ def residual_world(world: World) -> World:
     make_large_dataset(world.raw, REGIONS, {**ignore, "whole": [1, 2], "core": 2}, 4)
     make_large_dataset(world.raw, IGNORING, {**ignore, "shell": 1, "core": 2}, 2)
     environment = python_environment(world)
+    environment.pop("nnUNet_n_proc_DA")  # with 0 nnU-Net trains, but does not plan
     run([PYTHON, "-c", QUICK_FINGERPRINTS, REGIONS, IGNORING], environment)
     planning = ["-d", "921", "-pl", "nnUNetPlannerResEncM", "-gpu_memory_target", "0.02", "-c", "3d_lowres"]
     run([str(SCRIPTS / "nnUNetv2_plan_and_preprocess"), *planning, "-np", "1"], environment)
@@ -94,8 +95,8 @@ def residual_world(world: World) -> World:
 def test_regions_an_ignore_label_and_residual_encoders_in_3d_lowres(residual_world, command, nnunet):
     """From distances to find_best_configuration, below a cascade, which itself is refused in one line."""
     world, chosen = residual_world, ("-p", RESIDUAL)
-    for name in ("affinity", "plan"):
-        outcome = command(name, "-t", "921", "-c", "3d_lowres", "-s", "922", *chosen, "-np", "1")
+    for name, sources in (("affinity", ("-s", "922")), ("plan", ())):
+        outcome = command(name, "-t", "921", "-c", "3d_lowres", *sources, *chosen, "-np", "1")
         assert outcome.status == 0, outcome.err
     refused = command("train", "921", "3d_cascade_fullres", "0", "-s", "922", *chosen, *SMALL)
     assert refused.status == 2 and refused.err.count("\n") == 1 and "cascade" in refused.err
