@@ -120,21 +120,19 @@ def test_regions_an_ignore_label_and_residual_encoders_in_3d_lowres(residual_wor
 @pytest.mark.chain
 def test_two_configurations_side_by_side_go_through_nnunets_own_commands(world, command, nnunet, tmp_path, monkeypatch):
     """2d and 3d_fullres along one path: the best configuration, export, installation, prediction, ensemble."""
-    cases = [f"case{number}" for number in range(6)]
-    splits = [{"train": cases[:3], "val": cases[3:]}, {"train": cases[3:], "val": cases[:3]}]
-    (world.preprocessed / TARGET / "splits_final.json").write_text(json.dumps(splits))
-    assert command("train", "901", "2d", "0", "1", "-s", "902", "--npz", *SMALL).status == 0
-    assert command("train", "901", "3d_fullres", "0", "1", "-s", "902", *SMALL).status == 0
+    assert command("train", "901", "2d", "0", "-s", "902", "--npz", *SMALL).status == 0
+    assert command("train", "901", "3d_fullres", "0", "-s", "902", *SMALL).status == 0
     blocks = read_json(plans_path(TARGET, "nnUNetPlans_via902"), "the plans", "")["seq_transfer"]["configurations"]
     assert set(blocks) == {"2d", "3d_fullres"} and all(block["init"] for block in blocks.values())
     folder = base(world, TARGET, "nnUNetPlans_via902", "3d_fullres")
     trained = (folder / "fold_0" / "checkpoint_final.pth").stat().st_mtime_ns
-    again = command("train", "901", "3d_fullres", "0", "1", "-s", "902", "--npz", *SMALL)
+    again = command("train", "901", "3d_fullres", "0", "-s", "902", "--npz", *SMALL)
     assert again.status == 0 and "trained, its final validation" in again.err, "probabilities are made up for"
-    assert len(list(folder.glob("fold_*/validation/*.npz"))) == 6
+    validated = read_json(folder / "fold_0" / "validation" / "summary.json", "the summary", "")["metric_per_case"]
+    assert len(list(folder.glob("fold_0/validation/*.npz"))) == len(validated) == 2
     assert (folder / "fold_0" / "checkpoint_final.pth").stat().st_mtime_ns == trained
 
-    model, folds = ("-p", "nnUNetPlans_via902", "-tr", TRAINER), ("-f", "0", "1")
+    model, folds = ("-p", "nnUNetPlans_via902", "-tr", TRAINER), ("-f", "0")
     nnunet("nnUNetv2_find_best_configuration", "901", "-c", "2d", "3d_fullres", *model, *folds, "-np", "1")
     results = json.loads((world.results / TARGET / "inference_information.json").read_text())["all_results"]
     assert len(results) == 3 and sum(name.startswith("ensemble___") for name in results) == 1
