@@ -59,6 +59,7 @@ def _load(
         processes,
         notify,
         may_extract=not options.dry_run,
+        devices=devices,
         before_long=(lambda: executor.check(devices)) if trains else None,
     )
 

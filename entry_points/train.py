@@ -80,7 +80,9 @@ def _run(options: argparse.Namespace) -> None:
         compared=compared,
     )
     may_train = None if options.dry_run else partial(executor.check, devices)
-    chain = load_chain(request, options.np, notify, may_extract=not options.dry_run, before_long=may_train)
+    chain = load_chain(
+        request, options.np, notify, may_extract=not options.dry_run, devices=devices, before_long=may_train
+    )
     if options.dry_run:
         print("\n".join(describe_chain(chain, options.device)))
         return
@@ -158,7 +160,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_init(parser)
     _add_overlap(parser)
     add_device(parser)
-    parser.add_argument("--npz", action="store_true", help="[OPTIONAL] Keep the softmax outputs of the validation")
+    parser.add_argument(
+        "--npz",
+        action="store_true",
+        help="[OPTIONAL] Keep the softmax outputs of the target's validation, for ensembles",
+    )
     parser.add_argument(
         "--dry_run", action="store_true", help="[OPTIONAL] Print every stage and what it would do; do nothing"
     )

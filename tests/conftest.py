@@ -17,9 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from filelock import FileLock
 from PIL import Image
 
 os.environ.setdefault("nnUNet_def_n_proc", "2")
+for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # small networks are fastest so, and tests run side by side
+    os.environ.setdefault(threads, "1")
 SHARED = Path(__file__).parents[2] / "shared"
 """Real datasets beside the repository; tests that use them skip where they are not there."""
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -140,15 +143,42 @@ def shrink_network(plans_file: Path) -> None:
     plans_file.write_text(json.dumps(plans, indent=4))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first, real chains last; within each, the order of the files."""
-    items.sort(key=lambda item: item.get_closest_marker("chain") is not None)
+    """Quick tests first, real chains last; within each, the order of the files, but the longest chain first.
+
+    Workers take the quick tests of one file together, since these share fixtures, and chains one by one.
+    """
+    items.sort(key=lambda item: (item.get_closest_marker("chain") is not None, not _is_longest(item)))
+    for item in items:
+        chain = item.get_closest_marker("chain") is not None
+        item.add_marker(pytest.mark.xdist_group(item.name if chain else item.path.stem))
+
+
+def _is_longest(item: pytest.Item) -> bool:
+    return item.path.stem == "test_kills" and item.get_closest_marker("chain") is not None
 
 
 @pytest.fixture(scope="session")
 def world_template(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The world as a user has it: all datasets in nnUNet_raw, fingerprints there, 901, 904 and 911 preprocessed."""
-    world = World(tmp_path_factory.mktemp("world"))
+    """The world as a user has it: all datasets in nnUNet_raw, fingerprints there, 901, 904 and 911 preprocessed.
+
+    One worker makes it for all, the others wait for it.
+    """
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own in that of the session
+        session = session.parent
+    world = World(session / "world_template")
+    with FileLock(session / "world_template.lock"):
+        if not world.root.is_dir():
+            aside = World(tmp_path_factory.mktemp("world"))
+            make_world(aside)
+            aside.root.rename(world.root)
+    return world
+
+
+def make_world(world: World) -> None:
+    """Registers all datasets; has nnU-Net extract their fingerprints, and plan and preprocess three of them."""
     for folder in (world.raw, world.preprocessed, world.results):
         folder.mkdir()
     make_dataset(world.raw, TARGET, ("MRI",), ("front", "back"), 60)
@@ -163,7 +193,6 @@ def world_template(tmp_path_factory: pytest.TempPathFactory) -> World:
     run([str(SCRIPTS / "nnUNetv2_plan_and_preprocess"), *planning], environment)
     for name in (TARGET, TWO_CHANNELS, FLAT_TARGET):
         shrink_network(world.preprocessed / name / "nnUNetPlans.json")
-    return world
 
 
 @pytest.fixture

@@ -136,6 +136,7 @@ def test_tags_that_are_fine(command: Command, world: World) -> None:
     ("given", "words"),
     [
         (("-num_gpus", "2"), ("-num_gpus 2 needs -device cuda, not cpu",)),
+        (("-device", "cuda", "-num_gpus", "3"), ("3 is more than the 2 cases in a batch", "at most -num_gpus 2")),
         (("-device", "cuda"), ("1 CUDA GPU(s) wanted, 0 visible", "-device cpu")),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_configuration_that_inherits(world: World, command: Command, arguments
     plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     path.write_text(json.dumps(plans))
     wrong = with_configuration(arguments, "3d_cascade_fullres")
-    assert_refused(world, command, wrong, "inherits from another one", "choose one of: 2d, 3d_fullres")
+    assert_refused(world, command, wrong, "a cascade", "choose one of: 2d, 3d_fullres")
 
 
 def remove_folder(folder: Path) -> None:

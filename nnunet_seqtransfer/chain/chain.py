@@ -10,9 +10,11 @@ from typing import Any
 from nnunet_seqtransfer.chain.correspondence import Correspondence
 from nnunet_seqtransfer.chain.depths import require_parts
 from nnunet_seqtransfer.chain.handoff import Beginning, adapted_weights, begin, stage_correspondence
+from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.preparation import (
     missing_cases,
     preprocessed_bytes,
+    require_batch,
     require_own_plans,
     require_space,
     stage_plans,
@@ -102,17 +104,21 @@ def load_chain(
     notify: Callable[[str], None],
     *,
     may_extract: bool = True,
+    devices: DeviceOptions | None = None,
     before_long: Callable[[], None] | None = None,
 ) -> Chain:
     """Reads and checks everything that a chain depends on; writes nothing but missing fingerprints and sketches.
 
-    Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``before_long`` is called
-    before all cases are looked at for shared patients, which takes minutes the first time: it may raise.
+    Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``devices`` decide
+    whether a final validation without softmax outputs is complete, and how large a batch must be. ``before_long`` is
+    called before all cases are looked at for shared patients, which takes minutes the first time: it may raise.
 
     Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, sources that
     hold cases the target validates on, too little space, trainings with another recipe.
     """
+    devices = devices or DeviceOptions()
     target, target_plans = load_target(request.target, request.plans, request.configuration)
+    require_batch(target_plans, request.configuration, devices.gpus)
     require_folds(target.dataset, request.folds, target.cases)
     sources = load_tasks(request.sources, processes, notify, extract=may_extract)
     for source in sources:
@@ -127,7 +133,7 @@ def load_chain(
         owners[request.sources_for] = load_shared(request, target_plans, exclusions)
     plans = {stage: stage_plans(stage, *owners[stage.target], tasks[stage.dataset]) for stage in stages}
     states = {stage: inspect(stage) for stage in stages}
-    actions = decide(stages, states)
+    actions = decide(stages, states, probabilities=devices.npz)
     to_preprocess = {
         stage.dataset: missing_cases(tasks[stage.dataset], plans[stage], request.configuration)
         for stage in stages

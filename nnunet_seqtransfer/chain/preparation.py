@@ -39,6 +39,16 @@ def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: 
     return plans
 
 
+def require_batch(plans: dict[str, Any], configuration: str, gpus: int) -> None:
+    """Raises StageError where a batch has fewer cases than there are GPUs: nnU-Net gives each GPU a part of it."""
+    batch = plans["configurations"][configuration]["batch_size"]
+    if gpus > batch:
+        raise StageError(
+            f"-num_gpus {gpus} is more than the {batch} cases in a batch of {configuration} by the plans "
+            f"{plans['plans_name']}, of which every GPU needs one; use at most -num_gpus {batch}"
+        )
+
+
 def require_own_plans(stage: Stage, state: StageState, plans: dict[str, Any]) -> None:
     """Raises StageError where the plans file is someone else's, or differs from what a training there was made with."""
     path = plans_path(stage.dataset, stage.plans_name)

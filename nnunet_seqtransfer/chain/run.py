@@ -61,15 +61,14 @@ def run_stage(
     with naming_full_and_read_only_disks(stage.output), lock(stage.lock, chain.title(stage), notify):
         require_free(training_lock(stage.output), chain.title(stage), notify)
         state = inspect(stage)
-        action = action_of(stage, state)
+        action = action_of(stage, state, options.npz)
         notify(f"{chain.title(stage)} {action.value}")
         if action is Action.NOTHING:  # another process has finished it since this one looked
             return
         _prepare(chain, stage, state, action, processes, notify)
         recover(stage, action, notify)
-        if action is not Action.VALIDATE:
-            # of a final checkpoint that is gone: the one to come has yet to be validated
-            (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
+        # of a final checkpoint that is gone, or without softmax outputs: the validation to come writes a new one
+        (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
         train(stage_job(stage, action, options, chain.title(stage), chain.log(stage)))
 
 

@@ -48,6 +48,8 @@ class StageState:
     "Truncated checkpoints that nnU-Net would try to load and fail."
     siblings: bool = False
     "Another fold, which shares plans and mostly starting weights with this one, has begun."
+    probabilities: bool = False
+    "Every case of the final validation has its softmax outputs beside it (--npz)."
 
     @property
     def has_begun(self) -> bool:
@@ -65,11 +67,12 @@ def inspect(stage: Stage) -> StageState:
     final = stage.output / FINAL
     unfinished = [stage.output / name for name in UNFINISHED]
     block = _read_stage_block(stage)
+    summary = found_json(stage.output / "validation" / "summary.json")
     return StageState(
         block=block,
         final=is_whole_archive(final),
         unfinished=any(is_whole_archive(path) for path in unfinished),
-        validated=isinstance(found_json(stage.output / "validation" / "summary.json"), dict),
+        validated=isinstance(summary, dict),
         weights=block is not None
         and block.init is not None
         and (block.keep_heads, block.recipe.seed) == (stage.keep_heads, stage.recipe.seed)
@@ -81,14 +84,19 @@ def inspect(stage: Stage) -> StageState:
             for path in stage.base.glob("fold_*/checkpoint_*.pth")
             if path.parent != stage.output and path.name in (FINAL, *UNFINISHED)
         ),
+        probabilities=isinstance(summary, dict)
+        and len(list((stage.output / "validation").glob("*.npz"))) >= len(summary.get("metric_per_case", ())),
     )
 
 
-def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[Stage, Action]:
+def decide(
+    stages: Sequence[Stage], states: Mapping[Stage, StageState], *, probabilities: bool = False
+) -> dict[Stage, Action]:
     """What each stage needs, the last stages first: a source is needed only by a stage that has yet to start.
 
     Weights that were handed over count only as long as their source is there, or another fold has trained from them: a
-    source that was deleted to be trained anew is.
+    source that was deleted to be trained anew is. With ``probabilities`` a validation without softmax outputs is not
+    complete.
 
     Raises StageError where a stage with training in it was made with another recipe or path: it is never reused
     silently and never overwritten.
@@ -98,7 +106,7 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
     for stage in reversed(stages):
         state = states[stage]
         _require_same(stage, state)
-        actions[stage] = action_of(stage, state) if stage in needed or state.final else Action.NOT_NEEDED
+        actions[stage] = action_of(stage, state, probabilities) if stage in needed or state.final else Action.NOT_NEEDED
         previous = previous_stage(stages, stage)
         source_is_there = previous is not None and states[previous].final
         are_used = state.siblings and not stage.has_own_weights
@@ -107,10 +115,11 @@ def decide(stages: Sequence[Stage], states: Mapping[Stage, StageState]) -> dict[
     return {stage: actions[stage] for stage in stages}
 
 
-def action_of(stage: Stage, state: StageState) -> Action:
+def action_of(stage: Stage, state: StageState, probabilities: bool = False) -> Action:
     """What a stage needs, seen alone."""
     if state.final:
-        return Action.NOTHING if stage.role == "source" or state.validated else Action.VALIDATE
+        validated = state.validated and (state.probabilities or not probabilities)
+        return Action.NOTHING if stage.role == "source" or validated else Action.VALIDATE
     return Action.RESUME if state.unfinished else Action.START
 
 

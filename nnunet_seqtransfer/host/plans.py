@@ -77,8 +77,8 @@ def _check(plans: dict[str, Any], dataset: str, configuration: str, path: Path, 
         )
     if configuration not in usable:
         raise DatasetError(
-            f"configuration {configuration!r} inherits from another one, as a cascade does, which a chain does not "
-            f"support; choose one of: {', '.join(usable)}"
+            f"configuration {configuration!r} inherits from another one, as a cascade does, and chains train no "
+            f"cascade: its sources would need predictions of 3d_lowres; choose one of: {', '.join(usable)}"
         )
     _require_entries(configurations[configuration], CONFIGURATION_ENTRIES, path, remedy)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from nnunet_seqtransfer.chain.block import KEY, StageBlock, read_block
 from nnunet_seqtransfer.chain.checkpoints import body_digest, load_body
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.storage import write_json
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
 from nnunet_seqtransfer.trainers.layer_decay import regrouped
@@ -23,6 +25,8 @@ from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
 
 STOCK_TRAINER = "nnUNetTrainer"
 """The network, and so the prediction, is the stock trainer's: checkpoints say so and need no plug-in."""
+NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
+"""nnU-Net's summary of a final validation, of no case."""
 
 
 class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
@@ -154,9 +158,14 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         }
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's for the target; nothing for a source, whose predictions nobody reads."""
+        """nnU-Net's for the target; of a source, whose predictions nobody reads, only a summary of no case at all.
+
+        nnUNetv2_export_model_to_zip cannot do without that file.
+        """
         if self.seq_transfer is not None and self.seq_transfer.role == "source":
             self.print_to_log_file("seq_transfer: a source's final validation is left out")
+            if self.local_rank == 0:
+                write_json(Path(self.output_folder) / "validation" / "summary.json", NOT_VALIDATED)
             return
         super().perform_actual_validation(save_probabilities)
 

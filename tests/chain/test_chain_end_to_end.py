@@ -70,7 +70,9 @@ def test_a_chain_hands_every_tensor_but_the_heads_from_stage_to_stage(world, com
     assert again.status == 0 and again.err.count("finished") == 3, "started again after success it says so"
     assert world.snapshot() == snapshot, "and touches nothing"
 
-    assert not (folders[0] / "validation").exists(), "a source is not validated"
+    validation = folders[0] / "validation"
+    assert [path.name for path in validation.iterdir()] == ["summary.json"], "a source is not validated"
+    assert json.loads((validation / "summary.json").read_text())["metric_per_case"] == []
     assert (folders[2] / "validation" / "summary.json").is_file(), "the target is"
     predict_with_stock_nnunet(world, "nnUNetPlans_via902_903")
 

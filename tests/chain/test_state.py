@@ -304,3 +304,30 @@ def test_a_fold_binds_its_siblings_to_its_recipe() -> None:
     state = StageState(block_of(other), False, False, False, False, (), siblings=True)
     with pytest.raises(StageError, match="was trained with another recipe"):
         decide((target,), {target: state})
+
+
+def test_softmax_outputs_asked_for_later_are_made_up_for() -> None:
+    """A fold validated without --npz is validated again where it is asked for, and only there; a source never is."""
+    source, target = stages_of(1)
+    for there in (False, True):
+        states = {
+            stage: replace(
+                state_of(stage, final=True, unfinished=True, weights=stage is target, validated=True),
+                probabilities=there,
+            )
+            for stage in (source, target)
+        }
+        assert set(decide((source, target), states).values()) == {Action.NOTHING}
+        asked = decide((source, target), states, probabilities=True)
+        assert asked[source] is Action.NOTHING
+        assert asked[target] is (Action.NOTHING if there else Action.VALIDATE)
+
+
+def test_softmax_outputs_count_where_every_case_has_them() -> None:
+    """A validation that --npz was interrupted in has some of them only."""
+    (stage,) = stages_of(0)
+    folder = stage.output / "validation"
+    write_json(folder / "summary.json", {"metric_per_case": [{}, {}]})
+    for number, complete in enumerate((False, False, True)):
+        assert inspect(stage).validated and inspect(stage).probabilities is complete
+        (folder / f"case{number}.npz").touch()
