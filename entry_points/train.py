@@ -12,7 +12,7 @@ from nnunet_seqtransfer.chain.adaptation import DEFAULT_COVERAGE
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
+from nnunet_seqtransfer.chain.executor import run_chain
 from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES, DeviceOptions
 from nnunet_seqtransfer.chain.landmark import find_landmark
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
@@ -32,6 +32,7 @@ from nnunet_seqtransfer.entry_points.common import (
     share,
     tag_name,
 )
+from nnunet_seqtransfer.entry_points.executors import add_devices, add_executor, make_executor, require_consistent
 from nnunet_seqtransfer.entry_points.plan import (
     find_affinity,
     require_fitting,
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> None:
     results_folder()
     devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
-    executor = LocalExecutor(wait=options.wait, processes_ahead=options.np_ahead)
+    executor = make_executor(options)
     target = dataset_name(options.dataset)
     sources, sources_for = _sources(options, target)
     request = ChainRequest(
@@ -79,10 +80,11 @@ def _run(options: argparse.Namespace) -> None:
     may_train = None if options.dry_run else partial(executor.check, devices)
     chain = load_chain(request, options.np, notify, may_extract=not options.dry_run, before_long=may_train)
     if options.dry_run:
-        print("\n".join(describe_chain(chain, options.device)))
+        print("\n".join((*executor.describe(chain, devices, options.np), *describe_chain(chain, options.device))))
         return
     run_chain(chain, devices, executor, options.np, notify)
-    print_results(chain)
+    if executor.waits or chain.is_finished:
+        print_results(chain)
 
 
 def print_results(chain: Chain) -> None:
@@ -154,6 +156,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_processes(parser)
     add_execution(parser)
+    add_devices(parser)
+    add_executor(parser)
     parser.add_argument(
         "-checkpoint_minutes",
         type=not_negative_float,
@@ -162,7 +166,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="[OPTIONAL] Write a checkpoint every so many minutes, also within an epoch; 0: only at the end of epochs. "
         f"Default: {CHECKPOINT_MINUTES:g}",
     )
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    require_consistent(parser, options)
+    return options
 
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
