@@ -16,7 +16,7 @@ from nnunet_seqtransfer.cluster import slurm
 from nnunet_seqtransfer.cluster.queue import SubmittedJob, logs_folder, write_jobs
 from nnunet_seqtransfer.cluster.script import BatchJob, batch_script, sbatch_command
 from nnunet_seqtransfer.cluster.site import SiteOptions
-from nnunet_seqtransfer.cluster.submission import Decision, decide_jobs, stage_jobs
+from nnunet_seqtransfer.cluster.submission import Decision, decide_jobs, processes_in, stage_jobs
 from nnunet_seqtransfer.host.folders import results_folder
 
 _GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
@@ -42,7 +42,7 @@ class SlurmExecutor:
     def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
         """See Executor: every command with the script on its standard input."""
         self.check(options)
-        decision = _decide(chain, processes, settle=False)
+        decision = _decide(chain, self.site, processes, settle=False)
         ids = {job.key: f"JOB_OF_{job.key}" for job in decision.submit}
         ids |= {key: job.id for key, job in decision.keep.items()}
         lines = [f"{key} is in the queue: job {job.id}, {job}" for key, job in decision.keep.items()]
@@ -56,7 +56,7 @@ class SlurmExecutor:
             notify("no GPU is asked for; where your site's Slurm gives none by itself, add -slurm gres=gpu:1")
         logs_folder(chain.folder).mkdir(parents=True, exist_ok=True)
         with locked_in_turn(results_folder() / ".seqtransfer_slurm.lock", "submission to Slurm", notify):
-            decision = _decide(chain, processes, settle=True)
+            decision = _decide(chain, self.site, processes, settle=True)
             slurm.cancel([job.id for job in decision.replace])
             for job in decision.keep.values():
                 if job.is_held_by_slurm:
@@ -92,6 +92,6 @@ def describe_job(job: BatchJob, site: SiteOptions, ids: dict[str, str]) -> Seque
     return [f"{shlex.join(sbatch_command(job, site, ids))} <<'END'", batch_script(job, os.environ) + "END"]
 
 
-def _decide(chain: Chain, processes: int, *, settle: bool) -> Decision:
-    jobs = stage_jobs(chain, processes)
+def _decide(chain: Chain, site: SiteOptions, processes: int, *, settle: bool) -> Decision:
+    jobs = stage_jobs(chain, processes_in(site, processes))
     return decide_jobs(jobs, slurm.queue([job.name for job in jobs], settle=settle))

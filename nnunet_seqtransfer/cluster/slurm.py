@@ -61,7 +61,8 @@ class QueuedJob:
 
 def elapsed(text: str) -> str:
     """Slurm's time with hours where it has left them out: "0:12:03" for "12:03"."""
-    return f"0:{text}" if text.count(":") == 1 and "-" not in text else text
+    minutes, colon, seconds = text.partition(":")
+    return f"0:{minutes:0>2}:{seconds}" if colon and ":" not in seconds and "-" not in text else text
 
 
 def is_installed() -> bool:

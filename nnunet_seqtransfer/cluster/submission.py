@@ -10,6 +10,7 @@ from nnunet_seqtransfer.chain.record import run_name
 from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.cluster.queue import logs_folder, stage_job_name
 from nnunet_seqtransfer.cluster.script import BatchJob
+from nnunet_seqtransfer.cluster.site import SiteOptions
 from nnunet_seqtransfer.cluster.slurm import QueuedJob
 from nnunet_seqtransfer.host.folders import own_command
 
@@ -24,6 +25,12 @@ class Decision:
     "In the queue already, of this chain or of another one with the same stage, by their stages' keys."
     replace: tuple[QueuedJob, ...]
     "In the queue, but waiting for a job that has failed: they are cancelled, and others submitted."
+
+
+def processes_in(site: SiteOptions, processes: int) -> int:
+    """Worker processes in a job: not more than it has cores, where the site's options say how many."""
+    cores = site.get("cpus-per-task")
+    return min(processes, int(cores)) if cores is not None and cores.isdecimal() else processes
 
 
 def stage_jobs(chain: Chain, processes: int) -> tuple[BatchJob, ...]:
