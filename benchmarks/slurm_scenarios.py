@@ -56,9 +56,10 @@ def make_world(root: Path) -> World:
     make_dataset(world.raw, TARGET, ("MRI",), ("front", "back"), 60)
     make_dataset(world.raw, NEAR, ("T1",), ("organ",), 60)
     make_dataset(world.raw, FAR, ("T1",), ("organ",), -60)
-    os.environ |= world.environment | {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= world.environment | {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
     call([sys.executable, "-c", QUICK_FINGERPRINTS, TARGET, NEAR, FAR])
     call([str(SCRIPTS / "nnUNetv2_plan_and_preprocess"), "-d", "901", "-c", "3d_fullres", "-np", "2"])
+    os.environ["nnUNet_n_proc_DA"] = "0"  # not before: nnU-Net cannot plan with it
     shrink_network(world.preprocessed / TARGET / "nnUNetPlans.json")
     return world
 
