@@ -167,7 +167,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "schedulers",
     )
     add_processes(parser)
-    add_executor(parser)
+    add_executor(parser, of_stages=False)
     parser.add_argument(
         "--dry_run",
         action="store_true",

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.executor import Executor, LocalExecutor
+from nnunet_seqtransfer.chain.job import DeviceOptions
+from nnunet_seqtransfer.chain.run import Notify
 from nnunet_seqtransfer.cluster.devices import DevicesExecutor
 from nnunet_seqtransfer.cluster.executor import SlurmExecutor
 from nnunet_seqtransfer.cluster.site import SiteOptions, Work, site_options
+from nnunet_seqtransfer.cluster.submission import stage_jobs
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser
 
-LOCAL, SLURM = "local", "slurm"
+LOCAL, SLURM, RECORD = "local", "slurm", "record"
 
 
-def add_executor(parser: argparse.ArgumentParser) -> None:
-    """The options -executor, -slurm and -slurm_config."""
+@dataclass(frozen=True)
+class RecordExecutor:
+    """Trains nothing: prints what is left to do, for a scheduler that this project does not know."""
+
+    @property
+    def waits(self) -> bool:
+        """See Executor."""
+        return False
+
+    def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
+        """See Executor: a line for each stage, its key, its command, and the key of the stage to wait for."""
+        jobs = stage_jobs(chain, processes)
+        return tuple("\t".join((job.key, shlex.join(job.command), job.after or "")) for job in jobs)
+
+    def check(self, options: DeviceOptions) -> None:
+        """See Executor. Devices are looked at by the stages."""
+
+    def run(self, chain: Chain, options: DeviceOptions, processes: int, notify: Notify) -> None:
+        """See Executor. The run has been recorded before."""
+        for line in self.describe(chain, options, processes):
+            print(line)
+
+
+def add_executor(parser: argparse.ArgumentParser, *, of_stages: bool = True) -> None:
+    """The options -executor, -slurm and -slurm_config; ``of_stages``: the work is a chain."""
+    recording = ", or only record the run and print its stages' commands for another scheduler" if of_stages else ""
     parser.add_argument(
         "-executor",
-        choices=[LOCAL, SLURM],
+        choices=[LOCAL, SLURM, RECORD] if of_stages else [LOCAL, SLURM],
         default=LOCAL,
-        help=f"[OPTIONAL] Do the work here, or submit it to Slurm and end. Default: {LOCAL}",
+        help=f"[OPTIONAL] Do the work here, or submit it to Slurm and end{recording}. Default: {LOCAL}",
     )
     parser.add_argument(
         "-slurm",
@@ -65,8 +95,8 @@ def require_consistent(parser: SeqArgumentParser, options: argparse.Namespace) -
     """Ends the command where options of one executor are given to another."""
     if options.executor != SLURM and (options.slurm or options.slurm_config is not None):
         parser.error("-slurm and -slurm_config need -executor slurm")
-    if options.executor == SLURM and getattr(options, "devices", None) is not None:
-        parser.error("-devices is for this machine; with -executor slurm, Slurm gives each stage its device")
+    if options.executor != LOCAL and getattr(options, "devices", None) is not None:
+        parser.error("-devices is for this machine; elsewhere the scheduler gives each stage its device")
 
 
 def site_of(options: argparse.Namespace, work: Work) -> SiteOptions:
@@ -78,6 +108,8 @@ def make_executor(options: argparse.Namespace) -> Executor:
     """Who runs the stages. Raises SeqTransferError for options that Slurm does not have."""
     if options.executor == SLURM:
         return SlurmExecutor(site_of(options, "train"))
+    if options.executor == RECORD:
+        return RecordExecutor()
     if options.devices is not None:
         return DevicesExecutor(options.devices, wait=options.wait, processes_ahead=options.np_ahead)
     return LocalExecutor(wait=options.wait, processes_ahead=options.np_ahead)
