@@ -85,6 +85,8 @@ class DevicesExecutor:
 
         Raises StageError where stages have failed, Stopped where one was asked to stop by others than this process.
         """
+        for stage in [stage for stage in chain.stages if stage not in _left(chain)]:
+            notify(f"{chain.title(stage)} {chain.actions[stage].value}")
         most = max(1, processes // 2) if self.processes_ahead is None else self.processes_ahead
         with PreparingAhead(chain, most) as ahead, _stopping_all(_Work()) as work:
             while self._start_all(chain, options, processes, work, ahead, notify) or work.running:

@@ -23,6 +23,8 @@ _ENDS = re.compile(
     re.MULTILINE,
 )
 
+_STATUS = re.compile(r"ended with exit status (\d+)")
+
 
 @dataclass(frozen=True)
 class SubmittedJob:
@@ -106,7 +108,13 @@ def why_it_ended(output: str) -> str | None:
     for end in found:
         if end["limit"] is not None:
             return f"was ended by Slurm ({end['limit'].lower()})"
-    return "was cancelled" if found else "has ended without a word"
+    if found:
+        return "was cancelled"
+    lines = [line for line in last.splitlines() if line.strip()]
+    ended = _STATUS.fullmatch(lines[-1]) if lines else None
+    if ended is None:
+        return "has ended without a word"
+    return f"ended with exit status {ended[1]}: {lines[-2][:200]}"  # a traceback's last line
 
 
 def _tail(path: Path) -> str:

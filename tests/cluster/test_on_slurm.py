@@ -71,37 +71,37 @@ def run_folder(world: World, name: str) -> Path:
     return world.results / TARGET / "seqtransfer" / name
 
 
-def test_two_chains_share_a_stage_and_a_failure_is_said_and_gone_on_from(hostile_world, command):
-    """The shared source is one job; a target that fails says why, and the same command submits just that one."""
+def test_chains_share_a_stage_and_a_failure_is_said_and_gone_on_from(hostile_world, command):
+    """What fails says why and stops what is behind it; the same command submits it again, once for two chains."""
     world = hostile_world
     first = ("901", "3d_fullres", "0", "-s", "902", *SMALL, *SITE)
     second = ("901", "3d_fullres", "0", "-s", "902", "903", *SMALL, *SITE)
     source, target = f"{NEAR}/nnUNetPlans_for901/fold_all", f"{TARGET}/nnUNetPlans_via902/fold_0"
     run = run_folder(world, "nnUNetPlans_via902_3d_fullres")
-    blocker = world.results / TARGET / f"{TRAINER}__nnUNetPlans_via902__3d_fullres"
-    blocker.parent.mkdir(parents=True)
 
-    outcome = command("train", *first)
+    outcome = command("train", *first, "-slurm", "hold")
     assert outcome.status == 0, outcome.err
     assert "2 job(s) submitted, 0 in the queue already" in outcome.err and "predict with" not in outcome.out
-    states = queue_states(run)
-    assert states[target].startswith("pending (") and set(states) == {source, target}
+    assert queue_states(run)[target].startswith("pending (")
+    broken = world.preprocessed / NEAR / "nnUNetPlans_for901.json"
+    broken.write_text("{")
+    numbers = squeue(f"--name={stage_job_name(source)},{stage_job_name(target)}", "--format=%i")
+    subprocess.run(["scontrol", "release", *numbers], check=True)
+    wait_for(source, target)
+    ended = ended_stages(run, queue_states(run))
+    assert set(ended) == {source} and "failed: the plans file nnUNetPlans_for901 is broken" in ended[source]
+
+    broken.unlink()
+    assert "2 job(s) submitted, 0 in the queue already" in command("train", *first).err
     outcome = command("train", *second)
     assert "2 job(s) submitted, 1 in the queue already" in outcome.err, "the source is there already"
     assert command("cancel", run_folder(world, "nnUNetPlans_via902_903_3d_fullres").name).status == 0
     assert set(queue_states(run)) == {source, target}, "the other run keeps the source"
-
-    blocker.write_text("a file where the target's folder is to be")
     wait_for(source, target)
-    assert (world.results / NEAR / f"{TRAINER}__nnUNetPlans_for901__3d_fullres/fold_all/checkpoint_final.pth").is_file()
-    ended = ended_stages(run, queue_states(run))
-    assert set(ended) == {target} and "failed: " in ended[target]
-
-    blocker.unlink()
-    outcome = command("train", *first)
-    assert "1 job(s) submitted, 0 in the queue already" in outcome.err
-    wait_for(target)
-    assert (blocker / "fold_0" / "validation" / "summary.json").is_file()
+    results = world.results / TARGET / f"{TRAINER}__nnUNetPlans_via902__3d_fullres"
+    assert (results / "fold_0" / "validation" / "summary.json").is_file(), ended_stages(run, ())
+    logs = world.results / NEAR / f"{TRAINER}__nnUNetPlans_for901__3d_fullres" / "fold_all"
+    assert len(list(logs.glob("training_log_*.txt"))) == 1, "the source was trained once"
     outcome = command("train", *first)
     assert outcome.status == 0 and "predict with" in outcome.out, "all is finished: nothing is submitted"
 
