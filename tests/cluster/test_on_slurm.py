@@ -38,6 +38,8 @@ def slurm() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("no Slurm answers, and only root can start one")
     started = subprocess.run(["bash", str(STARTER), "start"], capture_output=True, text=True, check=False, timeout=300)
+    if started.returncode != 0 and shutil.which("slurmctld") is None:
+        pytest.skip(f"Slurm cannot be installed: {started.stderr[-200:]}")
     assert started.returncode == 0, started.stderr
     yield
     subprocess.run(["bash", str(STARTER), "stop"], check=True)
