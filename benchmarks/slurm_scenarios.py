@@ -29,7 +29,9 @@ from conftest import FAR, NEAR, QUICK_FINGERPRINTS, SCRIPTS, TARGET, World, make
 HOSTILE = 'a\'; echo foo\nand "$HOME" %j'
 """Part of the path of all folders."""
 SMALL = ("-device", "cpu", "-iterations", "2", "-seed", "0", "-np", "1")
-SITE = ("-executor", "slurm", "-slurm", "exclusive")
+COMMENT = f"scenarios {os.getpid()}"
+"""By which the jobs of this process are known."""
+SITE = ("-executor", "slurm", "-slurm", f"comment={COMMENT}")
 TRAINER = "nnUNetTrainerSeqTransfer"
 PATIENCE = 1200.0
 LIMITED_EPOCHS = int(os.environ.get("LIMITED_EPOCHS", "60"))
@@ -83,9 +85,9 @@ def train(*arguments: str) -> str:
 
 def jobs() -> list[tuple[str, str, str, str]]:
     """Number, name, state and reason of all our jobs, the first submitted first."""
-    listed = call(["squeue", "--noheader", "--sort=i", "--format=%i|%j|%T|%r"])
-    rows = [tuple(line.split("|")) for line in listed.splitlines()]
-    return [(a, b, c, d) for a, b, c, d in rows if b.startswith("seq-")]
+    listed = call(["squeue", "--noheader", "--sort=i", "--format=%i|%j|%T|%k|%r"])
+    rows = [line.split("|", 4) for line in listed.splitlines()]
+    return [(number, name, state, reason) for number, name, state, comment, reason in rows if comment == COMMENT]
 
 
 def wait_until(ready: Callable[[], bool], what: str) -> None:
@@ -127,7 +129,7 @@ def is_validated(folder: Path) -> bool:
     return (folder / "validation" / "summary.json").is_file()
 
 
-def disturbed(world: World, tag: str, disturb: Callable[[], None], *site: str, source_epochs: int = 6) -> Outcome:
+def disturbed(world: World, tag: str, disturb: Callable[[], None], *site: str, source_epochs: int = 4) -> Outcome:
     """A chain of one source and the target, disturbed once the source has a checkpoint in its second epoch."""
     before = repeated(world)
     chain = ("0", "-s", "902", "-tag", tag, "-source_epochs", str(source_epochs), "-epochs", "1", *SITE, *site)
@@ -270,8 +272,6 @@ def main() -> None:
     names = parser.parse_args().scenarios or list(SCENARIOS)
     if set(names) - set(SCENARIOS):
         parser.error(f"scenarios are: {', '.join(SCENARIOS)}")
-    if jobs():
-        parser.error("there are jobs of this project in the queue; wait for them or cancel them")
     root = Path(tempfile.mkdtemp(prefix="slurm_scenarios_"))
     try:
         world = make_world(root)

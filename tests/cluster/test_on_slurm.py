@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.chain, pytest.mark.xdist_group("slu
 
 STARTER = SHARED / "slurm" / "single_node_slurm.sh"
 SMALL = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "2", "-seed", "0", "-np", "1")
-SITE = ("-executor", "slurm", "-slurm", "exclusive")
+SITE = ("-executor", "slurm", "-slurm", "cpus-per-task=1")
 TRAINER = "nnUNetTrainerSeqTransfer"
 HOSTILE = 'a\'; echo foo\n"$HOME" %j'
 
