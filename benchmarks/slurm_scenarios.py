@@ -129,8 +129,13 @@ def is_validated(folder: Path) -> bool:
     return (folder / "validation" / "summary.json").is_file()
 
 
-def disturbed(world: World, tag: str, disturb: Callable[[], None], *site: str, source_epochs: int = 4) -> Outcome:
-    """A chain of one source and the target, disturbed once the source has a checkpoint in its second epoch."""
+def disturbed(
+    world: World, tag: str, disturb: Callable[[], None], *site: str, source_epochs: int = 4, again: bool = False
+) -> Outcome:
+    """A chain of one source and the target, disturbed in the source's third epoch; ``again``: then called again at once.
+
+    Without it the command is called again only if the chain is not finished when the queue is empty.
+    """
     before = repeated(world)
     chain = ("0", "-s", "902", "-tag", tag, "-source_epochs", str(source_epochs), "-epochs", "1", *SITE, *site)
     source = stage_folder(world, NEAR, f"nnUNetPlans_for901_{tag}", "all")
@@ -138,11 +143,14 @@ def disturbed(world: World, tag: str, disturb: Callable[[], None], *site: str, s
     train(*chain)
     wait_until(lambda: 2 in epochs(source), "the source's third epoch")
     disturb()
-    wait_until(lambda: not jobs(), "the end of all jobs")
     calls = 1
-    if not is_validated(target):
+    if again:
         train(*chain)
         calls = 2
+    wait_until(lambda: not jobs(), "the end of all jobs")
+    if not is_validated(target):
+        train(*chain)
+        calls += 1
         wait_until(lambda: not jobs(), "the end of all jobs")
     log = next((world.results / TARGET / "seqtransfer").glob(f"*_{tag}_3d_fullres/logs/seq-{NEAR}*.log"))
     starts = len(re.findall(r"^job \d+, start", log.read_text(errors="replace"), re.MULTILINE))
@@ -157,8 +165,14 @@ def requeue(world: World) -> Outcome:
 
 
 def scancel(world: World) -> Outcome:
-    """The running job is cancelled: what depends on it leaves the queue."""
-    return disturbed(world, "scancel", lambda: void(["scancel", running()]))
+    """The running job is cancelled, and the command called again before what depends on it has left the queue."""
+
+    def cancel() -> None:
+        number = running()
+        void(["scancel", number])
+        wait_until(lambda: number not in [job[0] for job in jobs()], "the end of the cancelled job")
+
+    return disturbed(world, "scancel", cancel, again=True)
 
 
 def time_limit(world: World) -> Outcome:
