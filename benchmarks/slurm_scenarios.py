@@ -132,7 +132,7 @@ def is_validated(folder: Path) -> bool:
 def disturbed(
     world: World, tag: str, disturb: Callable[[], None], *site: str, source_epochs: int = 4, again: bool = False
 ) -> Outcome:
-    """A chain of one source and the target, disturbed in the source's third epoch; ``again``: then called again at once.
+    """A chain of one source and the target, disturbed in the source's third epoch; ``again``: then called at once.
 
     Without it the command is called again only if the chain is not finished when the queue is empty.
     """
