@@ -32,6 +32,7 @@ IN_ORDER = (
     "continue",
     "status",
     "clean",
+    "cancel",
     "env",
     "demo",
 )

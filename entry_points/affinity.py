@@ -17,9 +17,11 @@ from nnunet_seqtransfer.affinity.compute import (
     AffinityResult,
     compute_affinity,
 )
+from nnunet_seqtransfer.affinity.filling import make_signatures, missing_signatures
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
 from nnunet_seqtransfer.affinity.resamples import write_resamples
 from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
+from nnunet_seqtransfer.cluster.signatures import SlurmAffinity
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -28,6 +30,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
+from nnunet_seqtransfer.entry_points.executors import SLURM, add_executor, require_consistent, site_of
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
@@ -80,6 +83,30 @@ def _run(options: argparse.Namespace) -> None:
     request = AffinityRequest(
         dataset_name(options.t), tuple(options.s), options.p, options.c, options.cases, options.seed, options.np
     )
+    if options.signatures_only:
+        for name in make_signatures(request, find_metric(options.m), notify):
+            print(f"signature of {name} ({options.m}): there")
+    elif not _submitted(options, request):
+        _compute(options, request)
+
+
+def _submitted(options: argparse.Namespace, request: AffinityRequest) -> bool:
+    """Has Slurm make signatures that are missing, if that is asked for and any are; whether it does."""
+    if options.executor != SLURM:
+        return False
+    weights = None if options.weights is None else Path(options.weights)
+    affinity = SlurmAffinity(site_of(options, "affinity"), request, options.m, weights)
+    missing = missing_signatures(request, find_metric(options.m))
+    if missing and options.dry_run:
+        print("\n".join(affinity.describe(missing)))
+    elif missing:
+        affinity.submit(missing, notify)
+    elif options.dry_run:
+        print("all signatures are there: nothing would be submitted, the distances would be computed here")
+    return bool(missing or options.dry_run)
+
+
+def _compute(options: argparse.Namespace, request: AffinityRequest) -> None:
     result = run_affinity(request, options.m, None if options.weights is None else Path(options.weights))
     path = affinity_path(result.affinity.target, options.p, options.c, options.m)
     print(affinity_table(result.affinity))
@@ -133,8 +160,26 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "metric's own, which are guesses",
     )
     add_seed(parser)
+    parser.add_argument(
+        "--signatures_only",
+        action="store_true",
+        help="[OPTIONAL] Make the signatures of -s, the target's too if it is named there, and compare nothing: for "
+        "schedulers",
+    )
     add_processes(parser)
-    return parser.parse(arguments)
+    add_executor(parser, of_stages=False)
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="[OPTIONAL] With -executor slurm, print what would be submitted, and do nothing",
+    )
+    options = parser.parse(arguments)
+    require_consistent(parser, options)
+    if options.dry_run and options.executor != SLURM:
+        parser.error("--dry_run needs -executor slurm")
+    if options.signatures_only and options.executor == SLURM:
+        parser.error("--signatures_only is what the jobs of -executor slurm do; leave it out")
+    return options
 
 
 def add_metric(parser: argparse.ArgumentParser, default: str | None) -> None:

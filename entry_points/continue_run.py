@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
+from nnunet_seqtransfer.chain.executor import Executor, run_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.record import Run, find_run, read_run
 from nnunet_seqtransfer.chain.run import prepare_data, run_stage
@@ -22,6 +22,7 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     run_command,
 )
+from nnunet_seqtransfer.entry_points.executors import add_devices, add_executor, make_executor, require_consistent
 from nnunet_seqtransfer.entry_points.train import print_results
 from nnunet_seqtransfer.errors import StageError
 
@@ -37,22 +38,21 @@ def _run(options: argparse.Namespace) -> None:
     given = {key: value for key, value in (("device", options.device), ("gpus", options.gpus)) if value is not None}
     devices = replace(run.options, **given)
     processes = options.np or run.processes
-    executor = LocalExecutor(wait=options.wait, processes_ahead=options.np_ahead)
+    executor = make_executor(options)
     chain = _load(run, options, devices, processes, executor)
     if options.dry_run:
-        print("\n".join(describe_chain(chain, devices.device)))
+        print("\n".join((*executor.describe(chain, devices, processes), *describe_chain(chain, devices.device))))
     elif options.prepare_only:
         prepare_data(chain, processes, notify)
     elif options.stage is not None:
         run_stage(chain, _stage(chain, options.stage), devices, processes, notify, wait=options.wait)
     else:
         run_chain(chain, devices, executor, processes, notify)
-        print_results(chain)
+        if executor.waits or chain.is_finished:
+            print_results(chain)
 
 
-def _load(
-    run: Run, options: argparse.Namespace, devices: DeviceOptions, processes: int, executor: LocalExecutor
-) -> Chain:
+def _load(run: Run, options: argparse.Namespace, devices: DeviceOptions, processes: int, executor: Executor) -> Chain:
     trains = not (options.dry_run or options.prepare_only)
     return load_chain(
         run.request,
@@ -92,6 +92,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_device(parser, recorded=True)
     add_execution(parser)
+    add_devices(parser)
+    add_executor(parser)
     parser.add_argument(
         "--dry_run", action="store_true", help="[OPTIONAL] Print every stage and what it would do; do nothing"
     )
@@ -99,6 +101,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-np", type=positive_int, default=None, metavar="N", help="[OPTIONAL] Worker processes. Default: the run's"
     )
     options = parser.parse(arguments)
+    require_consistent(parser, options)
+    if options.executor != "local" or options.devices is not None:
+        for given, option in ((options.stage, "-stage"), (options.prepare_only or None, "--prepare_only")):
+            if given is not None:
+                parser.error(f"{option} is done here, by one process; leave out -executor and -devices")
     if options.stage is not None and options.prepare_only:
         parser.error("-stage and --prepare_only exclude each other")
     return options

@@ -12,7 +12,7 @@ from nnunet_seqtransfer.affinity.affinity import read_affinity
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.correspondence import Pairs, compared_channels
 from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
+from nnunet_seqtransfer.chain.executor import run_chain
 from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES, DeviceOptions
 from nnunet_seqtransfer.chain.landmark import find_landmark
 from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
@@ -27,6 +27,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     share,
 )
+from nnunet_seqtransfer.entry_points.executors import add_devices, add_executor, make_executor, require_consistent
 from nnunet_seqtransfer.entry_points.plan import (
     find_affinity,
     require_fitting,
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> None:
     results_folder()
     devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
-    executor = LocalExecutor(wait=options.wait, processes_ahead=options.np_ahead)
+    executor = make_executor(options)
     target = dataset_name(options.dataset)
     sources, sources_for, compared = _sources(options, target)
     request = ChainRequest(
@@ -84,10 +85,11 @@ def _run(options: argparse.Namespace) -> None:
         request, options.np, notify, may_extract=not options.dry_run, devices=devices, before_long=may_train
     )
     if options.dry_run:
-        print("\n".join(describe_chain(chain, options.device)))
+        print("\n".join((*executor.describe(chain, devices, options.np), *describe_chain(chain, options.device))))
         return
     run_chain(chain, devices, executor, options.np, notify)
-    print_results(chain)
+    if executor.waits or chain.is_finished:
+        print_results(chain)
 
 
 def print_results(chain: Chain) -> None:
@@ -170,6 +172,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_processes(parser)
     add_execution(parser)
+    add_devices(parser)
+    add_executor(parser)
     parser.add_argument(
         "-checkpoint_minutes",
         type=not_negative_float,
@@ -183,6 +187,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(
             "-min_coverage says how much of the network the model of -init must give; add -init, or leave it out"
         )
+    require_consistent(parser, options)
     return options
 
 

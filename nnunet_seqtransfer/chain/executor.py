@@ -22,6 +22,15 @@ from nnunet_seqtransfer.errors import StageError
 class Executor(Protocol):
     """Something that does what is left of a chain."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether `run` ends when the chain is finished, and not when it has been handed on."""
+        ...
+
+    def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
+        """Lines of text for --dry_run: how the stages would be run, beyond what each of them does."""
+        ...
+
     def check(self, options: DeviceOptions) -> None:
         """Raises StageError where the devices asked for are not to be had; called before anything is written."""
         ...
@@ -53,6 +62,15 @@ class LocalExecutor:
     "Wait for another process that is at a stage, rather than say so and stop."
     processes_ahead: int | None = None
     "Workers that preprocess the next sources while one trains; None for half of the others, 0 for none."
+
+    @property
+    def waits(self) -> bool:
+        """See Executor."""
+        return True
+
+    def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
+        """See Executor."""
+        return ()
 
     def check(self, options: DeviceOptions) -> None:
         """See Executor."""
