@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
+from nnunet_seqtransfer.cluster.queue import queue_states
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.report.clean_text import clean_text
 from nnunet_seqtransfer.runs.found import find
 from nnunet_seqtransfer.runs.items import Item, size_of, size_text
-from nnunet_seqtransfer.runs.overview import QueueStates, no_queue
+from nnunet_seqtransfer.runs.overview import QueueStates
 from nnunet_seqtransfer.runs.removal import remove_all
 from nnunet_seqtransfer.runs.unneeded import CATEGORIES, Category, unreadable
 
 
-def main(arguments: Sequence[str] | None = None, queue: QueueStates = no_queue) -> NoReturn:
+def main(arguments: Sequence[str] | None = None, queue: QueueStates = queue_states) -> NoReturn:
     """Lists, asks and removes."""
     options = _parse(arguments)
     run_command(lambda: _run(options, queue))

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_seqtransfer.chain.record import find_run
+from nnunet_seqtransfer.cluster.queue import queue_states
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, positive_float, run_command
 from nnunet_seqtransfer.report.status_text import status_text
 from nnunet_seqtransfer.runs.content import status_content
-from nnunet_seqtransfer.runs.overview import QueueStates, no_queue, read_all
+from nnunet_seqtransfer.runs.overview import QueueStates, read_all
 
 WATCH_SECONDS = 10.0
 CLEAR = "\x1b[H\x1b[2J"
 """Cursor to the first line, screen emptied."""
 
 
-def main(arguments: Sequence[str] | None = None, queue: QueueStates = no_queue) -> NoReturn:
+def main(arguments: Sequence[str] | None = None, queue: QueueStates = queue_states) -> NoReturn:
     """Prints the status of runs."""
     options = _parse(arguments)
     run_command(lambda: _watch(options, queue) if options.watch is not None else _show(options, queue))

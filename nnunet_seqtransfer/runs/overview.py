@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.record import RECORD, find_runs, read_run, run_name
+from nnunet_seqtransfer.cluster.queue import ended_stages
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.runs.files import read_stage
 from nnunet_seqtransfer.runs.status import RunStatus, State, run_status
@@ -35,7 +37,8 @@ def read_status(folder: Path, now: float, queue: QueueStates = no_queue) -> RunS
     try:
         run = read_run(folder)
         files = {entry.key: read_stage(run, entry, now) for entry in run.stages}
-        return run_status(run, files, _queued(folder, queue))
+        queued = _queued(folder, queue)
+        return run_status(run, files, queued, _queued(folder, partial(ended_stages, queued=queued)))
     except SeqTransferError as error:
         problem = str(error)
     except (OSError, ValueError) as error:
@@ -44,6 +47,7 @@ def read_status(folder: Path, now: float, queue: QueueStates = no_queue) -> RunS
 
 
 def _queued(folder: Path, queue: QueueStates) -> Mapping[str, str]:
+    """What a scheduler says, or has left; nothing where that cannot be read."""
     try:
         return queue(folder)
     except (SeqTransferError, OSError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.record import Run, StageEntry
@@ -50,11 +50,13 @@ class StageStatus:
     "Time that these take: at its own pace, else at that of the run's other stages; None where there is neither."
     queue: str | None = None
     "What a scheduler says of it."
+    ended: str | None = None
+    "Why its last job ended, by what a scheduler left of it."
 
     @property
     def error(self) -> str | None:
-        """The last error that it logged; None for one that is finished or runs."""
-        return None if self.state in (*DONE, State.RUNNING) else self.files.end.error
+        """The last error that it logged, or why its job ended; None for one that is finished or runs."""
+        return None if self.state in (*DONE, State.RUNNING) else self.ended or self.files.end.error
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,24 @@ class RunStatus:
         return max((stage.files.written for stage in self.stages if stage.files.written is not None), default=None)
 
 
-def run_status(run: Run, files: Mapping[str, StageFiles], queue: Mapping[str, str]) -> RunStatus:
+def run_status(
+    run: Run, files: Mapping[str, StageFiles], queue: Mapping[str, str], ended: Mapping[str, str] | None = None
+) -> RunStatus:
     """The status of a run.
 
     Args:
         run: its record.
         files: key of a stage -> what there is of it.
         queue: key of a stage -> what a scheduler says of it.
+        ended: key of a stage that is in no queue any more -> why its last job ended.
     """
     needed = needed_stages(run, files)
     pace = _paces(run, files)
     stages = tuple(
-        _stage_status(run, entry, files[entry.key], entry.key in needed, pace, queue.get(entry.key))
+        replace(
+            _stage_status(run, entry, files[entry.key], entry.key in needed, pace, queue.get(entry.key)),
+            ended=(ended or {}).get(entry.key),
+        )
         for entry in run.stages
     )
     return RunStatus(run.name, run.folder, run, stages, _state_of_run(stages))
