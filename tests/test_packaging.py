@@ -25,6 +25,7 @@ ORDER = [
     "affinity",
     "sequence",
     "chain",
+    "cluster",
     "runs",
     "trainers",
     "evaluation",

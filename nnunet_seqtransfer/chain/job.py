@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_seqtransfer.chain import driver
 from nnunet_seqtransfer.chain.stages import TRAINER, Stage
 from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import external_trainers, scripts_folder
-from nnunet_seqtransfer.trainers import driver
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes between checkpoints within an epoch. A guess: the time that few people mind to lose."""

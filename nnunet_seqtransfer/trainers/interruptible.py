@@ -17,12 +17,12 @@ from torch import distributed
 
 from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.chain.locks import locked, training_lock
+from nnunet_seqtransfer.chain.midway import KEY, Midway, checkpoint_seconds, finished_epochs, read_midway
 from nnunet_seqtransfer.chain.stopping import STOPPED
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import found_json, mend_json, naming_full_and_read_only_disks
 from nnunet_seqtransfer.trainers.agreement import agreed
 from nnunet_seqtransfer.trainers.keeping import LATEST, NotKeptError, keep_checkpoint, sweep
-from nnunet_seqtransfer.trainers.midway import KEY, Midway, checkpoint_seconds, finished_epochs, read_midway
 from nnunet_seqtransfer.trainers.stopping import Stop
 from nnunet_seqtransfer.trainers.terminal import lasting_output
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from nnunet_seqtransfer.chain.driver import DriverWatch
 from nnunet_seqtransfer.chain.stopping import STOPPED
-from nnunet_seqtransfer.trainers.driver import DriverWatch
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """SIGUSR1 is what Slurm can send some time before it ends a job."""

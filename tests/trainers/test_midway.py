@@ -20,10 +20,10 @@ from conftest import World
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_seqtransfer.chain.midway import Midway, checkpoint_seconds, finished_epochs, read_midway
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import found_json, is_sound_archive
 from nnunet_seqtransfer.trainers import keeping
-from nnunet_seqtransfer.trainers.midway import Midway, checkpoint_seconds, finished_epochs, read_midway
 from nnunet_seqtransfer.trainers.stopping import STOPPED
 
 EPOCHS, ITERATIONS = 2, 5

@@ -17,10 +17,10 @@ import pytest
 import torch
 from conftest import World
 
+from nnunet_seqtransfer.chain.driver import VARIABLE, DriverWatch, is_running, mark
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.trainers import keeping, stopping
 from nnunet_seqtransfer.trainers.agreement import agreed
-from nnunet_seqtransfer.trainers.driver import VARIABLE, DriverWatch, is_running, mark
 from nnunet_seqtransfer.trainers.stopping import STOPPED, Stop
 from nnunet_seqtransfer.trainers.terminal import LastingStream
 
