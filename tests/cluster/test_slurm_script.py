@@ -178,7 +178,8 @@ def test_sigterm_which_all_processes_get_reaches_the_command_once(tmp_path, fake
 def test_a_command_that_dies_of_the_signal_before_it_listens_is_requeued_too(tmp_path, fake):
     """Python that is still importing has no handler yet."""
     child = start(job_of(tmp_path, "sleep", "30"), fake)
-    child.stdout.readline()
+    while "job 7" not in child.stdout.readline():
+        pass
     time.sleep(0.2)
     child.send_signal(signal.SIGUSR1)
     assert child.wait() == 143
