@@ -26,7 +26,8 @@ _NOT_IN_OUTPUT = re.compile(r"[%\\]")
 """Characters that Slurm interprets in the path of an output file."""
 
 _BODY = """\
-printf '\\njob %s, start %d, on %s, %s\\n' "$SLURM_JOB_ID" "$((${{SLURM_RESTART_COUNT:-0}} + 1))" "$(hostname)" "$(date)"
+start=$((${{SLURM_RESTART_COUNT:-0}} + 1))
+printf '\\njob %s, start %d, on %s, %s\\n' "$SLURM_JOB_ID" "$start" "$(hostname)" "$(date)"
 asked=
 ended=
 child=
