@@ -24,8 +24,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Ends the jobs of a run that nnUNetv2_seq_train -executor slurm has submitted. A training that runs is asked "
-        "to stop at a checkpoint first. Stages that another run in the queue needs as well go on. The command that "
+        "Ends the jobs of a run that nnUNetv2_seq_train -executor slurm has submitted. A training that runs stops "
+        "at a checkpoint first. Stages that another run in the queue needs as well go on. The command that "
         "submitted the run submits again what is left.",
         "nnUNetv2_seq_cancel Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",
     )

@@ -31,11 +31,16 @@ def cancel_run(folder: Path, notify: Notify, *, shared: bool) -> tuple[str, ...]
         needed = {} if shared else needed_by_others(folder, names, queued)
         own = {name: job for name, job in queued.items() if name in names.get(folder, {})}
         ended = {name: job for name, job in own.items() if name not in needed}
-        slurm.cancel([job.id for job in reversed(ended.values())])  # those behind first, so that none starts meanwhile
+        runs = {name: job for name, job in ended.items() if job.state == "RUNNING"}
+        slurm.cancel([job.id for name, job in ended.items() if name not in runs])
+        slurm.ask_to_stop([job.id for job in runs.values()])
     if not own:
         return (f"nothing of {run_name(folder)} is in the queue",)
     keys = names[folder]
-    lines = [f"{keys[name]}: job {job.id} cancelled, was {job}" for name, job in ended.items()]
+    lines = [
+        f"{keys[name]}: job {job.id} {'stops at a checkpoint' if name in runs else 'cancelled'}, was {job}"
+        for name, job in ended.items()
+    ]
     kept = [
         f"{keys[name]}: job {own[name].id} goes on, {run_name(needed[name])} needs it" for name in own if name in needed
     ]

@@ -19,7 +19,8 @@ JOBS = "slurm.json"
 JOBS_FORMAT = 1
 _TAIL = 16384
 _ENDS = re.compile(
-    r"DUE TO (?P<limit>TIME LIMIT|NODE FAILURE|PREEMPTION)|(?P<cancelled>CANCELLED AT)|^error: (?P<error>.*)",
+    r"DUE TO (?P<limit>TIME LIMIT|NODE FAILURE|PREEMPTION)"
+    r"|(?P<cancelled>CANCELLED AT|^cancelled$)|^error: (?P<error>.*)",
     re.MULTILINE,
 )
 

@@ -26,21 +26,29 @@ _NOT_IN_OUTPUT = re.compile(r"[%\\]")
 """Characters that Slurm interprets in the path of an output file."""
 
 _BODY = """\
-printf 'job %s, start %d, on %s, %s\\n' "$SLURM_JOB_ID" "$((${{SLURM_RESTART_COUNT:-0}} + 1))" "$(hostname)" "$(date)"
+start=$((${{SLURM_RESTART_COUNT:-0}} + 1))
+printf '\\njob %s, start %d, on %s, %s\\n' "$SLURM_JOB_ID" "$start" "$(hostname)" "$(date)"
 asked=
+ended=
 child=
-# The warning before the time limit, and SIGTERM: the stage stops at a checkpoint.
-trap 'asked=yes; interrupted=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' USR1 TERM
+# The warning before the time limit comes to this shell alone; SIGTERM, from whatever ends the job, to the command too,
+# which would take a second one for a request to stop without a checkpoint.
+trap 'asked=yes; interrupted=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' USR1
+trap 'interrupted=yes; asked=yes' TERM
+# nnUNetv2_seq_cancel: stop at a checkpoint, and for good.
+trap 'ended=yes; interrupted=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' USR2
 {command} </dev/null &
 child=$!
-[ -z "$asked" ] || kill -TERM "$child" 2>/dev/null
+[ -z "$asked$ended" ] || kill -TERM "$child" 2>/dev/null
 while :; do  # a signal interrupts the waiting
     interrupted=
     wait "$child"
     status=$?
     [ -n "$interrupted" ] || break
 done
-if [ "$status" -eq {stopped} ] || {{ [ -n "$asked" ] && [ "$status" -eq 143 ]; }}; then
+if [ -n "$ended" ]; then
+    echo "cancelled"
+elif [ "$status" -eq {stopped} ] || {{ [ -n "$asked" ] && [ "$status" -eq 143 ]; }}; then
     # Not where the job itself is being ended: by scancel, or because its time is over.
     if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
         if [ "$SECONDS" -lt {least} ]; then

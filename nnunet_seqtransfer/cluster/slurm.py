@@ -131,6 +131,12 @@ def cancel(ids: Sequence[str]) -> None:
         _run(["scancel", *ids], expect_any=True)
 
 
+def ask_to_stop(ids: Sequence[str]) -> None:
+    """Tells the scripts of running jobs that they are cancelled: their commands stop at a checkpoint, however long."""
+    if ids:
+        _run(["scancel", "--batch", "--signal=USR2", *ids], expect_any=True)
+
+
 def release(identity: str) -> None:
     """Lets a held job run."""
     _run(["scontrol", "release", identity])

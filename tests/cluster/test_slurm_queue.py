@@ -81,6 +81,7 @@ def test_a_job_that_runs_is_never_replaced():
             "was ended by Slurm (time limit)",
         ),
         ("slurmstepd-vm: error: *** JOB 7 ON vm CANCELLED AT 2026-11-25T22:55:35 ***", "was cancelled"),
+        ("cancelled\nended with exit status 75", "was cancelled"),
         ("  File x\nKeyError: 3\nended with exit status 1", "ended with exit status 1: KeyError: 3"),
         ("Killed", "has ended without a word"),
     ],

@@ -49,7 +49,7 @@ def job_of(folder: Path, *command: str, array: tuple[str, ...] = ()) -> BatchJob
     return BatchJob(key="D/p/fold_0", name="seq-x", folder=folder, command=command, array=array)
 
 
-def start(job: BatchJob, fake: FakeSlurm, **environment: str) -> subprocess.Popen[str]:
+def start(job: BatchJob, fake: FakeSlurm, *, session: bool = False, **environment: str) -> subprocess.Popen[str]:
     """As Slurm would: bash, in the job's folder, with no environment but Slurm's."""
     script = batch_script(job, {"PATH": f"{fake.bin}:{os.environ['PATH']}", **environment})
     script = script.replace(f'"$SECONDS" -lt {LEAST_SECONDS}', '"$SECONDS" -lt "$LEAST"')
@@ -63,6 +63,7 @@ def start(job: BatchJob, fake: FakeSlurm, **environment: str) -> subprocess.Pope
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=session,
     )
 
 
@@ -130,25 +131,55 @@ def test_a_failed_stage_fails_the_job(tmp_path, fake):
     assert "error: no disk" in out and "ended with exit status 2" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_signals_are_passed_on_and_waited_for(tmp_path, fake, number):
-    """The warning before the time limit, twice: the command has the time to write its checkpoint."""
-    command = "trap 'sleep 0.5; echo checkpoint written; exit 75' TERM; echo ready; while :; do sleep 0.05; done"
-    child = start(job_of(tmp_path, "bash", "-c", command), fake)
+LISTENS = """
+trap 'echo asked; sleep 0.5; echo checkpoint written; exit 75' TERM
+echo ready; while :; do sleep 0.05; done
+"""
+
+
+def ready(child: subprocess.Popen[str]) -> None:
     while child.stdout.readline() != "ready\n":
         pass
-    child.send_signal(number)
-    time.sleep(0.1)
-    child.send_signal(number)
+
+
+def test_the_warning_before_the_time_limit_is_passed_on_and_waited_for(tmp_path, fake):
+    """It comes to the shell alone: the command is asked to stop, and has the time to write its checkpoint."""
+    child = start(job_of(tmp_path, "bash", "-c", LISTENS), fake)
+    ready(child)
+    child.send_signal(signal.SIGUSR1)
     out = child.communicate()[0]
-    assert "checkpoint written" in out and child.returncode == 75
+    assert out.count("asked") == 1 and "checkpoint written" in out and child.returncode == 75
+    assert fake.requeued
+
+
+def test_a_stage_that_is_cancelled_stops_at_a_checkpoint_for_good(tmp_path, fake):
+    """nnUNetv2_seq_cancel sends SIGUSR2: it is not requeued."""
+    child = start(job_of(tmp_path, "bash", "-c", LISTENS), fake)
+    ready(child)
+    child.send_signal(signal.SIGUSR2)
+    out = child.communicate()[0]
+    assert "checkpoint written" in out and "\ncancelled\n" in out and child.returncode == 75
+    assert not fake.requeued
+
+
+def test_sigterm_which_all_processes_get_reaches_the_command_once(tmp_path, fake):
+    """As from scancel: a second one would mean to stop without a checkpoint."""
+    command = (
+        "import signal, sys, time\ngot = []\nsignal.signal(15, lambda *_: got.append(1))\nprint('ready', flush=True)"
+    )
+    command += "\nwhile not got: time.sleep(0.02)\ntime.sleep(0.5)\nprint('asked', len(got))\nsys.exit(75)"
+    child = start(job_of(tmp_path, sys.executable, "-c", command), fake, session=True)
+    ready(child)
+    os.killpg(child.pid, signal.SIGTERM)
+    assert "asked 1" in child.communicate()[0] and child.returncode == 75
     assert fake.requeued
 
 
 def test_a_command_that_dies_of_the_signal_before_it_listens_is_requeued_too(tmp_path, fake):
     """Python that is still importing has no handler yet."""
     child = start(job_of(tmp_path, "sleep", "30"), fake)
-    child.stdout.readline()
+    while "job 7" not in child.stdout.readline():
+        pass
     time.sleep(0.2)
     child.send_signal(signal.SIGUSR1)
     assert child.wait() == 143
