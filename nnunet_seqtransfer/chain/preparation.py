@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.chain.block import KEY, StageBlock, with_block
-from nnunet_seqtransfer.chain.mending import read_stage_plans
+from nnunet_seqtransfer.chain.plans_file import read_stage_plans
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import StageState
 from nnunet_seqtransfer.errors import DatasetError, StageError

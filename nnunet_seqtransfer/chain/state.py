@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.block import StageBlock, read_block
-from nnunet_seqtransfer.chain.mending import read_stage_plans
+from nnunet_seqtransfer.chain.plans_file import read_stage_plans
 from nnunet_seqtransfer.chain.stages import Stage, previous_stage
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import results_folder

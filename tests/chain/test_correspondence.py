@@ -17,6 +17,7 @@ from test_adaptation import architecture
 from test_existing_models import checkpoint, save, theirs
 
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, read_block, with_block
+from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.checkpoints import HEADS, body_digest, write_weights
 from nnunet_seqtransfer.chain.correspondence import (
     channel_words,
@@ -28,7 +29,6 @@ from nnunet_seqtransfer.chain.correspondence import (
 )
 from nnunet_seqtransfer.chain.handoff import adapted_weights, hand_over
 from nnunet_seqtransfer.chain.landmark import find_landmark, outputs
-from nnunet_seqtransfer.chain.run import Chain, load_chain
 from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
 from nnunet_seqtransfer.chain.state import Action, StageState, decide, inspect
 from nnunet_seqtransfer.errors import StageError

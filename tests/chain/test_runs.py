@@ -105,7 +105,7 @@ def test_runs_are_found_by_name_by_short_name_and_by_path(world):
         (["nowhere"], "there is no run 'nowhere'"),
         (["RUN", "-stage", "a/b/c"], "has no stage 'a/b/c'; its stages are"),
         (["RUN", "-stage", "x", "--prepare_only"], "exclude each other"),
-        (["RUN", "-device", "cuda", "-num_gpus", "64"], "64 CUDA GPU"),
+        (["RUN", "-device", "cuda", "-num_gpus", "64"], "-num_gpus 64 is more than"),
     ],
 )
 def test_mistakes_of_the_continue_command_are_one_line(world, command, arguments, words):
