@@ -95,10 +95,11 @@ def _prepare_data(chain: Chain, stage: Stage, processes: int, notify: Notify) ->
 def _prepare(chain: Chain, stage: Stage, state: StageState, action: Action, processes: int, notify: Notify) -> None:
     """Plans, data and starting weights of a stage that will train or validate.
 
-    All folds share the plans and mostly the weights: the second lock is for two folds that begin at the same time.
+    All folds and configurations share the plans file, folds mostly the weights: the second lock is for two that begin
+    at the same time.
     """
     _prepare_data(chain, stage, processes, notify)
-    with locked_in_turn(stage.base / ".plans.lock", f"plans {stage.plans_name}", notify):
+    with locked_in_turn(stage.plans_lock, f"plans {stage.plans_name}", notify):
         state = inspect(stage) if action is Action.START else state
         write_stage_plans(stage, chain.plans[stage], _block(chain, stage, state, action, notify))
 

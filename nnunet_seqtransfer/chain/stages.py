@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.landmark import Landmark
 from nnunet_seqtransfer.host.folders import dataset_id, output_base
+from nnunet_seqtransfer.host.plans import plans_path
 
 if TYPE_CHECKING:
     from nnunet_seqtransfer.chain.correspondence import Pairs
@@ -72,6 +73,11 @@ class Stage:
     def lock(self) -> Path:
         """The lock of whoever is at this stage."""
         return self.base / f".fold_{self.fold}.lock"
+
+    @property
+    def plans_lock(self) -> Path:
+        """The lock of whoever writes the plans file, which all folds and configurations share."""
+        return plans_lock(self.dataset, self.plans_name)
 
     @property
     def has_own_weights(self) -> bool:
@@ -163,6 +169,12 @@ def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) ->
         stage = _stage(request, path, f"{name}{'' if without is None else '_disjoint'}{suffix}", fold, "target")
         stages.append(replace(stage, without=without))
     return tuple(stages)
+
+
+def plans_lock(dataset: str, plans_name: str) -> Path:
+    """See `Stage.plans_lock`."""
+    path = plans_path(dataset, plans_name)
+    return path.with_name(f".{path.name}.lock")
 
 
 def previous_stage(stages: Iterable[Stage], stage: Stage) -> Stage | None:

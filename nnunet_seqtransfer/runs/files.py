@@ -8,11 +8,13 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_seqtransfer.chain.locks import training_lock
 from nnunet_seqtransfer.chain.record import Run, StageEntry
+from nnunet_seqtransfer.chain.stages import plans_lock
 from nnunet_seqtransfer.chain.state import FINAL, UNFINISHED
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.runs.logs import LogEnd, read_end, read_newest, read_tail
-from nnunet_seqtransfer.runs.presence import Presence, read_presence
+from nnunet_seqtransfer.runs.presence import Presence, first_presence
 from nnunet_seqtransfer.storage import is_whole_archive
 
 UNFINISHED_NAMES = (*UNFINISHED, "checkpoint_previous.pth")
@@ -69,7 +71,7 @@ def read_stage(run: Run, entry: StageEntry, now: float) -> StageFiles:
         dice=dice,
         end=LogEnd(end.progress, end.epoch_seconds, printed.error or end.error),
         written=max(times, default=None),
-        presence=read_presence(lock_of(output), now),
+        presence=first_presence(locks_of(output), now),
         log=log if times and _time(log) else None,
     )
 
@@ -79,9 +81,14 @@ def stage_log(folder: Path, entry: StageEntry) -> Path:
     return folder / "logs" / f"{entry.dataset}_{entry.plans_name}_fold_{entry.fold}.log"
 
 
-def lock_of(output: Path) -> Path:
-    """The lock of whoever is at the stage with that results folder; see `Stage.lock`."""
-    return output.parent / f".{output.name}.lock"
+def locks_of(output: Path) -> tuple[Path, Path]:
+    """The locks of who is at the stage with that results folder: the command's, `Stage.lock`, and the training's."""
+    return output.parent / f".{output.name}.lock", training_lock(output)
+
+
+def plans_lock_of(base: Path) -> Path:
+    """The lock of whoever writes the plans of the stage with that results folder, all folds; see `Stage.plans_lock`."""
+    return plans_lock(base.parent.name, base.name.split("__")[1])
 
 
 def _scan(folder: Path) -> dict[str, float]:

@@ -17,9 +17,9 @@ from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.folders import DATASET_NAME, preprocessed_folder, results_folder
 from nnunet_seqtransfer.host.plans import plans_path
-from nnunet_seqtransfer.runs.files import UNFINISHED_NAMES, is_validated, is_whole, lock_of
+from nnunet_seqtransfer.runs.files import UNFINISHED_NAMES, is_validated, is_whole, locks_of
 from nnunet_seqtransfer.runs.overview import QueueStates, no_queue, read_all
-from nnunet_seqtransfer.runs.presence import Presence, read_presence
+from nnunet_seqtransfer.runs.presence import Presence, first_presence, read_presence
 from nnunet_seqtransfer.runs.status import RunStatus
 from nnunet_seqtransfer.storage import read_json
 
@@ -154,7 +154,7 @@ def _fold(path: Path, now: float) -> Fold:
         final=FINAL in names and is_whole(path / FINAL),
         unfinished=any(name in names for name in UNFINISHED_NAMES),
         validated=is_validated(path),
-        presence=read_presence(lock_of(path), now),
+        presence=first_presence(locks_of(path), now),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_seqtransfer.chain.record import RECORD
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, preprocessed_folder, results_folder
-from nnunet_seqtransfer.runs.files import lock_of
+from nnunet_seqtransfer.runs.files import locks_of, plans_lock_of
 from nnunet_seqtransfer.runs.found import DATA_NAME, Found, dataset_folders, files_in, folders_in, stage_folders
 from nnunet_seqtransfer.runs.items import Item
 from nnunet_seqtransfer.runs.presence import SECONDS_OF_REST, read_presence
@@ -31,19 +31,18 @@ def leftovers(found: Found) -> Iterator[Item]:
 
 def _in_results(now: float) -> Iterator[Item]:
     for base in stage_folders():
-        plans_lock = base / ".plans.lock"
-        yield from _asides(base, (plans_lock,), now)
+        yield from _asides(base, (plans_lock_of(base),), now)
         yield from _stale_locks([path for path in files_in(base) if _is_stage_lock(path)], now)
         for fold in folders_in(base):
             if _ASIDE.fullmatch(fold.name) and _is_old(fold, now):
                 yield Item(fold, "half removed")
             if not fold.name.startswith("fold_"):
                 continue
-            lock = lock_of(fold)
-            yield from _asides(fold, (lock,), now)
+            locks = locks_of(fold)
+            yield from _asides(fold, locks, now)
             for path in files_in(fold):
                 if re.fullmatch(r"checkpoint_\w+\.pth\.damaged", path.name):
-                    yield from _unless_held(Item(path, "truncated checkpoint, put aside", (lock,)), now)
+                    yield from _unless_held(Item(path, "truncated checkpoint, put aside", locks), now)
     for dataset in dataset_folders(results_folder()):
         for path in folders_in(dataset):
             if _ASIDE.fullmatch(path.name) and _is_old(path, now):
@@ -57,7 +56,7 @@ def _superseded(found: Found) -> Iterator[Item]:
             for name in SUPERSEDED if fold.is_finished(base.block.role) else ():
                 path = fold.path / name
                 if path.is_file() and not path.is_symlink():
-                    item = Item(path, "checkpoint to go on from, of a finished stage", (lock_of(fold.path),))
+                    item = Item(path, "checkpoint to go on from, of a finished stage", locks_of(fold.path))
                     yield from _unless_held(item, found.now)
 
 
@@ -111,11 +110,11 @@ def _is_held(lock: Path, now: float) -> bool:
 
 
 def _is_stage_lock(path: Path) -> bool:
-    return path.name == ".plans.lock" or re.fullmatch(r"\.fold_\w+\.lock", path.name) is not None
+    return re.fullmatch(r"\.fold_\w+(\.training)?\.lock", path.name) is not None
 
 
 def _is_data_lock(path: Path) -> bool:
-    return re.fullmatch(rf"\.{DATA_NAME.pattern}\.lock", path.name) is not None
+    return re.fullmatch(rf"\.({DATA_NAME.pattern}|\w+\.json)\.lock", path.name) is not None
 
 
 def _is_old(path: Path, now: float) -> bool:

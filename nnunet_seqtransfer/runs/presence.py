@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,6 +52,13 @@ def read_presence(lock: Path, now: float) -> Presence | None:
     except OSError:
         return None  # released just now
     return Presence(holder.pid, holder.host, life_of(holder.pid, holder.host, ago), ago)
+
+
+def first_presence(locks: Iterable[Path], now: float) -> Presence | None:
+    """Of several locks of one thing: who lives, else who may, else who was there; None where nobody is named."""
+    found = [presence for presence in (read_presence(lock, now) for lock in locks) if presence is not None]
+    order = {"alive": 0, "silent": 1, "dead": 2}
+    return min(found, key=lambda presence: order[presence.life], default=None)
 
 
 def life_of(pid: int, host: str, seconds_ago: float) -> Life:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_seqtransfer.chain.record import RECORD
 from nnunet_seqtransfer.host.folders import dataset_id, results_folder
-from nnunet_seqtransfer.runs.files import SHARED_WEIGHTS, lock_of
+from nnunet_seqtransfer.runs.files import SHARED_WEIGHTS, locks_of, plans_lock_of
 from nnunet_seqtransfer.runs.found import DATA_NAME, Base, Data, Fold, Found, files_in
 from nnunet_seqtransfer.runs.items import Item
 from nnunet_seqtransfer.runs.leftovers import leftovers
@@ -58,7 +58,7 @@ def weights(found: Found) -> Iterator[Item]:
                 path.name == f"seq_transfer_init_{own.name}.pth" and own in finished
             )
             if is_free and not any(_may_live(fold.presence) for fold in base.folds):
-                locks = (base.path / ".plans.lock",)
+                locks = (plans_lock_of(base.path),)
                 yield Item(path, "handed to a finished stage", locks, no_one_at=base.path)
 
 
@@ -168,7 +168,7 @@ def _is_busy(run: RunStatus) -> bool:
 
 def _source_item(base: Base, why: str) -> Item:
     folds: tuple[Fold, ...] = base.folds
-    locks = (*(lock_of(fold.path) for fold in folds), base.path / ".plans.lock")
+    locks = (*(lock for fold in folds for lock in locks_of(fold.path)), plans_lock_of(base.path))
     return Item(base.path, why, locks, no_one_at=base.path)
 
 
