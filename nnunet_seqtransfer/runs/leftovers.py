@@ -114,7 +114,7 @@ def _is_stage_lock(path: Path) -> bool:
 
 
 def _is_data_lock(path: Path) -> bool:
-    return re.fullmatch(rf"\.({DATA_NAME.pattern}|\w+\.json)\.lock", path.name) is not None
+    return re.fullmatch(rf"\.({DATA_NAME.pattern}|[\w-]+\.json)\.lock", path.name) is not None
 
 
 def _is_old(path: Path, now: float) -> bool:
