@@ -1,0 +1,54 @@
+"""How datasets, numbers and paths are written on the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from nnunet_seqtransfer.host.folders import DATASET_NAME
+
+ARROW = " \N{RIGHTWARDS ARROW} "
+MISSING = "\N{EN DASH}"
+
+
+def short(dataset: str) -> str:
+    """ "023 OasisCaudate" for Dataset023_OasisCaudate; other names as they are."""
+    return dataset.removeprefix("Dataset").replace("_", " ", 1) if DATASET_NAME.fullmatch(dataset) else dataset
+
+
+def digits(dataset: str) -> str:
+    """ "023" for Dataset023_OasisCaudate; other names as they are."""
+    match = DATASET_NAME.fullmatch(dataset)
+    return match[1] if match else dataset
+
+
+def path_words(path: Sequence[str]) -> str:
+    """A path, the target last: by numbers, or "scratch"."""
+    return ARROW.join(digits(name) for name in path) if len(path) > 1 else "scratch"
+
+
+def decimals(value: float, places: int = 3) -> str:
+    """A number for a table; a dash where there is none."""
+    return f"{value:.{places}f}" if math.isfinite(value) else MISSING
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """ "1 case", "12 cases"."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "A", "A and B", "A, B and C"."""
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from ``low`` to ``high``, at most ``most`` + 1 of them."""
+    span = high - low
+    if not math.isfinite(span) or span <= 0:
+        return [low]
+    rough = span / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]

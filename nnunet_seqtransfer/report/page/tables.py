@@ -1,0 +1,253 @@
+"""Tables of the page: candidates, sources and cases, sorted when a header is clicked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.evaluation.comparison import Comparison
+from nnunet_seqtransfer.report.page.markup import Child, element
+from nnunet_seqtransfer.report.page.naming import MISSING, decimals, path_words, short
+from nnunet_seqtransfer.report.page.validation import ValidatedCase
+from nnunet_seqtransfer.report.palette import HOPS, SEARCH, START
+from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
+from nnunet_seqtransfer.sequence.verdict import percent
+
+BAR = 120.0
+"""Width of the longest bar, and of the axis of intervals."""
+MOST_SOURCES = 100
+"""Rows of the table of sources, the nearest."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell."""
+
+    content: Child
+    "What stands in it."
+    key: float | str
+    "What it is sorted by."
+
+
+def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], marked: Sequence[bool] = ()) -> Markup:
+    """A table that can be sorted; the first column heads the rows, columns of numbers are set to the right.
+
+    ``marked``: for each row whether it is the one that was chosen.
+    """
+    numeric = [all(isinstance(row[k].key, float) for row in rows) for k in range(len(header))]
+    looks = ["num" if right else None for right in numeric]
+    head = element(
+        "tr",
+        *(
+            element("th", element("button", text, type="button"), scope="col", class_=look, aria_sort="none")
+            for text, look in zip(header, looks, strict=True)
+        ),
+    )
+    body = [
+        element("tr", *_cells(row, looks), class_="chosen" if place < len(marked) and marked[place] else None)
+        for place, row in enumerate(rows)
+    ]
+    made = element(
+        "table",
+        element("caption", caption, class_="unseen"),
+        element("thead", head),
+        element("tbody", *body),
+        class_="sortable",
+    )
+    return element("div", made, class_="scroll", role="region", tabindex=0, aria_label=caption)
+
+
+def _cells(row: Sequence[Cell], looks: Sequence[str | None]) -> list[Markup]:
+    cells = []
+    for place, (cell, look) in enumerate(zip(row, looks, strict=True)):
+        key = f"{cell.key:.9g}" if isinstance(cell.key, float) and math.isfinite(cell.key) else ""
+        key = cell.key if isinstance(cell.key, str) else key
+        if place:
+            cells.append(element("td", cell.content, class_=look, data_key=key))
+        else:
+            cells.append(element("th", cell.content, scope="row", class_=look, data_key=key))
+    return cells
+
+
+def text(value: str) -> Cell:
+    """A cell of text."""
+    return Cell(value, value)
+
+
+def figure(value: float, places: int = 3) -> Cell:
+    """A cell with a number."""
+    return Cell(decimals(value, places), float(value))
+
+
+def candidates_table(plan: SequencePlan, trained: Sequence[str]) -> Markup:
+    """The candidate paths with their costs, how often each wins, and how each stands against the cheapest.
+
+    ``trained`` is the path of the run, the target last; it is marked.
+    """
+    against = {entry.path: entry for entry in plan.compared}
+    gains = {entry.path: entry for entry in plan.gains}
+    wins = {entry.path: entry.share for entry in plan.wins}
+    most = max((entry.cost for entry in plan.candidates if math.isfinite(entry.cost)), default=1.0) or 1.0
+    header = ["path", "cost", "parts", *(["wins"] if plan.resamples else [])]
+    header += [*(["dearer than the cheapest by"] if against else []), *(["predicted gain of Dice"] if gains else [])]
+    rows = []
+    for entry in plan.candidates:
+        cells = [Cell(_path(entry), path_words(entry.path)), figure(entry.cost), Cell(_bar(entry, most), entry.cost)]
+        if plan.resamples:
+            share = wins.get(entry.path, 0.0)
+            cells.append(Cell(percent(share), float(share)))
+        if against:
+            other = against.get(entry.path)
+            words = _interval(other.saved, other.low, other.high) if other else MISSING
+            cells.append(Cell(words, float(other.saved) if other else -math.inf))
+        if gains:
+            gain = gains.get(entry.path)
+            words = _interval(gain.mean, gain.low, gain.high, sign="+") if gain else MISSING
+            cells.append(Cell(words, float(gain.mean) if gain else -math.inf))
+        rows.append([*cells, Cell(f"{entry.gpu_hours:.1f}", float(entry.gpu_hours))])
+    marked = [entry.path == tuple(trained) for entry in plan.candidates]
+    return table("Candidate paths, cheapest first", [*header, "GPU hours"], rows, marked)
+
+
+def _path(entry: CandidatePath) -> Markup:
+    names = " \N{RIGHTWARDS ARROW} ".join(short(name) for name in entry.path)
+    words = names if len(entry.path) > 1 else f"{names} from scratch"
+    note = element("span", f"ruled out: it {entry.ruled_out}", class_="note") if entry.ruled_out else None
+    return element("span", words, note)
+
+
+def _bar(entry: CandidatePath, most: float) -> Markup:
+    """The parts of a cost as a bar: start, hops, and the published strategy's search."""
+    hops = [(cost, HOPS[place % len(HOPS)], f"hop {place + 1}") for place, cost in enumerate(entry.hop_costs)]
+    parts = [(entry.start_cost, START, "start"), *hops, (entry.search_cost, SEARCH, "search")]
+    drawn, left = [], 0.0
+    for cost, colour, _ in parts:
+        width = cost / most * BAR if math.isfinite(cost) else 0.0
+        if width > 0:
+            drawn.append(element("rect", x=left, y=2, width=width, height=12, fill=colour, class_="part"))
+            left += width
+    words = " + ".join(f"{name} {decimals(cost, 2)}" for cost, _, name in parts if cost > 0) or "no cost"
+    box = {"viewBox": f"0 0 {BAR:g} 16", "width": BAR, "height": 16}
+    return element(
+        "svg", element("title", words), *drawn, class_="bar", role="img", aria_label=words, data_tip=words, **box
+    )
+
+
+def sources_table(affinity: Affinity, trained: Sequence[str]) -> Markup:
+    """The sources, nearest first, with interval and components of their distance to the target."""
+    ranking = affinity.ranking()[:MOST_SOURCES]
+    ends = [value for i in ranking for value in (affinity.high[i], affinity.distances[i][-1]) if math.isfinite(value)]
+    most = max(ends, default=1.0) or 1.0
+    parts = list(affinity.components)
+    header = ["source", "distance", "95 % interval", "", *parts, "cases", "compared"]
+    rows = [
+        [
+            text(_source_name(affinity, i)),
+            figure(affinity.distances[i][-1]),
+            Cell(_ends(affinity.low[i], affinity.high[i]), float(affinity.low[i])),
+            Cell(_whisker(affinity, i, most), affinity.distances[i][-1]),
+            *(figure(affinity.components[part][i][-1]) for part in parts),
+            Cell(str(affinity.tasks[i].labelled_cases), float(affinity.tasks[i].labelled_cases)),
+            text("; ".join(affinity.matches[i]) if i < len(affinity.matches) else ""),
+        ]
+        for i in ranking
+    ]
+    header[3] = "on a scale"
+    return table(
+        "Sources, nearest first", header, rows, [affinity.names[i] in trained for i in ranking]
+    )
+
+
+def _source_name(affinity: Affinity, i: int) -> str:
+    return short(affinity.names[i]) + ("" if affinity.tasks[i].registered else " (signature)")
+
+
+def _whisker(affinity: Affinity, i: int, most: float) -> Markup | str:
+    """A distance as a point on its interval, all rows on one scale."""
+    value, low, high = affinity.distances[i][-1], affinity.low[i], affinity.high[i]
+    if not math.isfinite(value):
+        return MISSING
+
+    def across(distance: float) -> float:
+        return 4 + distance / most * (BAR - 8)
+
+    bar = None
+    if math.isfinite(low) and math.isfinite(high):
+        bar = element("line", x1=across(low), x2=across(high), y1=8, y2=8, class_="whisker")
+    axis = element("line", x1=4, x2=BAR - 4, y1=8, y2=8, class_="grid")
+    point = element("circle", cx=across(value), cy=8, r=3.5, class_="point")
+    words = f"{decimals(value)}, {_ends(low, high)}"
+    box = {"viewBox": f"0 0 {BAR:g} 16", "width": BAR, "height": 16}
+    return element("svg", axis, bar, point, class_="bar", role="img", aria_label=words, **box)
+
+
+def _ends(low: float, high: float) -> str:
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"{decimals(low)} to {decimals(high)}" if known else "unknown (one case)"
+
+
+def _interval(middle: float, low: float, high: float, sign: str = "") -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{middle:{sign}.3f}"
+    return f"{middle:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def cases_table(cases: Sequence[ValidatedCase]) -> Markup:
+    """Every validated case with its Dice, worst first."""
+    labels = list(dict.fromkeys(label for case in cases for label in case.dice))
+    ordered = sorted(cases, key=lambda case: (math.isnan(case.mean), case.mean, case.case))
+    several = len(labels) > 1
+    rows = [
+        [
+            text(case.case),
+            text(case.fold),
+            *(figure(case.dice.get(label, math.nan)) for label in labels),
+            *([figure(case.mean)] if several else []),
+        ]
+        for case in ordered
+    ]
+    header = ["case", "fold", *(f"Dice {label}" for label in labels), *(["Dice mean"] if several else [])]
+    return table("Validated cases, worst first", header, rows)
+
+
+def comparison_tables(comparison: Comparison) -> tuple[Markup, ...]:
+    """Differences, epochs saved, and how well distances ranked; those that there are."""
+    tables = []
+    if comparison.differences:
+        rows = [
+            [
+                text(f"{entry.arm} against {entry.against}"),
+                text({"dice": "Dice", "nsd": "surface Dice"}[entry.metric]),
+                Cell(_interval(entry.mean, entry.low, entry.high, "+"), float(entry.mean)),
+                Cell(_p(entry.p_holm), entry.p_holm),
+                Cell(str(entry.cases), float(entry.cases)),
+            ]
+            for entry in comparison.differences
+        ]
+        header = ["paths", "measure", "mean difference (95 % interval)", "p (Holm)", "cases"]
+        tables.append(table("Differences between paths", header, rows))
+    if comparison.savings:
+        rows = [
+            [
+                text(entry.arm),
+                Cell(MISSING if entry.epochs is None else f"{entry.epochs} of {entry.of}", entry.share or math.inf),
+            ]
+            for entry in comparison.savings
+        ]
+        header = ["path", f"epochs until as good as {comparison.savings[0].against}"]
+        tables.append(table("Epochs saved", header, rows))
+    if comparison.rankings:
+        rows = [
+            [text(entry.metric), figure(entry.spearman), figure(entry.weighted_tau), figure(entry.regret)]
+            for entry in comparison.rankings
+        ]
+        tables.append(table("How well each ranked the sources", ["by", "Spearman", "weighted tau", "regret"], rows))
+    return tuple(tables)
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if math.isfinite(value) else MISSING
