@@ -35,7 +35,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Writes the report of a run as one HTML file that works without a network: the decision and why, the graph, the "
+        "Writes the report of a run as one HTML file that needs no network: the decision and why, the graph, the "
         "distances, the candidates, the curves, the validated cases, a comparison where there is one, a methods "
         "paragraph, and where it all comes from. A run that is not finished gets a report of what there is.",
         "nnUNetv2_seq_report Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from nnunet_seqtransfer.report.page.logs import Epoch
 from nnunet_seqtransfer.report.page.markup import element, polyline
-from nnunet_seqtransfer.report.page.naming import decimals, ticks
+from nnunet_seqtransfer.report.page.naming import decimals
+from nnunet_seqtransfer.report.page.scales import Scale
 
 WIDTH, HEIGHT = 360.0, 170.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 8.0, 10.0, 24.0
@@ -39,9 +40,7 @@ def dice_plot(curve: Sequence[Epoch], labels: Sequence[str], title: str, epochs:
     if count > 1:
         names = labels if len(labels) == count else [f"label {number + 1}" for number in range(count)]
         for number, name in enumerate(names):
-            values = (
-                epoch.pseudo_dice[number] if number < len(epoch.pseudo_dice) else math.nan for epoch in curve
-            )
+            values = (epoch.pseudo_dice[number] if number < len(epoch.pseudo_dice) else math.nan for epoch in curve)
             lines.append(Line(name, tuple(values), "thin"))
     return _plot(curve, lines, (0.0, 1.0), f"Pseudo Dice of {title}", epochs)
 
@@ -65,17 +64,9 @@ def thinned(curve: Sequence[Epoch]) -> list[Epoch]:
     return list(reversed(list(curve)[::-1][::step]))
 
 
-def _plot(
-    curve: Sequence[Epoch], lines: Sequence[Line], ends: tuple[float, float], title: str, epochs: int
-) -> Markup:
-    first, last = 1.0, max(2.0, float(epochs), curve[-1].number + 1.0 if curve else 0.0)
-
-    def across(epoch: float) -> float:
-        return LEFT + (epoch - first) / (last - first) * (WIDTH - LEFT - RIGHT)
-
-    def up(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - ends[0]) / (ends[1] - ends[0]) * (HEIGHT - TOP - BOTTOM)
-
+def _plot(curve: Sequence[Epoch], lines: Sequence[Line], ends: tuple[float, float], title: str, epochs: int) -> Markup:
+    last = max(2.0, float(epochs), curve[-1].number + 1.0 if curve else 0.0)
+    across, up = Scale(1.0, last, LEFT, WIDTH - RIGHT), Scale(*ends, HEIGHT - BOTTOM, TOP)
     numbers = [epoch.number + 1 for epoch in curve]
     drawn = [
         element("path", d=d, class_=f"line {line.look}")
@@ -89,7 +80,7 @@ def _plot(
     }
     return element(
         "svg",
-        *_axes(across, up, ends, (first, last)),
+        *_axes(across, up, title.split(" of ", maxsplit=1)[0]),
         *drawn,
         element("line", class_="cursor", x1=0, x2=0, y1=TOP, y2=HEIGHT - BOTTOM),
         viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
@@ -101,16 +92,16 @@ def _plot(
     )
 
 
-def _axes(across, up, ends, epochs) -> list[Markup]:  # type: ignore[no-untyped-def] # two local functions
+def _axes(across: Scale, up: Scale, what: str) -> list[Markup]:
     parts = []
-    for value in ticks(*ends, most=4):
-        y = up(value)
-        parts.append(element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
-        parts.append(element("text", f"{value:g}", x=LEFT - 6, y=y + 4, class_="tick end"))
-    for value in ticks(*epochs, most=5):
-        parts.append(element("text", f"{value:g}", x=across(value), y=HEIGHT - 8, class_="tick middle"))
-    parts.append(element("line", class_="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM))
-    return parts
+    for value in up.ticks(4):
+        parts.append(element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=up(value), y2=up(value)))
+        parts.append(element("text", f"{value:g}", x=LEFT - 6, y=up(value) + 4, class_="tick end"))
+    whole = (value for value in across.ticks(5) if value == int(value))
+    parts += [element("text", f"{value:g}", x=across(value), y=HEIGHT - 8, class_="tick middle") for value in whole]
+    parts.append(element("text", "epoch", x=LEFT - 6, y=HEIGHT - 8, class_="tick end"))
+    parts.append(element("text", what, x=LEFT + 5, y=TOP + 11, class_="tick what"))
+    return [*parts, element("line", class_="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM)]
 
 
 def _broken(points: Sequence[tuple[float, float]]) -> str:

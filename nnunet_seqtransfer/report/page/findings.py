@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,8 @@ class StageFound:
     "Its results."
     is_target: bool
     "Whether it is the target's."
+    begun: bool
+    "nnU-Net has written a log."
     trained: bool
     "Its final checkpoint is there, whole."
     validated: bool
@@ -53,7 +56,7 @@ class StageFound:
             return "finished" if self.validated or not self.is_target else "trained, not validated"
         if self.curve:
             return f"{len(self.curve)} of {self.entry.recipe.epochs} epochs"
-        return "not begun"
+        return "begun, no epoch finished" if self.begun else "not begun"
 
 
 @dataclass(frozen=True)
@@ -116,19 +119,22 @@ def _with_cases(found: Findings, notes: list[str]) -> Findings:
     """The target's labels and validated cases, and how many cases each dataset has."""
     counts = {task.dataset: task.labelled_cases for task in found.affinity.tasks} if found.affinity else {}
     for dataset in dict.fromkeys(stage.entry.dataset for stage in found.stages):
-        if dataset not in counts and (content := _tried(lambda name=dataset: read_dataset_json(name), [])):
-            counts[dataset] = len(_tried(lambda name=dataset, json=content: raw_cases(name, json), []) or {})
+        if dataset not in counts:
+            counts[dataset] = _tried(partial(_count, dataset), []) or 0
     target_json = _tried(lambda: read_dataset_json(found.run.request.target), notes)
     if target_json is None:
         return replace(found, case_counts={name: count for name, count in counts.items() if count})
     labels, cases = foreground_labels(target_json), list[ValidatedCase]()
     for stage in found.stages:
         if stage.is_target:
-            folder, fold = stage.folder / "validation", stage.entry.fold
-            ending = str(target_json["file_ending"])
-            cases += _tried(lambda: read_validation(folder, fold, labels, ending), notes) or ()  # noqa: B023
+            where = stage.folder / "validation", stage.entry.fold
+            cases += _tried(partial(read_validation, *where, labels, str(target_json["file_ending"])), notes) or ()
     known = {name: count for name, count in counts.items() if count}
     return replace(found, target_json=target_json, labels=labels, cases=tuple(cases), case_counts=known)
+
+
+def _count(dataset: str) -> int:
+    return len(raw_cases(dataset, read_dataset_json(dataset)))
 
 
 def _stage(run: Run, entry: StageEntry, notes: list[str]) -> StageFound:
@@ -137,6 +143,7 @@ def _stage(run: Run, entry: StageEntry, notes: list[str]) -> StageFound:
         entry=entry,
         folder=folder,
         is_target=entry.dataset == run.request.target,
+        begun=any(folder.glob("training_log_*.txt")),
         trained=is_whole_archive(folder / FINAL),
         validated=(folder / "validation" / SUMMARY).is_file(),
         curve=read_curve(folder),

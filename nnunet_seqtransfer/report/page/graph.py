@@ -135,7 +135,7 @@ def _on_canvas(points: NDArray[np.float64], canvas: Canvas) -> tuple[NDArray[np.
     scale = min(room / extent[0], (most - 2 * margin_y) / extent[1])
     height = max(extent[1] * scale + 2 * margin_y, 0.28 * canvas.width)
     centred = (points - (points.max(axis=0) + points.min(axis=0)) / 2) * [scale, -scale]
-    return centred + [canvas.width / 2, height / 2], float(height)
+    return centred + np.asarray([canvas.width / 2, height / 2]), float(height)
 
 
 def _radii(problem: SequenceProblem, canvas: Canvas) -> NDArray[np.float64]:
@@ -234,8 +234,8 @@ def marker(group: int, x: float, y: float, radius: float) -> str:
     """The outline of a community's marker, all of about the same area."""
     corners, turn = CORNERS[(group + group // len(CORNERS)) % len(CORNERS)]
     if not corners:
-        r = number(radius)
-        return f"M{number(x - radius)} {number(y)}a{r} {r} 0 1 0 {number(2 * radius)} 0a{r} {r} 0 1 0 {number(-2 * radius)} 0z"
+        arc, across = f"a{number(radius)} {number(radius)} 0 1 0", number(2 * radius)
+        return f"M{number(x - radius)} {number(y)}{arc} {across} 0{arc} -{across} 0z"
     reach = radius * math.sqrt(2 * math.pi / (corners * math.sin(2 * math.pi / corners)))
     return _outline(
         [

@@ -60,7 +60,7 @@ def legend(affinity: Affinity) -> Markup:
 def shades_css() -> str:
     """The rules for the shades: the text is black or white, whichever is easier to read."""
     colours = [viridis(shade / (SHADES - 1)) for shade in range(SHADES)]
-    inks = [max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, colour)) for colour in colours]  # noqa: B023
+    inks = [max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, colour)) for colour in colours]
     return "\n".join(
         f".h{shade}{{background:{colour};color:{ink}}}"
         for shade, (colour, ink) in enumerate(zip(colours, inks, strict=True))

@@ -23,9 +23,9 @@ def element(name: str, *children: Child, **attributes: Attribute) -> Markup:
     """
     written = Markup("").join(_attribute(key, value) for key, value in attributes.items())
     if name in VOID:
-        return Markup("<{}{}>").format(Markup(name), written)
+        return Markup("<{}{}>").format(name, written)
     inside = Markup("").join(_text(child) for child in children if child is not None)
-    return Markup("<{}{}>{}</{}>").format(Markup(name), written, inside, Markup(name))
+    return Markup("<{}{}>{}</{}>").format(name, written, inside, name)
 
 
 def joined(parts: Iterable[Markup]) -> Markup:
@@ -49,8 +49,8 @@ def _attribute(name: str, value: Attribute) -> Markup:
     # SVG has names such as viewBox, which are kept; Python's keywords end in an underscore.
     name = name.removesuffix("_").replace("_", "-")
     if value is True:
-        return Markup(" {}").format(Markup(name))
-    return Markup(' {}="{}"').format(Markup(name), _text(value))
+        return Markup(" {}").format(name)
+    return Markup(' {}="{}"').format(name, _text(value))
 
 
 def _text(value: Markup | str | float) -> Markup:

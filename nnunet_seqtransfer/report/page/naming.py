@@ -27,6 +27,11 @@ def path_words(path: Sequence[str]) -> str:
     return ARROW.join(digits(name) for name in path) if len(path) > 1 else "scratch"
 
 
+def arrows(name: str) -> str:
+    """A path as the commands print it, with arrows."""
+    return name.replace(" -> ", ARROW)
+
+
 def decimals(value: float, places: int = 3) -> str:
     """A number for a table; a dash where there is none."""
     return f"{value:.{places}f}" if math.isfinite(value) else MISSING
@@ -40,15 +45,3 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 def listed(names: Sequence[str]) -> str:
     """ "A", "A and B", "A, B and C"."""
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``, at most ``most`` + 1 of them."""
-    span = high - low
-    if not math.isfinite(span) or span <= 0:
-        return [low]
-    rough = span / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -43,9 +43,11 @@ def case_views(found: Findings, notes: list[str]) -> tuple[CaseView, ...]:
     """The worst, the median and the best validated case; one that cannot be read leaves a note instead."""
     views = []
     try:
-        reader = str(read_plans(found.run.request.target, found.run.request.plans, found.run.request.configuration)[
-            "image_reader_writer"
-        ])
+        reader = str(
+            read_plans(found.run.request.target, found.run.request.plans, found.run.request.configuration)[
+                "image_reader_writer"
+            ]
+        )
         raw = raw_cases(found.run.request.target, found.target_json) if found.target_json else {}
     except SeqTransferError as error:
         notes.append(f"No overlays: {' '.join(str(error).split())}.")

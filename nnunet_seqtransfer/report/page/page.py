@@ -18,7 +18,8 @@ from nnunet_seqtransfer.report.page.curves import dice_plot, loss_plot
 from nnunet_seqtransfer.report.page.findings import Findings, StageFound, find
 from nnunet_seqtransfer.report.page.graph import draw_graph, lay_out
 from nnunet_seqtransfer.report.page.heatmap import MOST, heat_map, legend, shades_css
-from nnunet_seqtransfer.report.page.naming import counted, decimals, short
+from nnunet_seqtransfer.report.page.markup import element
+from nnunet_seqtransfer.report.page.naming import arrows, counted, decimals, short
 from nnunet_seqtransfer.report.page.overlays import case_views
 from nnunet_seqtransfer.report.page.paired import paired_plots
 from nnunet_seqtransfer.report.page.tables import (
@@ -28,7 +29,6 @@ from nnunet_seqtransfer.report.page.tables import (
     comparison_tables,
     sources_table,
     table,
-    text,
 )
 from nnunet_seqtransfer.report.page.validation import label_means
 from nnunet_seqtransfer.storage import replacing
@@ -94,27 +94,34 @@ def _heading(found: Findings) -> dict[str, Any]:
         "request": found.run.request,
         "decision": words.decision(found),
         "result": words.result(found),
-        "route": [_stop(found, stage) for stage in found.stages],
+        "route": _stops(found),
         "versions": provenance.versions(),
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
-def _stop(found: Findings, stage: StageFound) -> dict[str, Any]:
-    """One stage in the strip at the top."""
-    count = found.case_counts.get(stage.entry.dataset)
-    about = [counted(count, "case")] if count else []
-    about.append(counted(stage.entry.recipe.epochs, "epoch"))
-    if stage.is_target:
-        about.append(f"fold {stage.entry.fold}")
-    if stage.entry.excluded:
-        about.append(f"without {counted(len(stage.entry.excluded), 'shared case')}")
+def _stops(found: Findings) -> list[dict[str, Any]]:
+    """The strip at the top: every dataset of the path, with the states of its stages."""
+    stops: dict[str, list[StageFound]] = {}
+    for stage in found.stages:
+        stops.setdefault(stage.entry.dataset, []).append(stage)
+    return [_stop(found, dataset, stages) for dataset, stages in stops.items()]
+
+
+def _stop(found: Findings, dataset: str, stages: Sequence[StageFound]) -> dict[str, Any]:
+    count = found.case_counts.get(dataset)
+    about = [*([counted(count, "case")] if count else []), counted(stages[0].entry.recipe.epochs, "epoch")]
+    states = []
+    for stage in stages:
+        fold = f"fold {stage.entry.fold}: " if stage.is_target else ""
+        without = counted(len(stage.entry.excluded), "shared case")
+        left_out = f" (without {without})" if stage.entry.excluded else ""
+        states.append((f"{fold}{stage.status}{left_out}", "good" if stage.status == "finished" else "wait"))
     return {
-        "name": short(stage.entry.dataset),
-        "is_target": stage.is_target,
+        "name": short(dataset),
+        "is_target": stages[0].is_target,
         "about": ", ".join(about),
-        "status": stage.status,
-        "look": "good" if stage.status == "finished" else "wait",
+        "states": states,
     }
 
 
@@ -125,15 +132,10 @@ def _choice(found: Findings) -> dict[str, Any]:
     planned = (*plan.sources, plan.target) if plan else ()
     proposed = planned if planned and not found.follows_plan else ()
     layout = lay_out(affinity, (*path, *proposed)) if affinity and len(affinity.names) > 1 else None
-    why = list(plan.explanation) if plan else []
-    if proposed:
-        why.insert(0, "What follows is about the path that is planned now, which is not the one of this run.")
-    if plan is None and layout is not None:
-        why = ["There is no plan of this target: the path was asked for."]
     return {
         "plan": plan,
-        "why": why,
-        "flips": list(plan.flips) if plan else [],
+        "why": words.reasons(found),
+        "flips": [arrows(line) for line in plan.flips] if plan else [],
         "proposed": bool(proposed),
         "graph": draw_graph(layout, affinity, path, proposed) if layout and affinity else None,
         "stress": f"{layout.stress:.2f}" if layout else "",
@@ -179,7 +181,7 @@ def _results(found: Findings, notes: list[str]) -> dict[str, Any]:
 def _curves(found: Findings, stage: StageFound) -> dict[str, Any]:
     name = f"{short(stage.entry.dataset)}, fold {stage.entry.fold}"
     epochs = stage.entry.recipe.epochs
-    seconds = sum(epoch.seconds for epoch in stage.curve if epoch.seconds == epoch.seconds)  # noqa: PLR0124 - NaN
+    seconds = sum(epoch.seconds for epoch in stage.curve if epoch.seconds == epoch.seconds)
     took = f"{len(stage.curve)} of {epochs} epochs in {_duration(seconds)}."
     labels = list(found.labels) if stage.is_target else []
     return {
@@ -216,7 +218,10 @@ def _comparison(found: Findings) -> dict[str, Any]:
 
 def _sources_of_all(found: Findings) -> dict[str, Any]:
     """Methods and provenance."""
-    rows = [[text(name), Cell(digest, digest)] for name, digest in provenance.files(found)]
+    rows = [
+        [Cell(element("span", name, class_="file"), name), Cell(element("code", digest, class_="hash"), digest)]
+        for name, digest in provenance.files(found)
+    ]
     return {
         "methods": words.methods(found, provenance.versions()),
         "citations": words.CITATIONS,

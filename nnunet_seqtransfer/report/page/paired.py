@@ -9,11 +9,14 @@ from markupsafe import Markup
 
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
 from nnunet_seqtransfer.report.page.markup import element
-from nnunet_seqtransfer.report.page.naming import counted, decimals, ticks
+from nnunet_seqtransfer.report.page.naming import arrows, counted, decimals
+from nnunet_seqtransfer.report.page.scales import Scale
 
 WIDTH, HEIGHT = 220.0, 240.0
-LEFT, RIGHT, TOP, BOTTOM = 38.0, 150.0, 12.0, 28.0
+LEFT, RIGHT, TOP, BOTTOM = 38.0, 150.0, 12.0, 40.0
 """Where the two columns and the ends of the scale are; between RIGHT and WIDTH stand mean and interval."""
+LONGEST = 20
+"""Letters of a name that fit."""
 
 
 def case_dice(comparison: Comparison, arm: str) -> dict[str, float]:
@@ -36,7 +39,7 @@ def paired_plots(comparison: Comparison) -> tuple[tuple[str, Markup], ...]:
     low, high = max(0.0, min(values) - 0.03), min(1.0, max(values) + 0.03)
     ends = (low, high) if high > low else (0.0, 1.0)
     return tuple(
-        (f"{entry.arm} against {entry.against}", _plot(entry, arms[entry.against], arms[entry.arm], ends))
+        (arrows(f"{entry.arm} against {entry.against}"), _plot(entry, arms[entry.against], arms[entry.arm], ends))
         for entry in shown
     )
 
@@ -49,36 +52,36 @@ def difference_words(entry: Difference) -> str:
     return f"{entry.mean:+.3f}{interval}{tested}, {counted(entry.cases, 'case')}"
 
 
-def _plot(entry: Difference, left: Mapping[str, float], right: Mapping[str, float], ends: tuple[float, float]) -> Markup:
-    def up(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - ends[0]) / (ends[1] - ends[0]) * (HEIGHT - TOP - BOTTOM)
-
+def _plot(
+    entry: Difference, left: Mapping[str, float], right: Mapping[str, float], ends: tuple[float, float]
+) -> Markup:
+    up = Scale(*ends, HEIGHT - BOTTOM, TOP)
     cases = sorted(set(left) & set(right))
     parts = []
-    for value in ticks(*ends, most=5):
+    for value in up.ticks(5):
         parts.append(element("line", class_="grid", x1=LEFT, x2=RIGHT, y1=up(value), y2=up(value)))
         parts.append(element("text", f"{value:g}", x=LEFT - 6, y=up(value) + 4, class_="tick end"))
     for case in cases:
         parts.append(_line(case, left[case], right[case], up, entry))
-    for x, dice, place in ((LEFT + 14, left, "start"), (RIGHT - 14, right, "end")):
-        mean = sum(dice[case] for case in cases) / len(cases) if cases else math.nan
-        if math.isfinite(mean):
-            edge = x + (-13 if place == "start" else 13)
-            parts.append(element("line", class_="mean", x1=x, x2=edge, y1=up(mean), y2=up(mean)))
-    parts.append(element("text", entry.against[:16], x=LEFT, y=HEIGHT - 8, class_="tick"))
-    parts.append(element("text", entry.arm[:18], x=RIGHT + 4, y=HEIGHT - 8, class_="tick end"))
+    for x, dice, width in ((LEFT + 14, left, -13.0), (RIGHT - 14, right, 13.0)):
+        if cases:
+            mean = up(sum(dice[case] for case in cases) / len(cases))
+            parts.append(element("line", class_="mean", x1=x, x2=x + width, y1=mean, y2=mean))
+    # on two rows: names of long paths would cover each other on one
+    parts.append(element("text", arrows(entry.against)[:LONGEST], x=LEFT, y=HEIGHT - 22, class_="tick"))
+    parts.append(element("text", arrows(entry.arm)[:LONGEST], x=RIGHT, y=HEIGHT - 6, class_="tick end"))
     parts.append(element("text", f"{entry.mean:+.3f}", x=WIDTH - 2, y=HEIGHT / 2 - 8, class_="big end"))
     if math.isfinite(entry.low) and math.isfinite(entry.high):
-        for place, value in enumerate((entry.low, entry.high)):
-            text = f"{'to ' if place else ''}{value:+.3f}"
-            parts.append(element("text", text, x=WIDTH - 2, y=HEIGHT / 2 + 9 + 15 * place, class_="tick end"))
+        for row, text in enumerate((f"{entry.low:+.3f}", f"to {entry.high:+.3f}")):
+            parts.append(element("text", text, x=WIDTH - 2, y=HEIGHT / 2 + 9 + 15 * row, class_="tick end"))
     words = f"Dice of {counted(len(cases), 'case')}: {entry.arm} minus {entry.against} {difference_words(entry)}"
     box = f"0 0 {WIDTH:g} {HEIGHT:g}"
     return element("svg", *parts, viewBox=box, class_="paired", role="group", aria_label=words)
 
 
-def _line(case, before, after, up, entry) -> Markup:  # type: ignore[no-untyped-def] # a local function
-    tip = f"{case}\n{entry.against} {decimals(before)}\n{entry.arm} {decimals(after)}\ndifference {after - before:+.3f}"
+def _line(case: str, before: float, after: float, up: Scale, entry: Difference) -> Markup:
+    values = f"{entry.against}: {decimals(before)}\n{entry.arm}: {decimals(after)}"
+    tip = f"{case}\n{arrows(values)}\ndifference {after - before:+.3f}"
     look = "better" if after > before else "worse" if after < before else "same"
     ends = {"x1": LEFT + 14, "x2": RIGHT - 14, "y1": up(before), "y2": up(after)}
     return element(

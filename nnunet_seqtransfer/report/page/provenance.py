@@ -38,7 +38,7 @@ def facts(found: Findings) -> list[tuple[str, str]]:
     listed = [
         ("run", run.name),
         ("recorded", f"{run.started} by nnunet-seqtransfer {run.version}"),
-        ("device", f"{run.options.device}, {run.options.gpus} at once"),
+        ("device", run.options.device + (f", {run.options.gpus} at once" if run.options.gpus > 1 else "")),
     ]
     listed += [("trained on", machine) for machine in _machines(found)]
     seeds = dict.fromkeys(str(stage.entry.recipe.seed) for stage in found.stages)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from nnunet_seqtransfer.affinity.affinity import Affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.report.page.markup import Child, element
-from nnunet_seqtransfer.report.page.naming import MISSING, decimals, path_words, short
+from nnunet_seqtransfer.report.page.naming import MISSING, arrows, decimals, digits, path_words, short
 from nnunet_seqtransfer.report.page.validation import ValidatedCase
 from nnunet_seqtransfer.report.palette import HOPS, SEARCH, START
 from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
@@ -19,6 +19,7 @@ from nnunet_seqtransfer.sequence.verdict import percent
 
 BAR = 120.0
 """Width of the longest bar, and of the axis of intervals."""
+BOX = f"0 0 {BAR:g} 16"
 MOST_SOURCES = 100
 """Rows of the table of sources, the nearest."""
 
@@ -38,7 +39,7 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], m
 
     ``marked``: for each row whether it is the one that was chosen.
     """
-    numeric = [all(isinstance(row[k].key, float) for row in rows) for k in range(len(header))]
+    numeric = [all(_is_number(row[k]) for row in rows) for k in range(len(header))]
     looks = ["num" if right else None for right in numeric]
     head = element(
         "tr",
@@ -71,6 +72,11 @@ def _cells(row: Sequence[Cell], looks: Sequence[str | None]) -> list[Markup]:
         else:
             cells.append(element("th", cell.content, scope="row", class_=look, data_key=key))
     return cells
+
+
+def _is_number(cell: Cell) -> bool:
+    """Whether a cell is written as a number; a drawing is sorted by one, and stands on the left all the same."""
+    return isinstance(cell.key, float) and not isinstance(cell.content, Markup)
 
 
 def text(value: str) -> Cell:
@@ -114,10 +120,14 @@ def candidates_table(plan: SequencePlan, trained: Sequence[str]) -> Markup:
 
 
 def _path(entry: CandidatePath) -> Markup:
-    names = " \N{RIGHTWARDS ARROW} ".join(short(name) for name in entry.path)
-    words = names if len(entry.path) > 1 else f"{names} from scratch"
+    """Names in full; on narrow screens their numbers alone."""
+    parts: list[Child] = []
+    for place, name in enumerate(entry.path):
+        rest = element("span", short(name).removeprefix(digits(name)), class_="rest")
+        parts += [" \N{RIGHTWARDS ARROW} " if place else None, digits(name), rest]
+    scratch = " from scratch" if len(entry.path) == 1 else None
     note = element("span", f"ruled out: it {entry.ruled_out}", class_="note") if entry.ruled_out else None
-    return element("span", words, note)
+    return element("span", *parts, scratch, note)
 
 
 def _bar(entry: CandidatePath, most: float) -> Markup:
@@ -131,9 +141,17 @@ def _bar(entry: CandidatePath, most: float) -> Markup:
             drawn.append(element("rect", x=left, y=2, width=width, height=12, fill=colour, class_="part"))
             left += width
     words = " + ".join(f"{name} {decimals(cost, 2)}" for cost, _, name in parts if cost > 0) or "no cost"
-    box = {"viewBox": f"0 0 {BAR:g} 16", "width": BAR, "height": 16}
     return element(
-        "svg", element("title", words), *drawn, class_="bar", role="img", aria_label=words, data_tip=words, **box
+        "svg",
+        element("title", words),
+        *drawn,
+        class_="bar",
+        viewBox=BOX,
+        width=BAR,
+        height=16,
+        role="img",
+        aria_label=words,
+        data_tip=words,
     )
 
 
@@ -143,27 +161,26 @@ def sources_table(affinity: Affinity, trained: Sequence[str]) -> Markup:
     ends = [value for i in ranking for value in (affinity.high[i], affinity.distances[i][-1]) if math.isfinite(value)]
     most = max(ends, default=1.0) or 1.0
     parts = list(affinity.components)
-    header = ["source", "distance", "95 % interval", "", *parts, "cases", "compared"]
+    header = ["source", "distance", "95 % interval", "on a scale", *parts, "cases"]
     rows = [
         [
-            text(_source_name(affinity, i)),
+            Cell(_source(affinity, i), affinity.names[i]),
             figure(affinity.distances[i][-1]),
             Cell(_ends(affinity.low[i], affinity.high[i]), float(affinity.low[i])),
             Cell(_whisker(affinity, i, most), affinity.distances[i][-1]),
             *(figure(affinity.components[part][i][-1]) for part in parts),
             Cell(str(affinity.tasks[i].labelled_cases), float(affinity.tasks[i].labelled_cases)),
-            text("; ".join(affinity.matches[i]) if i < len(affinity.matches) else ""),
         ]
         for i in ranking
     ]
-    header[3] = "on a scale"
-    return table(
-        "Sources, nearest first", header, rows, [affinity.names[i] in trained for i in ranking]
-    )
+    return table("Sources, nearest first", header, rows, [affinity.names[i] in trained for i in ranking])
 
 
-def _source_name(affinity: Affinity, i: int) -> str:
-    return short(affinity.names[i]) + ("" if affinity.tasks[i].registered else " (signature)")
+def _source(affinity: Affinity, i: int) -> Markup:
+    """Its name, and what of it was compared with what of the target."""
+    name = short(affinity.names[i]) + ("" if affinity.tasks[i].registered else " (signature)")
+    matches = "; ".join(affinity.matches[i]) if i < len(affinity.matches) else ""
+    return element("span", name, element("span", matches, class_="note") if matches else None)
 
 
 def _whisker(affinity: Affinity, i: int, most: float) -> Markup | str:
@@ -181,8 +198,9 @@ def _whisker(affinity: Affinity, i: int, most: float) -> Markup | str:
     axis = element("line", x1=4, x2=BAR - 4, y1=8, y2=8, class_="grid")
     point = element("circle", cx=across(value), cy=8, r=3.5, class_="point")
     words = f"{decimals(value)}, {_ends(low, high)}"
-    box = {"viewBox": f"0 0 {BAR:g} 16", "width": BAR, "height": 16}
-    return element("svg", axis, bar, point, class_="bar", role="img", aria_label=words, **box)
+    return element(
+        "svg", axis, bar, point, class_="bar", viewBox=BOX, width=BAR, height=16, role="img", aria_label=words
+    )
 
 
 def _ends(low: float, high: float) -> str:
@@ -214,13 +232,13 @@ def cases_table(cases: Sequence[ValidatedCase]) -> Markup:
     return table("Validated cases, worst first", header, rows)
 
 
-def comparison_tables(comparison: Comparison) -> tuple[Markup, ...]:
-    """Differences, epochs saved, and how well distances ranked; those that there are."""
-    tables = []
+def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Markup], ...]:
+    """Differences, epochs saved, and how well distances ranked; those that there are, each with its title."""
+    tables: list[tuple[str, Markup]] = []
     if comparison.differences:
         rows = [
             [
-                text(f"{entry.arm} against {entry.against}"),
+                text(arrows(f"{entry.arm} against {entry.against}")),
                 text({"dice": "Dice", "nsd": "surface Dice"}[entry.metric]),
                 Cell(_interval(entry.mean, entry.low, entry.high, "+"), float(entry.mean)),
                 Cell(_p(entry.p_holm), entry.p_holm),
@@ -229,23 +247,24 @@ def comparison_tables(comparison: Comparison) -> tuple[Markup, ...]:
             for entry in comparison.differences
         ]
         header = ["paths", "measure", "mean difference (95 % interval)", "p (Holm)", "cases"]
-        tables.append(table("Differences between paths", header, rows))
+        tables.append(("Differences", table("Differences between paths", header, rows)))
     if comparison.savings:
         rows = [
             [
-                text(entry.arm),
+                text(arrows(entry.arm)),
                 Cell(MISSING if entry.epochs is None else f"{entry.epochs} of {entry.of}", entry.share or math.inf),
             ]
             for entry in comparison.savings
         ]
         header = ["path", f"epochs until as good as {comparison.savings[0].against}"]
-        tables.append(table("Epochs saved", header, rows))
+        tables.append(("Epochs saved", table("Epochs saved", header, rows)))
     if comparison.rankings:
         rows = [
             [text(entry.metric), figure(entry.spearman), figure(entry.weighted_tau), figure(entry.regret)]
             for entry in comparison.rankings
         ]
-        tables.append(table("How well each ranked the sources", ["by", "Spearman", "weighted tau", "regret"], rows))
+        title = "How well each ranked the sources"
+        tables.append((title, table(title, ["by", "Spearman", "weighted tau", "regret"], rows)))
     return tuple(tables)
 
 

@@ -7,9 +7,10 @@ from dataclasses import MISSING, fields
 
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.report.page.findings import Findings, StageFound
-from nnunet_seqtransfer.report.page.naming import counted, decimals, listed, path_words
+from nnunet_seqtransfer.report.page.naming import arrows, counted, decimals, listed, path_words
 from nnunet_seqtransfer.report.page.validation import mean_of
 from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
+from nnunet_seqtransfer.sequence.verdict import percent
 
 TOLD = ("epochs", "iterations", "initial_lr", "warmup_epochs", "seed")
 """Parts of a recipe that have a sentence of their own."""
@@ -46,10 +47,11 @@ def _reason(found: Findings) -> str:
     is_cheapest = all(chosen.cost <= entry.cost for entry in allowed)
     which = "the cheapest" if is_cheapest else "the simplest that the data cannot tell from the cheapest"
     other = _other(found.plan, allowed)
-    against = f", against {decimals(other[1].cost, 2)} {other[0]}" if other else ""
+    against = f" against {decimals(other[1].cost, 2)} {other[0]}" if other else ""
     certain = {True: "; the data support it", False: "; the data do not tell it from simpler ones"}
     support = certain.get(found.plan.supported, "") if found.plan.supported is not None and is_cheapest else ""
-    return f": of the {len(allowed)} paths at hand it is {which}, at a cost of {decimals(chosen.cost, 2)}{against}{support}"
+    price = f"at a cost of {decimals(chosen.cost, 2)}{against}"
+    return f": of the paths that were compared this is {which}, {price}{support}"
 
 
 def _other(plan: SequencePlan, allowed: list[CandidatePath]) -> tuple[str, CandidatePath] | None:
@@ -63,6 +65,17 @@ def _other(plan: SequencePlan, allowed: list[CandidatePath]) -> tuple[str, Candi
 
 def _proposal(plan: SequencePlan) -> str:
     return path_words((*plan.sources, plan.target)) if plan.sources else "training from scratch"
+
+
+def reasons(found: Findings) -> list[str]:
+    """Why, as the plan says it; what it takes to train is left out, since the run has its own recipe."""
+    plan = found.plan
+    if plan is None:
+        return ["There is no plan of this target: the path was asked for."] if found.affinity else []
+    told = [arrows(line) for line in plan.explanation if not line.startswith("To train: ")]
+    if not found.follows_plan:
+        told.insert(0, "What follows is about the path that is planned now, which is not the one of this run.")
+    return told
 
 
 def result(found: Findings) -> str:
@@ -87,7 +100,9 @@ def methods(found: Findings, versions: dict[str, str]) -> str:
 def _task(found: Findings) -> str:
     target = found.run.request.target
     cases = _cases(found, target)
-    labels = f" with the label{'' if len(found.labels) == 1 else 's'} {listed(list(found.labels))}" if found.labels else ""
+    labels = (
+        f" with the label{'' if len(found.labels) == 1 else 's'} {listed(list(found.labels))}" if found.labels else ""
+    )
     return f"The target dataset was {target}{cases}{labels}."
 
 
@@ -116,11 +131,10 @@ def _choice(found: Findings) -> list[str]:
         f"measured by the metric {affinity.metric} on up to {counted(looked, 'case')} of each (seed {affinity.seed}), "
         f"and the path chosen by the strategy {plan.strategy} with {origin}"
     )
-    best = max(plan.wins, key=lambda win: win.share, default=None)
-    if best is None or not plan.resamples:
+    if not plan.wins or not plan.resamples:
         return [f"{sentence}."]
     share = next((win.share for win in plan.wins if win.path == (*plan.sources, plan.target)), 0.0)
-    return [f"{sentence}; it was chosen in {share:.0%} of {plan.resamples} bootstrap resamples of the cases."]
+    return [f"{sentence}; it was chosen in {percent(share)} of {plan.resamples} bootstrap resamples of the cases."]
 
 
 def _training(found: Findings) -> list[str]:
