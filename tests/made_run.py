@@ -52,11 +52,9 @@ def write_world(raw: Path, *, flat: bool = False, channel: str = "MRI", cases: i
     shutil.copytree(raw / NEAR, raw / FAR)
     shutil.copytree(raw / NEAR, raw / SMALL)
     reader = "NaturalImage2DIO" if flat else "SimpleITKIO"
-    settings = dict.fromkeys(
-        ("data_identifier", "preprocessor_name", "normalization_schemes", "use_mask_for_norm"), "x"
-    )
+    unread = ("data_identifier", "preprocessor_name", "normalization_schemes", "use_mask_for_norm")
+    settings: dict[str, Any] = dict.fromkeys((*unread, "resampling_fn_data", "resampling_fn_seg"), "x")
     settings |= {"batch_size": 2, "patch_size": [16, 16, 16], "spacing": [1.0, 1.0, 1.0]}
-    settings |= {"resampling_fn_data": "x", "resampling_fn_seg": "x"}
     plans = {
         "plans_name": DEFAULT_PLANS,
         "dataset_name": TARGET,

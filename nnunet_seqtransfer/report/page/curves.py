@@ -100,7 +100,9 @@ def _axes(across: Scale, up: Scale, what: str) -> list[Markup]:
     whole = (value for value in across.ticks(5) if value == int(value))
     parts += [element("text", f"{value:g}", x=across(value), y=HEIGHT - 8, class_="tick middle") for value in whole]
     parts.append(element("text", "epoch", x=LEFT - 6, y=HEIGHT - 8, class_="tick end"))
-    parts.append(element("text", what, x=LEFT + 5, y=TOP + 11, class_="tick what"))
+    # where curves are not: Dice rises, losses fall
+    x, side = (LEFT + 5, "") if what == "Pseudo Dice" else (WIDTH - RIGHT - 2, " end")
+    parts.append(element("text", what, x=x, y=TOP + 11, class_=f"tick what{side}"))
     return [*parts, element("line", class_="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM)]
 
 

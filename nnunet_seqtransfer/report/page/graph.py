@@ -21,6 +21,8 @@ from nnunet_seqtransfer.sequence.published import default_communities, find_comm
 
 MOST = 60
 """Sources that are drawn, the nearest; more do not fit a page."""
+FEW = 25
+"""Up to so many tasks names are written out; above, numbers, where there is room."""
 EDGES = 3
 """Of each source its so many strongest edges are drawn."""
 CORNERS = ((0, 0.0), (4, 45.0), (3, -90.0), (4, 0.0), (3, 90.0), (5, -90.0), (6, 0.0), (8, 22.5))
@@ -141,7 +143,7 @@ def _on_canvas(points: NDArray[np.float64], canvas: Canvas) -> tuple[NDArray[np.
 def _radii(problem: SequenceProblem, canvas: Canvas) -> NDArray[np.float64]:
     """Markers whose area grows with the root of the cases."""
     counts = np.asarray(problem.case_counts or (1,) * len(problem.names), dtype=np.float64)
-    least, more = (5.0, 8.0) if canvas.full_names and len(counts) <= 25 else (4.0, 5.0)
+    least, more = (5.0, 8.0) if canvas.full_names and len(counts) <= FEW else (4.0, 5.0)
     return np.asarray(least + more * (counts / counts.max()) ** 0.25 * np.sqrt(counts / counts.max()) ** 0.5)
 
 
@@ -209,7 +211,7 @@ def _names(
     height: float,
 ) -> list[Markup]:
     """Names where they cover least; numbers where there is no room for names."""
-    full = canvas.full_names and len(problem.names) <= 25
+    full = canvas.full_names and len(problem.names) <= FEW
     texts = [short(name) if full else digits(name) for name in problem.names]
     sizes = np.asarray([(0.58 * canvas.font * len(text) + 4, 1.25 * canvas.font) for text in texts])
     order = sorted(range(len(texts)), key=lambda task: (task not in on_path, -radii[task]))
@@ -217,9 +219,12 @@ def _names(
     frame = (2.0, 2.0, canvas.width - 2, height - 2)
     boxes = [(x - 3, y - 3, x + 3, y + 3) for x, y in along]
     room = radii + np.asarray([6.0 if task in on_path else 1.0 for task in range(len(radii))])
-    corners, is_far, _ = label_boxes(points, room, sizes, order, frame, boxes)
+    corners, is_far, covered = label_boxes(points, room, sizes, order, frame, boxes)
+    crowded = {task for task in range(len(texts) - 1) if len(texts) > FEW and (covered[task] > 1 or is_far[task])}
     written = []
     for task, text in enumerate(texts):
+        if task in crowded and task not in on_path:
+            continue  # its number is told when it is pointed at
         x, y = float(corners[task, 0]) + 2, float(corners[task, 1]) + 0.95 * canvas.font
         if is_far[task]:
             middle = corners[task] + sizes[task] / 2

@@ -37,7 +37,7 @@ def heat_map(affinity: Affinity) -> Markup:
         element("caption", "Distance from the task of the row to the task of the column", class_="unseen"),
         element("thead", head),
         element("tbody", *rows),
-        class_="heat",
+        class_="heat" if len(order) <= NUMBERS else "heat dense",
         data_parts="\n".join(affinity.components),
         data_names="\n".join(affinity.names[i] for i in order),
     )

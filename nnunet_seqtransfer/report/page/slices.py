@@ -61,8 +61,9 @@ def telling_slices(
     others = tuple(other for other in range(3) if other != axis)
     structure = ((reference > 0) | (prediction > 0)).sum(axis=others)
     wrong = (reference != prediction).sum(axis=others)
-    found = {int(structure.argmax()): "largest cross-section"}
-    if reference.shape[axis] > 1 and wrong.any():
+    is_flat = reference.shape[axis] == 1
+    found = {int(structure.argmax()): "cut-out around the structure" if is_flat else "largest cross-section"}
+    if not is_flat and wrong.any():
         worst = int(wrong.argmax())
         found[worst] = "largest cross-section, and most wrong" if worst in found else "most wrong pixels"
     aspect = spacing[others[0]] / spacing[others[1]]
@@ -72,7 +73,7 @@ def telling_slices(
     for place, title in found.items():
         cut = [np.take(array, place, axis=axis) for array in (*shown, reference, prediction)]
         *channels, one, two = _flipped(cut, axis)
-        where = f"slice {place + 1} of {reference.shape[axis]}" if reference.shape[axis] > 1 else ""
+        where = f"slice {place + 1} of {reference.shape[axis]}" if not is_flat else ""
         cuts.append(_cut_out(title, where, np.stack(channels, axis=-1), one, two, aspect, levels))
     return tuple(cuts)
 

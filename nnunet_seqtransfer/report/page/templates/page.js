@@ -81,14 +81,16 @@
       show(words(place), box.left + series.x[place] / plot.viewBox.baseVal.width * box.width, box.top + 20);
     };
     if (!series.x.length) continue;
-    plot.addEventListener("pointermove", (event) => {
+    const atPointer = (event) => {
       const box = plot.getBoundingClientRect();
       const x = (event.clientX - box.left) / box.width * plot.viewBox.baseVal.width;
       let best = 0;
       series.x.forEach((value, k) => { if (Math.abs(value - x) < Math.abs(series.x[best] - x)) best = k; });
       mark(best);
       show(words(best), event.clientX, event.clientY);
-    });
+    };
+    plot.addEventListener("pointermove", atPointer);
+    plot.addEventListener("pointerdown", atPointer);
     plot.addEventListener("pointerleave", leave);
     plot.addEventListener("focus", atKey);
     plot.addEventListener("blur", leave);
