@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.affinity.affinity import Affinity
 from nnunet_seqtransfer.report.layout import label_boxes, placed
+from nnunet_seqtransfer.report.page.markers import marker, star
 from nnunet_seqtransfer.report.page.markup import element, joined, number
 from nnunet_seqtransfer.report.page.naming import counted, decimals, digits, short
 from nnunet_seqtransfer.report.palette import COMMUNITIES
@@ -25,8 +26,6 @@ FEW = 25
 """Up to so many tasks names are written out; above, numbers, where there is room."""
 EDGES = 3
 """Of each source its so many strongest edges are drawn."""
-CORNERS = ((0, 0.0), (4, 45.0), (3, -90.0), (4, 0.0), (3, 90.0), (5, -90.0), (6, 0.0), (8, 22.5))
-"""Markers of communities: corners (0 for a circle) and the angle of the first."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _task(
     is_target = task == layout.problem.target
     tip = _tip(affinity, affinity.names.index(layout.problem.names[task]))
     group = layout.community.get(task, 0)
-    shape = _star(x, y, radius + 5) if is_target else marker(group, x, y, radius)
+    shape = star(x, y, radius + 5) if is_target else marker(group, x, y, radius)
     fill = None if is_target else COMMUNITIES[group % len(COMMUNITIES)]
     look = "task target" if is_target else "task on-path" if on_path else "task"
     ring = element("circle", cx=x, cy=y, r=radius + 4, class_="ring") if on_path and not is_target else None
@@ -233,28 +232,3 @@ def _names(
         look = "name on-path" if task in on_path else "name"
         written.append(element("text", text, x=x, y=y, class_=look, font_size=canvas.font, aria_hidden="true"))
     return written
-
-
-def marker(group: int, x: float, y: float, radius: float) -> str:
-    """The outline of a community's marker, all of about the same area."""
-    corners, turn = CORNERS[(group + group // len(CORNERS)) % len(CORNERS)]
-    if not corners:
-        arc, across = f"a{number(radius)} {number(radius)} 0 1 0", number(2 * radius)
-        return f"M{number(x - radius)} {number(y)}{arc} {across} 0{arc} -{across} 0z"
-    reach = radius * math.sqrt(2 * math.pi / (corners * math.sin(2 * math.pi / corners)))
-    return _outline(
-        [
-            (x + reach * math.cos(angle), y + reach * math.sin(angle))
-            for angle in (math.radians(turn + 360 * k / corners) for k in range(corners))
-        ]
-    )
-
-
-def _star(x: float, y: float, radius: float) -> str:
-    angles = [math.radians(-90 + 36 * k) for k in range(10)]
-    reach = [radius * (1 if k % 2 == 0 else 0.45) for k in range(10)]
-    return _outline([(x + r * math.cos(a), y + r * math.sin(a)) for r, a in zip(reach, angles, strict=True)])
-
-
-def _outline(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points) + "z"

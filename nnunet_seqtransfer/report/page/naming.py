@@ -45,3 +45,10 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 def listed(names: Sequence[str]) -> str:
     """ "A", "A and B", "A, B and C"."""
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
+
+
+def interval(middle: float, low: float, high: float, sign: str = "") -> str:
+    """A value with its 95 % interval in brackets, where there is one; ``sign``: "+" to write it always."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{middle:{sign}.3f}"
+    return f"{middle:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
