@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
 
+from nnunet_seqtransfer.affinity.affinity import read_affinity, write_affinity
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.report.page.curves import MOST_POINTS, thinned
 from nnunet_seqtransfer.report.page.findings import find
@@ -229,6 +232,31 @@ def test_images_that_are_gone_are_notes(folders: Path) -> None:
     next((folders / "raw" / TARGET / "imagesTr").glob("case1*")).unlink()
     text = render(find(folder))
     assert "No overlays: " in text and len(Reader(text).all("svg", "overlay")) == 0 and "0.65" in text
+
+
+def test_a_deleted_prediction_is_a_note(folders: Path) -> None:
+    """Validated predictions take room and are often deleted; the other cases are shown all the same."""
+    folder = whole(folders)
+    next((folders / "results" / TARGET).rglob("validation/case2*")).unlink()
+    text = render(find(folder))
+    assert "No overlay of case2: " in text
+    assert [shown[:11] for _, shown in Reader(text).all("h3") if " case: " in shown] == ["Median case", "Best case: "]
+
+
+def test_a_source_without_distances_is_shown_as_such(folders: Path) -> None:
+    """Where a pair has no distance there is a dash, in the map and in the table, last when sorted."""
+    made_run.write_world(folders / "raw")
+    path = made_run.write_made_affinity()
+    affinity = read_affinity(path)
+    gone = tuple(
+        tuple(math.inf if i == 2 != j else value for j, value in enumerate(row))
+        for i, row in enumerate(affinity.distances)
+    )
+    write_affinity(path, replace(affinity, distances=gone, low=(0.3, 0.6, math.inf), high=(0.5, 0.8, math.inf)))
+    page = page_of(made_run.write_made_run())
+    empty = [attributes for attributes, _ in page.all("td") if attributes.get("data-d") == "none"]
+    assert len(empty) == 3
+    assert "unknown (one case)" in page.all("table", "sortable")[0][1]
 
 
 def test_overlays_draw_reference_and_prediction(folders: Path) -> None:

@@ -58,7 +58,7 @@ def case_views(found: Findings, notes: list[str]) -> tuple[CaseView, ...]:
             views.append(CaseView(rank, case, tuple(_panels(found, rank, case, cut) for cut in slices)))
         except KeyError:
             notes.append(f"No overlay of {case.case}: its image is not in nnUNet_raw.")
-        except (SeqTransferError, ValueError) as error:
+        except (SeqTransferError, ValueError, OSError) as error:  # OSError: a prediction was deleted
             notes.append(f"No overlay of {case.case}: {' '.join(str(error).split())}.")
     return tuple(views)
 

@@ -88,10 +88,14 @@ def commands(found: Findings) -> list[tuple[str, str]]:
 
 
 def train_command(request: ChainRequest, device: str) -> list[str]:
-    """The nnUNetv2_seq_train command of a request, with what differs from the defaults."""
+    """The nnUNetv2_seq_train command of a request, with what differs from the defaults.
+
+    Of a model that it begins with only the name is given: pages are sent to others.
+    """
     default = Recipe()
     words = ["nnUNetv2_seq_train", str(dataset_id(request.target)), request.configuration, *request.folds]
-    words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]
+    if request.sources_for is None:  # else the plan says so, and -s would train sources of its own
+        words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]
     words += ["-p", request.plans] if request.plans != DEFAULT_PLANS else []
     target, source = request.target_recipe, request.source_recipe
     pairs = [
@@ -102,7 +106,7 @@ def train_command(request: ChainRequest, device: str) -> list[str]:
         ("-warmup_epochs", request.warmup_epochs, 5),
         ("-seed", target.seed, None),
         ("-tag", request.tag, None),
-        ("-init", request.landmark.file if request.landmark else None, None),
+        ("-init", request.landmark.file.name if request.landmark else None, None),
     ]
     for name, value, usual in pairs:
         words += [name, f"{value:g}" if isinstance(value, float) else str(value)] if value != usual else []

@@ -25,7 +25,7 @@ CITATIONS = (
 def decision(found: Findings) -> str:
     """What is trained and why, in one sentence."""
     request = found.run.request
-    begin = f", beginning with the weights of {request.landmark}" if request.landmark else ""
+    begin = f", beginning with the weights of {request.landmark.file.name}" if request.landmark else ""
     if request.sources:
         what = f"{request.target} is trained after {' and then '.join(request.sources)}{begin}"
     else:
