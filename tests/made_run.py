@@ -68,11 +68,16 @@ def write_world(raw: Path, *, flat: bool = False, channel: str = "MRI", cases: i
 
 
 def write_made_run(
-    sources: Sequence[str] = (NEAR,), folds: Sequence[str] = ("0",), *, epochs: int = 12, begun: int = 2
+    sources: Sequence[str] = (NEAR,),
+    folds: Sequence[str] = ("0",),
+    *,
+    epochs: int = 12,
+    begun: int = 2,
+    tag: str | None = None,
 ) -> Path:
     """A run whose first ``begun`` stages are finished, validation included, and one more half trained."""
     recipe = Recipe(epochs, 10, 0.01, 0, 7)
-    request = ChainRequest(TARGET, tuple(sources), DEFAULT_PLANS, CONFIGURATION, tuple(folds), recipe, recipe, 2)
+    request = ChainRequest(TARGET, tuple(sources), DEFAULT_PLANS, CONFIGURATION, tuple(folds), recipe, recipe, 2, tag)
     stages = chain_stages(request)
     folder = results_folder() / TARGET / "seqtransfer" / f"{stages[-1].plans_name}_{CONFIGURATION}"
     for place, stage in enumerate(stages):
@@ -237,7 +242,7 @@ def write_made_plan(affinity: Path, sources: Sequence[str] = (NEAR,)) -> None:
     write_plan(plan_path(TARGET, DEFAULT_PLANS, CONFIGURATION), plan)
 
 
-def write_made_comparison(cases: int = 8) -> None:
+def write_made_comparison(cases: int = 8, tag: str | None = None) -> None:
     """Scratch, the direct path and a sequence, each better than the one before on most cases."""
     rng = np.random.default_rng(0)
     arms = (
@@ -271,4 +276,4 @@ def write_made_comparison(cases: int = 8) -> None:
         savings=(Saving("902 -> 901", "scratch", 0.7, 6, 12), Saving("902 -> 905 -> 901", "scratch", 0.7, None, 12)),
         rankings=(Ranking("descriptors", 0.8, 0.7, 0.01, 3),),
     )
-    write_comparison(comparison_path(TARGET, DEFAULT_PLANS, CONFIGURATION), comparison)
+    write_comparison(comparison_path(TARGET, DEFAULT_PLANS, CONFIGURATION, tag), comparison)

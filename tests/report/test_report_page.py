@@ -148,6 +148,7 @@ def test_names_from_datasets_are_text(folders: Path, flat: bool) -> None:
 def test_nothing_is_loaded_from_elsewhere(folders: Path) -> None:
     """Only anchors and data URLs are referred to, and a policy forbids all but this style and script."""
     text = render(find(whole(folders)))
+    assert str(folders) not in text, "folders of this machine are nobody else's business"
     page = Reader(text)
     for tag, attributes, _ in page.elements:
         for name in LOADS & set(attributes):
@@ -266,6 +267,28 @@ def test_overlays_draw_reference_and_prediction(folders: Path) -> None:
     assert len(panels) % 3 == 0 and len(page.all("image")) == len(panels) // 3
     drawn = [attributes["class"] for attributes, _ in page.all("path") if (attributes.get("class") or "").endswith("0")]
     assert drawn.count("reference label0") == 2 * drawn.count("prediction label0") > 0
+
+
+@pytest.mark.parametrize(
+    ("of_run", "of_comparison", "is_shown"),
+    [
+        (None, None, True),
+        ("seed1", None, True),
+        ("long50_seed1", None, True),
+        ("short_long50_seed1", "short", True),
+        ("short", "short", True),
+        ("short_seed1", None, False),
+        (None, "short", False),
+    ],
+)
+def test_a_comparison_belongs_to_the_runs_that_it_trained(
+    folders: Path, of_run: str | None, of_comparison: str | None, is_shown: bool
+) -> None:
+    """Runs with its tag, and those that it trained, which have seeds behind it; not those of another recipe."""
+    made_run.write_world(folders / "raw", cases=1)
+    made_run.write_made_comparison(tag=of_comparison)
+    found = find(made_run.write_made_run((), begun=0, tag=of_run))
+    assert (found.comparison is not None) == is_shown
 
 
 def test_many_tasks_stay_light(folders: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -109,10 +110,22 @@ def find(folder: Path) -> Findings:
         notes.append(f"{changed[0].upper()}{changed[1:]}.")
     file = cache_folder(request.target) / plan.affinity_file if plan else affinity_path(*place, DEFAULT_METRIC)
     affinity = _if_there(file, read_affinity, notes)
-    comparison = _if_there(comparison_path(*place, request.tag), read_comparison, notes)
+    comparison = _if_there(_comparison_path(run), read_comparison, notes)
     found = replace(found, plan=plan, affinity=affinity, affinity_file=file if affinity else None)
     found = _with_cases(replace(found, comparison=comparison), notes)
     return replace(found, notes=tuple(notes))
+
+
+def _comparison_path(run: Run) -> Path:
+    """Where a comparison of this run's paths is: under the run's tag, or, where it was trained by one, under that's.
+
+    A comparison trains with ``longN`` and ``seedN`` behind its own tag.
+    """
+    request = run.request
+    place = request.target, request.plans, request.configuration
+    own = re.sub(r"(^|_)(long\d+_)?seed\d+$", "", request.tag or "") or None
+    paths = [comparison_path(*place, tag) for tag in (request.tag, own)]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _with_cases(found: Findings, notes: list[str]) -> Findings:
