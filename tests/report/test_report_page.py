@@ -17,6 +17,7 @@ from made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
 
 from nnunet_seqtransfer.affinity.affinity import read_affinity, write_affinity
 from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.landmark import Landmark
 from nnunet_seqtransfer.report.page.curves import MOST_POINTS, thinned
 from nnunet_seqtransfer.report.page.findings import find
 from nnunet_seqtransfer.report.page.heatmap import MOST, NUMBERS
@@ -209,6 +210,17 @@ def test_scratch_gets_a_report(folders: Path) -> None:
     assert decision(found).startswith(f"{TARGET} is trained from scratch, as it was asked for")
     assert "trained from scratch with nnunet-seqtransfer" in methods(found, {})
     assert [text for _, text in Reader(render(found)).all("svg", "plot")] and not found.run.request.sources
+
+
+def test_a_model_that_a_chain_begins_with_is_named_without_its_folder(folders: Path) -> None:
+    """The sentence and the command name the file; where it lies is nobody else's business."""
+    made_run.write_world(folders / "raw", cases=1)
+    found = find(made_run.write_made_run((), begun=0))
+    landmark = Landmark(Path("/home/someone/model.zip"), "fold_0/checkpoint_final.pth", "ab" * 32)
+    found = replace(found, run=replace(found.run, request=replace(found.run.request, landmark=landmark)))
+    assert decision(found).startswith(f"{TARGET} is trained alone, beginning with the weights of model.zip, as")
+    text = render(found)
+    assert "-init model.zip" in text and "/home/someone" not in text
 
 
 def test_damaged_files_are_notes(folders: Path) -> None:
