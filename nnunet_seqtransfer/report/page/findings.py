@@ -17,7 +17,7 @@ from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
 from nnunet_seqtransfer.host.datasets import foreground_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.host.folders import cache_folder, results_folder
-from nnunet_seqtransfer.host.plans import plans_path
+from nnunet_seqtransfer.host.plans import plans_path, read_plans
 from nnunet_seqtransfer.report.page.logs import Epoch, read_curve
 from nnunet_seqtransfer.report.page.validation import SUMMARY, ValidatedCase, read_validation
 from nnunet_seqtransfer.sequence.plan import SequencePlan, changed_affinity, plan_path, read_plan
@@ -84,6 +84,8 @@ class Findings:
     "Its dataset.json; empty where it is missing."
     case_counts: dict[str, int] = field(default_factory=dict)
     "Dataset -> its labelled cases, where they are known."
+    settings: dict[str, Any] = field(default_factory=dict)
+    "Of the configuration, from the target's plans; empty where these are missing."
     notes: tuple[str, ...] = ()
     "What could not be read or does not fit, a sentence each."
 
@@ -113,7 +115,13 @@ def find(folder: Path) -> Findings:
     comparison = _if_there(_comparison_path(run), read_comparison, notes)
     found = replace(found, plan=plan, affinity=affinity, affinity_file=file if affinity else None)
     found = _with_cases(replace(found, comparison=comparison), notes)
-    return replace(found, notes=tuple(notes))
+    settings = _tried(partial(_settings, *place), notes) or {}
+    return replace(found, settings=settings, notes=tuple(notes))
+
+
+def _settings(target: str, plans: str, configuration: str) -> dict[str, Any]:
+    settings: dict[str, Any] = read_plans(target, plans, configuration)["configurations"][configuration]
+    return settings
 
 
 def _comparison_path(run: Run) -> Path:

@@ -108,15 +108,20 @@ def _task(found: Findings) -> str:
 
 def _network(found: Findings, versions: dict[str, str]) -> str:
     request = found.run.request
-    order = f"pre-trained on {' and then on '.join(request.sources)}" if request.sources else "trained from scratch"
-    return (
+    sizes = ""
+    if {"patch_size", "batch_size"} <= set(found.settings):
+        patch = " \N{MULTIPLICATION SIGN} ".join(str(side) for side in found.settings["patch_size"])
+        sizes = f", patches of {patch}, batches of {found.settings['batch_size']}"
+    begin = f", initialised with the weights of {request.landmark.file.name}" if request.landmark else ""
+    network = (
         f"The network was the one that nnU-Net {versions.get('nnunetv2', '')} plans for the target (configuration "
-        f"{request.configuration}; Isensee et al., 2021), {order}, by sequential transfer (Yang et al., 2024) as "
-        f"implemented in nnunet-seqtransfer {found.run.version}."
-        if request.sources
-        else f"The network was the one that nnU-Net {versions.get('nnunetv2', '')} plans for the target (configuration "
-        f"{request.configuration}; Isensee et al., 2021), {order} with nnunet-seqtransfer {found.run.version}."
+        f"{request.configuration}{sizes}; Isensee et al., 2021){begin}"
     )
+    package = f"nnunet-seqtransfer {found.run.version}"
+    if not request.sources:
+        return f"{network}, trained {'on the target alone' if begin else 'from scratch'} with {package}."
+    order = " and then on ".join(request.sources)
+    return f"{network}, pre-trained on {order}, by sequential transfer (Yang et al., 2024) as implemented in {package}."
 
 
 def _choice(found: Findings) -> list[str]:
