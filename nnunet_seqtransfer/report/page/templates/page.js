@@ -18,7 +18,7 @@
     show(text, box.right - Math.min(box.width / 2, 40), box.bottom - Math.min(box.height / 2, 20));
   };
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  document.addEventListener("scroll", hide, { passive: true });
+  for (const moved of ["wheel", "touchmove"]) document.addEventListener(moved, hide, { passive: true });
 
   // Marks and bars: the browser's own hints, which are slow and not for the keyboard, give way to ours.
   for (const element of all("[data-tip]")) {
