@@ -33,6 +33,7 @@ IN_ORDER = (
     "status",
     "clean",
     "cancel",
+    "report",
     "env",
     "demo",
 )

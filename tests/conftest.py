@@ -207,6 +207,15 @@ def world(world_template: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return own
 
 
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with raw, preprocessed and results, all empty, to which nnU-Net's variables point."""
+    for name in ("raw", "preprocessed", "results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real datasets; skips where it is not there."""

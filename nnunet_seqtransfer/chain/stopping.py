@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,13 +25,20 @@ def raising_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _raise) for number in SIGNALS}
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        """In a forked worker, which inherits this handler: as before, since a pool ends its workers by SIGTERM."""
+        if os.getpid() == owner:
+            raise Stopped(signal.Signals(number).name)
+        signal.signal(number, before[number])
+        os.kill(os.getpid(), number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, stop)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise Stopped(signal.Signals(number).name)

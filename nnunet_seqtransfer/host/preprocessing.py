@@ -81,6 +81,15 @@ def read_raw_labels(identifier: str, label: Path, reader_writer: str) -> NDArray
     return np.asarray(segmentation[0]).astype(np.int16)
 
 
+def read_spacing(case: RawCase, reader_writer: str) -> tuple[float, ...]:
+    """Distance of voxels along z, y, x, as the arrays of `read_raw_case` have them; z says nothing for a 2-D image."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
+
+    with _naming_case(case.label.name, case):
+        _, properties = recursive_find_reader_writer_by_name(reader_writer)().read_seg(str(case.label))
+    return tuple(float(value) for value in properties["spacing"])
+
+
 def load_preprocessed_case(folder: Path, identifier: str) -> CaseData:
     """One case from a folder of preprocessed data. Raises DatasetError, naming the file, where it is broken."""
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class  # noqa: PLC0415 - slow import

@@ -11,14 +11,14 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_seqtransfer.report.palette import PREDICTION as PREDICTION_COLOUR
+from nnunet_seqtransfer.report.palette import REFERENCE as REFERENCE_COLOUR
 from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
-REFERENCE_COLOUR = "#ffd92f"
-PREDICTION_COLOUR = "#00b7ff"
 LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
 """One for each label; further labels begin anew."""
 MARGIN = 6

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from nnunet_seqtransfer.host.folders import dataset_id
+from nnunet_seqtransfer.report.palette import HOPS, SEARCH, START
 from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
 from nnunet_seqtransfer.sequence.verdict import percent
 from nnunet_seqtransfer.storage import replacing
@@ -16,8 +17,6 @@ mpl.use("agg")
 import matplotlib.pyplot as plt  # after the backend is chosen
 
 MOST = 12
-START, SEARCH = "#4c78a8", "#bab0ac"
-HOPS = ("#f2b447", "#54a24b", "#b279a2", "#9d755d")
 
 
 def draw_path(plan: SequencePlan, path: Path) -> None:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.report.layout import placed
 from nnunet_seqtransfer.report.names import ring_area, write_names
+from nnunet_seqtransfer.report.palette import COMMUNITIES as COLOURS
+from nnunet_seqtransfer.report.palette import PATH, TARGET
 from nnunet_seqtransfer.report.saving import save_both
 from nnunet_seqtransfer.sequence.problem import SequenceProblem
 from nnunet_seqtransfer.sequence.published import default_communities, find_communities, source_graph
@@ -20,10 +22,8 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
-COLOURS = ("#4c78a8", "#f2b447", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#ff9da6", "#8c8c8c", "#c2d46b")
 MARKERS = ("o", "s", "^", "D", "v", "P", "h", "X", "p")
 """One for each community, beside its colour; for further communities both begin anew, shifted against each other."""
-TARGET, PATH = "#111111", "#c43c39"
 FEW = 20
 """Up to so many tasks every name is written out; above, numbers, and names where there is room."""
 MOST = 100

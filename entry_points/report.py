@@ -1,0 +1,53 @@
+"""nnUNetv2_seq_report: what a run decided, did and reached, as one page that can be mailed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from nnunet_seqtransfer.chain.record import find_run
+from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, run_command
+from nnunet_seqtransfer.errors import SeqTransferError
+
+FILE = "report.html"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Writes the report of a run."""
+    options = _parse(arguments)
+    run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from nnunet_seqtransfer.report.page.page import write_report  # noqa: PLC0415 - not for --help
+
+    folder = find_run(options.run)
+    path = options.o if options.o is not None else folder / FILE
+    if path.is_dir():
+        raise SeqTransferError(f"-o {path} is a folder; give the name of a file, such as {path / FILE}")
+    found = write_report(folder, path)
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = SeqArgumentParser(
+        "Writes the report of a run as one HTML file that needs no network: the decision and why, the graph, the "
+        "distances, the candidates, the curves, the validated cases, a comparison where there is one, a methods "
+        "paragraph, and where it all comes from. A run that is not finished gets a report of what there is.",
+        "nnUNetv2_seq_report Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",
+    )
+    parser.add_argument(
+        "run", help="[REQUIRED] TARGET/NAME of the run, as nnUNetv2_seq_status lists it, NAME alone, or its folder"
+    )
+    parser.add_argument(
+        "-o",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help=f"[OPTIONAL] Where to write the page. Default: {FILE} in the run's folder",
+    )
+    return parser.parse(arguments)

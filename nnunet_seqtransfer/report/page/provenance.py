@@ -1,0 +1,142 @@
+"""Where everything on the page comes from: versions, seeds, machines, files with their checksums, commands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.record import RECORD
+from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
+from nnunet_seqtransfer.chain.state import FINAL
+from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder, results_folder
+from nnunet_seqtransfer.host.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.report.page.findings import Findings
+from nnunet_seqtransfer.sequence.plan import plan_path
+from nnunet_seqtransfer.storage import sha256
+
+PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "batchgenerators", "acvl-utils")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is installed where the report is made."""
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def facts(found: Findings) -> list[tuple[str, str]]:
+    """What is worth knowing of the run, as pairs of a term and its value."""
+    run = found.run
+    listed = [
+        ("run", run.name),
+        ("recorded", f"{run.started} by nnunet-seqtransfer {run.version}"),
+        ("device", run.options.device + (f", {run.options.gpus} at once" if run.options.gpus > 1 else "")),
+    ]
+    listed += [("trained on", machine) for machine in _machines(found)]
+    seeds = dict.fromkeys(str(stage.entry.recipe.seed) for stage in found.stages)
+    listed.append(("seed of the trainings", ", ".join(seed.replace("None", "none") for seed in seeds)))
+    if found.affinity is not None:
+        listed.append(("seed of the affinity", str(found.affinity.seed)))
+        weights = ", ".join(f"{name} {weight:.4g}" for name, weight in found.affinity.combination.weights.items())
+        listed.append(("weights of the distance", f"{weights} ({found.affinity.calibration or 'guesses'})"))
+    if found.plan is not None:
+        constants = ", ".join(f"{name} {value:.4g}" for name, value in found.plan.constants.items())
+        listed.append(("constants of the cost", f"{constants} ({found.plan.calibration or 'guesses or given'})"))
+    listed += [("installed now", ", ".join(f"{name} {version}" for name, version in versions().items()))]
+    return listed
+
+
+def files(found: Findings) -> list[tuple[str, str]]:
+    """Every file that the report rests on, relative to nnU-Net's folders, with its SHA-256."""
+    roots = ("nnUNet_results", results_folder()), ("nnUNet_preprocessed", preprocessed_folder())
+    entries = []
+    for path in dict.fromkeys(_files(found)):
+        if path.is_file():
+            place = next(((name, root) for name, root in roots if path.is_relative_to(root)), None)
+            shown = f"{place[0]}/{path.relative_to(place[1]).as_posix()}" if place else path.name
+            entries.append((shown, sha256(path)))
+    return entries
+
+
+def commands(found: Findings) -> list[tuple[str, str]]:
+    """Commands that repeat what was done, each with what it does."""
+    request = found.run.request
+    target = str(dataset_id(request.target))
+    where = ["-t", target, "-c", request.configuration]
+    where += ["-p", request.plans] if request.plans != DEFAULT_PLANS else []
+    made = []
+    if found.affinity is not None:
+        sources = ["-s", *(str(dataset_id(name)) for name in found.affinity.sources)]
+        own = ["-m", found.affinity.metric, "-seed", str(found.affinity.seed)]
+        made.append(("Measure the distances", ["nnUNetv2_seq_affinity", *where, *sources, *own]))
+    if found.follows_plan and found.plan is not None:
+        made.append(("Plan (with the options in the record)", ["nnUNetv2_seq_plan", *where]))
+    made.append(("Train", train_command(request, found.run.options.device)))
+    made.append(("Go on with this run", ["nnUNetv2_seq_continue", found.run.name]))
+    last = found.run.stages[-1].plans_name if not found.stages else _target_plans(found)
+    predict = ["nnUNetv2_predict", "-d", target, "-i", "IN", "-o", "OUT", "-tr", TRAINER, "-p", last]
+    made.append(("Predict", [*predict, "-c", request.configuration, "-f", *request.folds]))
+    return [(what, shlex.join(words)) for what, words in made]
+
+
+def train_command(request: ChainRequest, device: str) -> list[str]:
+    """The nnUNetv2_seq_train command of a request, with what differs from the defaults.
+
+    Of a model that it begins with only the name is given: pages are sent to others.
+    """
+    default = Recipe()
+    words = ["nnUNetv2_seq_train", str(dataset_id(request.target)), request.configuration, *request.folds]
+    if request.sources_for is None:  # else the plan says so, and -s would train sources of its own
+        words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]
+    words += ["-p", request.plans] if request.plans != DEFAULT_PLANS else []
+    target, source = request.target_recipe, request.source_recipe
+    pairs = [
+        ("-epochs", target.epochs, default.epochs),
+        ("-source_epochs", source.epochs, default.epochs),
+        ("-iterations", target.iterations, default.iterations),
+        ("-initial_lr", target.initial_lr, default.initial_lr),
+        ("-warmup_epochs", request.warmup_epochs, 5),
+        ("-seed", target.seed, None),
+        ("-tag", request.tag, None),
+        ("-init", request.landmark.file.name if request.landmark else None, None),
+    ]
+    for name, value, usual in pairs:
+        words += [name, f"{value:g}" if isinstance(value, float) else str(value)] if value != usual else []
+    words += {"allow": ["--allow_overlap"], "exclude": ["--exclude_overlap"]}.get(request.overlap, [])
+    return words + (["-device", device] if device != "cuda" else [])
+
+
+def _target_plans(found: Findings) -> str:
+    return next(stage.entry.plans_name for stage in reversed(found.stages) if stage.is_target)
+
+
+def _machines(found: Findings) -> list[str]:
+    """What nnU-Net noted about each different machine that trained."""
+    told = []
+    for stage in found.stages:
+        noted = {key: stage.machine.get(key) for key in ("gpu_name", "torch_version", "cudnn_version")}
+        words = [f"{key.replace('_', ' ')} {value}" for key, value in noted.items() if value not in (None, "None")]
+        if words:
+            told.append(", ".join(words))
+    return list(dict.fromkeys(told))
+
+
+def _files(found: Findings) -> Iterator[Path]:
+    request = found.run.request
+    yield found.run.folder / RECORD
+    yield plan_path(request.target, request.plans, request.configuration)
+    if found.affinity_file is not None:
+        yield found.affinity_file
+    for stage in found.stages:
+        yield plans_path(stage.entry.dataset, stage.entry.plans_name)
+        if stage.block is not None and stage.block.init is not None:
+            yield results_folder() / stage.block.init.weights
+        yield stage.folder / FINAL

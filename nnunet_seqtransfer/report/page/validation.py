@@ -1,0 +1,102 @@
+"""Dice of the final validation, case by case, from nnU-Net's summary.json; and which cases are worth a look."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.storage import read_json
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class ValidatedCase:
+    """One case that a fold of the target was validated on."""
+
+    case: str
+    "Its identifier."
+    fold: str
+    "The fold that predicted it."
+    dice: Mapping[str, float]
+    "Label name -> Dice; NaN where neither the reference nor the prediction has the label."
+    prediction: Path
+    "The predicted segmentation."
+
+    @property
+    def mean(self) -> float:
+        """Mean over the labels that have a Dice; NaN where none has."""
+        known = [value for value in self.dice.values() if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
+
+
+def read_validation(
+    folder: Path, fold: str, labels: Mapping[str, tuple[int, ...]], ending: str
+) -> tuple[ValidatedCase, ...]:
+    """The cases in ``folder``/summary.json, predictions looked for beside it; none where there is no summary.
+
+    Args:
+        folder: ``validation`` of a fold.
+        fold: its name.
+        labels: name -> the label values it consists of.
+        ending: of image files, such as .nii.gz.
+
+    Raises RecordError where the summary is broken.
+    """
+    path = folder / SUMMARY
+    if not path.is_file():
+        return ()
+    remedy = "delete it and run nnUNetv2_seq_train again, which validates anew"
+    content = read_json(path, "the summary of the validation", remedy)
+    names = {values: name for name, values in labels.items()}
+    try:
+        return tuple(_case(entry, folder, fold, names, ending) for entry in content["metric_per_case"])
+    except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+        raise RecordError(f"the summary of the validation lacks entries ({error}): {path}; {remedy}") from None
+
+
+def telling(cases: Sequence[ValidatedCase]) -> tuple[tuple[str, ValidatedCase], ...]:
+    """The worst, the median and the best case by mean Dice, equal ones by name; fewer where there are fewer."""
+    ordered = sorted(
+        (case for case in cases if not math.isnan(case.mean)), key=lambda case: (case.mean, case.case, case.fold)
+    )
+    if not ordered:
+        return ()
+    picked = {0: "worst", len(ordered) - 1: "best"} if len(ordered) > 1 else {0: "only"}
+    picked.setdefault((len(ordered) - 1) // 2, "median")
+    return tuple((picked[place], ordered[place]) for place in sorted(picked))
+
+
+def label_means(cases: Sequence[ValidatedCase]) -> dict[str, float]:
+    """Mean Dice of each label over the cases that have one, as nnU-Net's; NaN for a label that no case has."""
+    found: dict[str, list[float]] = {}
+    for case in cases:
+        for label, value in case.dice.items():
+            found.setdefault(label, []).extend([] if math.isnan(value) else [value])
+    return {label: sum(values) / len(values) if values else math.nan for label, values in found.items()}
+
+
+def mean_of(cases: Sequence[ValidatedCase]) -> float:
+    """nnU-Net's foreground mean: over the cases of each label, then over the labels; NaN where there is none."""
+    known = [value for value in label_means(cases).values() if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _case(
+    entry: Mapping[str, Any], folder: Path, fold: str, names: Mapping[tuple[int, ...], str], ending: str
+) -> ValidatedCase:
+    # The folders may have moved since: only the name of the file counts.
+    file = str(entry["prediction_file"]).replace("\\", "/").rsplit("/", 1)[-1]
+    dice = {names.get(_values(key), key): float(metrics["Dice"]) for key, metrics in entry["metrics"].items()}
+    return ValidatedCase(file.removesuffix(ending), fold, dice, folder / file)
+
+
+def _values(key: str) -> tuple[int, ...]:
+    """nnU-Net writes a label as "1" and a region as "(1, 2)"."""
+    value = ast.literal_eval(key)
+    return tuple(int(part) for part in value) if isinstance(value, tuple) else (int(value),)
