@@ -226,13 +226,15 @@ def read_comparison(path: Path) -> Comparison:
     remedy = "run nnUNetv2_seq_compare again"
     content = read_record(path, KIND, FORMAT, remedy)
     try:
-        parts = {
+        parts: dict[str, Any] = {
             name: tuple(kind(**_read_entry(kind, entry)) for entry in content.pop(name))
             for name, kind in _PARTS.items()
         }
         budget = Budget(**content.pop("budget"))
         provenance = content.pop("provenance")
-        rest = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        rest: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
         return Comparison(budget=budget, provenance=provenance, **parts, **rest)
     except (TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"the comparison lacks entries ({error}): {path}; {remedy}") from None
