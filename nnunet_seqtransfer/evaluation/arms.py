@@ -14,7 +14,7 @@ from nnunet_seqtransfer.evaluation.comparison import Arm, Role, arm_name
 from nnunet_seqtransfer.sequence.plan import SequencePlan
 
 KINDS: tuple[Role, ...] = (
-    "scratch", "scratch as long", "direct", "planned", "runner-up", "largest", "modality", "random",
+    "scratch", "long", "direct", "planned", "runner-up", "largest", "modality", "random",
 )  # fmt: skip
 """The kinds of arms that can be asked for by name; paths of one's own and all pairs come on top."""
 DEFAULT_KINDS: tuple[Role, ...] = ("scratch", "direct", "planned", "runner-up", "largest", "modality", "random")
@@ -39,6 +39,8 @@ class ArmChoice:
     "Every ordered pair of sources."
     source_epochs: int = 250
     "Epochs of each source's stage, for scratch that is trained as long as a path."
+    without: Path = ()
+    "Full names of datasets that are no sources: the test set."
 
 
 def choose_arms(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice) -> tuple[Arm, ...]:
@@ -56,8 +58,8 @@ def choose_arms(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice
     for role, path in _wanted(affinity, plan, choice):
         reasons.setdefault((path, 0), []).append(role)
     longest = max((len(path) for path, _ in reasons), default=0)
-    if "scratch as long" in choice.kinds and longest:
-        reasons[(), longest * choice.source_epochs] = ["scratch as long"]
+    if "long" in choice.kinds and longest:
+        reasons[(), longest * choice.source_epochs] = ["long"]
     arms = [
         Arm(arm_name(path, affinity.target, extra), path, tuple(dict.fromkeys(roles)), extra)
         for (path, extra), roles in reasons.items()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.host.datasets import RawCase, split_cases
+from nnunet_seqtransfer.host.datasets import RawCase
 from nnunet_seqtransfer.tasks.overlap import SharedCase
 from nnunet_seqtransfer.tasks.task import Task
+
+Splits = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Fold -> "train" and "val" -> cases."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +80,24 @@ def require_unseen(evaluated: Evaluated, trained: Iterable[Trained], shared: Seq
         first = found[0]
         count = len({one.case for one in found})
         raise StageError(
-            f"{count} case{'s' * (count > 1)} of {evaluated.dataset} would be evaluated although a stage was trained on "
-            f"{'them' if count > 1 else 'it'}: {first.case} is {first.trained_case} of {first.stage} ({first.evidence}); "
-            f"{remedy}"
+            f"a stage was trained on {count} of the cases of {evaluated.dataset} that would be evaluated, such as "
+            f"{first.case}, which is {first.trained_case} of {first.stage} ({first.evidence}); {remedy}"
         )
 
 
-def trained_cases(chain: Chain, last: Stage) -> tuple[Trained, ...]:
-    """What every stage up to ``last``, one of the target's folds, is trained on."""
+def trained_cases(chain: Chain, last: Stage, splits: Splits) -> tuple[Trained, ...]:
+    """What every stage up to ``last``, one of the target's folds, is trained on; ``splits`` are the target's."""
     stages = [last]
     while (previous := chain.previous(stages[-1])) is not None:
         stages.append(previous)
-    return tuple(Trained(stage.key, stage.dataset, _cases(stage, chain.tasks[stage.dataset])) for stage in stages)
+    return tuple(
+        Trained(stage.key, stage.dataset, _cases(stage, chain.tasks[stage.dataset], splits)) for stage in stages
+    )
 
 
-def _cases(stage: Stage, task: Task) -> frozenset[str]:
-    cases = frozenset(task.cases) - frozenset(stage.excluded)
-    if stage.fold == "all":
-        return cases
-    return cases & frozenset(split_cases(task.dataset, task.cases)[stage.fold]["train"])
+def _cases(stage: Stage, task: Task, splits: Splits) -> frozenset[str]:
+    cases = frozenset(task.cases) if stage.fold == "all" else frozenset(splits[stage.fold]["train"])
+    return cases - frozenset(stage.excluded)
 
 
 def same_files(dataset: str, task: Mapping[str, RawCase], cases: Mapping[str, RawCase]) -> tuple[SharedCase, ...]:
@@ -112,9 +114,3 @@ def same_files(dataset: str, task: Mapping[str, RawCase], cases: Mapping[str, Ra
 def within(shared: Iterable[SharedCase], dataset: str) -> list[SharedCase]:
     """Pairs of different cases, where a dataset was compared with itself."""
     return [one for one in shared if one.source != dataset or one.source_case != one.target_case]
-
-
-def names(cases: Collection[str], most: int = 3) -> str:
-    """Some identifiers, for messages."""
-    listed = sorted(cases)
-    return ", ".join(listed[:most]) + (" ..." if len(listed) > most else "")
