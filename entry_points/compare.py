@@ -60,15 +60,16 @@ def _run(options: argparse.Namespace) -> None:
     setting, splits = _setting(options, target, arms, affinity, files)
     if not options.dry_run:
         executor.check(devices)
-    chains = load_trials(setting, options.np, notify, write=not options.dry_run)
-    check_unseen(chains.values(), splits, setting.held_out, options.np, notify, write=not options.dry_run)
+    loaded = load_trials(setting, options.np, notify, write=not options.dry_run)
+    chains = list(loaded.chains.values())
+    check_unseen(chains, splits, setting.held_out, options.np, notify, write=not options.dry_run)
     seconds, origin = _epoch_seconds(options, setting.base)
-    costs = budget(list(chains.values()), setting.base.target_recipe, options.device, seconds)
+    costs = budget(chains, setting.base.target_recipe, options.device, seconds)
     print(budget_text(arms, costs, setting.seeds, origin), flush=True)
     if options.dry_run:
         print("nothing was done (--dry_run)")
         return
-    comparison = run_comparison(setting, costs, devices, executor, options.np, notify)
+    comparison = run_comparison(setting, loaded, costs, devices, executor, options.np, notify)
 
     from nnunet_seqtransfer.report.comparison_pictures import draw_comparison  # noqa: PLC0415 - matplotlib is slow
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from nnunet_seqtransfer.affinity.affinity import Affinity
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.executor import Executor, run_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
-from nnunet_seqtransfer.chain.stages import ChainRequest, Stage
+from nnunet_seqtransfer.chain.shared import find_exclusions
+from nnunet_seqtransfer.chain.stages import ChainRequest, Exclusions, Stage
 from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.evaluation.cache import cached
@@ -25,6 +26,8 @@ from nnunet_seqtransfer.evaluation.rankings import rankings
 from nnunet_seqtransfer.evaluation.scoring import Scorer, ScoringJob, scored
 from nnunet_seqtransfer.evaluation.trials import Trial, trial_request, trials
 from nnunet_seqtransfer.host.evaluation import reference_file
+from nnunet_seqtransfer.tasks.target import load_target
+from nnunet_seqtransfer.tasks.task import load_tasks
 
 Notify = Callable[[str], None]
 RECORD = "comparison.json"
@@ -59,6 +62,16 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """Everything that will be trained."""
+
+    chains: dict[Trial, Chain]
+    "By trial, in the order of the trainings."
+    exclusions: Exclusions
+    "Of all sources together, see `find_exclusions`."
+
+
+@dataclass(frozen=True)
 class Result:
     """What one finished trial gave."""
 
@@ -68,26 +81,39 @@ class Result:
     "One for each fold."
 
 
-def load_trials(setting: Setting, processes: int, notify: Notify, *, write: bool) -> dict[Trial, Chain]:
+def load_trials(setting: Setting, processes: int, notify: Notify, *, write: bool) -> Loaded:
     """The chain of every trial, everything checked before anything is trained. Raises as `load_chain`.
+
+    Shared cases are looked for once, for all sources together.
 
     ``write``: whether missing fingerprints and sketches are made and kept.
     """
-    said: set[str] = set()
-
-    def once(line: str) -> None:
-        if line not in said:
-            said.add(line)
-            notify(line)
-
-    return {
-        trial: load_chain(trial_request(setting.base, trial), processes, once, may_extract=write)
+    base = setting.base
+    sources = tuple(dict.fromkeys(source for arm in setting.arms for source in arm.sources))
+    target, plans = load_target(base.target, base.plans, base.configuration)
+    tasks = {task.dataset: task for task in [*load_tasks(sources, processes, notify, extract=write), target]}
+    exclusions = find_exclusions(replace(base, sources=sources), tasks, plans, processes, notify, write=write)
+    chains = {
+        trial: load_chain(
+            trial_request(base, trial),
+            processes,
+            notify,
+            may_extract=write,
+            exclusions=exclusions_along(exclusions, trial.arm.sources),
+        )
         for trial in trials(setting.arms, setting.seeds)
     }
+    return Loaded(chains, exclusions)
 
 
 def run_comparison(
-    setting: Setting, budget: Budget, devices: DeviceOptions, executor: Executor, processes: int, notify: Notify
+    setting: Setting,
+    loaded: Loaded,
+    budget: Budget,
+    devices: DeviceOptions,
+    executor: Executor,
+    processes: int,
+    notify: Notify,
 ) -> Comparison:
     """Trains, predicts and scores what is left, trial by trial; after each the record holds all that is finished.
 
@@ -95,10 +121,11 @@ def run_comparison(
     """
     found: dict[Trial, Result] = {}
     comparison = assemble(setting, budget, found)
-    every = trials(setting.arms, setting.seeds)
-    for number, trial in enumerate(every, 1):
-        title = f"{trial.arm.name}, seed {trial.seed} ({number} of {len(every)})"
-        chain = load_chain(trial_request(setting.base, trial), processes, notify)
+    for number, trial in enumerate(loaded.chains, 1):
+        title = f"{trial.arm.name}, seed {trial.seed} ({number} of {len(loaded.chains)})"
+        # anew, since the trials before have trained stages that this one shares
+        known = exclusions_along(loaded.exclusions, trial.arm.sources)
+        chain = load_chain(trial_request(setting.base, trial), processes, notify, exclusions=known)
         notify(f"{title}{': finished' if chain.is_finished else ''}")
         if not chain.is_finished:
             run_chain(chain, devices, executor, processes, notify)
@@ -107,6 +134,15 @@ def run_comparison(
         write_comparison(setting.folder / RECORD, comparison)
         notify(f"{title}: Dice {_mean(found[trial].curves):.3f}")
     return comparison
+
+
+def exclusions_along(exclusions: Exclusions, sources: Sequence[str]) -> Exclusions:
+    """Those that concern some of the sources: the names of stages depend on whether there are any."""
+    along = {
+        fold: {source: cases for source, cases in by_source.items() if source in sources}
+        for fold, by_source in exclusions.items()
+    }
+    return {fold: by_source for fold, by_source in along.items() if by_source}
 
 
 def assemble(setting: Setting, budget: Budget, found: Mapping[Trial, Result]) -> Comparison:
