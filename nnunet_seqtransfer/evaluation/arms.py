@@ -77,9 +77,8 @@ def _order(arm: Arm) -> tuple[bool, bool, int]:
 
 
 def _wanted(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice) -> Iterator[tuple[Role, Path]]:
-    here = [
-        name for place in affinity.ranking() if affinity.tasks[place].registered for name in [affinity.names[place]]
-    ]
+    nearest = [affinity.tasks[place] for place in affinity.ranking()]
+    here = [task.dataset for task in nearest if task.registered and task.dataset not in choice.without]
     kinds = set(choice.kinds)
     if "scratch" in kinds:
         yield "scratch", ()
