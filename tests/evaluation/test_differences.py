@@ -9,8 +9,8 @@ import pytest
 from comparison_cases import A, B, affinity, arm, curve, scores
 from scipy import stats
 
-from nnunet_seqtransfer.evaluation.comparison import Score
 from nnunet_seqtransfer.evaluation.compare import direct_dice
+from nnunet_seqtransfer.evaluation.comparison import Score
 from nnunet_seqtransfer.evaluation.curves import savings
 from nnunet_seqtransfer.evaluation.differences import case_values, differences, paired, seed_means
 from nnunet_seqtransfer.evaluation.rankings import LARGEST, MODALITY, RANDOM, rankings
@@ -69,7 +69,7 @@ def test_an_arm_that_is_not_trained_yet_has_no_difference():
 
 
 def test_epochs_saved():
-    """Where the averaged curve first has what scratch has at its end; never, where it has not; longer scratch is none."""
+    """Where the averaged curve first has what scratch has at its end, never where it has not; as long is no arm."""
     arms = (SCRATCH, arm(roles=("long",), extra=3), PLAN, NEAR)
     curves = [
         curve("scratch", (0.1, 0.2, 0.3, 0.4), 0),
