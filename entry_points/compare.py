@@ -75,7 +75,9 @@ def _run(options: argparse.Namespace) -> None:
 
     pictures = draw_comparison(comparison, setting.folder)
     print(f"\n{comparison_text(comparison)}\n")
-    written = [setting.folder / name for name in ("comparison.json", "scores.csv", "differences.csv")]
+    written = [
+        setting.folder / name for name in ("comparison.json", "scores.csv", "differences.csv", "measurements.csv")
+    ]
     print("written: " + "\n         ".join(str(path) for path in (*written, *pictures)))
 
 

@@ -22,6 +22,7 @@ from nnunet_seqtransfer.evaluation.curves import read_curve, savings
 from nnunet_seqtransfer.evaluation.dice import CaseDice, mean_dice
 from nnunet_seqtransfer.evaluation.differences import case_values, differences
 from nnunet_seqtransfer.evaluation.held_out import HeldOutSet, predict
+from nnunet_seqtransfer.evaluation.measured import write_measurements
 from nnunet_seqtransfer.evaluation.rankings import rankings
 from nnunet_seqtransfer.evaluation.scoring import Scorer, ScoringJob, scored
 from nnunet_seqtransfer.evaluation.trials import Trial, trial_request, trials
@@ -30,7 +31,7 @@ from nnunet_seqtransfer.tasks.target import load_target
 from nnunet_seqtransfer.tasks.task import load_tasks
 
 Notify = Callable[[str], None]
-RECORD = "comparison.json"
+RECORD, MEASUREMENTS = "comparison.json", "measurements.csv"
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def run_comparison(
             run_chain(chain, devices, executor, processes, notify)
         found[trial] = _result(setting, trial, chain, devices.device, processes)
         comparison = assemble(setting, budget, found)
-        write_comparison(setting.folder / RECORD, comparison)
+        write_measurements(setting.folder / MEASUREMENTS, comparison)
+        write_comparison(setting.folder / RECORD, comparison)  # the record last: where it is, so are the tables
         notify(f"{title}: Dice {_mean(found[trial].curves):.3f}")
     return comparison
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from nnunet_seqtransfer.chain.describe import duration
 from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, Comparison, Difference
-from nnunet_seqtransfer.evaluation.differences import Run, case_values, seed_means
+from nnunet_seqtransfer.evaluation.differences import case_values, seed_means
 from nnunet_seqtransfer.report.tables import text_table
 
-Values = Mapping[str, Mapping[Run, Mapping[str, float]]]
+FEW = 10
+"""Of fewer cases it is said that intervals and p values can tell little."""
 
 
 def budget_text(arms: tuple[Arm, ...], budget: Budget, seeds: tuple[int, ...], origin: str) -> str:
@@ -114,6 +115,9 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             "Epochs to scratch: of the target's stage, until the pseudo Dice (moving average, on patches of "
             f"{curves}) is what scratch has at its end; the sources' epochs come on top."
         )
+    cases = max((one.cases for one in comparison.differences), default=0)
+    if 0 < cases < FEW:
+        yield f"With {cases} cases the intervals are rough, and p cannot fall below {2 / 2**cases:.2g}."
     if seeds < 3:
         yield f"With {seeds} seed{'s' * (seeds > 1)} chance of the training can be as large as what is compared."
     if not comparison.complete:
