@@ -21,7 +21,19 @@ Options that take a value have one dash, switches have two, as in nnU-Net. Nothi
 option is an error. Every command also knows `-h` and `--version`. See also [exit statuses](exit-statuses.md).
 """
 HELP = re.compile(r"(?:\[(?:REQUIRED|OPTIONAL)\] )?(?P<text>.*?)(?:[.:;,]? ?Default: (?P<default>.*))?", re.DOTALL)
-IN_ORDER = ("derive", "signature", "overlap", "affinity", "calibrate", "plan", "train", "continue", "env", "demo")
+IN_ORDER = (
+    "derive",
+    "signature",
+    "overlap",
+    "affinity",
+    "calibrate",
+    "plan",
+    "train",
+    "compare",
+    "continue",
+    "env",
+    "demo",
+)
 
 
 class _CapturedError(Exception):

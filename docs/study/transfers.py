@@ -115,7 +115,7 @@ def open_folders(work: Path, data: Path) -> dict[str, str]:
 
 
 def prepare(target: Target, options: argparse.Namespace) -> None:
-    """Derives the target, its held-out cases and its sources, plans it narrowly, and has distances and path computed."""
+    """Derives the target, its held-out cases and its sources; plans, preprocesses and ranks; what is there stays."""
     origin = dataset_name(target.origin)
     cases = tuple(sorted(raw_cases(origin, read_dataset_json(origin))))
     labelled = sample_cases(cases, LABELLED, options.case_seed)
@@ -223,7 +223,9 @@ def _command(name: str, *options: str) -> None:
 def _execute(command: Path, *options: str) -> None:
     """Runs a command to its end, its output on this terminal. Raises StageError where it fails."""
     print(f"$ {command.name} {' '.join(options)}", file=sys.stderr, flush=True)
-    finished = subprocess.run([str(command), *options], stdin=subprocess.DEVNULL, check=False)
+    # nnU-Net's planning crashes where nnUNet_n_proc_DA is 0, which suits trainings on few cores.
+    own = {name: value for name, value in os.environ.items() if name != "nnUNet_n_proc_DA" or "seq" in command.name}
+    finished = subprocess.run([str(command), *options], env=own, stdin=subprocess.DEVNULL, check=False)
     if finished.returncode:
         raise StageError(
             f"{command.name} ended with exit status {finished.returncode}; run the study again to go on from there"
