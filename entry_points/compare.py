@@ -115,8 +115,7 @@ def _plan(options: argparse.Namespace, affinity: Affinity, files: list[Path]) ->
 
 
 def _choice(options: argparse.Namespace, target: str) -> ArmChoice:
-    lines = Path(options.paths).read_text().splitlines() if options.paths is not None else []
-    given = [*options.path, *(list(split_path(line)) for line in lines if line.strip() and line.strip()[0] != "#")]
+    given = [*options.path, *(_read_paths(Path(options.paths)) if options.paths is not None else [])]
     return ArmChoice(
         kinds=tuple(options.arms),
         direct=options.top,
@@ -127,6 +126,15 @@ def _choice(options: argparse.Namespace, target: str) -> ArmChoice:
         source_epochs=options.source_epochs,
         without=() if options.test is None else (dataset_name(options.test),),
     )
+
+
+def _read_paths(path: Path) -> list[tuple[str, ...]]:
+    """The sources of each line, such as 21 -> 24; empty lines, and those that begin with #, are left out."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"the file of paths {path} cannot be read ({error}); correct -paths") from None
+    return [split_path(line) for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
 def _setting(

@@ -84,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> None:
     work = (options.o / "quick" if options.quick else options.o).absolute()
     os.environ.update(open_folders(work, options.data.absolute()))
+    # nnU-Net's final validation starts so many processes, each of which imports torch, for a handful of cases.
+    os.environ.setdefault("nnUNet_def_n_proc", str(options.np))
     targets = [target for target in TARGETS if target.origin in options.targets]
     for target in targets:
         prepare(target, options)

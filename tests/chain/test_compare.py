@@ -25,24 +25,35 @@ def test_without_an_affinity_a_dry_run_says_what_to_run(world, command):
     assert world.snapshot() == snapshot
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("-arms", "best"), "invalid choice: 'best'"),
-        (("-path", "901"), "the target Dataset901_Target is among its sources"),
-        (("-folds", "7"), "has no fold 7"),
-        (("-folds", "all"), "fold all holds no case out"),
-        (("-test", "902"), "has other channels and labels"),
-        (("-test", "901"), "has no labelled test cases"),
-        (("-paths", "nowhere.txt"), "nowhere.txt"),
-        (("-arms", "scratch"), "two are needed"),
-        (("-tolerance", "-1"), "is not a number from 0 on"),
-    ],
+MISTAKES = (
+    (("-arms", "best"), "invalid choice: 'best'"),
+    (("-path", "901"), "the target Dataset901_Target is among its sources"),
+    (("-folds", "7"), "has no fold 7"),
+    (("-folds", "all"), "fold all holds no case out"),
+    (("-test", "902"), "has other channels and labels"),
+    (("-test", "901"), "has no labelled test cases"),
+    (("-paths", "nowhere.txt"), "the file of paths nowhere.txt cannot be read"),
+    (("-arms", "scratch"), "two are needed"),
+    (("-tolerance", "-1"), "is not a number from 0 on"),
 )
-def test_mistakes_are_one_line(compared, command, options, message):
+
+
+def test_mistakes_are_one_line(compared, command):
     """What a user can mend is one line and status 2, before anything is trained."""
-    outcome = command("compare", *WANTED, *options, "--dry_run")
-    assert outcome.status == 2 and message in outcome.err and "Traceback" not in outcome.err
+    for options, message in MISTAKES:
+        outcome = command("compare", *WANTED, *options, "--dry_run")
+        assert outcome.status == 2 and message in outcome.err, outcome.err
+        assert "Traceback" not in outcome.err
+
+
+def test_paths_of_ones_own(compared, command, tmp_path):
+    """From options and from a file, by number or name, once each; comments and empty lines are left out."""
+    (tmp_path / "paths.txt").write_text("# mine\n\n902 -> 903\nDataset903_Far\n")
+    own = ("-path", "903", "902", "-path", "903", "-paths", str(tmp_path / "paths.txt"))
+    outcome = command("compare", "901", "3d_fullres", "-arms", "scratch", *own, *TINY, "--dry_run")
+    assert outcome.status == 0, outcome.err
+    lines = [line.split("  ")[0] for line in outcome.out.splitlines() if line.rstrip().endswith(("own", "scratch"))]
+    assert lines == ["scratch", "903 -> 901", "903 -> 902 -> 901", "902 -> 903 -> 901"]
 
 
 @pytest.fixture
