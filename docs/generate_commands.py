@@ -34,6 +34,8 @@ IN_ORDER = (
     "clean",
     "cancel",
     "report",
+    "compare",
+    "continue",
     "env",
     "demo",
 )

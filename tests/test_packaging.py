@@ -108,6 +108,7 @@ def test_every_command_can_be_called(project: dict[str, Any]) -> None:
     assert called == {path.stem for path in (ROOT / "entry_points").glob("*.py")} - {
         "__init__",
         "common",
+        "compare_options",
         "executors",
         "plan_options",
         "recipe_options",

@@ -21,7 +21,7 @@ from nnunet_seqtransfer.chain.preparation import (
 )
 from nnunet_seqtransfer.chain.shared import find_exclusions
 from nnunet_seqtransfer.chain.sharing import load_shared
-from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages, previous_stage
+from nnunet_seqtransfer.chain.stages import ChainRequest, Exclusions, Stage, chain_stages, previous_stage
 from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide, inspect, require_same_origin
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
@@ -106,12 +106,14 @@ def load_chain(
     may_extract: bool = True,
     devices: DeviceOptions | None = None,
     before_long: Callable[[], None] | None = None,
+    exclusions: Exclusions | None = None,
 ) -> Chain:
     """Reads and checks everything that a chain depends on; writes nothing but missing fingerprints and sketches.
 
     Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``devices`` decide
     whether a final validation without softmax outputs is complete, and how large a batch must be. ``before_long`` is
-    called before all cases are looked at for shared patients, which takes minutes the first time: it may raise.
+    called before all cases are looked at for shared patients, which takes minutes the first time: it may raise. They
+    are not looked at where the ``exclusions`` are known, from `find_exclusions` for these sources.
 
     Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, sources that
     hold cases the target validates on, too little space, trainings with another recipe.
@@ -126,7 +128,8 @@ def load_chain(
     tasks = {task.dataset: task for task in [*sources, target]}
     if before_long:
         before_long()
-    exclusions = find_exclusions(request, tasks, target_plans, processes, notify, write=may_extract)
+    if exclusions is None:
+        exclusions = find_exclusions(request, tasks, target_plans, processes, notify, write=may_extract)
     stages = chain_stages(request, exclusions)
     owners = {target.dataset: (target_plans, target)}
     if request.sources_for is not None:

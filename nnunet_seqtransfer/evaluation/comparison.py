@@ -16,10 +16,8 @@ from nnunet_seqtransfer.storage import read_record, replacing, write_record
 
 FORMAT = 1
 KIND = "comparison"
-Role = Literal[
-    "scratch", "scratch as long", "direct", "planned", "runner-up", "largest", "modality", "random", "pair", "own"
-]
-"""Why an arm is in; "direct": among the nearest sources, "modality": nearest by the names of channels."""
+Role = Literal["scratch", "long", "direct", "planned", "runner-up", "largest", "modality", "random", "pair", "own"]
+"""Why an arm is in; "long": scratch as long as a path, "direct": a nearest source, "modality": by names of channels."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Difference:
     p: float
     "Of Wilcoxon's signed-rank test, two-sided; NaN below two cases."
     p_holm: float
-    "Corrected by Holm for all differences of this metric against the same other arm."
+    "Corrected by Holm within its family: all arms against scratch, or the planned path against the others; by metric."
     cases: int
     "Cases that both have."
 
@@ -226,13 +224,15 @@ def read_comparison(path: Path) -> Comparison:
     remedy = "run nnUNetv2_seq_compare again"
     content = read_record(path, KIND, FORMAT, remedy)
     try:
-        parts = {
+        parts: dict[str, Any] = {
             name: tuple(kind(**_read_entry(kind, entry)) for entry in content.pop(name))
             for name, kind in _PARTS.items()
         }
         budget = Budget(**content.pop("budget"))
         provenance = content.pop("provenance")
-        rest = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        rest: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
         return Comparison(budget=budget, provenance=provenance, **parts, **rest)
     except (TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"the comparison lacks entries ({error}): {path}; {remedy}") from None

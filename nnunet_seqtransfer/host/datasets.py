@@ -137,11 +137,25 @@ def _listed_path(folder: Path, text: str) -> Path:
     return Path(os.path.abspath(folder / os.path.expandvars(text)))  # noqa: PTH100
 
 
-def _found_cases(folder: Path, dataset_json: dict[str, Any]) -> Iterator[tuple[str, RawCase]]:
+def raw_test_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
+    """Identifier -> files of the cases in imagesTs and labelsTs of nnUNet_raw.
+
+    Raises DatasetError where there are none, or a channel or a label file of one is missing.
+    """
+    folder = raw_folder() / dataset
+    cases = dict(_found_cases(folder, dataset_json, "Ts"))
+    missing = [path for case in cases.values() for path in (*case.images, case.label) if not path.is_file()]
+    if missing or not cases:
+        what = f"{missing[0]} is missing" if missing else f"there are none in {folder / 'imagesTs'}"
+        raise DatasetError(f"{dataset} has no labelled test cases: {what}; copy imagesTs and labelsTs there")
+    return cases
+
+
+def _found_cases(folder: Path, dataset_json: dict[str, Any], part: str = "Tr") -> Iterator[tuple[str, RawCase]]:
     """Cases found by their file names: imagesTr/CASE_0000.EXT ... and labelsTr/CASE.EXT."""
     ending = dataset_json["file_ending"]
     pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(ending))
-    images, labels = folder / "imagesTr", folder / "labelsTr"
+    images, labels = folder / f"images{part}", folder / f"labels{part}"
     found = [match for name in _names(images) if (match := pattern.fullmatch(name))]
     labelled = {name.removesuffix(ending) for name in _names(labels) if name.endswith(ending)}
     stored = range(len(channel_names(dataset_json)))
@@ -199,6 +213,11 @@ def validation_cases(dataset: str, cases: Collection[str]) -> dict[str, tuple[st
 
     Raises DatasetError where the splits are broken.
     """
+    return {fold: split["val"] for fold, split in split_cases(dataset, cases).items()}
+
+
+def split_cases(dataset: str, cases: Collection[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Fold -> "train" and "val" -> its cases; arguments and errors as `validation_cases`."""
     path = preprocessed_folder() / dataset / "splits_final.json"
     if path.is_file():
         splits = _read_splits(dataset, path)
@@ -208,7 +227,10 @@ def validation_cases(dataset: str, cases: Collection[str]) -> dict[str, tuple[st
         from nnunetv2.utilities.crossval_split import generate_crossval_split  # noqa: PLC0415 - imports scikit-learn
 
         splits = generate_crossval_split(sorted(cases))
-    return {str(fold): tuple(str(case) for case in split["val"]) for fold, split in enumerate(splits)}
+    return {
+        str(fold): {part: tuple(str(case) for case in split[part]) for part in ("train", "val")}
+        for fold, split in enumerate(splits)
+    }
 
 
 def _read_splits(dataset: str, path: Path) -> list[dict[str, list[str]]]:

@@ -88,6 +88,17 @@ def sketch_dataset(dataset: str, processes: int, *, write: bool = True) -> Sketc
     return SketchedDataset(dataset, channels, {case: one for case, (_, one) in current.items()}, resampled)
 
 
+def sketch_cases(
+    name: str, cases: Mapping[str, RawCase], dataset_json: Mapping[str, Any], processes: int
+) -> SketchedDataset:
+    """The sketches of raw cases outside of imagesTr, called ``name``; not kept. Raises as `sketch_dataset`."""
+    labels = foreground_labels(dict(dataset_json))
+    reader = reader_writer(dict(dataset_json), next(iter(cases.values())).images[0])
+    origins = [_Origin(case, files, reader, files.label.parent, labels) for case, files in cases.items()]
+    made = run_in_processes(_sketch_one, origins, processes, f"Sketching {name}")
+    return SketchedDataset(name, channel_names(dict(dataset_json)), dict(zip(cases, made, strict=True)))
+
+
 def _origins(dataset: str, dataset_json: Mapping[str, Any]) -> list[_Origin]:
     """Raw cases where there are any, else those of the folder of preprocessed data that holds most."""
     labels = foreground_labels(dict(dataset_json))

@@ -1,0 +1,288 @@
+"""The study behind the defaults: every direct transfer and every ordered pair, measured on two small real targets."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import SimpleITK as sitk
+
+from nnunet_seqtransfer.entry_points.common import (
+    SeqArgumentParser,
+    add_processes,
+    notify,
+    run_command,
+    seed,
+)
+from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.evaluation.comparison import comparison_folder
+from nnunet_seqtransfer.host.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.host.folders import dataset_name, scripts_folder
+from nnunet_seqtransfer.host.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.sequence.plan import plan_path
+from nnunet_seqtransfer.storage import read_json, replacing, write_json
+from nnunet_seqtransfer.tasks.derivation import DeriveRequest
+from nnunet_seqtransfer.tasks.derive import derive_task
+from nnunet_seqtransfer.tasks.task import sample_cases
+
+LABELLED, HELD_OUT = 6, 40
+"""Labelled cases that each target is left with, and cases of it that nobody trains on."""
+NUCLEI = 111
+NUCLEI_SIZES = {311: (256, 256), 312: (360, 360), 313: (696, 520)}
+"""The fluorescence images come from several microscopes, told apart by their size in pixels: a source each."""
+MOST_FEATURES = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """A dataset cut down to a few labelled cases, and how it is trained."""
+
+    origin: int
+    "Number of the whole dataset."
+    sources: tuple[int, ...]
+    "Numbers of the sources."
+    configuration: str
+    "nnU-Net configuration."
+    patch: tuple[int, ...]
+    "Patch size that replaces nnU-Net's, so that two cores are enough."
+    batch: int
+    "Batch size."
+    epochs: int
+    "Epochs of every stage, of 50 iterations: chosen so that scratch should end between Dice 0.3 and 0.7; a guess."
+
+    @property
+    def number(self) -> int:
+        """Number of the cut down dataset."""
+        return self.origin + 500
+
+    @property
+    def test_number(self) -> int:
+        """Number of the held-out cases."""
+        return self.origin + 600
+
+
+TARGETS = (
+    Target(4, (21, 22, 23, 24, 25, 26), "3d_fullres", (40, 56, 40), 2, 8),
+    Target(112, tuple(NUCLEI_SIZES), "2d", (128, 128), 4, 8),
+)
+ITERATIONS = 50
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Does what is left of the study and prints its tables."""
+    options = _parse(arguments)
+    run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    work = (options.o / "quick" if options.quick else options.o).absolute()
+    os.environ.update(open_folders(work, options.data.absolute()))
+    # nnU-Net's final validation starts so many processes, each of which imports torch, for a handful of cases.
+    os.environ.setdefault("nnUNet_def_n_proc", str(options.np))
+    targets = [target for target in TARGETS if target.origin in options.targets]
+    for target in targets:
+        prepare(target, options)
+    seeds = options.seeds[:1] if options.quick or options.pilot else options.seeds
+    # One seed of everything first: an interrupted study has something to show for each target.
+    for count in range(1, len(seeds) + 1):
+        for target in targets:
+            _command("compare", *compare_options(target, seeds[:count], options))
+    if not options.dry_run and not options.pilot:
+        _calibrate(work, targets)
+
+
+def open_folders(work: Path, data: Path) -> dict[str, str]:
+    """nnU-Net's three folders below ``work``, the datasets of ``data`` linked into the first: nothing is copied.
+
+    Raises StageError where ``data`` lacks a dataset.
+    """
+    folders = {name: work / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    for number in sorted({NUCLEI, *(target.origin for target in TARGETS), *TARGETS[0].sources}):
+        found = sorted(data.glob(f"Dataset{number:03d}_*"))
+        if len(found) != 1:
+            raise StageError(f"{data} has {len(found)} datasets with number {number:03d}, one is needed; correct -data")
+        link = folders["nnUNet_raw"] / found[0].name
+        if not link.exists():
+            link.symlink_to(found[0], target_is_directory=True)
+    return {name: str(folder) for name, folder in folders.items()}
+
+
+def prepare(target: Target, options: argparse.Namespace) -> None:
+    """Derives the target, its held-out cases and its sources; plans, preprocesses and ranks; what is there stays."""
+    origin = dataset_name(target.origin)
+    cases = tuple(sorted(raw_cases(origin, read_dataset_json(origin))))
+    labelled = sample_cases(cases, LABELLED, options.case_seed)
+    rest = tuple(case for case in cases if case not in labelled)
+    held_out = sample_cases(rest, 3 if options.quick else HELD_OUT, options.case_seed)
+    name = origin.partition("_")[2]
+    derive_task(DeriveRequest(origin, target.number, f"{name}Few", cases=labelled, processes=options.np), notify)
+    derive_task(DeriveRequest(origin, target.test_number, f"{name}HeldOut", cases=held_out), notify)
+    for number in (number for number in target.sources if number in NUCLEI_SIZES):
+        derive_task(DeriveRequest(dataset_name(NUCLEI), number, f"Nuclei{number}", cases=of_size(number)), notify)
+    plan_narrowly(target, options.np)
+    sources = [str(number) for number in used_sources(target, options)]
+    common = ("-t", str(target.number), "-c", target.configuration, "-np", str(options.np))
+    if not plan_path(dataset_name(target.number), DEFAULT_PLANS, target.configuration).is_file():
+        _command("affinity", *common, "-s", *sources)
+        epochs = str(1 if options.quick else target.epochs)
+        _command("plan", *common, "-epochs", epochs, "-source_epochs", epochs, "-iterations", str(ITERATIONS))
+
+
+def of_size(number: int) -> tuple[str, ...]:
+    """The fluorescence images of one size, with which a derived source is made."""
+    origin = dataset_name(NUCLEI)
+    reader, found = sitk.ImageFileReader(), []
+    for case, files in raw_cases(origin, read_dataset_json(origin)).items():
+        reader.SetFileName(str(files.images[0]))
+        reader.ReadImageInformation()
+        if tuple(reader.GetSize()[:2]) == NUCLEI_SIZES[number]:
+            found.append(case)
+    return tuple(found)
+
+
+def plan_narrowly(target: Target, processes: int) -> None:
+    """nnU-Net's plan, then patch, batch and features replaced in it; the preprocessed data do not depend on them."""
+    path = plans_path(dataset_name(target.number), DEFAULT_PLANS)
+    if not path.is_file():
+        options = ("-d", str(target.number), "-c", target.configuration, "-np", str(processes))
+        _execute(scripts_folder() / "nnUNetv2_plan_and_preprocess", *options, "-npfp", str(processes))
+    plans = read_json(path, "the target's plans file", "delete the study's folder")
+    settings = plans["configurations"][target.configuration]
+    network = settings["architecture"]["arch_kwargs"]
+    features = [min(8 * 2**stage, MOST_FEATURES) for stage in range(len(network["features_per_stage"]))]
+    wanted = {"patch_size": list(target.patch), "batch_size": target.batch}
+    if features != network["features_per_stage"] or any(settings[name] != value for name, value in wanted.items()):
+        network["features_per_stage"] = features
+        settings.update(wanted)
+        write_json(path, plans)
+
+
+def used_sources(target: Target, options: argparse.Namespace) -> tuple[int, ...]:
+    """All sources of a target; the first two where the study is only tried out."""
+    return target.sources[:2] if options.quick else target.sources
+
+
+def compare_options(target: Target, seeds: Sequence[int], options: argparse.Namespace) -> list[str]:
+    """The options of nnUNetv2_seq_compare for one target."""
+    epochs = str(1 if options.quick else target.epochs)
+    chosen = ["-arms", "scratch", "long", "planned", "--all_direct", "--all_pairs"]
+    if options.pilot or options.quick:
+        chosen = ["-arms", "scratch", "direct", "-top", "1"]
+    return [
+        *(str(target.number), target.configuration, "-folds", *options.folds, "-seeds", *map(str, seeds)),
+        *("-test", str(target.test_number), "--disable_tta", *chosen),
+        *("-epochs", epochs, "-source_epochs", epochs, "-iterations", str(2 if options.quick else ITERATIONS)),
+        *("-warmup_epochs", "1", "-device", options.device, "-np", str(options.np)),
+        *(["--dry_run"] if options.dry_run else []),
+    ]
+
+
+def _calibrate(work: Path, targets: Sequence[Target]) -> None:
+    """One table of all measurements, and for each metric what fits best, each target ranked without its own."""
+    table, rows = work / "measurements.csv", []
+    for target in targets:
+        folder = comparison_folder(dataset_name(target.number), DEFAULT_PLANS, target.configuration)
+        with (folder / "measurements.csv").open(newline="") as stream:
+            rows += list(csv.DictReader(stream))
+    with replacing(table) as aside, aside.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["path", "target", "dice", "seed"])
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"measurements: {table}")
+    for metric in ("descriptors", "fingerprint", "published"):
+        files = [
+            str(path)
+            for target in targets
+            for path in plans_path(dataset_name(target.number), DEFAULT_PLANS).parent.glob(
+                f"seqtransfer/affinity_{DEFAULT_PLANS}_{target.configuration}_{metric}.json"
+            )
+        ]
+        if len(rows) < 3 or not files:
+            continue
+        # 2d and 3d affinities cannot be calibrated in one call: each configuration alone.
+        for file in files:
+            output = work / f"calibration_{metric}_{Path(file).parents[1].name}.json"
+            print(f"\n{metric}, {Path(file).parents[1].name}\n")
+            try:
+                _command("calibrate", "-i", str(table), "-a", file, "-o", str(output))
+            except StageError as error:  # too few paths, or nothing goes along with Dice: that is a result
+                notify(str(error))
+
+
+def _command(name: str, *options: str) -> None:
+    _execute(scripts_folder() / f"nnUNetv2_seq_{name}", *options)
+
+
+def _execute(command: Path, *options: str) -> None:
+    """Runs a command to its end, its output on this terminal. Raises StageError where it fails."""
+    print(f"$ {command.name} {' '.join(options)}", file=sys.stderr, flush=True)
+    # nnU-Net's planning crashes where nnUNet_n_proc_DA is 0, which suits trainings on few cores.
+    own = {name: value for name, value in os.environ.items() if name != "nnUNet_n_proc_DA" or "seq" in command.name}
+    finished = subprocess.run([str(command), *options], env=own, stdin=subprocess.DEVNULL, check=False)
+    if finished.returncode:
+        raise StageError(
+            f"{command.name} ended with exit status {finished.returncode}; run the study again to go on from there"
+        )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = SeqArgumentParser(
+        "Measures every direct transfer and every ordered pair of sources on two targets with six labelled cases, over "
+        "several seeds, and calibrates the metrics on them. Run it again after any interruption: it does what is left.",
+        "python transfers.py -data /path/to/datasets -o study -device cpu",
+    )
+    parser.add_argument(
+        "-data",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="[REQUIRED] Folder of the datasets, nnU-Net raw format",
+    )
+    parser.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="[REQUIRED] Folder of the study")
+    parser.add_argument(
+        "-targets",
+        nargs="+",
+        type=int,
+        choices=[target.origin for target in TARGETS],
+        default=[target.origin for target in TARGETS],
+        metavar="N",
+        help="[OPTIONAL] Numbers of the targets' original datasets. Default: 4 112",
+    )
+    parser.add_argument(
+        "-seeds", nargs="+", type=seed, default=[0, 1, 2], metavar="N", help="[OPTIONAL] Seeds. Default: 0 1 2"
+    )
+    parser.add_argument(
+        "-folds",
+        nargs="+",
+        default=["0"],
+        metavar="FOLD",
+        help="[OPTIONAL] Folds of the six cases, or all; curves of fold all are of training cases. Default: 0",
+    )
+    parser.add_argument(
+        "-case_seed", type=seed, default=0, metavar="N", help="[OPTIONAL] Seed of the six and the held-out. Default: 0"
+    )
+    parser.add_argument(
+        "-device", choices=["cuda", "cpu", "mps"], default="cpu", help="[OPTIONAL] Where to train. Default: cpu"
+    )
+    parser.add_argument(
+        "--pilot",
+        action="store_true",
+        help="[OPTIONAL] Scratch and the nearest source alone: does scratch end between Dice 0.3 and 0.7?",
+    )
+    parser.add_argument("--quick", action="store_true", help="[OPTIONAL] A few iterations, to see that everything runs")
+    parser.add_argument("--dry_run", action="store_true", help="[OPTIONAL] Prepare, and print what would be trained")
+    add_processes(parser)
+    return parser.parse(arguments)
+
+
+if __name__ == "__main__":
+    main()

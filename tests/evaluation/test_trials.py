@@ -1,0 +1,90 @@
+"""The chains behind a comparison and what they cost, before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from comparison_cases import A, B, T, arm
+from conftest import FAR, NEAR, TARGET
+
+from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.chain import load_chain
+from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
+from nnunet_seqtransfer.chain.state import Action
+from nnunet_seqtransfer.evaluation.compare import exclusions_along
+from nnunet_seqtransfer.evaluation.comparison import Arm
+from nnunet_seqtransfer.evaluation.trials import Trial, budget, trial_request, trials
+
+RECIPE = Recipe(4, 10)
+BASE = ChainRequest(T, (), "nnUNetPlans", "3d_fullres", ("0",), replace(RECIPE, epochs=3), RECIPE, 0, "mine")
+SCRATCH, LONG, PAIR, NEAREST = arm(), arm(extra=6), arm(A, B), arm(A)
+
+
+def test_all_arms_of_a_seed_come_before_the_next_seed():
+    """So an interrupted comparison has complete pairs."""
+    assert [(one.arm.name, one.seed) for one in trials((SCRATCH, NEAREST), (3, 1))] == [
+        ("scratch", 3),
+        ("21 -> 4", 3),
+        ("scratch", 1),
+        ("21 -> 4", 1),
+    ]
+
+
+def test_seeds_are_apart_and_share_stages_within():
+    """The seed is in the recipe and in all plans names; paths with a common beginning share it within a seed."""
+    stages = {
+        (one.name, seed): chain_stages(trial_request(BASE, Trial(one, seed)))
+        for one in (SCRATCH, LONG, NEAREST, PAIR)
+        for seed in (0, 1)
+    }
+    assert stages[NEAREST.name, 0][0] == stages[PAIR.name, 0][0]
+    assert stages[NEAREST.name, 0][0].plans_name == "nnUNetPlans_for4_mine_seed0"
+    names = {key: {stage.key for stage in chain} for key, chain in stages.items()}
+    assert not names[PAIR.name, 0] & names[PAIR.name, 1]
+    assert all(stage.recipe.seed == seed for (_, seed), chain in stages.items() for stage in chain)
+
+
+def test_every_target_stage_has_the_same_iterations_but_long_scratch():
+    """Equal budgets of the target's stage; scratch as long has the sources' epochs on top, and a name of its own."""
+    last = {one.name: chain_stages(trial_request(BASE, Trial(one, 0)))[-1] for one in (SCRATCH, LONG, NEAREST, PAIR)}
+    assert {name: stage.recipe.epochs for name, stage in last.items()} == {
+        "scratch": 4,
+        "scratch, as long": 10,
+        "21 -> 4": 4,
+        "21 -> 22 -> 4": 4,
+    }
+    assert last[LONG.name].plans_name == "nnUNetPlans_scratch_mine_long6_seed0"
+
+
+def test_exclusions_are_those_along_the_path():
+    """A source that is not on a path leaves its names alone: the same stage is shared with nnUNetv2_seq_train."""
+    every = {"0": {A: ("x",), B: ("y",)}, "1": {B: ("z",)}}
+    assert exclusions_along(every, (A,)) == {"0": {A: ("x",)}}
+    assert exclusions_along(every, ()) == {}
+
+
+@pytest.mark.parametrize("seconds", [36.0, None])
+def test_the_budget_counts_shared_and_finished_stages_once(world, seconds):
+    """Four paths with a common source; then with that source finished."""
+    arms = [Arm(str(path), path, ("own",)) for path in ((), (NEAR,), (FAR,), (NEAR, FAR))]
+    base = replace(BASE, target=TARGET)
+    chains = [load_chain(trial_request(base, Trial(one, 0)), 1, print, exclusions={}) for one in arms]
+    whole = budget(chains, RECIPE, "cpu", seconds)
+    # four targets of 4 epochs; 902, 903 and 903 after 902 of 3 epochs
+    assert (whole.stages, whole.finished, whole.iterations) == (7, 0, (4 * 4 + 3 * 3) * 10)
+    assert whole.target_iterations == 40
+    if seconds is not None:
+        assert whole.hours == pytest.approx(25 * 36 / 3600)
+    assert whole.hours > 0
+    done = [
+        replace(
+            chain,
+            actions={
+                stage: Action.NOTHING if stage.path == (NEAR,) else action for stage, action in chain.actions.items()
+            },
+        )
+        for chain in chains
+    ]
+    left = budget(done, RECIPE, "cpu", seconds)
+    assert (left.stages, left.finished, left.iterations) == (7, 1, (4 * 4 + 2 * 3) * 10)
