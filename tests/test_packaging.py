@@ -94,6 +94,7 @@ def test_every_command_can_be_called(project: dict[str, Any]) -> None:
     assert called == {path.stem for path in (ROOT / "entry_points").glob("*.py")} - {
         "__init__",
         "common",
+        "executor_options",
         "plan_options",
     }
 
