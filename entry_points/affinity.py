@@ -30,7 +30,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
-from nnunet_seqtransfer.entry_points.executors import SLURM, add_executor, require_consistent, site_of
+from nnunet_seqtransfer.entry_points.executor_options import SLURM, add_executor, require_consistent, site_of
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.host.folders import dataset_name
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS

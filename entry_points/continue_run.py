@@ -22,7 +22,12 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     run_command,
 )
-from nnunet_seqtransfer.entry_points.executors import add_devices, add_executor, make_executor, require_consistent
+from nnunet_seqtransfer.entry_points.executor_options import (
+    add_devices,
+    add_executor,
+    make_executor,
+    require_consistent,
+)
 from nnunet_seqtransfer.entry_points.train import print_results
 from nnunet_seqtransfer.errors import StageError
 

@@ -27,7 +27,12 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     share,
 )
-from nnunet_seqtransfer.entry_points.executors import add_devices, add_executor, make_executor, require_consistent
+from nnunet_seqtransfer.entry_points.executor_options import (
+    add_devices,
+    add_executor,
+    make_executor,
+    require_consistent,
+)
 from nnunet_seqtransfer.entry_points.plan import (
     find_affinity,
     require_fitting,

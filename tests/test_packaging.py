@@ -109,7 +109,7 @@ def test_every_command_can_be_called(project: dict[str, Any]) -> None:
         "__init__",
         "common",
         "compare_options",
-        "executors",
+        "executor_options",
         "plan_options",
         "recipe_options",
     }

@@ -15,8 +15,8 @@ from nnunet_seqtransfer.chain.stopping import STOPPED
 from nnunet_seqtransfer.cluster.site import SiteOptions
 from nnunet_seqtransfer.host.folders import external_trainers, scripts_folder
 
-LEAST_SECONDS = 30
-"""A stage asked to stop sooner after its start is not requeued: it would never get further. A guess."""
+MOST_STARTS = 3
+"""A stage that was stopped so often in a row without a new checkpoint is not requeued: it would never end. A guess."""
 _FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 _PASSED_ON = re.compile(
     r"nnUNet_(?!seq_driver$)\w+|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|PYTHONPATH|\w+_NUM_THREADS|MPLCONFIGDIR"
@@ -28,6 +28,10 @@ _NOT_IN_OUTPUT = re.compile(r"[%\\]")
 _BODY = """\
 start=$((${{SLURM_RESTART_COUNT:-0}} + 1))
 printf '\\njob %s, start %d, on %s, %s\\n' "$SLURM_JOB_ID" "$start" "$(hostname)" "$(date)"
+checkpoints() {{ stat --format='%n %s %y' {output}/checkpoint_*.pth 2>/dev/null; }}
+before=$(checkpoints)
+stopped=.$SLURM_JOB_ID.stopped
+[ "$start" -gt 1 ] || rm -f "$stopped"
 asked=
 ended=
 child=
@@ -51,13 +55,16 @@ if [ -n "$ended" ]; then
 elif [ "$status" -eq {stopped} ] || {{ [ -n "$asked" ] && [ "$status" -eq 143 ]; }}; then
     # Not where the job itself is being ended: by scancel, or because its time is over.
     if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-        if [ "$SECONDS" -lt {least} ]; then
-            echo "error: asked to stop $SECONDS s after the start: too soon to get on; give a longer -slurm time"
+        [ "$(checkpoints)" = "$before" ] || rm -f "$stopped"
+        echo "$start" >>"$stopped"
+        if [ "$(wc -l <"$stopped")" -ge {most} ]; then
+            echo "error: stopped {most} times in a row without a new checkpoint; give a longer -slurm time"
         else
             scontrol requeue "$SLURM_JOB_ID" && sleep 60
         fi
     fi
 fi
+[ "$status" -ne 0 ] || rm -f "$stopped"
 printf 'ended with exit status %d\\n' "$status"
 exit "$status"
 """
@@ -79,6 +86,8 @@ class BatchJob:
     "The key of the job that must have ended first."
     after_any: bool = False
     "Whether that one may also have failed."
+    output: Path | None = None
+    "Where a stage leaves its checkpoints."
     array: tuple[str, ...] = ()
     "The last argument of each job of an array; none for a single job."
 
@@ -123,7 +132,13 @@ def batch_script(job: BatchJob, environment: Mapping[str, str]) -> str:
     if job.array:
         lines.append(f"arguments=({shlex.join(job.array)})")
         command += ' "${arguments[$SLURM_ARRAY_TASK_ID]}"'
-    return "\n".join([*lines, _BODY.format(command=command, stopped=STOPPED, least=LEAST_SECONDS)])
+    body = _BODY.format(
+        command=command,
+        stopped=STOPPED,
+        most=MOST_STARTS,
+        output=shlex.quote(str(job.output or job.folder)),
+    )
+    return "\n".join([*lines, body])
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:

@@ -54,6 +54,7 @@ def stage_jobs(chain: Chain, processes: int) -> tuple[BatchJob, ...]:
                 name=stage_job_name(stage.key),
                 folder=logs_folder(chain.folder),
                 command=tuple(command),
+                output=stage.output,
                 after=previous.key if previous in needed and previous is not None else None,
             )
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_seqtransfer.cluster.script import LEAST_SECONDS, BatchJob, batch_script, job_name, passed_on, sbatch_command
+from nnunet_seqtransfer.cluster.script import MOST_STARTS, BatchJob, batch_script, job_name, passed_on, sbatch_command
 from nnunet_seqtransfer.cluster.site import SiteOptions
 from nnunet_seqtransfer.host.folders import scripts_folder, shim_folder
 
@@ -49,16 +49,17 @@ def job_of(folder: Path, *command: str, array: tuple[str, ...] = ()) -> BatchJob
     return BatchJob(key="D/p/fold_0", name="seq-x", folder=folder, command=command, array=array)
 
 
-def start(job: BatchJob, fake: FakeSlurm, *, session: bool = False, **environment: str) -> subprocess.Popen[str]:
+def start(
+    job: BatchJob, fake: FakeSlurm, *, session: bool = False, restarts: int = 0, **environment: str
+) -> subprocess.Popen[str]:
     """As Slurm would: bash, in the job's folder, with no environment but Slurm's."""
     script = batch_script(job, {"PATH": f"{fake.bin}:{os.environ['PATH']}", **environment})
-    script = script.replace(f'"$SECONDS" -lt {LEAST_SECONDS}', '"$SECONDS" -lt "$LEAST"')
     file = fake.bin / "script"
     file.write_bytes(os.fsencode(script))
     return subprocess.Popen(
         ["/bin/bash", str(file)],
         cwd=job.folder,
-        env={"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "LEAST": environment.get("LEAST", "0")},
+        env={"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": str(restarts)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -116,11 +117,20 @@ def test_a_cancelled_job_is_not_requeued(tmp_path, fake):
     assert not fake.requeued
 
 
-def test_a_stage_that_was_stopped_at_once_is_not_requeued_for_ever(tmp_path, fake):
-    """It would never get further: the reason is a line in the output."""
-    child = start(job_of(tmp_path, "bash", "-c", "exit 75"), fake, LEAST="30")
-    assert "error: asked to stop" in child.communicate()[0]
+def test_a_stage_that_gets_no_further_is_not_requeued_for_ever(tmp_path, fake):
+    """Stopped three times in a row without a new checkpoint; with a new one the count begins anew."""
+    job = job_of(tmp_path, "bash", "-c", "exit 75")
+    further = job_of(tmp_path, "bash", "-c", f"echo x >> {tmp_path}/checkpoint_latest.pth; exit 75")
+    for restarts, work in enumerate([job] * (MOST_STARTS - 1) + [further] + [job] * (MOST_STARTS - 2)):
+        fake.asked.unlink(missing_ok=True)
+        assert start(work, fake, restarts=restarts).wait() == 75
+        assert fake.requeued, restarts
+    fake.asked.unlink()
+    child = start(job, fake, restarts=9)
+    assert "error: stopped 3 times in a row" in child.communicate()[0]
     assert child.returncode == 75 and not fake.requeued
+    start(job, fake, restarts=0).wait()
+    assert fake.requeued, "a new job begins anew"
 
 
 def test_a_failed_stage_fails_the_job(tmp_path, fake):
