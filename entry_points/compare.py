@@ -163,7 +163,9 @@ def _setting(
         base=base,
         arms=arms,
         seeds=tuple(dict.fromkeys(options.seeds)),
-        folder=comparison_folder(target, options.p, options.configuration, options.tag),
+        folder=comparison_folder(
+            target, options.p, options.configuration, options.tag, held_out.dataset if held_out else None
+        ),
         scorer=Scorer(str(plans["image_reader_writer"]), task.dataset_json["labels"], tolerance),
         ending=task.dataset_json["file_ending"],
         validation={fold: split["val"] for fold, split in splits.items()},

@@ -190,7 +190,8 @@ def _calibrate(work: Path, targets: Sequence[Target]) -> None:
     """One table of all measurements, and for each metric what fits best, each target ranked without its own."""
     table, rows = work / "measurements.csv", []
     for target in targets:
-        folder = comparison_folder(dataset_name(target.number), DEFAULT_PLANS, target.configuration)
+        test = dataset_name(target.test_number)
+        folder = comparison_folder(dataset_name(target.number), DEFAULT_PLANS, target.configuration, test=test)
         with (folder / "measurements.csv").open(newline="") as stream:
             rows += list(csv.DictReader(stream))
     with replacing(table) as aside, aside.open("w", newline="") as stream:

@@ -193,15 +193,19 @@ class Comparison:
         return len(there) == len(self.arms) * len(self.folds) * len(self.seeds)
 
 
-def comparison_folder(target: str, plans: str, configuration: str, tag: str | None = None) -> Path:
-    """Where the record, its tables and pictures are kept."""
-    name = f"compare_{plans}_{configuration}{f'_{tag}' if tag else ''}"
+def comparison_folder(
+    target: str, plans: str, configuration: str, tag: str | None = None, test: str | None = None
+) -> Path:
+    """Where the record, its tables and pictures are kept; ``test``: full name of the test set's dataset."""
+    name = f"compare_{plans}_{configuration}{f'_{tag}' if tag else ''}{f'_test{dataset_id(test)}' if test else ''}"
     return results_folder() / target / SEQTRANSFER_FOLDER / name
 
 
-def comparison_path(target: str, plans: str, configuration: str, tag: str | None = None) -> Path:
+def comparison_path(
+    target: str, plans: str, configuration: str, tag: str | None = None, test: str | None = None
+) -> Path:
     """The record itself."""
-    return comparison_folder(target, plans, configuration, tag) / "comparison.json"
+    return comparison_folder(target, plans, configuration, tag, test) / "comparison.json"
 
 
 def arm_name(sources: Iterable[str], target: str, extra_epochs: int = 0) -> str:
