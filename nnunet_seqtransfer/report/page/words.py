@@ -48,8 +48,8 @@ def _reason(found: Findings) -> str:
     which = "the cheapest" if is_cheapest else "the simplest that the data cannot tell from the cheapest"
     other = _other(found.plan, allowed)
     against = f" against {decimals(other[1].cost, 2)} {other[0]}" if other else ""
-    certain = {True: "; the data support it", False: "; the data do not tell it from simpler ones"}
-    support = certain.get(found.plan.supported, "") if found.plan.supported is not None and is_cheapest else ""
+    certain = {True: "; the data support it", False: "; the data do not tell it from simpler ones", None: ""}
+    support = certain[found.plan.supported] if is_cheapest else ""
     price = f"at a cost of {decimals(chosen.cost, 2)}{against}"
     return f": of the paths that were compared this is {which}, {price}{support}"
 
