@@ -117,7 +117,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         )
     cases = max((one.cases for one in comparison.differences), default=0)
     if 0 < cases < FEW:
-        yield f"With {cases} cases the intervals are rough, and p cannot fall below {2 / 2**cases:.2g}."
+        yield f"With {cases} case{'s' * (cases > 1)} intervals are rough, and p cannot fall below {2 / 2**cases:.2g}."
     if seeds < 3:
         yield f"With {seeds} seed{'s' * (seeds > 1)} chance of the training can be as large as what is compared."
     if not comparison.complete:
