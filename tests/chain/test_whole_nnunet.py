@@ -19,6 +19,8 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, with_block
 from nnunet_seqtransfer.chain.checkpoints import HEADS, load_checkpoint, write_weights
+from nnunet_seqtransfer.chain.executor import LocalExecutor
+from nnunet_seqtransfer.chain.job import Job
 from nnunet_seqtransfer.host.network import fresh_network
 from nnunet_seqtransfer.host.plans import plans_path
 from nnunet_seqtransfer.storage import read_json, write_json
@@ -189,6 +191,13 @@ run.run_ddp(rank, dataset, configuration, fold, "nnUNetTrainerSeqTransfer", plan
 """One rank of `nnUNetv2_train -num_gpus 2`, with two changes: gloo in place of nccl, the CPU in place of the GPU."""
 
 
+class WithoutGPUs(LocalExecutor):
+    """Asks for no GPU: none is needed."""
+
+    def check(self, options: object) -> None:
+        """Any device will do."""
+
+
 class TwoRanks:
     """Runs a job for two GPUs in two processes on the CPU; keeps what the ranks print at the start of each epoch."""
 
@@ -196,10 +205,7 @@ class TwoRanks:
         self.folder = folder
         self.epochs: list[list[list[str]]] = []
 
-    def check(self, options: object) -> None:
-        """There is no GPU, and none is needed."""
-
-    def submit(self, job) -> None:
+    def __call__(self, job: Job) -> None:
         import os
         from concurrent.futures import ThreadPoolExecutor
 
@@ -218,7 +224,8 @@ def test_several_gpus_start_each_stage_from_the_same_weights(world, command, mon
     """nnU-Net's DDP, two processes (gloo): every rank starts from the weights handed over, and they stay equal."""
     ranks = TwoRanks(world.root)
     monkeypatch.chdir(world.root)  # python -c puts the working folder on the path
-    monkeypatch.setattr("nnunet_seqtransfer.entry_points.train.LocalExecutor", lambda: ranks)
+    executor = WithoutGPUs(train=ranks, processes_ahead=0)
+    monkeypatch.setattr("nnunet_seqtransfer.entry_points.train.make_executor", lambda options: executor)
     several = ("-device", "cuda", "-num_gpus", "2", "-epochs", "2", "-source_epochs", "2", "-iterations", "2")
     outcome = command("train", "901", "3d_fullres", "0", "-s", "902", *several, "-seed", "0", "-np", "1")
     assert outcome.status == 0, outcome.err

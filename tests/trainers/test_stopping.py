@@ -19,7 +19,8 @@ from conftest import World
 
 from nnunet_seqtransfer.chain.driver import VARIABLE, DriverWatch, is_running, mark
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.trainers import keeping, stopping
+from nnunet_seqtransfer.storage import found_json
+from nnunet_seqtransfer.trainers import stopping
 from nnunet_seqtransfer.trainers.agreement import agreed
 from nnunet_seqtransfer.trainers.stopping import STOPPED, Stop
 from nnunet_seqtransfer.trainers.terminal import LastingStream
@@ -245,10 +246,10 @@ def test_a_final_validation_is_ended_at_once_and_made_up_for(world: World) -> No
     assert interrupted.group_is_gone(child.pid)
     assert not (folder / "validation" / "summary.json").is_file()
     plans = folder.parent / "plans.json"
-    whole = keeping.found_json(plans)
+    whole = found_json(plans)
     plans.write_text(plans.read_text()[:50])
     child = interrupted.start(world, "--val")
     assert child.communicate(timeout=300)[0] and child.returncode == 0
     assert (folder / "validation" / "summary.json").is_file()
-    assert keeping.found_json(plans) == whole
+    assert found_json(plans) == whole
     assert interrupted.checkpoints(folder) == before
