@@ -28,8 +28,8 @@ ORDER = [
     "cluster",
     "runs",
     "trainers",
-    "evaluation",
     "calibration",
+    "evaluation",
     "report",
     "demo",
 ]
