@@ -24,7 +24,9 @@ from nnunet_seqtransfer.chain.recovery import recover
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import Action, StageState, action_of, inspect
 from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.host.datasets import write_missing_splits
 from nnunet_seqtransfer.host.plans import data_folder
+from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
 
 Notify = Callable[[str], None]
@@ -85,6 +87,9 @@ def _prepare_data(chain: Chain, stage: Stage, processes: int, notify: Notify) ->
     if stage.role == "target":
         copy_references(task)
         require_whole_cases(task, plans, chain.request.plans, stage.configuration)
+        if stage.fold != "all":
+            folder = data_folder(task.dataset, plans, stage.configuration)
+            write_missing_splits(task.dataset, preprocessed_cases(folder))
         return
     folder = data_folder(task.dataset, plans, stage.configuration)
     with locked_in_turn(folder.with_name(f".{folder.name}.lock"), f"preprocessing of {task.dataset}", notify):

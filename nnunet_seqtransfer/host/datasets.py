@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.host.folders import preprocessed_folder, raw_folder
-from nnunet_seqtransfer.storage import read_json
+from nnunet_seqtransfer.storage import read_json, write_json
 
 COLOUR_FORMATS = (".png", ".bmp", ".tif")
 """Endings of the files from which nnU-Net reads three channels where they hold colours."""
@@ -168,6 +168,18 @@ def _found_cases(folder: Path, dataset_json: dict[str, Any], part: str = "Tr") -
 
 def _names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def write_missing_splits(dataset: str, identifiers: Iterable[str]) -> None:
+    """Writes splits_final.json as nnU-Net would at the start of a training, but aside: two folds may start at once.
+
+    ``identifiers``: of all preprocessed cases. A file that is there is left as it is.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split  # noqa: PLC0415 - slow import
+
+    path = preprocessed_folder() / dataset / "splits_final.json"
+    if not path.is_file():
+        write_json(path, generate_crossval_split(sorted(identifiers), seed=12345, n_splits=5))
 
 
 def fold_count(dataset: str, cases: int) -> int:

@@ -22,7 +22,8 @@ from nnunet_seqtransfer.chain.stopping import STOPPED
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import found_json, mend_json, naming_full_and_read_only_disks
 from nnunet_seqtransfer.trainers.agreement import agreed
-from nnunet_seqtransfer.trainers.keeping import LATEST, NotKeptError, keep_checkpoint, sweep
+from nnunet_seqtransfer.trainers.claim import objection, seen
+from nnunet_seqtransfer.trainers.keeping import FINAL, LATEST, NotKeptError, keep_checkpoint, sweep
 from nnunet_seqtransfer.trainers.stopping import Stop
 from nnunet_seqtransfer.trainers.terminal import lasting_output
 
@@ -48,6 +49,8 @@ class InterruptibleTrainer(nnUNetTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.stop = Stop()
+        self._seen = seen(Path(self.output_folder))
+        self._loaded: str | None = None  # name of the checkpoint that this goes on from
         self.continues = False
         "Whether the latest checkpoint on disk, if there is one, is of this training: loaded or written by it."
         self.midway = Midway(-1)
@@ -56,6 +59,11 @@ class InterruptibleTrainer(nnUNetTrainer):
         self._checkpoint_seconds = checkpoint_seconds()
         self._kept = time.monotonic()
 
+    @property
+    def is_stage(self) -> bool:
+        """Whether this training is a stage of a chain, whose checkpoints nobody may begin anew by accident."""
+        raise NotImplementedError
+
     def checkpoint_content(self, epoch: int) -> dict[str, Any]:
         """What nnU-Net's checkpoints hold, to go on with ``epoch``."""
         raise NotImplementedError
@@ -63,6 +71,9 @@ class InterruptibleTrainer(nnUNetTrainer):
     def run_training(self) -> None:
         """nnU-Net's. Ends the process with status 75 where it was stopped, with 1 and one line on a full disk."""
         with self._alone(), lasting_output(), self.stop.heeded(at_once=True):
+            self._require_unchanged()
+            if self._loaded == FINAL:  # trained already: nnU-Net would write the same checkpoint again
+                return
             try:
                 with naming_full_and_read_only_disks(self.output_folder):
                     self.run_epochs()
@@ -166,6 +177,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         super().load_checkpoint(filename_or_checkpoint)
         self.continues = True
         path = Path(str(filename_or_checkpoint))
+        self._loaded = path.name
         self.midway = (read_midway(load_checkpoint(path)) if path.name == LATEST else None) or Midway(-1)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -194,6 +206,17 @@ class InterruptibleTrainer(nnUNetTrainer):
             yield
         finally:
             held.__exit__(None, None, None)
+
+    def _require_unchanged(self) -> None:
+        """Ends the process where this training would undo what another one has done, or begin what is there."""
+        if self.local_rank != 0 or not self.is_stage:
+            return
+        reason = objection(self._seen, seen(Path(self.output_folder)), self._loaded)
+        if self.stop.requested:
+            self._say_stopped("before it began, everything on disk stays as it was")
+            sys.exit(STOPPED)
+        if reason is not None:
+            sys.exit(f"seq_transfer: {self.output_folder}: {reason}")
 
     def _between_steps(self) -> None:
         if self.is_ddp:

@@ -143,6 +143,11 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             self.print_to_log_file(f"seq_transfer: {reached}")
             self.on_train_end()
 
+    @property
+    def is_stage(self) -> bool:
+        """Whether the plans have a block for this configuration."""
+        return self.seq_transfer is not None
+
     def checkpoint_content(self, epoch: int) -> dict[str, Any]:
         """What nnU-Net's checkpoints hold, but naming the stock trainer."""
         return {

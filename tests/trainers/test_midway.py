@@ -158,15 +158,15 @@ def test_checkpoints_come_in_time_and_keep_the_one_before(
     assert not list(folder.glob(".checkpoint*"))
 
 
-def test_a_training_begun_anew_keeps_nothing_of_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Called again without --c, what it replaces never becomes a previous checkpoint that it could fall back to."""
+def test_a_training_called_again_without_c_leaves_what_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it could go on from is not begun anew by accident: the line says how to do either."""
     folder.mkdir(parents=True)
     for name in ("checkpoint_latest.pth", "checkpoint_previous.pth"):
         (folder / name).write_bytes(b"of another training")
-    signal_in(monkeypatch, "train_step", 2)
-    stops(interrupted.new_trainer(monkeypatch))
-    assert set(interrupted.checkpoints(folder)) == {"checkpoint_latest.pth"}
-    assert interrupted.content(folder)["seq_transfer"]["iterations"] == 2
+    before = interrupted.checkpoints(folder)
+    with pytest.raises(SystemExit, match="use --c, or delete the folder"):
+        interrupted.new_trainer(monkeypatch).run_training()
+    assert interrupted.checkpoints(folder) == before
 
 
 def test_setting_the_clock_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
