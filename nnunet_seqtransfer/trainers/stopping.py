@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -105,6 +106,11 @@ def _kill_children() -> None:
     """Ends worker processes, which would otherwise go on without a parent."""
     for child in multiprocessing.active_children():
         child.kill()
+    # one that is being started this moment is not among them yet
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            for number in listed.read_text().split():
+                os.kill(int(number), signal.SIGKILL)
 
 
 def _restore() -> None:
