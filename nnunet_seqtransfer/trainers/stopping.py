@@ -106,11 +106,11 @@ def _kill_children() -> None:
     """Ends worker processes, which would otherwise go on without a parent."""
     for child in multiprocessing.active_children():
         child.kill()
-    # one that is being started this moment is not among them yet
-    for listed in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):
-            for number in listed.read_text().split():
-                os.kill(int(number), signal.SIGKILL)
+    # one that is being started this moment is not among them yet; the fourth field of proc(5)'s stat is the parent
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, IndexError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def _restore() -> None:
