@@ -29,6 +29,7 @@ LONG = 100_000
 HEEDING = """
 import multiprocessing, os, signal, sys, time
 from nnunet_seqtransfer.trainers.stopping import Stop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 def work():
     print(os.getpid(), flush=True)  # only now: what arrives while a process is being forked is lost to it
     time.sleep(600)
