@@ -227,7 +227,7 @@ def test_a_training_killed_without_warning_loses_what_followed_its_last_checkpoi
     assert 0 <= done - interrupted.content(folder, "checkpoint_previous.pth")["seq_transfer"]["iterations"] <= 1
     child = interrupted.start(world, "--c")
     interrupted.wait_for(child, begins(world, f"goes on in this epoch after {done} of {LONG} iterations"))
-    os.killpg(child.pid, signal.SIGINT)
+    os.killpg(child.pid, signal.SIGTERM)
     assert child.wait(timeout=120) == STOPPED
     assert interrupted.content(folder)["seq_transfer"]["iterations"] >= done
 
