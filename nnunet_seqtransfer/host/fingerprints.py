@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
         try:
             with (
                 _preprocessed_at(staging),
+                _file_names_without_forks(),
                 contextlib.redirect_stdout(io.StringIO()),
                 ThreadPoolExecutor(side_by_side) as pool,
                 tqdm(total=len(datasets), desc="Extracting fingerprints", unit="dataset") as bar,
@@ -90,6 +92,18 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return failed
+
+
+@contextlib.contextmanager
+def _file_names_without_forks() -> Iterator[None]:
+    """nnU-Net lists file names with a pool of forked processes, which may hang in one that has threads, as this has."""
+    from nnunetv2.utilities import utils  # noqa: PLC0415 - slow import
+
+    pool, utils.Pool = utils.Pool, ThreadPool
+    try:
+        yield
+    finally:
+        utils.Pool = pool
 
 
 def _unreadable(datasets: Sequence[str]) -> dict[str, DatasetError]:
