@@ -400,12 +400,14 @@ def test_of_300_stages_each_file_is_read_at_most_once(folders, opened):
     assert len(seen) == len(set(seen))
 
 
-def test_the_command_starts_without_torch():
+def test_the_command_starts_without_torch(tmp_path):
     """Its imports are light: neither torch nor NumPy is loaded."""
     code = (
         "import sys, nnunet_seqtransfer.entry_points.status; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    # python -c puts the working folder on the path, which must not be the checkout
+    command = [sys.executable, "-c", code]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
     assert finished.stdout.strip() == "[]"
 
 
