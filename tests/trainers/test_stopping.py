@@ -30,6 +30,7 @@ HEEDING = """
 import multiprocessing, os, signal, sys, time
 from nnunet_seqtransfer.trainers.stopping import Stop
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
 def work():
     print(os.getpid(), flush=True)  # only now: what arrives while a process is being forked is lost to it
     time.sleep(600)
@@ -59,8 +60,8 @@ def heeding(tmp_path: Path, *, at_once: bool = False, patience: float = 0) -> tu
     return child, int(child.stdout.readline())
 
 
-def ends(process: int) -> bool:
-    known, deadline = mark(process), time.monotonic() + 10
+def ends(known: str) -> bool:
+    deadline = time.monotonic() + 10
     while is_running(known) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not is_running(known)
@@ -70,8 +71,9 @@ def ends(process: int) -> bool:
 def test_a_signal_is_noted_and_forked_workers_die_by_it(tmp_path: Path, number: signal.Signals) -> None:
     """The training notes it and goes on to where it can stop; a worker process ends by the same signal as always."""
     child, worker = heeding(tmp_path, patience=0.5)
+    known = mark(worker)  # a process that has ended has no start any more
     os.kill(worker, number)
-    assert ends(worker) and child.poll() is None
+    assert ends(known) and child.poll() is None
     child.send_signal(number)
     child.send_signal(number)  # as when a terminal and a driver both pass Ctrl-C on: one wish
     assert child.communicate(timeout=60)[0] == f"noted {number.name}\n" and child.returncode == 3
