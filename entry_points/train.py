@@ -10,7 +10,6 @@ from typing import NoReturn
 
 from nnunet_seqtransfer.affinity.affinity import read_affinity
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
-from nnunet_seqtransfer.chain.correspondence import Pairs, compared_channels
 from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import run_chain
 from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES, DeviceOptions
@@ -51,6 +50,7 @@ from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.sequence.options import PlanOptions
 from nnunet_seqtransfer.sequence.plan import SequencePlan, changed_affinity, plan_path, read_plan
 from nnunet_seqtransfer.tasks.target import load_target, named_sources
+from nnunet_seqtransfer.weights.correspondence import Pairs, compared_channels
 
 SCRATCH = "none"
 

@@ -16,11 +16,11 @@ import torch
 from conftest import SCRIPTS, TARGET, World, python_environment
 
 from nnunet_seqtransfer.chain.block import Recipe, StageBlock, with_block
-from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.chain.stages import TRAINER
 from nnunet_seqtransfer.host.folders import external_trainers
 from nnunet_seqtransfer.host.plans import plans_path
 from nnunet_seqtransfer.storage import read_json, write_json
+from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
 
 PLANS = "nnUNetPlans_scratch"
 NAMES = ("checkpoint_latest.pth", "checkpoint_previous.pth", "checkpoint_best.pth", "checkpoint_final.pth")

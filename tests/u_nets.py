@@ -1,4 +1,4 @@
-"""Small U-Nets of nnU-Net's own classes, in 2-D."""
+"""Small U-Nets of nnU-Net's own classes, made directly or as nnU-Net makes them from plans."""
 
 from __future__ import annotations
 
@@ -26,6 +26,66 @@ def u_net(stages: int = 3, *, residual: bool = False, norm: type[nn.Module] = nn
     if residual:
         return ResidualEncoderUNet(1, stages, n_blocks_per_stage=2, num_classes=2, n_conv_per_stage_decoder=1, **common)
     return PlainConvUNet(1, stages, n_conv_per_stage=2, num_classes=2, n_conv_per_stage_decoder=2, **common)
+
+
+def architecture(
+    stages: int = 4,
+    *,
+    flat: int = 0,
+    dimensions: int = 3,
+    width: int = 4,
+    convolutions: int = 2,
+    residual: bool = False,
+) -> dict[str, Any]:
+    """nnU-Net's arch_kwargs; the first ``flat`` stages have kernels 1x3x3 and strides 1x2x2, as for thick slices."""
+    thin, full = [1] + [3] * (dimensions - 1), [3] * dimensions
+    kernels = [thin if level < flat else full for level in range(stages)]
+    strides = [[1] * dimensions] + [[1 if k == 1 else 2 for k in kernel] for kernel in kernels[: stages - 1]]
+    module = f"torch.nn.modules.conv.Conv{dimensions}d"
+    blocks = "n_blocks_per_stage" if residual else "n_conv_per_stage"
+    return {
+        "n_stages": stages,
+        "features_per_stage": [min(width * 2**level, 4 * width) for level in range(stages)],
+        "conv_op": module,
+        "kernel_sizes": kernels,
+        "strides": strides,
+        blocks: [convolutions] * stages,
+        "n_conv_per_stage_decoder": [1 if residual else 2] * (stages - 1),
+        "conv_bias": True,
+        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+
+
+def build(settings: dict[str, Any], channels: int = 1, classes: int = 2, seed: int = 0) -> nn.Module:
+    """The network that nnU-Net builds, as it initialises it."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    kind = "ResidualEncoderUNet" if "n_blocks_per_stage" in settings else "PlainConvUNet"
+    torch.manual_seed(seed)
+    network = get_network_from_plans(
+        f"dynamic_network_architectures.architectures.unet.{kind}",
+        settings,
+        ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        channels,
+        classes,
+        deep_supervision=True,
+    )
+    return network.eval()
+
+
+def trained(settings: dict[str, Any], channels: int = 1, classes: int = 2, seed: int = 7) -> nn.Module:
+    """A network whose normalisations and biases are moved from where they start, as training does."""
+    network = build(settings, channels, classes, seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return network
 
 
 def batch(seed: int, size: int = 2) -> Tensor:

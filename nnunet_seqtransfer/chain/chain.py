@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.chain.correspondence import Correspondence
 from nnunet_seqtransfer.chain.depths import require_parts
 from nnunet_seqtransfer.chain.handoff import Beginning, adapted_weights, begin, stage_correspondence
 from nnunet_seqtransfer.chain.job import DeviceOptions
@@ -30,6 +29,7 @@ from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.alignment import require_same_dimension
 from nnunet_seqtransfer.tasks.target import load_target
 from nnunet_seqtransfer.tasks.task import Task, load_tasks
+from nnunet_seqtransfer.weights.correspondence import Correspondence
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.checkpoints import HEADS
-from nnunet_seqtransfer.chain.places import Place, places
 from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.weights.checkpoints import HEADS
+from nnunet_seqtransfer.weights.places import Place, places
 
 ENCODER = ("encoder.", "decoder.encoder.")
 """Beginnings of the names of the encoder's tensors; the decoder lists the encoder a second time."""

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 from nnunet_seqtransfer.chain.chain import Chain
-from nnunet_seqtransfer.chain.correspondence import Correspondence, channel_words
 from nnunet_seqtransfer.chain.handoff import Beginning
 from nnunet_seqtransfer.chain.preparation import preprocessed_bytes
 from nnunet_seqtransfer.chain.progress import duration
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import FINAL, Action, inspect
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
+from nnunet_seqtransfer.weights.correspondence import Correspondence, channel_words
 
 GPU_SECONDS_PER_ITERATION = 45 / 250
 """nnU-Net's published epoch times on an A100 are 41-47 s for 250 iterations. Its planner fills the graphics memory

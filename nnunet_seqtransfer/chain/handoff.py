@@ -7,18 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_seqtransfer.chain.adaptation import Adaptation, adapt, require_coverage
 from nnunet_seqtransfer.chain.block import Init
-from nnunet_seqtransfer.chain.checkpoints import adapt_weights, load_checkpoint, write_weights
-from nnunet_seqtransfer.chain.correspondence import (
-    Correspondence,
-    HeadMatch,
-    Pairs,
-    correspond,
-    match_heads,
-    match_names,
-)
-from nnunet_seqtransfer.chain.first_batch import Activations, activations, random_batch, require_same_order
 from nnunet_seqtransfer.chain.landmark import Landmark, channel_names, input_channels, known_network, outputs
 from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.chain.state import FINAL
@@ -27,6 +16,17 @@ from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.host.network import fresh_network, is_u_net, network_outputs, network_tensors
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.task import Task
+from nnunet_seqtransfer.weights.adaptation import Adaptation, adapt, require_coverage
+from nnunet_seqtransfer.weights.checkpoints import adapt_weights, load_checkpoint, write_weights
+from nnunet_seqtransfer.weights.correspondence import (
+    Correspondence,
+    HeadMatch,
+    Pairs,
+    correspond,
+    match_heads,
+    match_names,
+)
+from nnunet_seqtransfer.weights.first_batch import Activations, activations, random_batch, require_same_order
 
 
 def stage_correspondence(

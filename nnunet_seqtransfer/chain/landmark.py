@@ -44,7 +44,7 @@ class Landmark:
 
         Raises CheckpointError where it is damaged, unsafe, no nnU-Net checkpoint, or not the one it was.
         """
-        from nnunet_seqtransfer.chain.checkpoints import load_checkpoint  # noqa: PLC0415 - imports torch
+        from nnunet_seqtransfer.weights.checkpoints import load_checkpoint  # noqa: PLC0415 - imports torch
 
         with _open(self.file, self.member) as stream:
             if _digest(stream) != self.sha256:
@@ -101,8 +101,8 @@ def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
 
 def outputs(checkpoint: dict[str, Any]) -> Outputs | None:
     """What a model's outputs are for; None where its checkpoint does not say it of all of them."""
-    from nnunet_seqtransfer.chain.checkpoints import HEADS  # noqa: PLC0415 - imports torch
     from nnunet_seqtransfer.host.network import network_outputs  # noqa: PLC0415 - imports torch
+    from nnunet_seqtransfer.weights.checkpoints import HEADS  # noqa: PLC0415 - imports torch
 
     heads = [tensor for name, tensor in checkpoint["network_weights"].items() if HEADS in name]
     try:

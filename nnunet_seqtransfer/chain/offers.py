@@ -13,9 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nnunet_seqtransfer.chain.adaptation import account
 from nnunet_seqtransfer.chain.block import KEY
-from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.chain.landmark import FINAL, checkpoint_in
 from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE
 from nnunet_seqtransfer.errors import EnvironmentNotSetError, SeqTransferError
@@ -24,6 +22,8 @@ from nnunet_seqtransfer.host.folders import DATASET_NAME, results_folder
 from nnunet_seqtransfer.host.network import is_u_net, network_tensors
 from nnunet_seqtransfer.host.plans import read_plans
 from nnunet_seqtransfer.tasks.origins import share_origin
+from nnunet_seqtransfer.weights.adaptation import account
+from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
 
 MOST = 5
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]

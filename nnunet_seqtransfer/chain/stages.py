@@ -13,7 +13,7 @@ from nnunet_seqtransfer.host.folders import dataset_id, output_base
 from nnunet_seqtransfer.host.plans import plans_path
 
 if TYPE_CHECKING:
-    from nnunet_seqtransfer.chain.correspondence import Pairs
+    from nnunet_seqtransfer.weights.correspondence import Pairs
 
 TRAINER = "nnUNetTrainerSeqTransfer"
 DEFAULT_COVERAGE = 0.5

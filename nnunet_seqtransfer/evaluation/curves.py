@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.evaluation.comparison import Arm, Curve, Saving
+from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
 
 Run = tuple[str, int]
 

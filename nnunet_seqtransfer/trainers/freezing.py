@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.checkpoints import HEADS
 from nnunet_seqtransfer.chain.depths import ENCODER
+from nnunet_seqtransfer.weights.checkpoints import HEADS
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -15,7 +15,6 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
-from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.chain.locks import locked, training_lock
 from nnunet_seqtransfer.chain.midway import KEY, Midway, checkpoint_seconds, finished_epochs, read_midway
 from nnunet_seqtransfer.chain.stopping import STOPPED
@@ -26,6 +25,7 @@ from nnunet_seqtransfer.trainers.claim import objection, seen
 from nnunet_seqtransfer.trainers.keeping import FINAL, LATEST, NotKeptError, keep_checkpoint, sweep
 from nnunet_seqtransfer.trainers.stopping import Stop
 from nnunet_seqtransfer.trainers.terminal import lasting_output
+from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
 
 
 class InterruptibleTrainer(nnUNetTrainer):

@@ -13,9 +13,9 @@ import SimpleITK as sitk
 import torch
 from conftest import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, SCRIPTS, TARGET, TWO_CHANNELS, World, python_environment, run
 
-from nnunet_seqtransfer.chain.checkpoints import HEADS, body_digest, load_checkpoint
 from nnunet_seqtransfer.host.folders import external_trainers
 from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.weights.checkpoints import HEADS, body_digest, load_checkpoint
 
 pytestmark = pytest.mark.chain
 

@@ -13,20 +13,11 @@ import torch
 from bad_inputs import Command, attempt, error_line
 from conftest import NEAR, TARGET, TWO_CHANNELS, World
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from test_adaptation import architecture
 from test_existing_models import checkpoint, save, theirs
+from u_nets import architecture
 
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
-from nnunet_seqtransfer.chain.checkpoints import HEADS, body_digest, write_weights
-from nnunet_seqtransfer.chain.correspondence import (
-    channel_words,
-    compared_channels,
-    correspond,
-    match_compared,
-    match_heads,
-    match_names,
-)
 from nnunet_seqtransfer.chain.handoff import adapted_weights, hand_over
 from nnunet_seqtransfer.chain.landmark import find_landmark, outputs
 from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
@@ -35,6 +26,15 @@ from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.network import Outputs, fresh_network, network_outputs
 from nnunet_seqtransfer.host.plans import plans_path
 from nnunet_seqtransfer.storage import read_json, sha256, write_json
+from nnunet_seqtransfer.weights.checkpoints import HEADS, body_digest, write_weights
+from nnunet_seqtransfer.weights.correspondence import (
+    channel_words,
+    compared_channels,
+    correspond,
+    match_compared,
+    match_heads,
+    match_names,
+)
 
 LABELS: list[tuple[dict[str, Any], tuple[str, ...], bool]] = [
     # labels of a dataset.json, the network's outputs in their order, whether these are regions

@@ -13,13 +13,10 @@ import pytest
 import torch
 from bad_inputs import Command, attempt, error_line
 from conftest import TARGET, World
-from test_adaptation import architecture, trained
+from u_nets import architecture, trained
 
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.chain.chain import load_chain
-from nnunet_seqtransfer.chain.checkpoints import HEADS, body_digest, load_checkpoint
-from nnunet_seqtransfer.chain.correspondence import match_names
-from nnunet_seqtransfer.chain.first_batch import activations, random_batch
 from nnunet_seqtransfer.chain.landmark import FINAL, Landmark, channel_names, find_landmark, known_network
 from nnunet_seqtransfer.chain.preparation import stage_plans
 from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
@@ -27,6 +24,9 @@ from nnunet_seqtransfer.chain.state import StageState, decide, inspect
 from nnunet_seqtransfer.errors import CheckpointError, StageError
 from nnunet_seqtransfer.host.folders import external_trainers
 from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.weights.checkpoints import HEADS, body_digest, load_checkpoint
+from nnunet_seqtransfer.weights.correspondence import match_names
+from nnunet_seqtransfer.weights.first_batch import activations, random_batch
 
 MODEL = "Dataset500_Theirs/nnUNetTrainer__nnUNetPlans__3d_fullres"
 CLASS = "dynamic_network_architectures.architectures.unet.PlainConvUNet"

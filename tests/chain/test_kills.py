@@ -14,12 +14,12 @@ import pytest
 from conftest import FAR, NEAR, SCRIPTS, TARGET, World, kill_tree, python_environment, run
 from test_existing_models import theirs
 
-from nnunet_seqtransfer.chain.checkpoints import body_digest, load_checkpoint
 from nnunet_seqtransfer.host.plans import data_folder, read_plans
 from nnunet_seqtransfer.host.preprocessing import load_preprocessed_case, preprocessed_cases
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import load_task
+from nnunet_seqtransfer.weights.checkpoints import body_digest, load_checkpoint
 
 pytestmark = pytest.mark.chain
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAR, NEAR, TARGET, TWO_CHANNELS, Outcome, World
-from test_adaptation import architecture, build
 from test_existing_models import Malicious, checkpoint, save
+from u_nets import architecture, build
 
-from nnunet_seqtransfer.chain.adaptation import account, adapt
 from nnunet_seqtransfer.chain.landmark import FINAL
 from nnunet_seqtransfer.chain.offers import MOST, find_offers
 from nnunet_seqtransfer.tasks.derivation import DeriveRequest
 from nnunet_seqtransfer.tasks.derive import derive_task
 from nnunet_seqtransfer.tasks.origins import share_origin
+from nnunet_seqtransfer.weights.adaptation import account, adapt
 
 DISTANCES = {NEAR: 0.2, FAR: 0.6, TWO_CHANNELS: 0.4}
 PLAIN = "nnUNetTrainer__nnUNetPlans__3d_fullres"

@@ -18,12 +18,12 @@ from conftest import NEAR, PYTHON, QUICK_FINGERPRINTS, SCRIPTS, TARGET, World, p
 from torch._dynamo import OptimizedModule
 
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, with_block
-from nnunet_seqtransfer.chain.checkpoints import HEADS, load_checkpoint, write_weights
 from nnunet_seqtransfer.chain.executor import LocalExecutor
 from nnunet_seqtransfer.chain.job import Job
 from nnunet_seqtransfer.host.network import fresh_network
 from nnunet_seqtransfer.host.plans import plans_path
 from nnunet_seqtransfer.storage import read_json, write_json
+from nnunet_seqtransfer.weights.checkpoints import HEADS, load_checkpoint, write_weights
 
 TRAINER = "nnUNetTrainerSeqTransfer"
 SMALL = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "2", "-seed", "0", "-np", "1")
@@ -166,7 +166,7 @@ import sys
 import torch, torch.distributed
 import nnunetv2.run.run_training as run
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as host
-from nnunet_seqtransfer.chain.checkpoints import body_digest
+from nnunet_seqtransfer.weights.checkpoints import body_digest
 
 rank, meeting, dataset, configuration, fold, plans = int(sys.argv[1]), *sys.argv[2:]
 distributed, parallel, trainer = torch.distributed, host.DDP, host.nnUNetTrainer

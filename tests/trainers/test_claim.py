@@ -9,8 +9,8 @@ import interrupted
 import pytest
 from conftest import World
 
-from nnunet_seqtransfer.chain.checkpoints import load_checkpoint
 from nnunet_seqtransfer.trainers.claim import objection
+from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
 
 LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
 EARLIER, LATER = {LATEST: (1, 10)}, {LATEST: (2, 10)}

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from u_nets import batch, loss_of, moved, snapshot, u_net
 
 from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.checkpoints import HEADS
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary, trains
+from nnunet_seqtransfer.weights.checkpoints import HEADS
 
 BOTH = Recipe(heads_first_epochs=1, frozen_encoder_epochs=2)
 

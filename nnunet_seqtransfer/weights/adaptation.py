@@ -8,16 +8,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from nnunet_seqtransfer.chain.checkpoints import require_finite
-from nnunet_seqtransfer.chain.kernels import (
+from nnunet_seqtransfer.errors import CheckpointError
+from nnunet_seqtransfer.weights.checkpoints import require_finite
+from nnunet_seqtransfer.weights.kernels import (
     match_channels,
     place_in,
     resize_convolution,
     resize_upsampling,
     spread_mean,
 )
-from nnunet_seqtransfer.chain.places import Place, counterpart, places, replaces_plain_stage
-from nnunet_seqtransfer.errors import CheckpointError
+from nnunet_seqtransfer.weights.places import Place, counterpart, places, replaces_plain_stage
 
 How = Literal["copied", "adapted", "new"]
 _HOWS: tuple[How, ...] = ("copied", "adapted", "new")

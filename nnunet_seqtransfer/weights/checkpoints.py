@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_seqtransfer.chain.kernels import spread_mean
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.storage import is_whole_archive, replacing, sha256
+from nnunet_seqtransfer.weights.kernels import spread_mean
 
 HEADS = ".seg_layers."
 """Part of the name of every tensor of the segmentation heads, nnU-Net's own mark for what is not transferred."""

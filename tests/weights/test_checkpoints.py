@@ -15,7 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_seqtransfer.chain.checkpoints import (
+from nnunet_seqtransfer.errors import CheckpointError
+from nnunet_seqtransfer.host.network import network_tensors
+from nnunet_seqtransfer.weights.checkpoints import (
     HEADS,
     adapt_weights,
     body_digest,
@@ -23,8 +25,6 @@ from nnunet_seqtransfer.chain.checkpoints import (
     load_checkpoint,
     write_weights,
 )
-from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.host.network import network_tensors
 
 PLANS = {"3d_fullres": "Dataset901_Target", "2d": "Dataset911_FlatTarget"}
 STEM = "stages.0.0.convs.0"
