@@ -55,19 +55,28 @@ def default_affinities(runs: Sequence[MeasuredRun], plans: str, configuration: s
 
 
 def given_affinities(files: Sequence[str]) -> dict[str, Affinity]:
-    """By full name of the target. Raises RecordError where two are for one target, or their metrics differ."""
+    """By full name of the target; 2d and 3d ones may stand side by side, as targets are only compared with themselves.
+
+    Raises RecordError where two are for one target, or their metrics differ.
+    """
     found: dict[str, Affinity] = {}
     for file in files:
         affinity = read_affinity(Path(file))
         if affinity.target in found:
             raise RecordError(f"two affinity files are for {affinity.target}, the second is {file}; leave one out")
         first = next(iter(found.values()), affinity)
-        if (affinity.metric, affinity.configuration) != (first.metric, first.configuration):
+        if affinity.metric != first.metric:
             raise RecordError(
-                f"{file} is of {affinity.metric}, {affinity.configuration}, the affinities before it of "
-                f"{first.metric}, {first.configuration}; calibrate each alone"
+                f"{file} is of the metric {affinity.metric}, the affinities before it of {first.metric}; "
+                "calibrate each metric alone"
             )
         found[affinity.target] = affinity
+    configurations = sorted({affinity.configuration for affinity in found.values()})
+    if len(configurations) > 1:
+        notify(
+            f"affinities of {' and '.join(configurations)} are calibrated together: a component is taken to mean the "
+            "same in all of them"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import SimpleITK as sitk
 
+from nnunet_seqtransfer.affinity.affinity import affinity_path
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -38,6 +39,8 @@ NUCLEI = 111
 NUCLEI_SIZES = {311: (256, 256), 312: (360, 360), 313: (696, 520)}
 """The fluorescence images come from several microscopes, told apart by their size in pixels: a source each."""
 MOST_FEATURES = 64
+METRICS = ("descriptors", "fingerprint", "published")
+"""The default first: its ranking is what the planned path and the sizes of sources are taken from."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,10 @@ def prepare(target: Target, options: argparse.Namespace) -> None:
     plan_narrowly(target, options.np)
     sources = [str(number) for number in used_sources(target, options)]
     common = ("-t", str(target.number), "-c", target.configuration, "-np", str(options.np))
+    for metric in METRICS:
+        if not affinity_path(dataset_name(target.number), DEFAULT_PLANS, target.configuration, metric).is_file():
+            _command("affinity", *common, "-s", *sources, "-m", metric)
     if not plan_path(dataset_name(target.number), DEFAULT_PLANS, target.configuration).is_file():
-        _command("affinity", *common, "-s", *sources)
         epochs = str(1 if options.quick else target.epochs)
         _command("plan", *common, "-epochs", epochs, "-source_epochs", epochs, "-iterations", str(ITERATIONS))
 
@@ -199,24 +204,17 @@ def _calibrate(work: Path, targets: Sequence[Target]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     print(f"measurements: {table}")
-    for metric in ("descriptors", "fingerprint", "published"):
+    for metric in METRICS:
         files = [
-            str(path)
+            affinity_path(dataset_name(target.number), DEFAULT_PLANS, target.configuration, metric)
             for target in targets
-            for path in plans_path(dataset_name(target.number), DEFAULT_PLANS).parent.glob(
-                f"seqtransfer/affinity_{DEFAULT_PLANS}_{target.configuration}_{metric}.json"
-            )
         ]
-        if len(rows) < 3 or not files:
-            continue
-        # 2d and 3d affinities cannot be calibrated in one call: each configuration alone.
-        for file in files:
-            output = work / f"calibration_{metric}_{Path(file).parents[1].name}.json"
-            print(f"\n{metric}, {Path(file).parents[1].name}\n")
-            try:
-                _command("calibrate", "-i", str(table), "-a", file, "-o", str(output))
-            except StageError as error:  # too few paths, or nothing goes along with Dice: that is a result
-                notify(str(error))
+        output = work / f"calibration_{metric}.json"
+        print(f"\n{metric}\n")
+        try:
+            _command("calibrate", "-i", str(table), "-a", *map(str, files), "-o", str(output))
+        except StageError as error:  # too few paths, or nothing goes along with Dice: that is a result
+            notify(str(error))
 
 
 def _command(name: str, *options: str) -> None:

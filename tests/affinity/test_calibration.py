@@ -496,6 +496,24 @@ def test_a_calibrated_affinity_can_be_calibrated_again(
     assert (tmp_path / "mine.json").read_bytes() == first
 
 
+def test_targets_of_unlike_configurations_are_calibrated_together(
+    measured: tuple[World, MeasuredTarget], command, tmp_path: Path
+) -> None:
+    """A 2d and a 3d target, given by their affinity files: each is ranked by what was fitted to the other."""
+    targets = random_targets(seed=5, count=2, paths=30, noise=0.01)
+    files = []
+    for target, configuration in zip(targets, ("2d", "3d_fullres"), strict=True):
+        files.append(str(tmp_path / f"{configuration}.json"))
+        write_affinity(Path(files[-1]), dataclasses.replace(affinity_of(target), configuration=configuration))
+    rows = [row for target in targets for row in rows_of(target)]
+    output = tmp_path / "both.json"
+    outcome = command("calibrate", "-i", str(write_table(tmp_path / "m.csv", rows)), "-o", str(output), "-a", *files)
+    assert outcome.status == 0 and "affinities of 2d and 3d_fullres are calibrated together" in outcome.err
+    measurements = read_calibration(output).measurements
+    assert set(measurements.targets) == {target.name for target in targets}
+    assert measurements.left_out == "target"
+
+
 def test_finished_chains_are_measurements(measured: tuple[World, MeasuredTarget], command, tmp_path: Path) -> None:
     """The results folder gives the same calibration as a table of the same Dice, folds averaged, seeds kept apart."""
     world, target = measured
