@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES
+from nnunet_seqtransfer.chain.stages import WARMUP_EPOCHS
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_device,
@@ -119,7 +120,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         ("-source_epochs", positive_int, recipe.epochs, "Epochs of each source's stage"),
         ("-iterations", positive_int, recipe.iterations, "Iterations per epoch, all stages"),
         ("-initial_lr", positive_float, recipe.initial_lr, "Initial learning rate, all stages"),
-        ("-warmup_epochs", natural, 5, "Epochs of warm-up after a hand-off, at most a tenth of the epochs"),
+        ("-warmup_epochs", natural, WARMUP_EPOCHS, "Epochs of warm-up after a hand-off, at most a tenth of the epochs"),
     ):
         parser.add_argument(
             name, type=kind, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 TRAINER = "nnUNetTrainerSeqTransfer"
 DEFAULT_COVERAGE = 0.5
 """The smallest coverage that is worth the name of pre-training. A guess."""
+WARMUP_EPOCHS = 5
+"""Epochs of warm-up after a hand-off, unless asked otherwise. A guess."""
 Exclusions = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Fold of the target -> source -> its cases that are left out, since the fold validates on them."""
 

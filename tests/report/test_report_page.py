@@ -25,7 +25,6 @@ from nnunet_seqtransfer.report.page.logs import epochs_of, read_curve
 from nnunet_seqtransfer.report.page.markup import element, polyline
 from nnunet_seqtransfer.report.page.naming import listed
 from nnunet_seqtransfer.report.page.page import TEMPLATES, render, write_report
-from nnunet_seqtransfer.report.page.provenance import train_command
 from nnunet_seqtransfer.report.page.scales import Scale
 from nnunet_seqtransfer.report.page.slices import telling_slices
 from nnunet_seqtransfer.report.page.validation import ValidatedCase, mean_of, telling
@@ -445,19 +444,8 @@ def test_scales_have_round_ticks() -> None:
     assert listed(["a"]) == "a" and listed(["a", "b", "c"]) == "a, b and c"
 
 
-def test_the_train_command_is_the_one_that_was_given(folders: Path) -> None:
-    """What differs from the defaults is named, and the command's own parser accepts it."""
-    from nnunet_seqtransfer.entry_points.train import _parse
-
-    made_run.write_world(folders / "raw")
-    request = find(made_run.write_made_run()).run.request
-    words = train_command(request, "cpu")
-    expected = (
-        "901 3d_fullres 0 -s 902 -epochs 12 -source_epochs 12 -iterations 10 -warmup_epochs 2 -seed 7 -device cpu"
-    )
-    assert words == ["nnUNetv2_seq_train", *expected.split()]
-    options = _parse(words[1:])
-    assert (options.epochs, options.seed, options.device, options.s) == (12, 7, "cpu", ["902"])
+def test_usual_settings_are_not_told() -> None:
+    """The methods paragraph names only what differs from the defaults."""
     assert other_settings(Recipe()) == ""
 
 

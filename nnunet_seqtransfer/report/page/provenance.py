@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.command import seq_train_command
 from nnunet_seqtransfer.chain.record import RECORD
-from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest
+from nnunet_seqtransfer.chain.stages import TRAINER
 from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder, results_folder
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS, plans_path
@@ -79,39 +79,12 @@ def commands(found: Findings) -> list[tuple[str, str]]:
         made.append(("Measure the distances", ["nnUNetv2_seq_affinity", *where, *sources, *own]))
     if found.follows_plan and found.plan is not None:
         made.append(("Plan (with the options in the record)", ["nnUNetv2_seq_plan", *where]))
-    made.append(("Train", train_command(request, found.run.options.device)))
+    made.append(("Train", seq_train_command(request, found.run.options)))
     made.append(("Go on with this run", ["nnUNetv2_seq_continue", found.run.name]))
     last = found.run.stages[-1].plans_name if not found.stages else _target_plans(found)
     predict = ["nnUNetv2_predict", "-d", target, "-i", "IN", "-o", "OUT", "-tr", TRAINER, "-p", last]
     made.append(("Predict", [*predict, "-c", request.configuration, "-f", *request.folds]))
     return [(what, shlex.join(words)) for what, words in made]
-
-
-def train_command(request: ChainRequest, device: str) -> list[str]:
-    """The nnUNetv2_seq_train command of a request, with what differs from the defaults.
-
-    Of a model that it begins with only the name is given: pages are sent to others.
-    """
-    default = Recipe()
-    words = ["nnUNetv2_seq_train", str(dataset_id(request.target)), request.configuration, *request.folds]
-    if request.sources_for is None:  # else the plan says so, and -s would train sources of its own
-        words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]
-    words += ["-p", request.plans] if request.plans != DEFAULT_PLANS else []
-    target, source = request.target_recipe, request.source_recipe
-    pairs = [
-        ("-epochs", target.epochs, default.epochs),
-        ("-source_epochs", source.epochs, default.epochs),
-        ("-iterations", target.iterations, default.iterations),
-        ("-initial_lr", target.initial_lr, default.initial_lr),
-        ("-warmup_epochs", request.warmup_epochs, 5),
-        ("-seed", target.seed, None),
-        ("-tag", request.tag, None),
-        ("-init", request.landmark.file.name if request.landmark else None, None),
-    ]
-    for name, value, usual in pairs:
-        words += [name, f"{value:g}" if isinstance(value, float) else str(value)] if value != usual else []
-    words += {"allow": ["--allow_overlap"], "exclude": ["--exclude_overlap"]}.get(request.overlap, [])
-    return words + (["-device", device] if device != "cuda" else [])
 
 
 def _target_plans(found: Findings) -> str:
