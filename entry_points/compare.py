@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,7 @@ from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, run_affinit
 from nnunet_seqtransfer.entry_points.common import notify, run_command
 from nnunet_seqtransfer.entry_points.compare_options import parse_compare
 from nnunet_seqtransfer.entry_points.plan import find_affinity, require_fitting, run_plan
+from nnunet_seqtransfer.entry_points.recipe_options import fine_tuned
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 from nnunet_seqtransfer.evaluation.arms import ArmChoice, choose_arms
 from nnunet_seqtransfer.evaluation.compare import Setting, load_trials, run_comparison
@@ -142,18 +144,19 @@ def _setting(
 ) -> tuple[Setting, dict[str, dict[str, tuple[str, ...]]]]:
     """Everything that the comparison depends on, and the splits of the target."""
     task, plans = load_target(target, options.p, options.configuration)
-    recipe = Recipe(options.epochs, options.iterations, options.initial_lr)
+    recipe = fine_tuned(Recipe(options.epochs, options.iterations, options.initial_lr), options)
     base = ChainRequest(
         target=target,
         sources=(),
         plans=options.p,
         configuration=options.configuration,
         folds=tuple(dict.fromkeys(options.folds)),
-        source_recipe=Recipe(options.source_epochs, options.iterations, options.initial_lr),
+        source_recipe=replace(recipe, epochs=options.source_epochs),
         target_recipe=recipe,
         warmup_epochs=options.warmup_epochs,
         tag=options.tag,
         overlap="exclude" if options.exclude_overlap else "refuse",
+        keep_heads=options.keep_heads,
     )
     splits = split_cases(target, preprocessed_cases(data_folder(target, plans, options.configuration)))
     held_out = None if options.test is None else load_held_out(dataset_name(options.test), task)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES
-from nnunet_seqtransfer.chain.stages import WARMUP_EPOCHS
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_device,
@@ -20,6 +19,7 @@ from nnunet_seqtransfer.entry_points.common import (
     seed,
     tag_name,
 )
+from nnunet_seqtransfer.entry_points.recipe_options import add_fine_tuning
 from nnunet_seqtransfer.evaluation.arms import DEFAULT_KINDS, KINDS, ArmChoice
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
 
@@ -120,11 +120,16 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         ("-source_epochs", positive_int, recipe.epochs, "Epochs of each source's stage"),
         ("-iterations", positive_int, recipe.iterations, "Iterations per epoch, all stages"),
         ("-initial_lr", positive_float, recipe.initial_lr, "Initial learning rate, all stages"),
-        ("-warmup_epochs", natural, WARMUP_EPOCHS, "Epochs of warm-up after a hand-off, at most a tenth of the epochs"),
     ):
         parser.add_argument(
             name, type=kind, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"
         )
+    add_fine_tuning(parser)
+    parser.add_argument(
+        "--keep_heads",
+        action="store_true",
+        help="[OPTIONAL] Keep the heads of labels, or of regions, of the same name wherever weights are handed over",
+    )
     parser.add_argument(
         "-tag",
         type=tag_name,

@@ -1,4 +1,4 @@
-"""The options of nnUNetv2_seq_train that say how stages are trained."""
+"""The options that say how stages are trained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """How each stage is trained."""
     _add_lengths(parser)
-    _add_fine_tuning(parser)
+    add_fine_tuning(parser)
     parser.add_argument(
         "-patience",
         type=_patience,
@@ -73,7 +73,8 @@ def _first(default: float | list[int]) -> float:
     return default[0] if isinstance(default, list) else default
 
 
-def _add_fine_tuning(parser: argparse.ArgumentParser) -> None:
+def add_fine_tuning(parser: argparse.ArgumentParser) -> None:
+    """How a stage is trained that starts from another's weights."""
     handed = "where weights were handed over"
     for name, kind, default, what in (
         ("-warmup_epochs", natural, WARMUP_EPOCHS, f"Epochs of warm-up {handed}, at most a tenth of the epochs"),
@@ -99,15 +100,23 @@ def _patience(text: str) -> int:
 
 def target_recipe(options: argparse.Namespace) -> Recipe:
     """The recipe of the target's stage; its warm-up is decided with the chain."""
-    return Recipe(
+    recipe = Recipe(
         epochs=options.epochs,
         iterations=options.iterations,
         initial_lr=options.initial_lr,
         seed=options.seed,
+        patience=options.patience,
+    )
+    return fine_tuned(recipe, options)
+
+
+def fine_tuned(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """The recipe with what `add_fine_tuning` asks for, but for the warm-up, which is decided with the chain."""
+    return replace(
+        recipe,
         heads_first_epochs=options.heads_first_epochs,
         frozen_encoder_epochs=options.frozen_encoder_epochs,
         layer_decay=options.layer_decay,
-        patience=options.patience,
     )
 
 

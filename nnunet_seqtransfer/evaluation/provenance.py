@@ -35,6 +35,7 @@ def provenance(
         "target_recipe": {key: value for key, value in target.items() if key != "seed"},
         "warmup_epochs": base.warmup_epochs,
         "overlap": base.overlap,
+        "keep_heads": base.keep_heads,
         "test_set": None if held_out is None else held_out.name,
         "mirroring": mirroring or held_out is None,
         "device": device,

@@ -11,9 +11,12 @@ import SimpleITK as sitk
 from conftest import TARGET
 
 from nnunet_seqtransfer.calibration.measurements import read_measurements
+from nnunet_seqtransfer.chain.block import read_block
 from nnunet_seqtransfer.evaluation.comparison import comparison_path, read_comparison
+from nnunet_seqtransfer.host.plans import plans_path
+from nnunet_seqtransfer.storage import read_json
 
-TINY = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "2", "-np", "1")
+TINY = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "2", "-np", "1", "-layer_decay", "0.7")
 WANTED = ("901", "3d_fullres", "-arms", "scratch", "direct", "-top", "1", *TINY)
 
 
@@ -78,6 +81,8 @@ def test_a_comparison_from_the_budget_to_a_test_set(compared, command):
     path = comparison_path(TARGET, "nnUNetPlans", "3d_fullres")
     found = read_comparison(path)
     assert found.complete and [arm.name for arm in found.arms] == ["scratch", "902 -> 901"]
+    block = read_block(read_json(plans_path(TARGET, "nnUNetPlans_via902_seed0"), "plans", ""), "3d_fullres")
+    assert block is not None and block.recipe.layer_decay == 0.7, "every path is fine-tuned as asked for"
     assert len(found.curves) == 2 and all(len(curve.ema) == 1 for curve in found.curves)
     assert {one.cases for one in found.differences} == {2}
     _agrees_with_nnunet(world, found)
