@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,8 @@ STAGES = {
     "target": (TARGET, "nnUNetPlans_via902_903", "fold_0"),
 }
 PATIENCE = 300
+NNUNET_COMMAND = re.compile(r"nnUNetv2_(?!seq_)[a-z_]+(?: -\w+ [\w.]+)+")
+"""A command of nnU-Net that a message tells the user to run."""
 
 
 @dataclass(frozen=True)
@@ -352,7 +355,12 @@ def kinds_of_files(world: World) -> dict[str, Path]:
 
 
 def damage(template: World, folder: Path, write: Callable[[dict[str, object]], None]) -> None:
-    """Every kind of file is cut in half, one at a time, in the middle of the second stage and at the end."""
+    """Every kind of file is cut in half, one at a time, in the middle of the second stage and at the end.
+
+    Kinds that the results in the folder have already are left out.
+    """
+    known = [json.loads(line) for path in sorted(folder.glob("results_*.jsonl")) for line in path.open()]
+    done = {(result.get("moment"), result.get("kind")) for result in known}
     for moment in ("midway", "finished"):
         state = copy_of(template, folder / f"damage_{moment}")
         if moment == "midway":
@@ -360,6 +368,8 @@ def damage(template: World, folder: Path, write: Callable[[dict[str, object]], N
         else:
             run(CHAIN, environment(state))
         for kind, path in kinds_of_files(state).items():
+            if (moment, kind) in done:
+                continue
             world = copy_of(state, folder / "damage_copy")
             damaged = world.root / path.relative_to(state.root)
             damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
@@ -370,19 +380,45 @@ def damage(template: World, folder: Path, write: Callable[[dict[str, object]], N
 
 
 def _until_finished(world: World, damaged: Path) -> dict[str, object]:
-    """Calls the command; where it names the damaged file in one line, does what it says (delete) and calls again."""
-    lines = []
-    for _ in range(4):
+    """Calls the command; does what its one line says (delete the damaged file, run a command of nnU-Net), calls again."""
+    lines: list[str] = []
+    for _ in range(5):
         finished = subprocess.run(CHAIN, env=environment(world), capture_output=True, text=True, check=False)
         if finished.returncode == 0:
-            return {"status": 0, "lines": lines, "calls": len(lines) + 1}
+            break
         line = (finished.stderr.strip().splitlines() or [""])[-1][:400]
         lines.append(line)
-        if finished.returncode == 2 and damaged.name in line and damaged.exists():
-            damaged.unlink()
-        elif len(lines) > 1 and lines[-1] == lines[-2]:
+        command = NNUNET_COMMAND.search(line)
+        if finished.returncode != 2 or line in lines[:-1]:
             break
-    return {"status": finished.returncode, "lines": lines, "calls": len(lines)}
+        if damaged.name in line and "delete" in line and damaged.exists():
+            damaged.unlink()
+        if command is not None:
+            _as_told(world, command.group().split())
+    wrong = _wrong_results(world) if finished.returncode == 0 else ["not finished"]
+    return {"status": finished.returncode, "lines": lines, "calls": len(lines) + 1, "wrong": wrong}
+
+
+def _as_told(world: World, words: list[str]) -> None:
+    """Runs a command of nnU-Net as a message says; the network is narrow again afterwards, as in all of these worlds."""
+    own = environment(world, nnUNet_n_proc_DA="1")  # nnU-Net's planning does not take 0
+    if words[0] in ("nnUNetv2_extract_fingerprint", "nnUNetv2_plan_and_preprocess"):
+        run([PYTHON, "-c", QUICK_FINGERPRINTS, TARGET], own)  # a thousandth of the intensities, or it takes minutes
+    if words[0] != "nnUNetv2_extract_fingerprint":
+        run([str(SCRIPTS / words[0]), *words[1:], "-np", "2"], own)
+        shrink_network(world.preprocessed / TARGET / "nnUNetPlans.json")
+
+
+def _wrong_results(world: World) -> list[str]:
+    """What is wrong with the models of a finished chain whose trace is not known from the beginning."""
+    found = []
+    for name in STAGES:
+        checkpoint = load_checkpoint(output(world, name) / "checkpoint_final.pth")
+        if checkpoint["current_epoch"] != EPOCHS or len(checkpoint["logging"]["train_losses"]) != EPOCHS:
+            found.append(f"{name}: the final checkpoint is of epoch {checkpoint['current_epoch']}")
+    if "foreground_mean" not in json.loads((output(world, "target") / "validation" / "summary.json").read_text()):
+        found.append("the final validation is not complete")
+    return found
 
 
 def _stop_in_second_stage(world: World) -> None:
