@@ -380,7 +380,7 @@ def damage(template: World, folder: Path, write: Callable[[dict[str, object]], N
 
 
 def _until_finished(world: World, damaged: Path) -> dict[str, object]:
-    """Calls the command; does what its one line says (delete the damaged file, run a command of nnU-Net), calls again."""
+    """Calls the command; does what its one line says (delete the file, run a command of nnU-Net), calls again."""
     lines: list[str] = []
     for _ in range(5):
         finished = subprocess.run(CHAIN, env=environment(world), capture_output=True, text=True, check=False)
@@ -400,7 +400,7 @@ def _until_finished(world: World, damaged: Path) -> dict[str, object]:
 
 
 def _as_told(world: World, words: list[str]) -> None:
-    """Runs a command of nnU-Net as a message says; the network is narrow again afterwards, as in all of these worlds."""
+    """Runs a command of nnU-Net as a message says; the network is narrow again afterwards, as in all these worlds."""
     own = environment(world, nnUNet_n_proc_DA="1")  # nnU-Net's planning does not take 0
     if words[0] in ("nnUNetv2_extract_fingerprint", "nnUNetv2_plan_and_preprocess"):
         run([PYTHON, "-c", QUICK_FINGERPRINTS, TARGET], own)  # a thousandth of the intensities, or it takes minutes
