@@ -110,7 +110,7 @@ def test_broken_plans(
         truncate(path)
     else:
         path.write_text(content)
-    assert_refused(world, command, arguments, words, str(path), REMEDY)
+    assert_refused(world, command, arguments, words, str(path), f"delete it and run {REMEDY}")
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)

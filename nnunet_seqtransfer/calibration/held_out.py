@@ -12,7 +12,7 @@ from scipy.stats import spearmanr, weightedtau
 from nnunet_seqtransfer.affinity.calibration import RankingQuality
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.calibration.fit import GRID, Data, Exponents, Floats, Ints, TargetTransfers, centred
-from nnunet_seqtransfer.calibration.model import Model
+from nnunet_seqtransfer.calibration.model import Model, model_for, smallest_model
 from nnunet_seqtransfer.sequence.cost import CostModel
 
 Tables = Mapping[Exponents, Data]
@@ -56,6 +56,9 @@ def held_out_costs(data: Tables, model: Model) -> Floats:
 
     The exponents are chosen without the target too. Where there is one target alone, each path is left out by itself;
     its cost is then counted from the mean cost of all paths under the same constants, which uses no Dice of its own.
+    What is left may bear fewer constants than all measurements together: it decides which are fitted.
+
+    ``model``: of all measurements; names the components.
     """
     default = data[GRID[0]]
     groups = np.unique(default.groups)
@@ -64,14 +67,20 @@ def held_out_costs(data: Tables, model: Model) -> Floats:
         centre = centred(default.features, default.groups)
         for row in range(len(costs)):
             others = np.arange(len(costs)) != row
-            costs[row] = centre[row] @ model.solve(default.rows(others), GRID[0])
+            rest = default.rows(others)
+            costs[row] = centre[row] @ _bearable(rest, model).solve(rest, GRID[0])
         return costs
     for group in groups:
         inside = default.groups == group
-        rest = {exponents: table.rows(~inside) for exponents, table in data.items()}
-        exponents = choose_exponents(rest, model)
-        costs[inside] = data[exponents].features[inside] @ model.solve(rest[exponents], exponents)
+        others = {exponents: table.rows(~inside) for exponents, table in data.items()}
+        own = _bearable(others[GRID[0]], model)
+        exponents = choose_exponents(others, own)
+        costs[inside] = data[exponents].features[inside] @ own.solve(others[exponents], exponents)
     return costs
+
+
+def _bearable(rest: Data, model: Model) -> Model:
+    return model_for(rest, model.default) or smallest_model(model.default)
 
 
 def left_out(targets: Sequence[TargetTransfers]) -> Literal["target", "path"]:

@@ -76,32 +76,47 @@ def mean_hop(data: Data, theta: Floats) -> float:
 
 
 def affordable_model(targets: Sequence[TargetTransfers], default: Combination) -> Model:
-    """The model with most constants that the number of measurements can bear.
-
-    In this order: a weight for each component, or one for all; then with a cost for each stage (where paths differ in
-    their stages), or without.
+    """The model with most constants that the number of measurements can bear, see `model_for`.
 
     Raises SequenceError where the measurements are too few for any, or do not differ within any target.
     """
     data = Data.of(targets, tuple(default.weights), Exponents())
-    degrees = len(data.dice) - len(targets)
     if not np.any(np.abs(centred(data.dice, data.groups)) > 1e-12):
         raise SequenceError(
             "all measured Dice of each target are equal, so that nothing tells good paths from bad ones"
         )
+    model = model_for(data, default)
+    if model is not None:
+        return model
+    constants = smallest_model(default).constants
+    raise SequenceError(
+        f"{_paths(len(data.dice))} to {len(targets)} target{'s' if len(targets) > 1 else ''} are too few to fit even "
+        f"{constants} constants; measure {DEGREES_PER_CONSTANT * constants - _degrees(data)} more "
+        f"({DEGREES_PER_CONSTANT} per constant, and one per target)"
+    )
+
+
+def model_for(data: Data, default: Combination) -> Model | None:
+    """The model with most constants that the paths in ``data`` can bear; None where they are too few for any.
+
+    In this order: a weight for each component, or one for all; then with a cost for each stage (where paths differ in
+    their stages), or without.
+    """
     stages_differ = bool(np.any(np.abs(centred(data.features[:, -1], data.groups)) > 0.0))
     models = [
         Model(default, free, stage) for free in (True, False) for stage in (True, False) if stages_differ or not stage
     ]
-    for model in models:
-        if degrees >= DEGREES_PER_CONSTANT * model.constants:
-            return model
-    needed = DEGREES_PER_CONSTANT * models[-1].constants
-    raise SequenceError(
-        f"{_paths(len(data.dice))} to {len(targets)} target{'s' if len(targets) > 1 else ''} are too few to fit even "
-        f"{models[-1].constants} constants; measure {needed - degrees} more "
-        f"({DEGREES_PER_CONSTANT} per constant, and one per target)"
-    )
+    return next((model for model in models if _degrees(data) >= DEGREES_PER_CONSTANT * model.constants), None)
+
+
+def smallest_model(default: Combination) -> Model:
+    """The start and one constant for all weights."""
+    return Model(default, free_weights=False, stage=False)
+
+
+def _degrees(data: Data) -> int:
+    """Measured paths beyond the first of each target."""
+    return len(data.dice) - len(np.unique(data.groups))
 
 
 def _paths(count: int) -> str:

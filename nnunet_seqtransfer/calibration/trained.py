@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nnunet_seqtransfer.calibration.measurements import MeasuredRun
 from nnunet_seqtransfer.chain.block import Recipe, StageBlock, read_block
+from nnunet_seqtransfer.chain.record import find_runs, read_run
 from nnunet_seqtransfer.chain.stages import TRAINER
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.folders import results_folder
@@ -41,10 +43,11 @@ class TrainedFold:
         return recipe.epochs, recipe.iterations, recipe.initial_lr, recipe.patience or 0
 
     @property
-    def fine_tuning(self) -> tuple[int, int, float]:
+    def fine_tuning(self) -> tuple[int, int, float, int, bool]:
         """What must be alike beside `recipe`, but is not there in a training from scratch."""
         recipe: Recipe = self.block.recipe
-        return recipe.heads_first_epochs, recipe.frozen_encoder_epochs, recipe.layer_decay
+        added = recipe.heads_first_epochs, recipe.frozen_encoder_epochs, recipe.layer_decay, recipe.warmup_epochs
+        return *added, self.block.keep_heads
 
 
 def read_trained(plans: str, configuration: str, notify: Callable[[str], None]) -> tuple[MeasuredRun, ...]:
@@ -52,11 +55,16 @@ def read_trained(plans: str, configuration: str, notify: Callable[[str], None]) 
 
     Validation cases of different folds differ in difficulty. So all paths to a target are compared on the same folds,
     those that most of its chains have, and under one recipe of the target, the most frequent; ``notify`` is told, a
-    line each, what is left out for that. Fold "all" is validated on its own training cases and not used.
+    line each, what is left out for that, and which chains were allowed to train on validation cases. Fold "all" is
+    validated on its own training cases and not used.
     """
     by_target: dict[str, list[TrainedFold]] = {}
+    leaking = _overlap_allowed()
     for fold in _finished(plans, configuration, notify):
-        by_target.setdefault(fold.block.target, []).append(fold)
+        if fold.place in leaking:
+            notify(f"left out: {fold.place}: its sources may hold cases that it validates on (--allow_overlap)")
+        else:
+            by_target.setdefault(fold.block.target, []).append(fold)
     return tuple(run for _, folds in sorted(by_target.items()) for run in _comparable(folds, notify))
 
 
@@ -73,6 +81,17 @@ def _finished(plans: str, configuration: str, notify: Callable[[str], None]) -> 
                     yield TrainedFold(block, name, _dice(folder / SUMMARY), str(folder.relative_to(root)))
         except RecordError as error:
             notify(f"left out: {error}")
+
+
+def _overlap_allowed() -> set[str]:
+    """The folders, below nnUNet_results, of all stages of runs with --allow_overlap: only a run's record knows."""
+    outputs: set[str] = set()
+    for folder in find_runs():
+        with suppress(RecordError):  # nnUNetv2_seq_status names broken records
+            run = read_run(folder)
+            if run.request.overlap == "allow":
+                outputs.update(entry.output for entry in run.stages)
+    return outputs
 
 
 def _dice(path: Path) -> float:
@@ -114,8 +133,12 @@ def _tuned_alike(folds: list[TrainedFold], notify: Callable[[str], None]) -> Ite
         if len(fold.block.path) == 1 or fold.fine_tuning == usual:
             yield fold
         else:
-            words = ", ".join(fold.block.recipe.added_parts()) or "the whole network at one learning rate"
-            notify(f"left out: {fold.place}: fine-tuned in another way than most ({words})")
+            notify(f"left out: {fold.place}: fine-tuned in another way than most ({_tuning_words(fold.block)})")
+
+
+def _tuning_words(block: StageBlock) -> str:
+    parts = [*block.recipe.added_parts(), f"{block.recipe.warmup_epochs} epochs of warm-up"]
+    return ", ".join([*parts, "heads kept"] if block.keep_heads else parts)
 
 
 def _most_frequent(values: Iterable[Key]) -> Key:

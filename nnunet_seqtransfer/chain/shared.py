@@ -52,7 +52,10 @@ def find_exclusions(
         concerned = {one.target_case for one in asked}
         line = _summary(asked, request.target, [fold for fold in numbered if concerned & {*held_out.get(fold, ())}])
         if request.overlap == "refuse":
-            raise StageError(f"{line}; leave them out with --exclude_overlap, or train on them with --allow_overlap")
+            raise StageError(
+                f"{line}; leave them out with --exclude_overlap (nnUNetv2_seq_train can also train on them: "
+                "--allow_overlap)"
+            )
         notify(f"{line}; trained on all the same (--allow_overlap), so the validation is too good")
     return {}
 

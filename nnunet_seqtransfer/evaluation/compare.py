@@ -118,23 +118,41 @@ def run_comparison(
 ) -> Comparison:
     """Trains, predicts and scores what is left, trial by trial; after each the record holds all that is finished.
 
+    What earlier calls have finished is scored first, so that an interruption takes nothing out of the record.
+
     Raises StageError where a training fails; the record then holds what was finished before.
     """
     found: dict[Trial, Result] = {}
-    comparison = assemble(setting, budget, found)
+    trials_done = [trial for trial, chain in loaded.chains.items() if chain.is_finished]
+    for trial in trials_done:
+        found[trial] = _result(setting, trial, loaded.chains[trial], devices.device, processes)
+        notify(f"{_title(trial)}: finished, Dice {_mean(found[trial].curves):.3f}")
+    comparison = _written(setting, budget, loaded, found)
     for number, trial in enumerate(loaded.chains, 1):
-        title = f"{trial.arm.name}, seed {trial.seed} ({number} of {len(loaded.chains)})"
+        if trial in found:
+            continue
+        notify(f"{_title(trial)} ({number} of {len(loaded.chains)})")
         # anew, since the trials before have trained stages that this one shares
         known = exclusions_along(loaded.exclusions, trial.arm.sources)
         chain = load_chain(trial_request(setting.base, trial), processes, notify, exclusions=known)
-        notify(f"{title}{': finished' if chain.is_finished else ''}")
         if not chain.is_finished:
             run_chain(chain, devices, executor, processes, notify)
         found[trial] = _result(setting, trial, chain, devices.device, processes)
-        comparison = assemble(setting, budget, found)
+        comparison = _written(setting, budget, loaded, found)
+        notify(f"{_title(trial)}: Dice {_mean(found[trial].curves):.3f}")
+    return comparison
+
+
+def _title(trial: Trial) -> str:
+    return f"{trial.arm.name}, seed {trial.seed}"
+
+
+def _written(setting: Setting, budget: Budget, loaded: Loaded, found: Mapping[Trial, Result]) -> Comparison:
+    """The record of what is finished so far, in the order of the trials; written where there is anything."""
+    comparison = assemble(setting, budget, {trial: found[trial] for trial in loaded.chains if trial in found})
+    if found:
         write_measurements(setting.folder / MEASUREMENTS, comparison)
         write_comparison(setting.folder / RECORD, comparison)  # the record last: where it is, so are the tables
-        notify(f"{title}: Dice {_mean(found[trial].curves):.3f}")
     return comparison
 
 

@@ -105,7 +105,7 @@ class Saving:
     against: str
     "Name of the other."
     reached: float
-    "Pseudo Dice, moving average, of the other at its end."
+    "Smoothed pseudo Dice of the other at its end, see `curves.smoothed`."
     epochs: int | None
     "Epochs of the target's stage after which the arm has as much; None where it never has."
     of: int
@@ -168,7 +168,7 @@ class Comparison:
     evaluated_on: str
     "In words: which cases the scores are of."
     budget: Budget
-    "As it was when the record was written."
+    "As it was when the command was called last: `finished` by then, and what was left to do."
     arms: tuple[Arm, ...]
     "Scratch first where it is in."
     scores: tuple[Score, ...] = field(repr=False)

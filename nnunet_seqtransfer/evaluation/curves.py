@@ -14,6 +14,8 @@ from nnunet_seqtransfer.evaluation.comparison import Arm, Curve, Saving
 from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
 
 Run = tuple[str, int]
+SMOOTHED = (3, 10)
+"""The fewest and the most epochs whose pseudo Dice are averaged. Guesses."""
 
 
 def read_curve(checkpoint: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -33,8 +35,8 @@ def read_curve(checkpoint: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def savings(arms: Sequence[Arm], curves: Iterable[Curve]) -> tuple[Saving, ...]:
     """Each arm against scratch of equal epochs: after how many epochs it has what scratch has at its end.
 
-    Curves are averaged over the folds and seeds that both have, so that one lucky epoch counts little. Epochs of the
-    sources are not counted; they are in the budget.
+    Curves are averaged over the folds and seeds that both have, and smoothed, so that one lucky epoch counts little.
+    Epochs of the sources are not counted; they are in the budget.
     """
     scratch = next((arm for arm in arms if "scratch" in arm.roles), None)
     if scratch is None:
@@ -54,9 +56,25 @@ def savings(arms: Sequence[Arm], curves: Iterable[Curve]) -> tuple[Saving, ...]:
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[float, ...]:
-    """The moving averages of several runs, averaged epoch by epoch; NaN left out."""
-    epochs = min(len(curve.ema) for curve in curves)
-    table = np.array([curve.ema[:epochs] for curve in curves], dtype=np.float64)
+    """The smoothed curves of several runs, averaged epoch by epoch; NaN left out."""
+    epochs = min(len(curve.pseudo_dice) for curve in curves)
+    return _means([smoothed(curve.pseudo_dice[:epochs]) for curve in curves])
+
+
+def smoothed(values: Sequence[float]) -> tuple[float, ...]:
+    """The mean of the last epochs up to each: a tenth of all, but 3 to 10; NaN left out, NaN before there are so many.
+
+    nnU-Net's own moving average starts with the first epoch's value, which in a short training still counts at its end
+    (0.9^7 = 48 % after 8 epochs): whoever begins higher would seem to be ahead.
+    """
+    width = min(max(SMOOTHED[0], len(values) // 10), SMOOTHED[1], max(len(values), 1))
+    windows = [values[max(0, end - width) : end] for end in range(1, len(values) + 1)]
+    return tuple(math.nan if len(window) < width else _means([[value] for value in window])[0] for window in windows)
+
+
+def _means(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Of each column; NaN left out, NaN where there is nothing else."""
+    table = np.array(rows, dtype=np.float64)
     known = (~np.isnan(table)).sum(axis=0)
     sums = np.nansum(table, axis=0)
     return tuple(float(total / count) if count else math.nan for total, count in zip(sums, known, strict=True))

@@ -66,7 +66,7 @@ def _shared(
     if held_out is None:
         name, cases, own = target, tasks[target].raw, announced_sketches(target, processes, notify, write=write)
     else:
-        name, cases, own = held_out.name, dict(held_out.cases), held_out.sketched(processes)
+        name, cases, own = held_out.name, dict(held_out.cases), held_out.sketched(processes, write=write)
     found: list[SharedCase] = []
     for dataset, task in tasks.items():
         found += same_files(dataset, task.raw, cases)

@@ -34,10 +34,10 @@ class HeldOutSet:
     cases: Mapping[str, RawCase]
     "Identifier -> files."
 
-    def sketched(self, processes: int) -> SketchedDataset:
-        """Their sketches. Raises DatasetError where a case cannot be read."""
+    def sketched(self, processes: int, *, write: bool) -> SketchedDataset:
+        """Their sketches; those of a whole dataset are kept (``write``). Raises DatasetError for an unreadable case."""
         if self.name == self.dataset:
-            return sketch_dataset(self.dataset, processes, write=False)
+            return sketch_dataset(self.dataset, processes, write=write)
         return sketch_cases(self.name, self.cases, read_dataset_json(self.dataset), processes)
 
 

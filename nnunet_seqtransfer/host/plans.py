@@ -49,6 +49,8 @@ def read_plans(dataset: str, plans_name: str, configuration: str) -> dict[str, A
     """
     path = plans_path(dataset, plans_name)
     remedy = f"run nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} -c {configuration}"
+    if path.is_file():  # nnU-Net's planner reads what is there first, and ends with a traceback where it cannot
+        remedy = f"delete it and {remedy}"
     if plans_name != DEFAULT_PLANS:
         remedy += " with the planner that writes these plans, or correct -p"
     plans = read_json(path, f"the plans file {plans_name} of {dataset}", remedy)

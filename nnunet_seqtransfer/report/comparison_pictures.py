@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 
 from nnunet_seqtransfer.evaluation.comparison import Arm, Comparison, Curve
-from nnunet_seqtransfer.evaluation.curves import mean_curve
+from nnunet_seqtransfer.evaluation.curves import mean_curve, smoothed
 from nnunet_seqtransfer.evaluation.differences import case_values, paired
 from nnunet_seqtransfer.report.saving import save_both
 
@@ -69,10 +69,11 @@ def _draw_curves(comparison: Comparison, path: Path) -> Path:
         axes.plot(range(1, len(mean) + 1), mean, label=arm.name if colour else None, **style)
         if colour:
             for curve in runs[arm.name]:
-                axes.plot(range(1, len(curve.ema) + 1), curve.ema, color=colour, linewidth=0.6, alpha=0.5, zorder=2)
+                thin = smoothed(curve.pseudo_dice)
+                axes.plot(range(1, len(thin) + 1), thin, color=colour, linewidth=0.6, alpha=0.5, zorder=2)
     _mark_savings(axes, comparison, named)
     axes.set_xlabel("epoch of the target's stage")
-    axes.set_ylabel("pseudo Dice, moving average")
+    axes.set_ylabel("pseudo Dice, smoothed")
     axes.set_title(f"{comparison.target}: thick, mean over folds and seeds; thin, single trainings", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -112,7 +112,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     if comparison.savings:
         curves = "the training cases themselves" if "all" in comparison.folds else "the validation cases"
         yield (
-            "Epochs to scratch: of the target's stage, until the pseudo Dice (moving average, on patches of "
+            "Epochs to scratch: of the target's stage, until the pseudo Dice (smoothed, on patches of "
             f"{curves}) is what scratch has at its end; the sources' epochs come on top."
         )
     cases = max((one.cases for one in comparison.differences), default=0)

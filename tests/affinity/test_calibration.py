@@ -47,7 +47,13 @@ from nnunet_seqtransfer.calibration.held_out import (
 from nnunet_seqtransfer.calibration.measurements import read_measurements, split_path
 from nnunet_seqtransfer.calibration.model import Model, affordable_model
 from nnunet_seqtransfer.calibration.transfers import MeasuredTarget, join, run_noise
+from nnunet_seqtransfer.chain.block import Recipe, StageBlock, with_block
+from nnunet_seqtransfer.chain.chain import Chain
+from nnunet_seqtransfer.chain.job import DeviceOptions
+from nnunet_seqtransfer.chain.record import write_run
+from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError, SequenceError
+from nnunet_seqtransfer.host.folders import output_base
 from nnunet_seqtransfer.report.calibration import calibration_text, draw_calibration, verdict
 
 FREE = Model(DEFAULT, free_weights=True, stage=True)
@@ -219,6 +225,16 @@ def test_what_is_held_out_is_not_used() -> None:
     after = np.split(held_out_costs(tables([targets[0], reversed_dice, *targets[2:]], NAMES), FREE), 4)
     assert after[1].tolist() == before[1].tolist()
     assert not np.allclose(after[0], before[0])
+
+
+def test_what_is_left_bears_no_more_constants_than_alone() -> None:
+    """A target with many paths is ranked by as few constants as the other target's few paths can bear."""
+    (many,), (few,) = transfers(random_targets(5, 1, 30, 0.02)), transfers(random_targets(6, 1, 8, 0.02))
+    held_out = held_out_costs(tables([many, few], NAMES), affordable_model([many, few], DEFAULT))
+    small = affordable_model([few], DEFAULT)
+    assert small.constants == 2 < affordable_model([many, few], DEFAULT).constants
+    theta = small.solve(Data.of([few], NAMES, GRID[0]), GRID[0])
+    assert held_out[:30] == pytest.approx(many.features(NAMES, GRID[0]) @ theta)
 
 
 def test_a_path_that_is_left_out_is_not_used() -> None:
@@ -557,6 +573,27 @@ def test_chains_that_cannot_be_compared_are_left_out(
     assert all(path.runs == 1 for path in paths)
 
 
+def test_chains_that_saw_validation_cases_are_left_out(
+    measured: tuple[World, MeasuredTarget], command, tmp_path: Path
+) -> None:
+    """What was trained with --allow_overlap has the names of a clean chain; its run's record tells, and it is named."""
+    world, target = measured
+    for path, dice in zip(target.transfers.paths, target.transfers.dice, strict=True):
+        make_chain(world, [target.names[task] for task in path], {"0": float(dice)})
+    leaking = next(path for path in target.transfers.paths if len(path) == 2)
+    recipe = Recipe()
+    names = [target.names[task] for task in leaking]
+    request = ChainRequest(
+        names[-1], (names[0],), "nnUNetPlans", "3d_fullres", ("0",), recipe, recipe, 5, overlap="allow"
+    )
+    write_run(Chain(request, chain_stages(request), {}, {}, {}, {}), DeviceOptions("cpu"), 1)
+    outcome = command("calibrate", "--results", "-o", str(tmp_path / "a.json"))
+    assert outcome.status == 0
+    (line,) = outcome.err.strip().splitlines()
+    assert line.startswith("left out: ") and "--allow_overlap" in line and f"via{names[0][7:10]}__" in line
+    assert len(read_calibration(tmp_path / "a.json").measurements.paths) == len(target.transfers.paths) - 1
+
+
 def make_chain(
     world: World,
     path: list[str],
@@ -569,9 +606,6 @@ def make_chain(
     target: str | None = None,
 ) -> Path:
     """The folder of a finished chain as nnU-Net leaves it, for all that calibration reads."""
-    from nnunet_seqtransfer.chain.block import Recipe, StageBlock, with_block
-    from nnunet_seqtransfer.host.folders import output_base
-
     via = "_".join(name[7:10] for name in path[:-1]) or "scratch"
     suffix = f"_{tag}" if tag else ""
     base = output_base(path[-1], "nnUNetTrainerSeqTransfer", f"nnUNetPlans_via{via}{suffix}", "3d_fullres")

@@ -11,7 +11,7 @@ from scipy import stats
 
 from nnunet_seqtransfer.evaluation.compare import direct_dice
 from nnunet_seqtransfer.evaluation.comparison import Score
-from nnunet_seqtransfer.evaluation.curves import savings
+from nnunet_seqtransfer.evaluation.curves import savings, smoothed
 from nnunet_seqtransfer.evaluation.differences import case_values, differences, paired, seed_means
 from nnunet_seqtransfer.evaluation.rankings import LARGEST, MODALITY, RANDOM, rankings
 
@@ -72,23 +72,41 @@ def test_epochs_saved():
     """Where the averaged curve first has what scratch has at its end, never where it has not; as long is no arm."""
     arms = (SCRATCH, arm(roles=("long",), extra=3), PLAN, NEAR)
     curves = [
-        curve("scratch", (0.1, 0.2, 0.3, 0.4), 0),
-        curve("scratch", (0.1, 0.2, 0.3, 0.6), 1),
-        curve("scratch, as long", (0.1, 0.2, 0.3, 0.4, 0.7)),
-        curve(PLAN.name, (0.2, 0.4, 0.8, 0.9), 0),
-        curve(PLAN.name, (0.2, 0.7, 0.8, 0.9), 1),
-        curve(NEAR.name, (0.0, 0.1, 0.2, 0.39), 0),
+        curve("scratch", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 0),
+        curve("scratch", (0.1, 0.2, 0.3, 0.4, 0.5, 0.9), 1),
+        curve("scratch, as long", (0.1, 0.2, 0.3, 0.4, 0.7, 0.8)),
+        curve(PLAN.name, (0.2, 0.4, 0.8, 0.9, 0.9, 0.9), 0),
+        curve(PLAN.name, (0.2, 0.7, 0.8, 0.9, 0.9, 0.9), 1),
+        curve(NEAR.name, (0.0, 0.1, 0.2, 0.39, 0.4, 0.5), 0),
     ]
     plan, near = savings(arms, curves)
-    assert (plan.arm, plan.reached, plan.epochs, plan.of, plan.share) == (PLAN.name, 0.5, 2, 4, 0.5)
-    assert (near.reached, near.epochs, near.share) == (0.4, None, None), "compared with the seed that it has"
+    assert (plan.arm, plan.epochs, plan.of, plan.share) == (PLAN.name, 4, 6, 4 / 6)
+    assert plan.reached == pytest.approx((0.5 + 0.6) / 2), "means of the last three epochs"
+    assert (near.reached, near.epochs, near.share) == (pytest.approx(0.5), None, None), "with the seed that it has"
     assert savings((PLAN, NEAR), curves) == ()
 
 
+def test_who_begins_higher_is_not_ahead_for_that():
+    """After eight epochs nnU-Net's moving average of scratch is still 0.18: an arm that stays at 0.2 saves nothing."""
+    rising, flat = (0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0.2,) * 8
+    (saving,) = savings((SCRATCH, PLAN), [curve("scratch", rising), curve(PLAN.name, flat)])
+    assert saving.reached == pytest.approx(0.5) and saving.epochs is None
+
+
+@pytest.mark.parametrize(("epochs", "width"), [(1, 1), (2, 2), (8, 3), (40, 4), (250, 10)])
+def test_curves_are_means_of_the_last_epochs(epochs, width):
+    """A tenth of all epochs, but 3 to 10; before there are so many there is no value."""
+    values = np.random.default_rng(0).random(epochs)
+    found = np.array(smoothed(values))
+    assert np.isnan(found[: width - 1]).all()
+    assert found[width - 1 :] == pytest.approx([values[i : i + width].mean() for i in range(epochs - width + 1)])
+
+
 def test_nan_in_a_curve_reaches_nothing():
-    """A run whose moving average is NaN leaves the mean to the other runs; where all are NaN nothing is reached."""
-    lost = [curve("scratch", (0.1, math.nan)), curve(PLAN.name, (0.5, 0.6))]
+    """An epoch without a value is left out of the mean; where there is nothing else nothing is reached."""
+    lost = [curve("scratch", (math.nan, math.nan)), curve(PLAN.name, (0.5, 0.6))]
     assert savings((SCRATCH, PLAN), lost)[0].epochs is None
+    assert smoothed((0.2, math.nan, 0.4))[-1] == pytest.approx(0.3)
 
 
 def test_rankings_of_metrics_and_of_no_metric():
