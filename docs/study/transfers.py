@@ -22,7 +22,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
-from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.errors import SeqTransferError, StageError
 from nnunet_seqtransfer.evaluation.comparison import comparison_folder
 from nnunet_seqtransfer.host.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.host.folders import dataset_name, scripts_folder
@@ -31,10 +31,11 @@ from nnunet_seqtransfer.sequence.plan import plan_path
 from nnunet_seqtransfer.storage import read_json, replacing, write_json
 from nnunet_seqtransfer.tasks.derivation import DeriveRequest
 from nnunet_seqtransfer.tasks.derive import derive_task
+from nnunet_seqtransfer.tasks.target import load_target
 from nnunet_seqtransfer.tasks.task import sample_cases
 
 LABELLED, HELD_OUT = 6, 40
-"""Labelled cases that each target is left with, and cases of it that nobody trains on."""
+"""Labelled cases that each target is left with (fold 0 trains on four), and cases of it that nobody trains on."""
 NUCLEI = 111
 NUCLEI_SIZES = {311: (256, 256), 312: (360, 360), 313: (696, 520)}
 """The fluorescence images come from several microscopes, told apart by their size in pixels: a source each."""
@@ -86,30 +87,31 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(options: argparse.Namespace) -> None:
     work = (options.o / "quick" if options.quick else options.o).absolute()
-    os.environ.update(open_folders(work, options.data.absolute()))
+    targets = [target for target in TARGETS if target.origin in options.targets]
+    os.environ.update(open_folders(work, options.data.absolute(), targets))
     # nnU-Net's final validation starts so many processes, each of which imports torch, for a handful of cases.
     os.environ.setdefault("nnUNet_def_n_proc", str(options.np))
-    targets = [target for target in TARGETS if target.origin in options.targets]
     for target in targets:
         prepare(target, options)
     seeds = options.seeds[:1] if options.quick or options.pilot else options.seeds
     # One seed of everything first: an interrupted study has something to show for each target.
-    for count in range(1, len(seeds) + 1):
+    for count in range(len(seeds) if options.dry_run else 1, len(seeds) + 1):
         for target in targets:
             _command("compare", *compare_options(target, seeds[:count], options))
     if not options.dry_run and not options.pilot:
         _calibrate(work, targets)
 
 
-def open_folders(work: Path, data: Path) -> dict[str, str]:
-    """nnU-Net's three folders below ``work``, the datasets of ``data`` linked into the first: nothing is copied.
+def open_folders(work: Path, data: Path, targets: Sequence[Target]) -> dict[str, str]:
+    """nnU-Net's three folders below ``work``, the targets' datasets in ``data`` linked into the first, nothing copied.
 
     Raises StageError where ``data`` lacks a dataset.
     """
     folders = {name: work / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    for number in sorted({NUCLEI, *(target.origin for target in TARGETS), *TARGETS[0].sources}):
+    sources = {NUCLEI if number in NUCLEI_SIZES else number for target in targets for number in target.sources}
+    for number in sorted({*(target.origin for target in targets), *sources}):
         found = sorted(data.glob(f"Dataset{number:03d}_*"))
         if len(found) != 1:
             raise StageError(f"{data} has {len(found)} datasets with number {number:03d}, one is needed; correct -data")
@@ -157,7 +159,10 @@ def of_size(number: int) -> tuple[str, ...]:
 def plan_narrowly(target: Target, processes: int) -> None:
     """nnU-Net's plan, then patch, batch and features replaced in it; the preprocessed data do not depend on them."""
     path = plans_path(dataset_name(target.number), DEFAULT_PLANS)
-    if not path.is_file():
+    try:
+        load_target(dataset_name(target.number), DEFAULT_PLANS, target.configuration)
+    except SeqTransferError:  # not planned yet, or interrupted while it was preprocessed
+        path.unlink(missing_ok=True)
         options = ("-d", str(target.number), "-c", target.configuration, "-np", str(processes))
         _execute(scripts_folder() / "nnUNetv2_plan_and_preprocess", *options, "-npfp", str(processes))
     plans = read_json(path, "the target's plans file", "delete the study's folder")
@@ -180,13 +185,13 @@ def compare_options(target: Target, seeds: Sequence[int], options: argparse.Name
     """The options of nnUNetv2_seq_compare for one target."""
     epochs = str(1 if options.quick else target.epochs)
     chosen = ["-arms", "scratch", "long", "planned", "--all_direct", "--all_pairs"]
-    if options.pilot or options.quick:
+    if options.pilot:
         chosen = ["-arms", "scratch", "direct", "-top", "1"]
     return [
         *(str(target.number), target.configuration, "-folds", *options.folds, "-seeds", *map(str, seeds)),
         *("-test", str(target.test_number), "--disable_tta", *chosen),
         *("-epochs", epochs, "-source_epochs", epochs, "-iterations", str(2 if options.quick else ITERATIONS)),
-        *("-warmup_epochs", "1", "-device", options.device, "-np", str(options.np)),
+        *("-device", options.device, "-np", str(options.np)),
         *(["--dry_run"] if options.dry_run else []),
     ]
 
@@ -264,7 +269,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=["0"],
         metavar="FOLD",
-        help="[OPTIONAL] Folds of the six cases, or all; curves of fold all are of training cases. Default: 0",
+        help="[OPTIONAL] Folds of the six cases, or all. Default: 0, which trains on four",
     )
     parser.add_argument(
         "-case_seed", type=seed, default=0, metavar="N", help="[OPTIONAL] Seed of the six and the held-out. Default: 0"
