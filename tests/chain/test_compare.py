@@ -67,7 +67,7 @@ def compared(world, command):
 
 
 @pytest.mark.chain
-def test_a_comparison_from_the_budget_to_a_test_set(compared, command):
+def test_a_comparison_from_the_budget_to_a_test_set(compared, command, monkeypatch):
     """Two paths trained and scored by nnU-Net's own validation; called again nothing is done; then a test set."""
     world = compared
     snapshot = world.snapshot()
@@ -96,6 +96,13 @@ def test_a_comparison_from_the_budget_to_a_test_set(compared, command):
     after = world.snapshot()
     assert {name: after[name] for name in trained} == trained, "nothing is trained or scored twice"
     assert read_comparison(path).scores == found.scores
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_seqtransfer.chain.job.train_command", lambda: "/bin/false")
+        failed = command("compare", *WANTED, "-path", "903")
+    assert failed.status == 2, failed.err
+    kept = read_comparison(path)
+    assert kept.scores == found.scores and not kept.complete, "a further path that fails takes nothing away"
 
     _add_test_set(world)
     tested = command("compare", *WANTED, "-test", "901", "--disable_tta")
