@@ -403,7 +403,9 @@ def _as_told(world: World, words: list[str]) -> None:
     """Runs a command of nnU-Net as a message says; the network is narrow again afterwards, as in all these worlds."""
     own = environment(world, nnUNet_n_proc_DA="1")  # nnU-Net's planning does not take 0
     if words[0] in ("nnUNetv2_extract_fingerprint", "nnUNetv2_plan_and_preprocess"):
-        run([PYTHON, "-c", QUICK_FINGERPRINTS, TARGET], own)  # a thousandth of the intensities, or it takes minutes
+        number = words[words.index("-d") + 1]
+        (dataset,) = [path.name for path in world.raw.glob(f"Dataset{number}_*")]
+        run([PYTHON, "-c", QUICK_FINGERPRINTS, dataset], own)  # as they were made; in full it takes minutes
     if words[0] != "nnUNetv2_extract_fingerprint":
         run([str(SCRIPTS / words[0]), *words[1:], "-np", "2"], own)
         shrink_network(world.preprocessed / TARGET / "nnUNetPlans.json")
