@@ -242,8 +242,8 @@ def write_made_plan(affinity: Path, sources: Sequence[str] = (NEAR,)) -> None:
     write_plan(plan_path(TARGET, DEFAULT_PLANS, CONFIGURATION), plan)
 
 
-def write_made_comparison(cases: int = 8, tag: str | None = None) -> None:
-    """Scratch, the direct path and a sequence, each better than the one before on most cases."""
+def write_made_comparison(cases: int = 8, tag: str | None = None, test: str | None = None) -> None:
+    """Scratch, the direct path and a sequence, each better than the one before on most cases; ``test``: a test set."""
     rng = np.random.default_rng(0)
     arms = (
         Arm("scratch", (), ("scratch",)),
@@ -267,7 +267,8 @@ def write_made_comparison(cases: int = 8, tag: str | None = None) -> None:
         folds=("0",),
         seeds=(0,),
         tolerance=1.0,
-        evaluated_on="the cases that each fold holds out",
+        evaluated_on=f"{cases} held-out cases of {test}" if test else "the cases that each fold holds out",
+        provenance={"test_set": test},
         budget=Budget(4, 4, 0, 0.0, 120),
         arms=arms,
         scores=tuple(scores),
@@ -276,4 +277,4 @@ def write_made_comparison(cases: int = 8, tag: str | None = None) -> None:
         savings=(Saving("902 -> 901", "scratch", 0.7, 6, 12), Saving("902 -> 905 -> 901", "scratch", 0.7, None, 12)),
         rankings=(Ranking("descriptors", 0.8, 0.7, 0.01, 3),),
     )
-    write_comparison(comparison_path(TARGET, DEFAULT_PLANS, CONFIGURATION, tag), comparison)
+    write_comparison(comparison_path(TARGET, DEFAULT_PLANS, CONFIGURATION, tag, test), comparison)

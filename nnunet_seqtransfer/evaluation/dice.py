@@ -67,13 +67,17 @@ def folder_dice(
     return tuple(found)
 
 
-def mean_dice(found: Iterable[CaseDice]) -> float:
-    """Mean over the cases of each label, then over the labels, as nnU-Net's foreground mean; NaN is left out."""
+def label_means(found: Iterable[CaseDice]) -> dict[str, float]:
+    """Label -> mean over its cases, as nnU-Net's; NaN is left out, and the mean of a label that no case has."""
     by_label: dict[str, list[float]] = {}
     for entry in found:
-        if not math.isnan(entry.dice):
-            by_label.setdefault(entry.label, []).append(entry.dice)
-    means = [sum(values) / len(values) for values in by_label.values()]
+        by_label.setdefault(entry.label, []).extend([] if math.isnan(entry.dice) else [entry.dice])
+    return {label: sum(values) / len(values) if values else math.nan for label, values in by_label.items()}
+
+
+def mean_dice(found: Iterable[CaseDice]) -> float:
+    """Mean over the cases of each label, then over the labels, as nnU-Net's foreground mean; NaN is left out."""
+    means = [value for value in label_means(found).values() if not math.isnan(value)]
     return sum(means) / len(means) if means else math.nan
 
 

@@ -66,11 +66,31 @@ def seed_means(runs: Mapping[Run, Mapping[str, float]]) -> dict[int, float]:
 
 def paired(one: Mapping[Run, Mapping[str, float]], other: Mapping[Run, Mapping[str, float]]) -> dict[str, float]:
     """Case -> mean difference over the runs that both arms have."""
-    found: dict[str, list[float]] = {}
+    return {
+        case: sum(first - second for first, second in values) / len(values)
+        for case, values in _in_common(one, other).items()
+    }
+
+
+def paired_means(
+    one: Mapping[Run, Mapping[str, float]], other: Mapping[Run, Mapping[str, float]]
+) -> dict[str, tuple[float, float]]:
+    """Case -> what `paired` is the difference of: the means of both arms over the runs that both have."""
+    return {
+        case: (sum(first for first, _ in values) / len(values), sum(second for _, second in values) / len(values))
+        for case, values in _in_common(one, other).items()
+    }
+
+
+def _in_common(
+    one: Mapping[Run, Mapping[str, float]], other: Mapping[Run, Mapping[str, float]]
+) -> dict[str, list[tuple[float, float]]]:
+    """Case -> both arms' values of each run that both have, runs and cases sorted."""
+    found: dict[str, list[tuple[float, float]]] = {}
     for run in sorted(one.keys() & other.keys()):
         for case in sorted(one[run].keys() & other[run].keys()):
-            found.setdefault(case, []).append(one[run][case] - other[run][case])
-    return {case: sum(values) / len(values) for case, values in sorted(found.items())}
+            found.setdefault(case, []).append((one[run][case], other[run][case]))
+    return dict(sorted(found.items()))
 
 
 def _family(

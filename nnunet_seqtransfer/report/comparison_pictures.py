@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from nnunet_seqtransfer.evaluation.comparison import Arm, Comparison, Curve
+from nnunet_seqtransfer.evaluation.comparison import Arm, Comparison, Curve, Difference
 from nnunet_seqtransfer.evaluation.curves import mean_curve, smoothed
 from nnunet_seqtransfer.evaluation.differences import case_values, paired
 from nnunet_seqtransfer.report.saving import save_both
@@ -30,11 +30,17 @@ def draw_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def drawn_differences(comparison: Comparison) -> list[Difference]:
+    """The differences in Dice that are drawn, the smallest first: those to scratch, or all where there are none."""
+    scratch = {arm.name for arm in comparison.arms if "scratch" in arm.roles}
+    every = [one for one in comparison.differences if one.metric == "dice"]
+    return sorted([one for one in every if one.against in scratch] or every, key=lambda one: one.mean)
+
+
 def _draw_differences(comparison: Comparison, path: Path) -> Path:
-    """A row for each arm against scratch (or what else there is): a dot for each case, the mean and its interval."""
-    against = comparison.differences[0].against
-    entries = [one for one in comparison.differences if one.metric == "dice" and one.against == against]
-    entries.sort(key=lambda one: one.mean)
+    """A row for each arm against scratch, without scratch for each pair: a dot for each case, mean and interval."""
+    entries = drawn_differences(comparison)
+    others = list(dict.fromkeys(one.against for one in entries))
     values = case_values(comparison.scores, "dice")
     figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.34 * len(entries)), layout="constrained")
     rng = np.random.default_rng(0)
@@ -44,8 +50,11 @@ def _draw_differences(comparison: Comparison, path: Path) -> Path:
         axes.plot([one.low, one.high], [row, row], color=_colour(one.arm, comparison), linewidth=2.5, zorder=2)
         axes.plot([one.mean], [row], "o", color=_colour(one.arm, comparison), markersize=6, zorder=3)
     axes.axvline(0, color="0.3", linewidth=0.8)
-    axes.set_yticks(range(len(entries)), [one.arm for one in entries])
-    axes.set_xlabel(f"Dice minus that of {against}; dots: cases, bars: 95 % intervals of the mean")
+    several = len(others) > 1
+    names = [f"{one.arm}\nagainst {one.against}" if several else one.arm for one in entries]
+    axes.set_yticks(range(len(entries)), names, fontsize=8 if several else None)
+    subtracted = "the second path" if several else others[0]
+    axes.set_xlabel(f"Dice minus that of {subtracted}; dots: cases, bars: 95 % intervals of the mean")
     axes.set_title(f"{comparison.target}, {comparison.evaluated_on}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     save_both(figure, path)

@@ -58,7 +58,7 @@ def _results(comparison: Comparison) -> str:
                 ", ".join(role for role in arm.roles if role != arm.name),
                 *(_number(seeds.get(seed, math.nan)) for seed in comparison.seeds),
                 _number(_mean(means)),
-                _number(max(means) - min(means)) if means else "",
+                _number(max(means) - min(means)) if len(means) > 1 else "-" * len(means),
                 _number(_mean(list(seed_means(nsd.get(arm.name, {})).values()))),
                 "" if saving is None else f"{saving.epochs or 'never'} of {saving.of}",
             ]

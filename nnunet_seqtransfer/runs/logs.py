@@ -68,7 +68,7 @@ def read_newest(logs: Sequence[Path]) -> LogEnd:
     A training that goes on writes a new log, which has no epoch at first.
     """
     error, begun = None, False
-    for path in sorted(logs, key=_time_in, reverse=True):
+    for path in sorted(logs, key=time_in, reverse=True):
         end = read_end(read_tail(path))
         if not begun:
             error, begun = end.error, True
@@ -77,8 +77,11 @@ def read_newest(logs: Sequence[Path]) -> LogEnd:
     return LogEnd(error=error)
 
 
-def _time_in(path: Path) -> tuple[int, ...]:
-    """nnU-Net writes months and days without leading zeros: training_log_2026_5_10_09_00_00.txt."""
+def time_in(path: Path) -> tuple[int, ...]:
+    """When a log was begun, to sort by: the numbers in its name, training_log_2026_5_10_09_00_00.txt.
+
+    As text they would not be in order, since nnU-Net writes months and days without leading zeros.
+    """
     return tuple(int(number) for number in re.findall(r"\d{1,9}", path.name))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from nnunet_seqtransfer.evaluation.comparison import Budget, Comparison, Score, 
 from nnunet_seqtransfer.evaluation.curves import savings
 from nnunet_seqtransfer.evaluation.differences import differences
 from nnunet_seqtransfer.evaluation.rankings import rankings
-from nnunet_seqtransfer.report.comparison_pictures import draw_comparison
+from nnunet_seqtransfer.report.comparison_pictures import draw_comparison, drawn_differences
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
 
 ARMS = (arm(roles=("scratch",)), arm(A, B, roles=("planned",)), arm(B), arm(roles=("long",), extra=4))
@@ -110,6 +111,34 @@ def test_pictures_are_drawn(comparison, tmp_path):
     assert len(before) == 4
     draw_comparison(comparison, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_every_pair_is_drawn_where_there_is_no_scratch(comparison, tmp_path):
+    """Against scratch the arms alone; without scratch the plan against each other path, not only against the first."""
+    assert [one.against for one in drawn_differences(comparison)] == ["scratch"] * 2
+    arms = (ARMS[1], ARMS[2], arm(A))
+    every = (*comparison.scores, *scores(arms[2].name, {f"case{number}": 0.3 for number in range(6)}))
+    changed = replace(comparison, arms=arms, scores=every, differences=differences(arms, every), curves=())
+    found = drawn_differences(changed)
+    assert {(one.arm, one.against) for one in found} == {(arms[0].name, arms[1].name), (arms[0].name, arms[2].name)}
+    assert found[0].mean <= found[1].mean
+    (picture,) = draw_comparison(changed, tmp_path)
+    assert picture.name == "differences.png"
+
+
+def test_one_seed_has_no_spread(comparison):
+    """The spread of a single seed is a dash, not 0; of two seeds it is a number."""
+
+    def spread(shown: Comparison) -> str:
+        lines = comparison_text(shown).splitlines()
+        heading = next(number for number, line in enumerate(lines) if "spread" in line)
+        place = lines[heading].index("spread")
+        line = next(line for line in lines[heading:] if line.startswith("scratch"))
+        return line[place : place + len("spread")].strip()
+
+    assert float(spread(comparison)) > 0
+    alone = tuple(score for score in comparison.scores if score.seed == 0)
+    assert spread(replace(comparison, seeds=(0,), scores=alone)) == "-"
 
 
 def test_what_is_cached_is_made_again_when_a_file_or_setting_changes(tmp_path):

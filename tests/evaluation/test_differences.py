@@ -12,7 +12,7 @@ from scipy import stats
 from nnunet_seqtransfer.evaluation.compare import direct_dice
 from nnunet_seqtransfer.evaluation.comparison import Score
 from nnunet_seqtransfer.evaluation.curves import savings, smoothed
-from nnunet_seqtransfer.evaluation.differences import case_values, differences, paired, seed_means
+from nnunet_seqtransfer.evaluation.differences import case_values, differences, paired, paired_means, seed_means
 from nnunet_seqtransfer.evaluation.rankings import LARGEST, MODALITY, RANDOM, rankings
 
 SCRATCH, PLAN, NEAR = arm(roles=("scratch",)), arm(A, B, roles=("planned",)), arm(B)
@@ -35,6 +35,7 @@ def test_cases_are_paired_over_the_runs_that_both_have():
     one = {("0", 0): {"a": 0.5, "b": 0.7}, ("0", 1): {"a": 0.7, "b": 0.7}, ("0", 2): {"a": 0.0}}
     other = {("0", 0): {"a": 0.4, "b": 0.9}, ("0", 1): {"a": 0.4, "c": 0.1}}
     assert paired(one, other) == {"a": pytest.approx(0.2), "b": pytest.approx(-0.2)}
+    assert paired_means(one, other) == {"a": (pytest.approx(0.6), pytest.approx(0.4)), "b": (0.7, 0.9)}
     assert seed_means(one) == {0: pytest.approx(0.6), 1: pytest.approx(0.7), 2: 0.0}
 
 

@@ -18,17 +18,22 @@ from made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
 from nnunet_seqtransfer.affinity.affinity import read_affinity, write_affinity
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.landmark import Landmark
+from nnunet_seqtransfer.evaluation.comparison import Score, comparison_path, read_comparison
+from nnunet_seqtransfer.evaluation.dice import mean_dice
 from nnunet_seqtransfer.report.page.curves import MOST_POINTS, thinned
 from nnunet_seqtransfer.report.page.findings import find
 from nnunet_seqtransfer.report.page.heatmap import MOST, NUMBERS
 from nnunet_seqtransfer.report.page.logs import epochs_of, read_curve
 from nnunet_seqtransfer.report.page.markup import element, polyline
+from nnunet_seqtransfer.report.page.methods import methods
 from nnunet_seqtransfer.report.page.naming import listed
 from nnunet_seqtransfer.report.page.page import TEMPLATES, render, write_report
+from nnunet_seqtransfer.report.page.paired import paired_plots
 from nnunet_seqtransfer.report.page.scales import Scale
 from nnunet_seqtransfer.report.page.slices import telling_slices
-from nnunet_seqtransfer.report.page.validation import ValidatedCase, mean_of, telling
-from nnunet_seqtransfer.report.page.words import decision, methods, other_settings, result
+from nnunet_seqtransfer.report.page.training_words import other_settings
+from nnunet_seqtransfer.report.page.validation import ValidatedCase, case_dice, telling
+from nnunet_seqtransfer.report.page.words import decision, result
 from nnunet_seqtransfer.report.palette import PREDICTION, REFERENCE, contrast, viridis
 
 Command = Callable[..., object]
@@ -232,7 +237,7 @@ def test_damaged_files_are_notes(folders: Path) -> None:
     ]:
         path.write_text("{")
     found = find(folder)
-    assert found.plan is None and found.affinity is None and found.comparison is None and found.cases == ()
+    assert found.plan is None and found.affinity is None and found.comparisons == () and found.cases == ()
     text = render(found)
     assert len(found.notes) == 4 and len(Reader(text).all("aside")) == 1
     assert str(folders) not in text and "nnUNet_preprocessed/" in text
@@ -299,7 +304,57 @@ def test_a_comparison_belongs_to_the_runs_that_it_trained(
     made_run.write_world(folders / "raw", cases=1)
     made_run.write_made_comparison(tag=of_comparison)
     found = find(made_run.write_made_run((), begun=0, tag=of_run))
-    assert (found.comparison is not None) == is_shown
+    assert bool(found.comparisons) == is_shown
+
+
+def test_comparisons_on_test_sets_have_sections_of_their_own(folders: Path) -> None:
+    """That on the folds comes first, then test sets by number; each heading names its test set; anchors are unique."""
+    made_run.write_world(folders / "raw", cases=1)
+    for test in (None, "Dataset920_OtherHospital", "Dataset099_x"):
+        made_run.write_made_comparison(test=test)
+    made_run.write_made_comparison(tag="other", test=FAR)
+    found = find(made_run.write_made_run((), begun=0))
+    text = render(found)
+    page = Reader(text)
+    assert [shown for _, shown in page.all("h2") if shown.startswith("Comparison")] == [
+        "Comparison with other paths",
+        "Comparison with other paths on the test set Dataset099_x",
+        "Comparison with other paths on the test set Dataset920_OtherHospital",
+    ]
+    ids = [attributes["id"] for _, attributes, _ in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) and {"comparison", "comparison-2", "comparison-3"} <= set(ids)
+    assert 'href="#comparison-3">Comparison on 920 OtherHospital' in text and FAR not in text
+
+
+def test_a_comparison_on_a_test_set_alone_is_shown(folders: Path) -> None:
+    """Fold all, say, can be compared on a test set only."""
+    made_run.write_world(folders / "raw", cases=1)
+    made_run.write_made_comparison(test=FAR)
+    page = page_of(made_run.write_made_run((), begun=0, tag="seed1"))
+    assert f"Comparison with other paths on the test set {FAR}" in [shown for _, shown in page.all("h2")]
+
+
+def test_a_tag_that_reads_like_a_test_set_is_a_tag(folders: Path) -> None:
+    """compare_..._test903 may be of the tag test903, on the folds, or of no tag, on dataset 903."""
+    made_run.write_world(folders / "raw", cases=1)
+    made_run.write_made_comparison(tag="test903")
+    plain, tagged = (made_run.write_made_run((), begun=0, tag=tag) for tag in (None, "test903"))
+    assert find(plain).comparisons == () and len(find(tagged).comparisons) == 1
+    made_run.write_made_comparison(test=FAR)
+    assert len(find(plain).comparisons) == 1 and find(tagged).comparisons == ()
+
+
+def test_plots_of_an_unfinished_comparison_pair_what_both_have(folders: Path) -> None:
+    """A seed that one path lacks is left out of both columns, as it is of the difference."""
+    made_run.write_made_comparison(2)
+    comparison = read_comparison(comparison_path(TARGET, "nnUNetPlans", "3d_fullres"))
+    dice = {("scratch", 0): 0.5, ("902 -> 901", 0): 0.6, ("902 -> 901", 1): 0.9}
+    scores = tuple(
+        Score(arm, "0", seed, case, "front", value, value) for (arm, seed), value in dice.items() for case in "ab"
+    )
+    ((_, plot),) = paired_plots(replace(comparison, scores=scores, differences=comparison.differences[:1]))
+    (one, other) = (str(attributes["data-tip"]) for attributes, _ in Reader(plot).all("g"))
+    assert one == "a\nscratch: 0.500\n902 \N{RIGHTWARDS ARROW} 901: 0.600\ndifference +0.100" and other[0] == "b"
 
 
 def test_many_tasks_stay_light(folders: Path) -> None:
@@ -371,6 +426,13 @@ def test_a_repeated_epoch_counts_as_it_was_last(tmp_path: Path) -> None:
     assert [len(epoch.pseudo_dice) for epoch in curve] == [1, 1, 1, 2, 2, 2, 2]
 
 
+def test_logs_are_in_the_order_of_their_times(tmp_path: Path) -> None:
+    """nnU-Net pads neither months nor days: the log of October is newer than that of September."""
+    (tmp_path / "training_log_2026_9_30_10_00_00.txt").write_text(made_run.training_log(3, 1))
+    (tmp_path / "training_log_2026_10_1_10_00_00.txt").write_text(made_run.training_log(1, 2, first=2))
+    assert [len(epoch.pseudo_dice) for epoch in read_curve(tmp_path)] == [1, 1, 2]
+
+
 def test_long_curves_keep_their_last_epoch() -> None:
     """Of many epochs evenly spread ones are drawn, the last among them."""
     curve = epochs_of(made_run.training_log(1000, 1))
@@ -393,7 +455,7 @@ def test_worst_median_and_best_are_told_apart() -> None:
     assert [rank for rank, _ in telling(cases[:1])] == ["only"]
     assert [rank for rank, _ in telling(cases[:2])] == ["worst", "best"]
     assert telling(cases[3:]) == ()
-    assert mean_of(cases) == pytest.approx(((0.5 + 0.9 + 0.1) / 3 + (0.7 + 0.1) / 2) / 2)
+    assert mean_dice(case_dice(cases)) == pytest.approx(((0.5 + 0.9 + 0.1) / 3 + (0.7 + 0.1) / 2) / 2)
 
 
 def test_telling_slices_are_cut_across_the_widest_spacing() -> None:
@@ -416,6 +478,47 @@ def test_telling_slices_are_cut_across_the_widest_spacing() -> None:
     assert same.title == "largest cross-section"
     with pytest.raises(ValueError, match="prediction"):
         telling_slices(image, reference, prediction[1:], (3.0, 1.0, 2.0), colours=False)
+
+
+def test_voxels_that_nobody_annotated_do_not_choose_the_slice() -> None:
+    """Voxels with the ignore label are neither structure nor wrong, and the picture is cut around what is known."""
+    reference = np.zeros((12, 60, 60), dtype=np.int16)
+    reference[2:5, 10:16, 10:16] = 1
+    reference[9] = 2
+    prediction = reference.copy()
+    prediction[3] = 0
+    prediction[9] = 1
+    prediction[3, 50:, 50:] = 1
+    reference[3, 50:, 50:] = 2
+    image = np.zeros((1, *reference.shape), dtype=np.float32)
+    known = telling_slices(image, reference, prediction, (3.0, 1.0, 1.0), colours=False, ignore=2)
+    assert [(cut.title, cut.place) for cut in known] == [
+        ("largest cross-section", "slice 3 of 12"),
+        ("most wrong pixels", "slice 4 of 12"),
+    ]
+    assert all(max(cut.reference.shape) < 30 for cut in known)
+    unaware = telling_slices(image, reference, prediction, (3.0, 1.0, 1.0), colours=False)
+    assert [cut.place for cut in unaware] == ["slice 10 of 12"]
+
+
+def test_the_ignore_label_of_the_target_is_known_to_the_overlays(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its value comes from dataset.json."""
+    folder = whole(folders)
+    path = folders / "raw" / TARGET / "dataset.json"
+    content = json.loads(path.read_text())
+    content["labels"]["ignore"] = 3
+    path.write_text(json.dumps(content))
+    seen = []
+
+    def noted(*arrays: object, **options: object) -> tuple[()]:
+        seen.append(options["ignore"])
+        return ()
+
+    monkeypatch.setattr("nnunet_seqtransfer.report.page.overlays.telling_slices", noted)
+    render(find(folder))
+    assert seen == [3, 3, 3]
 
 
 def test_a_volume_cut_from_the_side_stands_upright() -> None:

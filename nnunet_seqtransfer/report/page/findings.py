@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,10 +13,11 @@ from nnunet_seqtransfer.chain.block import StageBlock, read_block
 from nnunet_seqtransfer.chain.record import Run, StageEntry, read_run
 from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
+from nnunet_seqtransfer.evaluation.comparison import Comparison, read_comparison
 from nnunet_seqtransfer.host.datasets import foreground_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.host.folders import cache_folder, results_folder
 from nnunet_seqtransfer.host.plans import plans_path, read_plans
+from nnunet_seqtransfer.report.page.compared import find_comparisons
 from nnunet_seqtransfer.report.page.logs import Epoch, read_curve
 from nnunet_seqtransfer.report.page.validation import SUMMARY, ValidatedCase, read_validation
 from nnunet_seqtransfer.sequence.plan import SequencePlan, changed_affinity, plan_path, read_plan
@@ -25,6 +25,8 @@ from nnunet_seqtransfer.storage import is_whole_archive, read_json
 
 Content = TypeVar("Content")
 DEFAULT_METRIC = "descriptors"
+ALL = "all"
+"""nnU-Net's fold that trains on every case, and validates on the same cases."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ class Findings:
     "The distances that it rests on, or else those of the default metric."
     affinity_file: Path | None = None
     "Where they are."
-    comparison: Comparison | None = None
-    "Of several paths to this target."
+    comparisons: tuple[Comparison, ...] = ()
+    "Of several paths to this target: on the folds, then on test sets."
     cases: tuple[ValidatedCase, ...] = ()
-    "Of all folds that were validated."
+    "Of all folds that were validated; of fold all only where no other was, since it validates on its training cases."
     labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     "The target's: name -> values."
     target_json: dict[str, Any] = field(default_factory=dict)
@@ -95,9 +97,9 @@ class Findings:
         return self.plan is not None and self.plan.sources == self.run.request.sources
 
     @property
-    def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return all(stage.status == "finished" for stage in self.stages)
+    def trained_on_cases(self) -> bool:
+        """Whether the validated cases are those that the network was trained on, as in fold all."""
+        return any(case.fold == ALL for case in self.cases)
 
 
 def find(folder: Path) -> Findings:
@@ -112,9 +114,9 @@ def find(folder: Path) -> Findings:
         notes.append(f"{changed[0].upper()}{changed[1:]}.")
     file = cache_folder(request.target) / plan.affinity_file if plan else affinity_path(*place, DEFAULT_METRIC)
     affinity = _if_there(file, read_affinity, notes)
-    comparison = _if_there(_comparison_path(run), read_comparison, notes)
+    comparisons = find_comparisons(run, lambda path: _if_there(path, read_comparison, notes))
     found = replace(found, plan=plan, affinity=affinity, affinity_file=file if affinity else None)
-    found = _with_cases(replace(found, comparison=comparison), notes)
+    found = _with_cases(replace(found, comparisons=comparisons), notes)
     settings = _tried(partial(_settings, *place), notes) or {}
     return replace(found, settings=settings, notes=tuple(notes))
 
@@ -122,18 +124,6 @@ def find(folder: Path) -> Findings:
 def _settings(target: str, plans: str, configuration: str) -> dict[str, Any]:
     settings: dict[str, Any] = read_plans(target, plans, configuration)["configurations"][configuration]
     return settings
-
-
-def _comparison_path(run: Run) -> Path:
-    """Where a comparison of this run's paths is: under the run's tag, or, where it was trained by one, under that's.
-
-    A comparison trains with ``longN`` and ``seedN`` behind its own tag.
-    """
-    request = run.request
-    place = request.target, request.plans, request.configuration
-    own = re.sub(r"(^|_)(long\d+_)?seed\d+$", "", request.tag or "") or None
-    paths = [comparison_path(*place, tag) for tag in (request.tag, own)]
-    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _with_cases(found: Findings, notes: list[str]) -> Findings:
@@ -145,13 +135,14 @@ def _with_cases(found: Findings, notes: list[str]) -> Findings:
     target_json = _tried(lambda: read_dataset_json(found.run.request.target), notes)
     if target_json is None:
         return replace(found, case_counts={name: count for name, count in counts.items() if count})
-    labels, cases = foreground_labels(target_json), list[ValidatedCase]()
+    labels, every = foreground_labels(target_json), list[ValidatedCase]()
     for stage in found.stages:
         if stage.is_target:
             where = stage.folder / "validation", stage.entry.fold
-            cases += _tried(partial(read_validation, *where, labels, str(target_json["file_ending"])), notes) or ()
+            every += _tried(partial(read_validation, *where, labels, str(target_json["file_ending"])), notes) or ()
     known = {name: count for name, count in counts.items() if count}
-    return replace(found, target_json=target_json, labels=labels, cases=tuple(cases), case_counts=known)
+    cases = tuple(case for case in every if case.fold != ALL) or tuple(every)
+    return replace(found, target_json=target_json, labels=labels, cases=cases, case_counts=known)
 
 
 def _count(dataset: str) -> int:

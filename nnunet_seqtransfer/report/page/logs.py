@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.progress import Progress, read_line
+from nnunet_seqtransfer.runs.logs import time_in
 
 _LOSS = re.compile(r": (train|val)_loss (-?[\d.]+(?:e-?\d+)?|nan)\s*$")
 _RATE = re.compile(r": Current learning rate: ([\d.]+(?:e-?\d+)?)\s*$")
@@ -39,7 +40,7 @@ def read_curve(folder: Path) -> tuple[Epoch, ...]:
     A training that was interrupted left several logs; an epoch that was repeated counts as it was the last time.
     """
     found: dict[int, Epoch] = {}
-    for log in sorted(folder.glob("training_log_*.txt")):
+    for log in sorted(folder.glob("training_log_*.txt"), key=time_in):
         found |= {epoch.number: epoch for epoch in epochs_of(log.read_text(errors="replace"))}
     return tuple(found[number] for number in sorted(found))
 

@@ -52,9 +52,10 @@ def case_views(found: Findings, notes: list[str]) -> tuple[CaseView, ...]:
     except SeqTransferError as error:
         notes.append(f"No overlays: {' '.join(str(error).split())}.")
         return ()
+    ignore = found.target_json.get("labels", {}).get("ignore")
     for rank, case in telling(found.cases):
         try:
-            slices = _slices(case, raw[case.case], reader)
+            slices = _slices(case, raw[case.case], reader, None if ignore is None else int(ignore))
             views.append(CaseView(rank, case, tuple(_panels(found, rank, case, cut) for cut in slices)))
         except KeyError:
             notes.append(f"No overlay of {case.case}: its image is not in nnUNet_raw.")
@@ -63,11 +64,12 @@ def case_views(found: Findings, notes: list[str]) -> tuple[CaseView, ...]:
     return tuple(views)
 
 
-def _slices(case: ValidatedCase, raw: RawCase, reader: str) -> tuple[Slice, ...]:
+def _slices(case: ValidatedCase, raw: RawCase, reader: str, ignore: int | None) -> tuple[Slice, ...]:
     data = read_raw_case(case.case, raw, reader)
     prediction = read_raw_labels(case.case, case.prediction, reader)
     colours = reader == COLOUR_READER and len(data.images) == 3
-    return telling_slices(data.images, data.segmentation, prediction, read_spacing(raw, reader), colours=colours)
+    arrays = data.images, data.segmentation, prediction
+    return telling_slices(*arrays, read_spacing(raw, reader), colours=colours, ignore=ignore)
 
 
 def _panels(found: Findings, rank: str, case: ValidatedCase, cut: Slice) -> tuple[str, tuple[Markup, ...]]:

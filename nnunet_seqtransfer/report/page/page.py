@@ -11,10 +11,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from nnunet_seqtransfer.host.folders import preprocessed_folder, raw_folder, results_folder
 from nnunet_seqtransfer.report.page import sections
 from nnunet_seqtransfer.report.page.findings import Findings, find
 from nnunet_seqtransfer.report.page.heatmap import shades_css
+from nnunet_seqtransfer.report.page.private import without_folders
 from nnunet_seqtransfer.storage import replacing
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -40,9 +40,9 @@ def render(found: Findings) -> str:
         **sections.choice(found),
         **sections.distances(found),
         **sections.results(found, notes),
-        **sections.comparison(found),
+        **sections.comparisons(found),
         **sections.origins(found),
-        "notes": [_without_folders(note) for note in notes],
+        "notes": [without_folders(note) for note in notes],
     }
     parts["contents"] = [(anchor, name) for anchor, name, there in _contents(parts) if there]
     style = Markup((TEMPLATES / "page.css").read_text() + shades_css())  # noqa: S704 - our own file
@@ -75,15 +75,7 @@ def _contents(parts: dict[str, Any]) -> Sequence[tuple[str, str, bool]]:
         ("distances", "Distances", parts["heat"] is not None),
         ("training", "Training", True),
         ("validation", "Validation", parts["cases"] is not None),
-        ("comparison", "Comparison", parts["comparison"] is not None),
+        *((each["anchor"], each["entry"], True) for each in parts["comparisons"]),
         ("methods", "Methods", True),
         ("provenance", "Provenance", True),
     )
-
-
-def _without_folders(note: str) -> str:
-    """A note without the paths of this machine: pages are sent to others."""
-    folders = {"nnUNet_raw": raw_folder, "nnUNet_preprocessed": preprocessed_folder, "nnUNet_results": results_folder}
-    for name, folder in folders.items():
-        note = note.replace(str(folder()), name)
-    return note

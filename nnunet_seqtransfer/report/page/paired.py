@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
+from nnunet_seqtransfer.evaluation.differences import case_values, paired_means
 from nnunet_seqtransfer.report.page.markup import element
 from nnunet_seqtransfer.report.page.naming import arrows, counted, decimals
 from nnunet_seqtransfer.report.page.scales import Scale
@@ -19,28 +20,20 @@ LONGEST = 20
 """Letters of a name that fit."""
 
 
-def case_dice(comparison: Comparison, arm: str) -> dict[str, float]:
-    """Case -> Dice of one arm, averaged over its labels, then over the seeds."""
-    by_run: dict[tuple[str, int], list[float]] = {}
-    for score in comparison.scores:
-        if score.arm == arm and not math.isnan(score.dice):
-            by_run.setdefault((score.case, score.seed), []).append(score.dice)
-    by_case: dict[str, list[float]] = {}
-    for (case, _), values in sorted(by_run.items()):
-        by_case.setdefault(case, []).append(sum(values) / len(values))
-    return {case: sum(values) / len(values) for case, values in by_case.items()}
-
-
 def paired_plots(comparison: Comparison) -> tuple[tuple[str, Markup], ...]:
-    """For each difference in Dice, its title and its plot; all on one scale."""
+    """For each difference in Dice, its title and its plot; all on one scale.
+
+    A case is averaged over the models that both paths have of it, as in the difference itself.
+    """
     shown = [entry for entry in comparison.differences if entry.metric == "dice"]
-    arms = {name: case_dice(comparison, name) for entry in shown for name in (entry.arm, entry.against)}
-    values = [value for dice in arms.values() for value in dice.values()] or [0.0, 1.0]
+    arms = case_values(comparison.scores, "dice")
+    columns = [paired_means(arms.get(entry.against, {}), arms.get(entry.arm, {})) for entry in shown]
+    values = [value for cases in columns for both in cases.values() for value in both] or [0.0, 1.0]
     low, high = max(0.0, min(values) - 0.03), min(1.0, max(values) + 0.03)
     ends = (low, high) if high > low else (0.0, 1.0)
     return tuple(
-        (arrows(f"{entry.arm} against {entry.against}"), _plot(entry, arms[entry.against], arms[entry.arm], ends))
-        for entry in shown
+        (arrows(f"{entry.arm} against {entry.against}"), _plot(entry, cases, ends))
+        for entry, cases in zip(shown, columns, strict=True)
     )
 
 
@@ -52,20 +45,18 @@ def difference_words(entry: Difference) -> str:
     return f"{entry.mean:+.3f}{interval}{tested}, {counted(entry.cases, 'case')}"
 
 
-def _plot(
-    entry: Difference, left: Mapping[str, float], right: Mapping[str, float], ends: tuple[float, float]
-) -> Markup:
+def _plot(entry: Difference, cases: Mapping[str, tuple[float, float]], ends: tuple[float, float]) -> Markup:
+    """``cases``: of each, the Dice on the left and on the right."""
     up = Scale(*ends, HEIGHT - BOTTOM, TOP)
-    cases = sorted(set(left) & set(right))
     parts = []
     for value in up.ticks(5):
         parts.append(element("line", class_="grid", x1=LEFT, x2=RIGHT, y1=up(value), y2=up(value)))
         parts.append(element("text", f"{value:g}", x=LEFT - 6, y=up(value) + 4, class_="tick end"))
-    for case in cases:
-        parts.append(_line(case, left[case], right[case], up, entry))
-    for x, dice, width in ((LEFT + 14, left, -13.0), (RIGHT - 14, right, 13.0)):
+    for case, (before, after) in cases.items():
+        parts.append(_line(case, before, after, up, entry))
+    for x, column, width in ((LEFT + 14, 0, -13.0), (RIGHT - 14, 1, 13.0)):
         if cases:
-            mean = up(sum(dice[case] for case in cases) / len(cases))
+            mean = up(sum(both[column] for both in cases.values()) / len(cases))
             parts.append(element("line", class_="mean", x1=x, x2=x + width, y1=mean, y2=mean))
     # on two rows: names of long paths would cover each other on one
     parts.append(element("text", arrows(entry.against)[:LONGEST], x=LEFT, y=HEIGHT - 22, class_="tick"))

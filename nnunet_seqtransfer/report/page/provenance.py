@@ -8,6 +8,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.affinity.compute import AUTO_CASES
+from nnunet_seqtransfer.affinity.sources import SIGNATURE_ENDING
 from nnunet_seqtransfer.chain.command import seq_train_command
 from nnunet_seqtransfer.chain.record import RECORD
 from nnunet_seqtransfer.chain.stages import TRAINER
@@ -15,7 +18,9 @@ from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder, results_folder
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS, plans_path
 from nnunet_seqtransfer.report.page.findings import Findings
-from nnunet_seqtransfer.sequence.plan import plan_path
+from nnunet_seqtransfer.report.page.methods import constants_origin
+from nnunet_seqtransfer.report.page.naming import listed
+from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path
 from nnunet_seqtransfer.storage import sha256
 
 PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "batchgenerators", "acvl-utils")
@@ -35,23 +40,23 @@ def versions() -> dict[str, str]:
 def facts(found: Findings) -> list[tuple[str, str]]:
     """What is worth knowing of the run, as pairs of a term and its value."""
     run = found.run
-    listed = [
+    told = [
         ("run", run.name),
         ("recorded", f"{run.started} by nnunet-seqtransfer {run.version}"),
         ("device", run.options.device + (f", {run.options.gpus} at once" if run.options.gpus > 1 else "")),
     ]
-    listed += [("trained on", machine) for machine in _machines(found)]
+    told += [("trained on", machine) for machine in _machines(found)]
     seeds = dict.fromkeys(str(stage.entry.recipe.seed) for stage in found.stages)
-    listed.append(("seed of the trainings", ", ".join(seed.replace("None", "none") for seed in seeds)))
+    told.append(("seed of the trainings", ", ".join(seed.replace("None", "none") for seed in seeds)))
     if found.affinity is not None:
-        listed.append(("seed of the affinity", str(found.affinity.seed)))
+        told.append(("seed of the affinity", str(found.affinity.seed)))
         weights = ", ".join(f"{name} {weight:.4g}" for name, weight in found.affinity.combination.weights.items())
-        listed.append(("weights of the distance", f"{weights} ({found.affinity.calibration or 'guesses'})"))
+        told.append(("weights of the distance", f"{weights} ({found.affinity.calibration or 'guesses'})"))
     if found.plan is not None:
         constants = ", ".join(f"{name} {value:.4g}" for name, value in found.plan.constants.items())
-        listed.append(("constants of the cost", f"{constants} ({found.plan.calibration or 'guesses or given'})"))
-    listed += [("installed now", ", ".join(f"{name} {version}" for name, version in versions().items()))]
-    return listed
+        told.append(("constants of the cost", f"{constants} ({constants_origin(found.plan)})"))
+    told += [("installed now", ", ".join(f"{name} {version}" for name, version in versions().items()))]
+    return told
 
 
 def files(found: Findings) -> list[tuple[str, str]]:
@@ -74,17 +79,43 @@ def commands(found: Findings) -> list[tuple[str, str]]:
     where += ["-p", request.plans] if request.plans != DEFAULT_PLANS else []
     made = []
     if found.affinity is not None:
-        sources = ["-s", *(str(dataset_id(name)) for name in found.affinity.sources)]
-        own = ["-m", found.affinity.metric, "-seed", str(found.affinity.seed)]
-        made.append(("Measure the distances", ["nnUNetv2_seq_affinity", *where, *sources, *own]))
+        made.append(_affinity_command(found.affinity, where))
     if found.follows_plan and found.plan is not None:
-        made.append(("Plan (with the options in the record)", ["nnUNetv2_seq_plan", *where]))
+        made.append(_plan_command(found.plan, where))
     made.append(("Train", seq_train_command(request, found.run.options)))
     made.append(("Go on with this run", ["nnUNetv2_seq_continue", found.run.name]))
     last = found.run.stages[-1].plans_name if not found.stages else _target_plans(found)
     predict = ["nnUNetv2_predict", "-d", target, "-i", "IN", "-o", "OUT", "-tr", TRAINER, "-p", last]
     made.append(("Predict", [*predict, "-c", request.configuration, "-f", *request.folds]))
     return [(what, shlex.join(words)) for what, words in made]
+
+
+def _affinity_command(affinity: Affinity, where: list[str]) -> tuple[str, list[str]]:
+    """Files that it needs are named after what they hold; which these are is said in words."""
+    elsewhere = [task.dataset for task in affinity.tasks[:-1] if not task.registered]
+    here = [str(dataset_id(task.dataset)) for task in affinity.tasks[:-1] if task.registered]
+    sources = ["-s", *here, *(f"{name}{SIGNATURE_ENDING}" for name in elsewhere)]
+    cases = "auto" if affinity.cases == AUTO_CASES else str(affinity.cases)
+    own = ["-m", affinity.metric, "-cases", cases, "-seed", str(affinity.seed), *_weights(affinity.calibration)]
+    signatures = f"the signature file{'s' * (len(elsewhere) > 1)} of {listed(elsewhere)}" if elsewhere else ""
+    needed = [part for part in (signatures, _weights_words(affinity.calibration)) if part]
+    what = "Measure the distances" + (f" (with {listed(needed)})" if needed else "")
+    return what, ["nnUNetv2_seq_affinity", *where, *sources, *own]
+
+
+def _plan_command(plan: SequencePlan, where: list[str]) -> tuple[str, list[str]]:
+    needed = ["the options in the record", *filter(None, [_weights_words(plan.calibration)])]
+    what = f"Plan (with {listed(needed)})"
+    return what, ["nnUNetv2_seq_plan", *where, "-m", plan.metric, *_weights(plan.calibration)]
+
+
+def _weights(calibration: str | None) -> list[str]:
+    """A calibration is called by the stem of its file."""
+    return ["-weights", f"{calibration}.json"] if calibration else []
+
+
+def _weights_words(calibration: str | None) -> str:
+    return f"the file of the calibration {calibration}" if calibration else ""
 
 
 def _target_plans(found: Findings) -> str:

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from nnunet_seqtransfer.report.page import provenance, words
+from nnunet_seqtransfer.evaluation.dice import label_means
+from nnunet_seqtransfer.report.page import compared, provenance, words
 from nnunet_seqtransfer.report.page.choice_tables import candidates_table, sources_table
 from nnunet_seqtransfer.report.page.curves import dice_plot, loss_plot
 from nnunet_seqtransfer.report.page.findings import Findings, StageFound
 from nnunet_seqtransfer.report.page.graph import draw_graph, lay_out
 from nnunet_seqtransfer.report.page.heatmap import MOST, heat_map, legend
 from nnunet_seqtransfer.report.page.markup import element
+from nnunet_seqtransfer.report.page.methods import CITATIONS, methods
 from nnunet_seqtransfer.report.page.naming import arrows, counted, decimals, short
 from nnunet_seqtransfer.report.page.overlays import case_views
-from nnunet_seqtransfer.report.page.paired import paired_plots
-from nnunet_seqtransfer.report.page.result_tables import cases_table, comparison_tables
+from nnunet_seqtransfer.report.page.result_tables import cases_table
 from nnunet_seqtransfer.report.page.tables import Cell, table
-from nnunet_seqtransfer.report.page.validation import label_means
+from nnunet_seqtransfer.report.page.validation import case_dice
 
 LINE_STYLES = ("solid", "dashed", "dotted", "dash-dotted")
 """Of contours, one for each label; further labels begin anew."""
@@ -99,20 +100,22 @@ def distances(found: Findings) -> dict[str, Any]:
 
 def results(found: Findings, notes: list[str]) -> dict[str, Any]:
     """Curves and validation."""
+    kind = "training case" if found.trained_on_cases else "case"
     views = [
         {
-            "heading": f"{view.rank.capitalize()} case: {view.case.case}, Dice {decimals(view.case.mean, 2)}",
+            "heading": f"{view.rank.capitalize()} {kind}: {view.case.case}, Dice {decimals(view.case.mean, 2)}",
             "slices": view.slices,
         }
         for view in (case_views(found, notes) if found.cases else ())
     ]
-    means = ", ".join(f"{label} {decimals(value)}" for label, value in label_means(found.cases).items())
+    means = ", ".join(f"{label} {decimals(value)}" for label, value in label_means(case_dice(found.cases)).items())
     return {
         "stages": [_curves(found, stage) for stage in found.stages],
         "cases": cases_table(found.cases) if found.cases else None,
         "cases_count": len(found.cases),
         "per_label": f"Mean Dice by label: {means}.",
         "views": views,
+        "trained_on": found.trained_on_cases,
         "labels": list(found.labels),
         "styles": LINE_STYLES,
     }
@@ -139,22 +142,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def comparison(found: Findings) -> dict[str, Any]:
-    """Paired plots and tables of the paths that were compared; None where none were."""
-    record = found.comparison
-    if record is None:
-        return {"comparison": None}
-    state = "complete" if record.complete else "not complete yet"
-    arms = counted(len(record.arms), "path")
-    seeds = counted(len(record.seeds), "seed")
-    return {
-        "comparison": {
-            "words": f"{arms} to this target, trained alike with {seeds}; {state}. Scores are of "
-            f"{record.evaluated_on}.",
-            "plots": paired_plots(record),
-            "tables": comparison_tables(record),
-        }
-    }
+def comparisons(found: Findings) -> dict[str, Any]:
+    """Paired plots and tables of the paths that were compared."""
+    return {"comparisons": [compared.section(record, place) for place, record in enumerate(found.comparisons)]}
 
 
 def origins(found: Findings) -> dict[str, Any]:
@@ -164,8 +154,8 @@ def origins(found: Findings) -> dict[str, Any]:
         for name, digest in provenance.files(found)
     ]
     return {
-        "methods": words.methods(found, provenance.versions()),
-        "citations": words.CITATIONS,
+        "methods": methods(found, provenance.versions()),
+        "citations": CITATIONS,
         "facts": provenance.facts(found),
         "commands": provenance.commands(found),
         "files": table("Files that this report rests on", ["file", "SHA-256"], rows),

@@ -41,6 +41,7 @@ def telling_slices(
     spacing: tuple[float, ...],
     *,
     colours: bool,
+    ignore: int | None = None,
 ) -> tuple[Slice, ...]:
     """The largest cross-section, and the slice with most wrong pixels where that is another one.
 
@@ -52,6 +53,7 @@ def telling_slices(
         prediction: (z, y, x) label values.
         spacing: (3,) distance of voxels along z, y, x; 2-D images have a single slice.
         colours: whether the first three channels are red, green and blue from 0 to 255.
+        ignore: value of the ignore label, whose voxels nobody annotated: they count as neither structure nor wrong.
 
     Raises ValueError where the shapes do not fit.
     """
@@ -59,10 +61,12 @@ def telling_slices(
         raise ValueError(f"image {images.shape[1:]}, reference {reference.shape}, prediction {prediction.shape}")
     axis = 0 if reference.shape[0] == 1 else int(np.argmax(np.asarray(spacing) > max(spacing) * 0.999))
     others = tuple(other for other in range(3) if other != axis)
-    structure = ((reference > 0) | (prediction > 0)).sum(axis=others)
-    wrong = (reference != prediction).sum(axis=others)
+    known = np.ones(reference.shape, dtype=bool) if ignore is None else reference != ignore
+    structure = ((reference > 0) | (prediction > 0)) & known
+    sizes = structure.sum(axis=others)
+    wrong = ((reference != prediction) & known).sum(axis=others)
     is_flat = reference.shape[axis] == 1
-    found = {int(structure.argmax()): "cut-out around the structure" if is_flat else "largest cross-section"}
+    found = {int(sizes.argmax()): "cut-out around the structure" if is_flat else "largest cross-section"}
     if not is_flat and wrong.any():
         worst = int(wrong.argmax())
         found[worst] = "largest cross-section, and most wrong" if worst in found else "most wrong pixels"
@@ -71,10 +75,12 @@ def telling_slices(
     shown = images[:3] if colours else images[:1]
     cuts = []
     for place, title in found.items():
-        cut = [np.take(array, place, axis=axis) for array in (*shown, reference, prediction)]
-        *channels, one, two = _flipped(cut, axis)
+        cut = [np.take(array, place, axis=axis) for array in (*shown, reference, prediction, structure)]
+        *channels, one, two, around = _flipped(cut, axis)
         where = f"slice {place + 1} of {reference.shape[axis]}" if not is_flat else ""
-        cuts.append(_cut_out(title, where, np.stack(channels, axis=-1), one, two, aspect, levels))
+        grey = _on_screen(np.stack(channels, axis=-1), levels)
+        window = _window(around)
+        cuts.append(Slice(title, where, grey[window], one[window], two[window], aspect))
     return tuple(cuts)
 
 
@@ -83,29 +89,22 @@ def _flipped(cut: list[NDArray[Any]], axis: int) -> list[NDArray[Any]]:
     return [array[::-1] for array in cut] if axis > 0 else cut
 
 
-def _cut_out(
-    title: str,
-    place: str,
-    image: NDArray[np.float32],
-    reference: NDArray[np.int16],
-    prediction: NDArray[np.int16],
-    aspect: float,
-    levels: NDArray[np.float64] | None,
-) -> Slice:
-    rows, columns = _window((reference > 0) | (prediction > 0))
-    step = max(1, -(-max(rows.stop - rows.start, columns.stop - columns.start) // MOST))
-    window = slice(rows.start, rows.stop, step), slice(columns.start, columns.stop, step)
-    part = image[window]
+def _on_screen(image: NDArray[np.float32], levels: NDArray[np.float64] | None) -> NDArray[np.uint8]:
+    """(height, width, channels) intensities as (height, width) grey from 0 to 255, or (height, width, 3) in colours."""
     low, high = (0.0, 255.0) if levels is None else (float(levels[0]), float(levels[1]))
-    grey = np.clip((part - low) / ((high - low) or 1.0) * 255, 0, 255)
-    grey = np.nan_to_num(grey).astype(np.uint8)
-    return Slice(
-        title, place, grey if grey.shape[-1] == 3 else grey[..., 0], reference[window], prediction[window], aspect
-    )
+    scaled = np.clip((image - low) / ((high - low) or 1.0) * 255, 0, 255)
+    grey: NDArray[np.uint8] = np.nan_to_num(scaled).astype(np.uint8)
+    return grey if grey.shape[-1] == 3 else grey[..., 0]
 
 
 def _window(structure: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The structure with some surrounding; all of the picture where there is none."""
+    """The structure with some surrounding, in steps that keep it small; all of the picture where there is none."""
+    rows, columns = _around(structure)
+    step = max(1, -(-max(rows.stop - rows.start, columns.stop - columns.start) // MOST))
+    return slice(rows.start, rows.stop, step), slice(columns.start, columns.stop, step)
+
+
+def _around(structure: NDArray[np.bool_]) -> tuple[slice, slice]:
     if not structure.any():
         return slice(0, structure.shape[0]), slice(0, structure.shape[1])
     ends = [(int(found.min()), int(found.max()) + 1) for found in np.nonzero(structure)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.evaluation.dice import CaseDice
 from nnunet_seqtransfer.storage import read_json
 
 SUMMARY = "summary.json"
@@ -72,19 +73,9 @@ def telling(cases: Sequence[ValidatedCase]) -> tuple[tuple[str, ValidatedCase], 
     return tuple((picked[place], ordered[place]) for place in sorted(picked))
 
 
-def label_means(cases: Sequence[ValidatedCase]) -> dict[str, float]:
-    """Mean Dice of each label over the cases that have one, as nnU-Net's; NaN for a label that no case has."""
-    found: dict[str, list[float]] = {}
-    for case in cases:
-        for label, value in case.dice.items():
-            found.setdefault(label, []).extend([] if math.isnan(value) else [value])
-    return {label: sum(values) / len(values) if values else math.nan for label, values in found.items()}
-
-
-def mean_of(cases: Sequence[ValidatedCase]) -> float:
-    """nnU-Net's foreground mean: over the cases of each label, then over the labels; NaN where there is none."""
-    known = [value for value in label_means(cases).values() if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+def case_dice(cases: Sequence[ValidatedCase]) -> Iterator[CaseDice]:
+    """Each label of each case, as the means are made of."""
+    return (CaseDice(case.case, label, value) for case in cases for label, value in case.dice.items())
 
 
 def _case(
