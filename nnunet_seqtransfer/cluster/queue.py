@@ -37,10 +37,10 @@ class SubmittedJob:
     "Its name in the queue, the same for every job of that stage."
 
 
-def stage_job_name(key: str) -> str:
-    """The name of every job that does a stage: of the folder of all results, and the stage's key."""
+def stage_job_name(key: str, configuration: str) -> str:
+    """The name of every job that does a stage: of the folder of all results, the stage's key and its configuration."""
     dataset, _, fold = key.split("/")
-    return job_name(f"{dataset}_{fold}", os.path.realpath(results_folder()), key)
+    return job_name(f"{dataset}_{fold}", os.path.realpath(results_folder()), key, configuration)
 
 
 def logs_folder(folder: Path) -> Path:

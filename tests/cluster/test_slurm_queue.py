@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import TARGET
 
+from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.chain import load_chain
+from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.cluster.cancelling import needed_by_others
 from nnunet_seqtransfer.cluster.queue import (
     SubmittedJob,
@@ -18,7 +21,7 @@ from nnunet_seqtransfer.cluster.queue import (
 )
 from nnunet_seqtransfer.cluster.script import BatchJob
 from nnunet_seqtransfer.cluster.slurm import QueuedJob, parse_queue
-from nnunet_seqtransfer.cluster.submission import decide_jobs
+from nnunet_seqtransfer.cluster.submission import decide_jobs, stage_jobs
 
 LISTED = """\
 12|seq-a|RUNNING|node7|12:03|None
@@ -69,6 +72,19 @@ def test_a_job_that_runs_is_never_replaced():
     """Even where what it was submitted behind is submitted again."""
     decision = decide_jobs(jobs(None, "a"), {"seq-b": queued("seq-b", "RUNNING")})
     assert [job.key for job in decision.submit] == ["a"] and list(decision.keep) == ["b"]
+
+
+def test_two_configurations_of_one_path_are_other_jobs(world):
+    """Their stages' keys are equal, since a run is of one configuration; what the first has submitted is not theirs."""
+    recipe = Recipe(1, 2)
+    planned = [
+        stage_jobs(load_chain(ChainRequest(TARGET, (), "nnUNetPlans", name, ("0",), recipe, recipe, 0), 1, print), 1)
+        for name in ("2d", "3d_fullres")
+    ]
+    assert planned[0][0].key == planned[1][0].key
+    found = {job.name: queued(job.name) for job in planned[0]}
+    assert decide_jobs(planned[1], found).submit == planned[1]
+    assert not decide_jobs(planned[0], found).submit, "the same work is found by its name"
 
 
 @pytest.mark.parametrize(
