@@ -31,6 +31,8 @@ class Job:
     "Where the output goes."
     epochs: int
     "How many epochs the training has, for the progress bar."
+    goes_on_without_first: bool = False
+    "Whether its processes go on to a checkpoint when the first of them has ended, as nnU-Net's on several GPUs do."
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, 
         "nnUNet_seq_checkpoint_minutes": f"{options.checkpoint_minutes:g}",
         driver.VARIABLE: driver.mark(),
     }
-    return Job(title, tuple(command), environment, log, stage.recipe.epochs)
+    return Job(title, tuple(command), environment, log, stage.recipe.epochs, goes_on_without_first=options.gpus > 1)
 
 
 def train_command() -> str:
