@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 from nnunet_seqtransfer.chain import driver
 from nnunet_seqtransfer.chain.stages import TRAINER, Stage
 from nnunet_seqtransfer.chain.state import Action
-from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.host.folders import external_trainers, scripts_folder
+from nnunet_seqtransfer.host.folders import external_trainers, installed_command
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes between checkpoints within an epoch. A guess: the time that few people mind to lose."""
@@ -73,8 +71,4 @@ def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, 
 
 def train_command() -> str:
     """The path of nnUNetv2_train of this Python environment. Raises StageError where there is none."""
-    beside = scripts_folder() / "nnUNetv2_train"
-    found = str(beside) if beside.is_file() else shutil.which("nnUNetv2_train")
-    if found is None:
-        raise StageError("the command nnUNetv2_train is not installed in this environment; pip install nnunetv2")
-    return found
+    return installed_command("nnUNetv2_train")

@@ -68,7 +68,7 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """By what the commands and the record of a run, which is of one configuration, know it: DATASET/PLANS/fold_K."""
+        """By what the record of a run, which is of one configuration, and commands know it: DATASET/PLANS/fold_K."""
         return f"{self.dataset}/{self.plans_name}/fold_{self.fold}"
 
     @property

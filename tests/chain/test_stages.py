@@ -19,7 +19,8 @@ from nnunet_seqtransfer.chain.job import DeviceOptions, Job, stage_job
 from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
 from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.host.folders import external_trainers, shim_folder
+from nnunet_seqtransfer.host import folders
+from nnunet_seqtransfer.host.folders import external_trainers, installed_command, own_command, shim_folder
 
 TARGET, FIRST, SECOND = "Dataset110_Target", "Dataset101_First", "Dataset102_Second"
 
@@ -95,6 +96,24 @@ def test_the_shim_folder_is_added_once_and_other_folders_stay():
     once = external_trainers({"nnUNet_extTrainer": "/mine"})
     assert once == os.pathsep.join(["/mine", str(shim_folder())])
     assert external_trainers({"nnUNet_extTrainer": once}) == once
+
+
+def test_commands_are_found_beside_python_else_on_the_path(tmp_path, monkeypatch):
+    """pip install --user puts them elsewhere than the environment's folder; where there are none, it is one line."""
+    beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
+    for folder in (beside, elsewhere):
+        folder.mkdir()
+    command = elsewhere / "nnUNetv2_seq_continue"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(folders, "scripts_folder", lambda: beside)
+    monkeypatch.setenv("PATH", str(elsewhere))
+    assert own_command("continue") == str(command)
+    (beside / command.name).write_text("#!/bin/sh\n")
+    assert own_command("continue") == str(beside / command.name)
+    with pytest.raises(StageError, match=r"nnUNetv2_train is neither in .*; pip install nnunetv2") as caught:
+        installed_command("nnUNetv2_train")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def job_of(tmp_path: Path, script: str) -> Job:
