@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import FAR, NEAR, SCRIPTS, TARGET, World, python_environment, run
 
-from nnunet_seqtransfer.chain.ahead import SHARE_OF_MEMORY, PreparingAhead, available_memory, case_bytes, workers_in
+from nnunet_seqtransfer.chain.ahead import PreparingAhead
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
@@ -132,15 +132,6 @@ def test_data_of_all_sources_can_be_prepared_without_training(world, command):
     assert chain.cases_to_preprocess.keys() == {NEAR, FAR}
     assert not any(again.cases_to_preprocess.values())
     assert {path for path in world.results.rglob("*") if path.is_file()} == before
-
-
-def test_workers_ahead_fit_into_the_memory():
-    """The larger the cases, the fewer; a case that does not fit is not preprocessed ahead."""
-    assert workers_in(8e9, case_bytes(0, 1)) == int(SHARE_OF_MEMORY * 8e9 / 600e6)
-    assert workers_in(8e9, case_bytes(512**3, 4)) == 0
-    few, many = (workers_in(64e9, case_bytes(128**3, channels)) for channels in (4, 1))
-    assert 1 <= few < many
-    assert available_memory() > 1e8
 
 
 def test_nothing_is_prepared_ahead_where_nothing_is_missing(world):
