@@ -105,7 +105,7 @@ def decide(
     needed: set[Stage | None] = {stage for stage in stages if stage.role == "target"}
     for stage in reversed(stages):
         state = states[stage]
-        _require_same(stage, state)
+        require_same(stage, state)
         actions[stage] = action_of(stage, state, probabilities) if stage in needed or state.final else Action.NOT_NEEDED
         previous = previous_stage(stages, stage)
         source_is_there = previous is not None and states[previous].final
@@ -123,7 +123,8 @@ def action_of(stage: Stage, state: StageState, probabilities: bool = False) -> A
     return Action.RESUME if state.unfinished else Action.START
 
 
-def _require_same(stage: Stage, state: StageState) -> None:
+def require_same(stage: Stage, state: StageState) -> None:
+    """Raises StageError where training there was made with another recipe, path, beginning or without other cases."""
     if not state.is_bound:
         return
     remedy = f"give this chain a name of its own with -tag NAME, or delete {stage.base}"

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 from conftest import FAR, NEAR, SCRIPTS, TARGET, World, python_environment, run
+from made_run import zipped
 
 from nnunet_seqtransfer.chain.ahead import PreparingAhead
-from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.block import Recipe, StageBlock
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.landmark import Landmark
+from nnunet_seqtransfer.chain.preparation import write_stage_plans
 from nnunet_seqtransfer.chain.record import RECORD, find_run, find_runs, read_run, run_name, write_run
-from nnunet_seqtransfer.chain.run import prepare_data
+from nnunet_seqtransfer.chain.run import prepare_data, run_stage
 from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.errors import RecordError, StageError
 from nnunet_seqtransfer.storage import write_record
@@ -132,6 +134,24 @@ def test_data_of_all_sources_can_be_prepared_without_training(world, command):
     assert chain.cases_to_preprocess.keys() == {NEAR, FAR}
     assert not any(again.cases_to_preprocess.values())
     assert {path for path in world.results.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_another_command_has_trained_otherwise_meanwhile_is_left_alone(world, finished):
+    """A command that has waited for it neither takes it for its own nor writes over its plans: it ends as it would have
+    had it come later."""
+    chain, other = (load_chain(request(NEAR, epochs=epochs), 1, print) for epochs in (2, 9))
+    stage, theirs = chain.stages[0], other.stages[0]
+    block = StageBlock(theirs.target, theirs.path, theirs.role, theirs.recipe, None)
+    write_stage_plans(theirs, other.plans[theirs], block)
+    zipped(theirs.output / ("checkpoint_final.pth" if finished else "checkpoint_latest.pth"))
+    before = world.snapshot()
+    with pytest.raises(StageError, match="trained with another recipe") as caught:
+        run_stage(chain, stage, OPTIONS, 1, print, train=pytest.fail, wait=True)
+    assert world.snapshot() == before
+    with pytest.raises(StageError) as later:
+        load_chain(chain.request, 1, print)
+    assert str(later.value) == str(caught.value)
 
 
 def test_nothing_is_prepared_ahead_where_nothing_is_missing(world):
