@@ -15,6 +15,7 @@ from nnunet_seqtransfer.chain.executor import run_chain
 from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES, DeviceOptions
 from nnunet_seqtransfer.chain.landmark import find_landmark
 from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
+from nnunet_seqtransfer.cluster.queue import require_nothing_queued
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print("\n".join((*executor.describe(chain, devices, options.np), *describe_chain(chain, options.device))))
         return
-    run_chain(chain, devices, executor, options.np, notify)
+    run_chain(chain, devices, executor, options.np, notify, before_replacing=require_nothing_queued)
     if executor.waits or chain.is_finished:
         print_results(chain)
 

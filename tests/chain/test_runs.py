@@ -101,6 +101,17 @@ def test_runs_are_found_by_name_by_short_name_and_by_path(world):
         find_run(first.name)
 
 
+def test_a_run_found_by_its_path_is_the_one_that_all_commands_know(world, monkeypatch):
+    """Also where nnUNet_results is a link, or relative: then its folder has several names."""
+    folder = recorded(NEAR).folder
+    link = world.root / "link"
+    link.symlink_to(world.results)
+    for results in (str(link), "link"):
+        monkeypatch.chdir(world.root)
+        monkeypatch.setenv("nnUNet_results", results)
+        assert find_run(str(folder)) in set(find_runs())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
