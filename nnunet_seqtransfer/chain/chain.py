@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from nnunet_seqtransfer.chain.preparation import (
 from nnunet_seqtransfer.chain.shared import find_exclusions
 from nnunet_seqtransfer.chain.sharing import load_shared
 from nnunet_seqtransfer.chain.stages import ChainRequest, Exclusions, Stage, chain_stages, previous_stage
-from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide, inspect, require_same_origin
+from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, action_of, decide, inspect, require_same_origin
+from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
 from nnunet_seqtransfer.host.network import network_tensors
@@ -112,8 +114,9 @@ def load_chain(
 
     Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``devices`` decide
     whether a final validation without softmax outputs is complete, and how large a batch must be. ``before_long`` is
-    called before all cases are looked at for shared patients, which takes minutes the first time: it may raise. They
-    are not looked at where the ``exclusions`` are known, from `find_exclusions` for these sources.
+    called, unless nothing is left to do, before all cases are looked at for shared patients, which takes minutes the
+    first time: it may raise. They are not looked at where the ``exclusions`` are known, from `find_exclusions` for
+    these sources.
 
     Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, sources that
     hold cases the target validates on, too little space, trainings with another recipe.
@@ -126,7 +129,8 @@ def load_chain(
     for source in sources:
         require_same_dimension(target, source)  # before any case is looked at for shared patients
     tasks = {task.dataset: task for task in [*sources, target]}
-    if before_long:
+    looks_finished = _looks_finished(request, exclusions, devices.npz)
+    if before_long and not looks_finished:
         before_long()
     if exclusions is None:
         exclusions = find_exclusions(request, tasks, target_plans, processes, notify, write=may_extract)
@@ -143,8 +147,30 @@ def load_chain(
         if stage.role == "source" and actions[stage] in (Action.START, Action.RESUME)
     }
     chain = Chain(request, stages, tasks, plans, actions, to_preprocess)
+    if before_long and looks_finished and not chain.is_finished:
+        before_long()
     _check_stages(chain, states)
     return chain
+
+
+def _looks_finished(request: ChainRequest, exclusions: Exclusions | None, probabilities: bool) -> bool:
+    """Whether all folds of the target are finished, as far as that is known before cases are compared.
+
+    Whether sources share cases with it is not known then, and where these are left out the names depend on that.
+    """
+    possible = [exclusions]
+    if exclusions is None and request.overlap == "exclude" and request.sources:
+        possible.append({fold: {request.sources[0]: ("any",)} for fold in request.folds})
+    with suppress(RecordError):  # plans that cannot be read are said later, if they are those of this chain
+        return any(
+            all(
+                action_of(stage, inspect(stage), probabilities) is Action.NOTHING
+                for stage in chain_stages(request, one)
+                if stage.role == "target"
+            )
+            for one in possible
+        )
+    return False
 
 
 def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
