@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_seqtransfer.chain import driver
+from nnunet_seqtransfer.chain import driver, midway
 from nnunet_seqtransfer.chain.stages import TRAINER, Stage
 from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.host.folders import external_trainers, installed_command
-
-CHECKPOINT_MINUTES = 10.0
-"""Minutes between checkpoints within an epoch. A guess: the time that few people mind to lose."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class DeviceOptions:
     "GPUs to use at once (DDP)."
     npz: bool = False
     "Keep softmax outputs of the final validation."
-    checkpoint_minutes: float = CHECKPOINT_MINUTES
+    checkpoint_minutes: float = midway.CHECKPOINT_MINUTES
     "Minutes between checkpoints, also within an epoch; 0: only at the end of epochs."
 
 
@@ -63,7 +60,7 @@ def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, 
     environment = {
         "nnUNet_extTrainer": external_trainers(),
         "PYTHONUNBUFFERED": "1",
-        "nnUNet_seq_checkpoint_minutes": f"{options.checkpoint_minutes:g}",
+        midway.VARIABLE: f"{options.checkpoint_minutes:g}",
         driver.VARIABLE: driver.mark(),
     }
     return Job(title, tuple(command), environment, log, stage.recipe.epochs, goes_on_without_first=options.gpus > 1)

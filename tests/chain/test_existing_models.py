@@ -199,6 +199,22 @@ def test_a_model_that_changes_meanwhile_is_noticed(model: Path, tmp_path: Path) 
         landmark.load()
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_model_that_is_gone_is_one_line(model: Path, tmp_path: Path, zipped: bool) -> None:
+    """Its stage may begin days after the chain was asked for."""
+    saved = model / "fold_1" / FINAL
+    path = tmp_path / "c"
+    if zipped:
+        export(path, {f"{MODEL}/fold_1/{FINAL}": saved})
+    else:
+        path.write_bytes(saved.read_bytes())
+    landmark = find_landmark(path, "3d_fullres")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"the model is not there any more: .*; restore it") as caught:
+        landmark.load()
+    assert str(path) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
 def test_channels_are_matched_by_name() -> None:
     """Equal names go together whatever their case; where names tell nothing there is no match."""
     assert match_names(("T1", "FLAIR"), ("flair", "t1", "T2")) == (1, 0, None)
