@@ -73,6 +73,23 @@ class Chain:
         before, task = self.tasks[previous.dataset], self.tasks[stage.dataset]
         return stage_correspondence(before, stage, task, self.plans[stage], compared)
 
+    def weights_are_stale(self, previous: Stage, stage: Stage, state: StageState) -> bool:
+        """Whether the weights handed from ``previous`` must be made: none are there, or they would be others now.
+
+        So they would where the stage before was trained again since, or, unless another fold has trained from them,
+        where other channels or heads go together.
+        """
+        init = state.block.init if state.weights and state.block is not None else None
+        if init is None:
+            return True
+        checkpoint = previous.output / FINAL
+        if checkpoint.is_file() and sha256(checkpoint) != init.checkpoint_sha256:
+            return True
+        if state.siblings and not stage.has_own_weights:
+            return False
+        match = self.match(previous, stage)
+        return (init.channels, init.heads) != (match.channels, match.heads.places if match.heads else None)
+
     def starts_like_another(self, stage: Stage) -> bool:
         """Whether an earlier fold starts from the same weights, so that these need no second look."""
         earlier = self.stages[: self.stages.index(stage)]
@@ -182,7 +199,7 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
         previous = chain.previous(stage)
         if previous is not None:
             require_same_origin(stage, states[stage], previous)
-            if _is_next(chain, stage, previous) and weights_are_stale(states[stage], previous):
+            if _is_next(chain, stage, previous) and chain.weights_are_stale(previous, stage, states[stage]):
                 tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
                 match = chain.match(previous, stage)
                 adapted_weights(previous, stage, tasks, chain.plans[stage], match)  # raises where it cannot be
@@ -204,11 +221,3 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
 def _is_next(chain: Chain, stage: Stage, previous: Stage) -> bool:
     """Whether the next thing that happens to ``stage`` is the hand-off from ``previous``."""
     return chain.actions[stage] is Action.START and chain.actions[previous] is Action.NOTHING
-
-
-def weights_are_stale(state: StageState, previous: Stage) -> bool:
-    """Whether the weights must be made: none are there, or the stage before was trained again since."""
-    if not state.weights or state.block is None or state.block.init is None:
-        return True
-    checkpoint = previous.output / FINAL
-    return checkpoint.is_file() and sha256(checkpoint) != state.block.init.checkpoint_sha256

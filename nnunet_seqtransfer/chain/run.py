@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from nnunet_seqtransfer.chain.block import StageBlock
-from nnunet_seqtransfer.chain.chain import Chain, weights_are_stale
+from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.child import run_job
 from nnunet_seqtransfer.chain.handoff import hand_over, write_beginning
 from nnunet_seqtransfer.chain.job import DeviceOptions, Job, stage_job
@@ -136,7 +136,7 @@ def _block(chain: Chain, stage: Stage, state: StageState, action: Action, notify
     if action is not Action.START:
         return block
     previous, task, plans = chain.previous(stage), chain.tasks[stage.dataset], chain.plans[stage]
-    if previous is not None and weights_are_stale(state, previous):
+    if previous is not None and chain.weights_are_stale(previous, stage, state):
         if not inspect(previous).final:
             raise StageError(
                 f"{chain.title(stage)} begins with the weights of {previous.output}, which is not trained yet; run "

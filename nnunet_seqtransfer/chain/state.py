@@ -43,7 +43,7 @@ class StageState:
     validated: bool
     "The final validation is complete."
     weights: bool
-    "The weights handed to it are there, are the ones recorded, and made as they would be now."
+    "The weights handed to it are there, are the ones recorded, and of the seed and the choice of heads asked for now."
     damaged: tuple[Path, ...]
     "Truncated checkpoints that nnU-Net would try to load and fail."
     siblings: bool = False
