@@ -21,8 +21,9 @@ from nnunet_seqtransfer.chain.preparation import (
 )
 from nnunet_seqtransfer.chain.shared import find_exclusions
 from nnunet_seqtransfer.chain.sharing import load_shared
+from nnunet_seqtransfer.chain.stage_files import FINAL, stage_log
 from nnunet_seqtransfer.chain.stages import ChainRequest, Exclusions, Stage, chain_stages, previous_stage
-from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, action_of, decide, inspect, require_same_origin
+from nnunet_seqtransfer.chain.state import Action, StageState, action_of, decide, inspect, require_same_origin
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
@@ -108,7 +109,7 @@ class Chain:
 
     def log(self, stage: Stage) -> Path:
         """The log of a stage."""
-        return self.folder / "logs" / f"{stage.dataset}_{stage.plans_name}_fold_{stage.fold}.log"
+        return stage_log(self.folder, stage.dataset, stage.plans_name, stage.fold)
 
     def title(self, stage: Stage) -> str:
         """What people are shown: "stage 2 of 3: Dataset024_X fold all", and how many cases are left out."""

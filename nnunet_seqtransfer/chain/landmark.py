@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.storage import is_whole_archive
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from nnunet_seqtransfer.host.network import Outputs
 
-FINAL = "checkpoint_final.pth"
 _MOST_COMPRESSION = 100
 """Weights hardly compress; a file that shrank more than this is made to fill the memory."""
 

@@ -9,15 +9,12 @@ from pathlib import Path
 
 from nnunet_seqtransfer.chain.block import StageBlock, read_block
 from nnunet_seqtransfer.chain.plans_file import read_stage_plans
+from nnunet_seqtransfer.chain.stage_files import FINAL as FINAL  # noqa: PLC0414 - others import it from here
+from nnunet_seqtransfer.chain.stage_files import UNFINISHED
 from nnunet_seqtransfer.chain.stages import Stage, previous_stage
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.storage import found_json, is_whole_archive, sha256
-
-FINAL = "checkpoint_final.pth"
-LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_previous.pth"
-UNFINISHED = (LATEST, BEST, PREVIOUS)
-"""Checkpoints that a training can go on from. nnU-Net looks for the first, then the second; see chain/recovery.py."""
 
 
 class Action(enum.Enum):

@@ -17,8 +17,9 @@ from u_nets import architecture, trained
 
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.chain.chain import load_chain
-from nnunet_seqtransfer.chain.landmark import FINAL, Landmark, channel_names, find_landmark, known_network
+from nnunet_seqtransfer.chain.landmark import Landmark, channel_names, find_landmark, known_network
 from nnunet_seqtransfer.chain.preparation import stage_plans
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
 from nnunet_seqtransfer.chain.state import StageState, decide, inspect
 from nnunet_seqtransfer.errors import CheckpointError, StageError
