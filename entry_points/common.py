@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer import __version__
+from nnunet_seqtransfer.chain.midway import CHECKPOINT_MINUTES, VARIABLE
 from nnunet_seqtransfer.chain.stopping import STOPPED, Stopped, raising_on_signals
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
@@ -102,6 +103,14 @@ def not_negative_float(text: str) -> float:
     return value
 
 
+def minutes(text: str) -> float:
+    """An argparse type: as `not_negative_float`, for -checkpoint_minutes, whose default comes from the environment."""
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}, given so or by {VARIABLE}, is not a number from 0 on")
+    return value
+
+
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     value = _number(text)
@@ -170,6 +179,18 @@ def add_device(parser: argparse.ArgumentParser, *, recorded: bool = False) -> No
         default=gpus,
         metavar="N",
         help=f"[OPTIONAL] GPUs for one training. Default: {gpus or 'as the run began'}",
+    )
+
+
+def add_checkpoint_minutes(parser: argparse.ArgumentParser, *, more: str = "") -> None:
+    """The option -checkpoint_minutes, whose default is the variable that trainings read, where that is set."""
+    parser.add_argument(
+        "-checkpoint_minutes",
+        type=minutes,  # argparse applies it to a default that is text, where the option is not given
+        default=os.environ.get(VARIABLE, "").strip() or f"{CHECKPOINT_MINUTES:g}",
+        metavar="X",
+        help=f"[OPTIONAL] Write a checkpoint every so many minutes{more}. Default: {VARIABLE}, else "
+        f"{CHECKPOINT_MINUTES:g}",
     )
 
 

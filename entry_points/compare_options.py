@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
+    add_checkpoint_minutes,
     add_device,
     add_execution,
     add_processes,
@@ -64,13 +64,7 @@ def parse_compare(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_processes(parser)
     add_execution(parser)
-    parser.add_argument(
-        "-checkpoint_minutes",
-        type=not_negative_float,
-        default=CHECKPOINT_MINUTES,
-        metavar="X",
-        help=f"[OPTIONAL] Write a checkpoint every so many minutes. Default: {CHECKPOINT_MINUTES:g}",
-    )
+    add_checkpoint_minutes(parser)
     return parser.parse(arguments)
 
 

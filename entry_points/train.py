@@ -12,16 +12,17 @@ from nnunet_seqtransfer.affinity.affinity import read_affinity
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.describe import describe_chain
 from nnunet_seqtransfer.chain.executor import run_chain
-from nnunet_seqtransfer.chain.job import CHECKPOINT_MINUTES, DeviceOptions
+from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.landmark import find_landmark
 from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
+from nnunet_seqtransfer.cluster.queue import require_nothing_queued
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
+    add_checkpoint_minutes,
     add_device,
     add_execution,
     add_processes,
-    not_negative_float,
     notify,
     run_command,
     share,
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print("\n".join((*executor.describe(chain, devices, options.np), *describe_chain(chain, options.device))))
         return
-    run_chain(chain, devices, executor, options.np, notify)
+    run_chain(chain, devices, executor, options.np, notify, before_replacing=require_nothing_queued)
     if executor.waits or chain.is_finished:
         print_results(chain)
 
@@ -179,14 +180,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_execution(parser)
     add_devices(parser)
     add_executor(parser)
-    parser.add_argument(
-        "-checkpoint_minutes",
-        type=not_negative_float,
-        default=CHECKPOINT_MINUTES,
-        metavar="X",
-        help="[OPTIONAL] Write a checkpoint every so many minutes, also within an epoch; 0: only at the end of epochs. "
-        f"Default: {CHECKPOINT_MINUTES:g}",
-    )
+    add_checkpoint_minutes(parser, more=", also within an epoch; 0: only at the end of epochs")
     options = parser.parse(arguments)
     if options.min_coverage is not None and options.init is None:
         parser.error(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.chain import Chain
+from nnunet_seqtransfer.chain.memory import available_memory
 from nnunet_seqtransfer.chain.preparation import missing_cases
 from nnunet_seqtransfer.chain.record import run_name
 from nnunet_seqtransfer.chain.stages import Stage
+from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import own_command
 from nnunet_seqtransfer.host.preprocessing import resampled_voxels
 
@@ -52,24 +55,37 @@ class PreparingAhead:
     def start(self, running: Stage) -> int:
         """Starts the process where there is something for it to do; returns its number of workers, or 0.
 
-        What goes wrong in it is no error here: the stage that needs the data tries again, and says what is wrong.
+        What goes wrong in it, or with its start, is no error here: the stage that needs the data tries again, and says
+        what is wrong.
         """
         if self._child is not None and self._child.poll() is None:
             return 0
         workers = self._workers(running)
         if workers:
-            command = [own_command("continue"), run_name(self.chain.folder), "--prepare_only", "-np", str(workers)]
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("ab") as log:
-                self._child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                )
-            if hasattr(os, "setpriority"):
-                os.setpriority(os.PRIO_PROCESS, self._child.pid, NICENESS)
+            try:
+                self._child = self._start(workers)
+            except (OSError, StageError):
+                return 0
         return workers
+
+    def _start(self, workers: int) -> subprocess.Popen[bytes]:
+        command = [own_command("continue"), run_name(self.chain.folder), "--prepare_only", "-np", str(workers)]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        if hasattr(os, "setpriority"):
+            with suppress(OSError):  # it may have ended; and only root may make it less nice than it is
+                own = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, child.pid, max(NICENESS, own))
+        return child
 
     def _workers(self, running: Stage) -> int:
         """How many workers there may be: the most that fit into the memory, at most as many as cases are missing."""
+        if self.processes == 0:
+            return 0
+        memory = available_memory()
         later = self.chain.stages[self.chain.stages.index(running) + 1 :]
         most = 0
         for stage in later:
@@ -80,7 +96,7 @@ class PreparingAhead:
                     *(math.prod(shape) for shape in task.fingerprint["shapes_after_crop"]),
                     *resampled_voxels(task.fingerprint, plans, stage.configuration),
                 )
-                fitting = workers_in(available_memory(), case_bytes(voxels, len(task.channels)))
+                fitting = workers_in(memory, case_bytes(voxels, len(task.channels)))
                 most = max(most, min(self.processes, missing, fitting))
         return most
 
@@ -93,13 +109,3 @@ def case_bytes(voxels: int, channels: int) -> float:
 def workers_in(memory: float, case: float) -> int:
     """How many workers fit into the share of ``memory`` (bytes) that may be used, each needing ``case`` bytes."""
     return int(SHARE_OF_MEMORY * memory / case)
-
-
-def available_memory() -> float:
-    """Memory that can be had without swapping, in bytes; infinity where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        pages = os.sysconf("SC_AVPHYS_PAGES") if hasattr(os, "sysconf") else -1
-        return float(pages * os.sysconf("SC_PAGE_SIZE")) if pages > 0 else float("inf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from nnunet_seqtransfer.chain.preparation import (
 )
 from nnunet_seqtransfer.chain.shared import find_exclusions
 from nnunet_seqtransfer.chain.sharing import load_shared
+from nnunet_seqtransfer.chain.stage_files import FINAL, stage_log
 from nnunet_seqtransfer.chain.stages import ChainRequest, Exclusions, Stage, chain_stages, previous_stage
-from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide, inspect, require_same_origin
+from nnunet_seqtransfer.chain.state import Action, StageState, action_of, decide, inspect, require_same_origin
+from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.datasets import require_folds
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, results_folder
 from nnunet_seqtransfer.host.network import network_tensors
@@ -71,6 +74,23 @@ class Chain:
         before, task = self.tasks[previous.dataset], self.tasks[stage.dataset]
         return stage_correspondence(before, stage, task, self.plans[stage], compared)
 
+    def weights_are_stale(self, previous: Stage, stage: Stage, state: StageState) -> bool:
+        """Whether the weights handed from ``previous`` must be made: none are there, or they would be others now.
+
+        So they would where the stage before was trained again since, or, unless another fold has trained from them,
+        where other channels or heads go together.
+        """
+        init = state.block.init if state.weights and state.block is not None else None
+        if init is None:
+            return True
+        checkpoint = previous.output / FINAL
+        if checkpoint.is_file() and sha256(checkpoint) != init.checkpoint_sha256:
+            return True
+        if state.siblings and not stage.has_own_weights:
+            return False
+        match = self.match(previous, stage)
+        return (init.channels, init.heads) != (match.channels, match.heads.places if match.heads else None)
+
     def starts_like_another(self, stage: Stage) -> bool:
         """Whether an earlier fold starts from the same weights, so that these need no second look."""
         earlier = self.stages[: self.stages.index(stage)]
@@ -89,7 +109,7 @@ class Chain:
 
     def log(self, stage: Stage) -> Path:
         """The log of a stage."""
-        return self.folder / "logs" / f"{stage.dataset}_{stage.plans_name}_fold_{stage.fold}.log"
+        return stage_log(self.folder, stage.dataset, stage.plans_name, stage.fold)
 
     def title(self, stage: Stage) -> str:
         """What people are shown: "stage 2 of 3: Dataset024_X fold all", and how many cases are left out."""
@@ -112,8 +132,9 @@ def load_chain(
 
     Without ``may_extract`` it writes nothing at all, and a missing fingerprint is an error. ``devices`` decide
     whether a final validation without softmax outputs is complete, and how large a batch must be. ``before_long`` is
-    called before all cases are looked at for shared patients, which takes minutes the first time: it may raise. They
-    are not looked at where the ``exclusions`` are known, from `find_exclusions` for these sources.
+    called, unless nothing is left to do, before all cases are looked at for shared patients, which takes minutes the
+    first time: it may raise. They are not looked at where the ``exclusions`` are known, from `find_exclusions` for
+    these sources.
 
     Raises a SeqTransferError for anything that would stop the chain later: unknown folds, unfit sources, sources that
     hold cases the target validates on, too little space, trainings with another recipe.
@@ -126,7 +147,8 @@ def load_chain(
     for source in sources:
         require_same_dimension(target, source)  # before any case is looked at for shared patients
     tasks = {task.dataset: task for task in [*sources, target]}
-    if before_long:
+    looks_finished = _looks_finished(request, exclusions, devices.npz)
+    if before_long and not looks_finished:
         before_long()
     if exclusions is None:
         exclusions = find_exclusions(request, tasks, target_plans, processes, notify, write=may_extract)
@@ -143,8 +165,30 @@ def load_chain(
         if stage.role == "source" and actions[stage] in (Action.START, Action.RESUME)
     }
     chain = Chain(request, stages, tasks, plans, actions, to_preprocess)
+    if before_long and looks_finished and not chain.is_finished:
+        before_long()
     _check_stages(chain, states)
     return chain
+
+
+def _looks_finished(request: ChainRequest, exclusions: Exclusions | None, probabilities: bool) -> bool:
+    """Whether all folds of the target are finished, as far as that is known before cases are compared.
+
+    Whether sources share cases with it is not known then, and where these are left out the names depend on that.
+    """
+    possible = [exclusions]
+    if exclusions is None and request.overlap == "exclude" and request.sources:
+        possible.append({fold: {request.sources[0]: ("any",)} for fold in request.folds})
+    with suppress(RecordError):  # plans that cannot be read are said later, if they are those of this chain
+        return any(
+            all(
+                action_of(stage, inspect(stage), probabilities) is Action.NOTHING
+                for stage in chain_stages(request, one)
+                if stage.role == "target"
+            )
+            for one in possible
+        )
+    return False
 
 
 def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
@@ -156,7 +200,7 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
         previous = chain.previous(stage)
         if previous is not None:
             require_same_origin(stage, states[stage], previous)
-            if _is_next(chain, stage, previous) and weights_are_stale(states[stage], previous):
+            if _is_next(chain, stage, previous) and chain.weights_are_stale(previous, stage, states[stage]):
                 tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
                 match = chain.match(previous, stage)
                 adapted_weights(previous, stage, tasks, chain.plans[stage], match)  # raises where it cannot be
@@ -178,11 +222,3 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
 def _is_next(chain: Chain, stage: Stage, previous: Stage) -> bool:
     """Whether the next thing that happens to ``stage`` is the hand-off from ``previous``."""
     return chain.actions[stage] is Action.START and chain.actions[previous] is Action.NOTHING
-
-
-def weights_are_stale(state: StageState, previous: Stage) -> bool:
-    """Whether the weights must be made: none are there, or the stage before was trained again since."""
-    if not state.weights or state.block is None or state.block.init is None:
-        return True
-    checkpoint = previous.output / FINAL
-    return checkpoint.is_file() and sha256(checkpoint) != state.block.init.checkpoint_sha256

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from tqdm import tqdm
 
+from nnunet_seqtransfer.chain import session
 from nnunet_seqtransfer.chain.job import Job
 from nnunet_seqtransfer.chain.progress import Progress, read_line
 from nnunet_seqtransfer.chain.stopping import STOPPED, Stopped
@@ -21,6 +22,8 @@ from nnunet_seqtransfer.errors import StageError
 PATIENCE = 600.0
 """Seconds in which a training that was asked to stop has to reach its next iteration and write a checkpoint."""
 _LOOK = 0.2
+_REST = 5.0
+"""Seconds in which workers have to end after their training has."""
 _HAS_STOPPED = "seq_transfer: stopped by"
 
 
@@ -47,7 +50,7 @@ def run_job(job: Job) -> None:
         try:
             last = _follow(child, log, job)
         except BaseException:
-            _stop(child)
+            _stop(child, job)
             raise
     # on several GPUs nnU-Net covers the status of its processes with its own
     if child.returncode == STOPPED or (child.returncode and any(line.startswith(_HAS_STOPPED) for line in last)):
@@ -98,26 +101,25 @@ def _lines(child: subprocess.Popen[bytes], log: TextIO) -> Iterator[str]:
         yield started.rstrip()
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
+def _stop(child: subprocess.Popen[bytes], job: Job) -> None:
     """Asks a child to stop at a checkpoint and waits for it, so that nobody writes any more when this has ended.
 
-    A second Ctrl-C or signal while it is waited for ends it at once: what it has written so far is whole.
+    On several GPUs it has ended at once, and its processes, one for each GPU, go on to their checkpoint without it.
+    A second Ctrl-C or signal while they are waited for ends them at once: what they have written so far is whole.
     """
     child.terminate()
-    tqdm.write("stopping at a checkpoint; once more to stop without", file=sys.stderr)
+    with suppress(OSError):  # the terminal may be closed
+        tqdm.write("stopping at a checkpoint; once more to stop without", file=sys.stderr)
+    deadline = time.monotonic() + PATIENCE
     try:
         child.wait(PATIENCE)
+        session.wait_until_empty(child.pid, deadline - time.monotonic() if job.goes_on_without_first else _REST)
     except (subprocess.TimeoutExpired, KeyboardInterrupt, Stopped):
-        _kill_session(child)
+        pass
+    finally:
+        if not session.is_empty(child.pid):
+            session.kill(child.pid)
         child.wait()
-
-
-def _kill_session(child: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the child and its workers, which are a process group of their own."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        child.kill()
 
 
 def _failure(job: Job, status: int, last: Sequence[str]) -> str:

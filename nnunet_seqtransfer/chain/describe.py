@@ -9,8 +9,9 @@ from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.handoff import Beginning
 from nnunet_seqtransfer.chain.preparation import preprocessed_bytes
 from nnunet_seqtransfer.chain.progress import duration
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import Stage
-from nnunet_seqtransfer.chain.state import FINAL, Action, inspect
+from nnunet_seqtransfer.chain.state import Action, inspect
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
 from nnunet_seqtransfer.weights.correspondence import Correspondence, channel_words
 

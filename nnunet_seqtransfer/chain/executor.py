@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -40,15 +41,23 @@ class Executor(Protocol):
         ...
 
 
-def run_chain(chain: Chain, options: DeviceOptions, executor: Executor, processes: int, notify: Notify) -> None:
-    """Does what is left of a chain.
+def run_chain(
+    chain: Chain,
+    options: DeviceOptions,
+    executor: Executor,
+    processes: int,
+    notify: Notify,
+    *,
+    before_replacing: Callable[[Path], None] | None = None,
+) -> None:
+    """Does what is left of a chain; ``before_replacing``: see `write_run`.
 
     Every step is decided from what is on disk and done so that it can be repeated: after an interruption at any
     moment, the same call does what is left, and nothing twice that was finished.
     """
     if not chain.is_finished:
         executor.check(options)
-        write_run(chain, options, processes)
+        write_run(chain, options, processes, before_replacing)
     executor.run(chain, options, processes, notify)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nnunet_seqtransfer.chain.block import Init
 from nnunet_seqtransfer.chain.landmark import Landmark, channel_names, input_channels, known_network, outputs
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import Stage
-from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.host.network import fresh_network, is_u_net, network_outputs, network_tensors

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_seqtransfer.chain import driver
+from nnunet_seqtransfer.chain import driver, midway
 from nnunet_seqtransfer.chain.stages import TRAINER, Stage
 from nnunet_seqtransfer.chain.state import Action
-from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.host.folders import external_trainers, scripts_folder
-
-CHECKPOINT_MINUTES = 10.0
-"""Minutes between checkpoints within an epoch. A guess: the time that few people mind to lose."""
+from nnunet_seqtransfer.host.folders import external_trainers, installed_command
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,8 @@ class Job:
     "Where the output goes."
     epochs: int
     "How many epochs the training has, for the progress bar."
+    goes_on_without_first: bool = False
+    "Whether its processes go on to a checkpoint when the first of them has ended, as nnU-Net's on several GPUs do."
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class DeviceOptions:
     "GPUs to use at once (DDP)."
     npz: bool = False
     "Keep softmax outputs of the final validation."
-    checkpoint_minutes: float = CHECKPOINT_MINUTES
+    checkpoint_minutes: float = midway.CHECKPOINT_MINUTES
     "Minutes between checkpoints, also within an epoch; 0: only at the end of epochs."
 
 
@@ -63,16 +60,12 @@ def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, 
     environment = {
         "nnUNet_extTrainer": external_trainers(),
         "PYTHONUNBUFFERED": "1",
-        "nnUNet_seq_checkpoint_minutes": f"{options.checkpoint_minutes:g}",
+        midway.VARIABLE: f"{options.checkpoint_minutes:g}",
         driver.VARIABLE: driver.mark(),
     }
-    return Job(title, tuple(command), environment, log, stage.recipe.epochs)
+    return Job(title, tuple(command), environment, log, stage.recipe.epochs, goes_on_without_first=options.gpus > 1)
 
 
 def train_command() -> str:
     """The path of nnUNetv2_train of this Python environment. Raises StageError where there is none."""
-    beside = scripts_folder() / "nnUNetv2_train"
-    found = str(beside) if beside.is_file() else shutil.which("nnUNetv2_train")
-    if found is None:
-        raise StageError("the command nnUNetv2_train is not installed in this environment; pip install nnunetv2")
-    return found
+    return installed_command("nnUNetv2_train")

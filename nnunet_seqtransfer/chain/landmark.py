@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.storage import is_whole_archive
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from nnunet_seqtransfer.host.network import Outputs
 
-FINAL = "checkpoint_final.pth"
 _MOST_COMPRESSION = 100
 """Weights hardly compress; a file that shrank more than this is made to fill the memory."""
 
@@ -161,7 +161,8 @@ def _leads_out(name: str) -> bool:
 
 def _open(file: Path, member: str | None) -> BinaryIO:
     if member is None:
-        return file.open("rb")
+        with _reading(file):
+            return file.open("rb")
     with _reading(file), zipfile.ZipFile(file) as archive:
         info = archive.getinfo(member)
         if info.file_size > _MOST_COMPRESSION * max(1, info.compress_size):
@@ -171,9 +172,12 @@ def _open(file: Path, member: str | None) -> BinaryIO:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what zipfile raises for damaged and for encrypted archives into a CheckpointError."""
+    """Turns a file that is gone, and what zipfile raises for damaged and encrypted ones, into a CheckpointError."""
     try:
         yield
+    except OSError as error:
+        reason = "is not there any more" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise CheckpointError(f"the model {reason}: {path}; restore it, or give -init another one") from None
     except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"the archive is damaged or encrypted ({error}): {path}; restore the file") from None
 

@@ -14,8 +14,10 @@ from nnunet_seqtransfer.errors import SeqTransferError
 KEY = "seq_transfer"
 """Key of a checkpoint that was written inside of an epoch."""
 VARIABLE = "nnUNet_seq_checkpoint_minutes"
-DEFAULT_MINUTES = 10.0
-"""Minutes between checkpoints; a guess: little to lose, against the second or so that writing one takes."""
+"""Environment variable with the minutes between checkpoints; the commands that train set it for their trainings."""
+CHECKPOINT_MINUTES = 10.0
+"""Minutes between checkpoints where nothing else is said. A guess: the time that few people mind to lose, against the
+second or so that writing one takes."""
 
 
 @dataclass
@@ -70,7 +72,7 @@ def checkpoint_seconds(environment: Mapping[str, str] = os.environ) -> float:
     """
     text = environment.get(VARIABLE, "")
     try:
-        minutes = float(text) if text.strip() else DEFAULT_MINUTES
+        minutes = float(text) if text.strip() else CHECKPOINT_MINUTES
     except ValueError:
         minutes = math.nan
     if not 0 <= minutes < math.inf:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nnunet_seqtransfer.chain.block import KEY
-from nnunet_seqtransfer.chain.landmark import FINAL, checkpoint_in
+from nnunet_seqtransfer.chain.landmark import checkpoint_in
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE
 from nnunet_seqtransfer.errors import EnvironmentNotSetError, SeqTransferError
 from nnunet_seqtransfer.host.datasets import read_dataset_json
@@ -93,7 +94,8 @@ def find_offers(target: str, plans_name: str, configuration: str, distances: Map
             try:
                 coverage = _coverage(checkpoint_in(folder), fresh, known)
             except Exception as error:  # anything can be wrong with a file that nobody asked for: planning goes on
-                broken.append(f"{folder} is not offered: {str(error).splitlines()[0][:300]}")
+                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                broken.append(f"{folder} is not offered: {reason[:300]}")
                 continue
             if coverage >= DEFAULT_COVERAGE:
                 found.append(Offer(folder, far, coverage))

@@ -1,4 +1,4 @@
-"""What a training prints, read line by line into: epoch, pseudo Dice, time left."""
+"""What a training prints, read line by line into: epoch, pseudo Dice, the time of an epoch."""
 
 from __future__ import annotations
 
@@ -42,11 +42,6 @@ def read_line(progress: Progress, line: str) -> Progress:
         done = progress.epochs_done + 1 if progress.epoch is None else progress.epoch + 1
         return replace(progress, epochs_done=done, epoch_seconds=float(match[1]))
     return progress
-
-
-def seconds_left(progress: Progress, epochs: int) -> float | None:
-    """Time until the last epoch ends at the pace of the last one; None before the first."""
-    return None if progress.epoch_seconds is None else progress.epoch_seconds * (epochs - progress.epochs_done)
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -78,8 +78,14 @@ def run_name(folder: Path) -> str:
     return f"{folder.parents[1].name}/{folder.name}"
 
 
-def write_run(chain: Chain, options: DeviceOptions, processes: int) -> None:
-    """Records a run; folds that were asked for in earlier calls, and nothing else having changed, stay part of it."""
+def write_run(
+    chain: Chain, options: DeviceOptions, processes: int, before_replacing: Callable[[Path], None] | None = None
+) -> None:
+    """Records a run; folds that were asked for in earlier calls, and nothing else having changed, stay part of it.
+
+    Where something else has changed the earlier record is replaced; ``before_replacing`` is called with its folder, and
+    may raise.
+    """
     path = chain.folder / RECORD
     with locked_in_turn(path.with_name(f".{RECORD}.lock"), f"the record {path}", lambda _: None):
         folds, entries = chain.request.folds, tuple(_entry(chain, stage) for stage in chain.stages)
@@ -88,6 +94,8 @@ def write_run(chain: Chain, options: DeviceOptions, processes: int) -> None:
             known = {entry.key for entry in entries}
             entries = (*entries, *(entry for entry in earlier.stages if entry.key not in known))
             folds = tuple(dict.fromkeys((*earlier.request.folds, *folds)))
+        elif earlier is not None and before_replacing is not None:
+            before_replacing(path.parent)
         content = {
             "version": __version__,
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -127,9 +135,11 @@ def find_run(name: str) -> Path:
 
     Raises StageError, naming what there is, where no run or more than one is called that.
     """
-    if (Path(name) / RECORD).is_file():
-        return Path(name).resolve()
     runs = list(find_runs())
+    given = Path(name)
+    if (given / RECORD).is_file():  # under whatever name: what is kept of the runs goes by the names of `find_runs`
+        same = (folder for folder in runs if folder.is_dir() and folder.samefile(given))
+        return next(same, given.resolve())
     found = [folder for folder in runs if name in (run_name(folder), folder.name)]
     if len(found) == 1:
         return found[0]

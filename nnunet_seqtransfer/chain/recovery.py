@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.midway import read_midway
+from nnunet_seqtransfer.chain.stage_files import BEST, FINAL, LATEST, PREVIOUS, UNFINISHED
 from nnunet_seqtransfer.chain.stages import Stage
-from nnunet_seqtransfer.chain.state import BEST, FINAL, LATEST, PREVIOUS, UNFINISHED, Action
+from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.errors import CheckpointError, StageError
 from nnunet_seqtransfer.storage import is_sound_archive, is_whole_archive
 from nnunet_seqtransfer.weights.checkpoints import load_checkpoint

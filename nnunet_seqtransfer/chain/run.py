@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from nnunet_seqtransfer.chain.block import StageBlock
-from nnunet_seqtransfer.chain.chain import Chain, weights_are_stale
+from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.child import run_job
 from nnunet_seqtransfer.chain.handoff import hand_over, write_beginning
 from nnunet_seqtransfer.chain.job import DeviceOptions, Job, stage_job
@@ -19,10 +19,10 @@ from nnunet_seqtransfer.chain.mending import (
     remove_cut_off,
     require_whole_cases,
 )
-from nnunet_seqtransfer.chain.preparation import preprocess_missing, write_stage_plans
+from nnunet_seqtransfer.chain.preparation import preprocess_missing, require_own_plans, write_stage_plans
 from nnunet_seqtransfer.chain.recovery import recover
 from nnunet_seqtransfer.chain.stages import Stage
-from nnunet_seqtransfer.chain.state import Action, StageState, action_of, inspect
+from nnunet_seqtransfer.chain.state import Action, StageState, action_of, inspect, require_same, require_same_origin
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.datasets import write_missing_splits
 from nnunet_seqtransfer.host.plans import data_folder
@@ -52,7 +52,8 @@ def run_stage(
         train: runs the training's command to its end.
         wait: whether to wait for another process that is at this stage, rather than to say so and stop.
 
-    Raises StageError where the stage before is not finished, another process is at this one, or the training fails.
+    Raises StageError where the stage before is not finished, another process is at this one or has trained it otherwise
+    meanwhile, or the training fails.
     """
     if chain.actions[stage] in (Action.NOTHING, Action.NOT_NEEDED):
         notify(f"{chain.title(stage)} {chain.actions[stage].value}")
@@ -63,6 +64,7 @@ def run_stage(
     with naming_full_and_read_only_disks(stage.output), lock(stage.lock, chain.title(stage), notify):
         require_free(training_lock(stage.output), chain.title(stage), notify)
         state = inspect(stage)
+        _require_same(chain, stage, state)
         action = action_of(stage, state, options.npz)
         notify(f"{chain.title(stage)} {action.value}")
         if action is Action.NOTHING:  # another process has finished it since this one looked
@@ -72,6 +74,15 @@ def run_stage(
         # of a final checkpoint that is gone, or without softmax outputs: the validation to come writes a new one
         (stage.output / "validation" / "summary.json").unlink(missing_ok=True)
         train(stage_job(stage, action, options, chain.title(stage), chain.log(stage)))
+
+
+def _require_same(chain: Chain, stage: Stage, state: StageState) -> None:
+    """Raises StageError where another command has trained this stage otherwise since the chain was looked at."""
+    require_same(stage, state)
+    require_own_plans(stage, state, chain.plans[stage])
+    previous = chain.previous(stage)
+    if previous is not None and state.has_begun:
+        require_same_origin(stage, state, previous)
 
 
 def prepare_data(chain: Chain, processes: int, notify: Notify) -> None:
@@ -125,7 +136,7 @@ def _block(chain: Chain, stage: Stage, state: StageState, action: Action, notify
     if action is not Action.START:
         return block
     previous, task, plans = chain.previous(stage), chain.tasks[stage.dataset], chain.plans[stage]
-    if previous is not None and weights_are_stale(state, previous):
+    if previous is not None and chain.weights_are_stale(previous, stage, state):
         if not inspect(previous).final:
             raise StageError(
                 f"{chain.title(stage)} begins with the weights of {previous.output}, which is not trained yet; run "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.chain.landmark import Landmark
+from nnunet_seqtransfer.chain.stage_files import stage_lock, weights_file
 from nnunet_seqtransfer.host.folders import dataset_id, output_base
 from nnunet_seqtransfer.host.plans import plans_path
 
@@ -68,13 +69,13 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """By what the commands and the record of a run know this stage: DATASET/PLANS/fold_K."""
+        """By what the record of a run, which is of one configuration, and commands know it: DATASET/PLANS/fold_K."""
         return f"{self.dataset}/{self.plans_name}/fold_{self.fold}"
 
     @property
     def lock(self) -> Path:
         """The lock of whoever is at this stage."""
-        return self.base / f".fold_{self.fold}.lock"
+        return stage_lock(self.output)
 
     @property
     def plans_lock(self) -> Path:
@@ -89,7 +90,7 @@ class Stage:
     @property
     def weights(self) -> Path:
         """The weights handed to this stage; all folds start from the same, unless cases are left out for each."""
-        return self.base / f"seq_transfer_init{f'_fold_{self.fold}' if self.has_own_weights else ''}.pth"
+        return weights_file(self.base, self.fold if self.has_own_weights else None)
 
 
 @dataclass(frozen=True)

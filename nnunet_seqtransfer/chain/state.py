@@ -9,15 +9,12 @@ from pathlib import Path
 
 from nnunet_seqtransfer.chain.block import StageBlock, read_block
 from nnunet_seqtransfer.chain.plans_file import read_stage_plans
+from nnunet_seqtransfer.chain.stage_files import FINAL as FINAL  # noqa: PLC0414 - others import it from here
+from nnunet_seqtransfer.chain.stage_files import UNFINISHED
 from nnunet_seqtransfer.chain.stages import Stage, previous_stage
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.storage import found_json, is_whole_archive, sha256
-
-FINAL = "checkpoint_final.pth"
-LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_previous.pth"
-UNFINISHED = (LATEST, BEST, PREVIOUS)
-"""Checkpoints that a training can go on from. nnU-Net looks for the first, then the second; see chain/recovery.py."""
 
 
 class Action(enum.Enum):
@@ -43,7 +40,7 @@ class StageState:
     validated: bool
     "The final validation is complete."
     weights: bool
-    "The weights handed to it are there, are the ones recorded, and made as they would be now."
+    "The weights handed to it are there, are the ones recorded, and of the seed and the choice of heads asked for now."
     damaged: tuple[Path, ...]
     "Truncated checkpoints that nnU-Net would try to load and fail."
     siblings: bool = False
@@ -105,7 +102,7 @@ def decide(
     needed: set[Stage | None] = {stage for stage in stages if stage.role == "target"}
     for stage in reversed(stages):
         state = states[stage]
-        _require_same(stage, state)
+        require_same(stage, state)
         actions[stage] = action_of(stage, state, probabilities) if stage in needed or state.final else Action.NOT_NEEDED
         previous = previous_stage(stages, stage)
         source_is_there = previous is not None and states[previous].final
@@ -123,7 +120,8 @@ def action_of(stage: Stage, state: StageState, probabilities: bool = False) -> A
     return Action.RESUME if state.unfinished else Action.START
 
 
-def _require_same(stage: Stage, state: StageState) -> None:
+def require_same(stage: Stage, state: StageState) -> None:
+    """Raises StageError where training there was made with another recipe, path, beginning or without other cases."""
     if not state.is_bound:
         return
     remedy = f"give this chain a name of its own with -tag NAME, or delete {stage.base}"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nnunet_seqtransfer.chain.block import Recipe, StageBlock, read_block
 from nnunet_seqtransfer.chain.progress import Progress, read_line
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest, Stage, chain_stages
-from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError
 from nnunet_seqtransfer.host.folders import dataset_id, results_folder
 from nnunet_seqtransfer.host.plans import plans_path

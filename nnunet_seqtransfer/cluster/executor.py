@@ -41,6 +41,8 @@ class SlurmExecutor:
 
     def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
         """See Executor: every command with the script on its standard input."""
+        if chain.is_finished:
+            return ()
         self.check(options)
         decision = _decide(chain, self.site, processes, settle=False)
         ids = {job.key: f"JOB_OF_{job.key}" for job in decision.submit}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_seqtransfer.chain.record import run_name
 from nnunet_seqtransfer.cluster import slurm
 from nnunet_seqtransfer.cluster.script import job_name
-from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.errors import SeqTransferError, StageError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.storage import read_record, write_record
 
@@ -37,10 +39,10 @@ class SubmittedJob:
     "Its name in the queue, the same for every job of that stage."
 
 
-def stage_job_name(key: str) -> str:
-    """The name of every job that does a stage: of the folder of all results, and the stage's key."""
+def stage_job_name(key: str, configuration: str) -> str:
+    """The name of every job that does a stage: of the folder of all results, the stage's key and its configuration."""
     dataset, _, fold = key.split("/")
-    return job_name(f"{dataset}_{fold}", os.path.realpath(results_folder()), key)
+    return job_name(f"{dataset}_{fold}", os.path.realpath(results_folder()), key, configuration)
 
 
 def logs_folder(folder: Path) -> Path:
@@ -76,6 +78,17 @@ def queue_states(folder: Path) -> dict[str, str]:
         return {names[name]: str(job) for name, job in slurm.queue(names).items()}
     except SeqTransferError:
         return {}
+
+
+def require_nothing_queued(folder: Path) -> None:
+    """Raises StageError where jobs of a run are in the queue: they go by its record, which is to be replaced."""
+    queued = queue_states(folder)
+    if queued:
+        name = shlex.quote(run_name(folder))
+        raise StageError(
+            f"{run_name(folder)} was asked for otherwise before, and {len(queued)} of its jobs are in Slurm's queue; "
+            f"give the new one a name of its own with -tag NAME, or end those first: nnUNetv2_seq_cancel {name}"
+        )
 
 
 def ended_stages(folder: Path, queued: Iterable[str]) -> dict[str, str]:

@@ -51,7 +51,7 @@ def stage_jobs(chain: Chain, processes: int) -> tuple[BatchJob, ...]:
         jobs.append(
             BatchJob(
                 key=stage.key,
-                name=stage_job_name(stage.key),
+                name=stage_job_name(stage.key, stage.configuration),
                 folder=logs_folder(chain.folder),
                 command=tuple(command),
                 output=stage.output,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from nnunet_seqtransfer.demo.workplace import Workplace
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.host.folders import scripts_folder
+from nnunet_seqtransfer.host.folders import installed_command
 
 CORE_COUNT = '''"""PYTHON_CPU_COUNT of Python 3.13 for older ones; written by nnUNetv2_seq_demo for its children."""
 
@@ -36,14 +36,12 @@ class Children:
 
         Raises SeqTransferError, naming the log, where the command is not installed or fails.
         """
-        executable = scripts_folder() / command
-        if not executable.is_file():
-            raise SeqTransferError(f"the command {command} is not installed beside {sys.executable}; pip install it")
+        executable = installed_command(command)
         path = self.place.logs / f"{log}.log"
         with path.open("a") as stream:
             print(f"$ {command} {' '.join(arguments)}", file=stream, flush=True)
             finished = subprocess.run(
-                [str(executable), *arguments],
+                [executable, *arguments],
                 env=self.environment(trains),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

@@ -13,7 +13,7 @@ from nnunet_seqtransfer.chain.stages import TRAINER, Stage
 from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import DatasetError, RecordError, StageError
 from nnunet_seqtransfer.host.datasets import RawCase, channel_names, raw_cases, raw_test_cases, read_dataset_json
-from nnunet_seqtransfer.host.folders import scripts_folder
+from nnunet_seqtransfer.host.folders import installed_command
 from nnunet_seqtransfer.storage import read_record, sha256, write_record
 from nnunet_seqtransfer.tasks.sketch_cache import SketchedDataset, sketch_cases, sketch_dataset
 from nnunet_seqtransfer.tasks.task import Task
@@ -131,7 +131,4 @@ def _linked_images(test: HeldOutSet, folder: Path) -> Path:
 
 
 def _predict_command() -> str:
-    command = scripts_folder() / "nnUNetv2_predict"
-    if not command.is_file():
-        raise StageError("the command nnUNetv2_predict is not installed in this environment; pip install nnunetv2")
-    return str(command)
+    return installed_command("nnUNetv2_predict")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
-from nnunet_seqtransfer.errors import DatasetError, EnvironmentNotSetError
+from nnunet_seqtransfer.errors import DatasetError, EnvironmentNotSetError, StageError
 
 DATASET_NAME = re.compile(r"Dataset(\d{3,})_.+")
 SEQTRANSFER_FOLDER = "seqtransfer"
@@ -98,9 +99,25 @@ def scripts_folder() -> Path:
     return Path(sysconfig.get_path("scripts"))
 
 
+def installed_command(name: str) -> str:
+    """The path of a command of this environment: beside its Python, else, as after ``pip install --user``, on PATH.
+
+    Raises StageError where it is in neither place.
+    """
+    beside = scripts_folder() / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        package = "nnunet-seqtransfer" if name.startswith("nnUNetv2_seq_") else "nnunetv2"
+        raise StageError(
+            f"the command {name} is neither in {scripts_folder()} nor on PATH; pip install {package} there, or add the "
+            "folder that it is in to PATH"
+        )
+    return str(Path(found).absolute())
+
+
 def own_command(name: str) -> str:
-    """The path of one of this project's commands, ``continue`` for nnUNetv2_seq_continue, in this environment."""
-    return str(scripts_folder() / f"nnUNetv2_seq_{name}")
+    """The path of one of this project's commands, ``continue`` for nnUNetv2_seq_continue; see `installed_command`."""
+    return installed_command(f"nnUNetv2_seq_{name}")
 
 
 def shim_folder() -> Path:

@@ -10,16 +10,13 @@ from pathlib import Path
 
 from nnunet_seqtransfer.chain.locks import training_lock
 from nnunet_seqtransfer.chain.record import Run, StageEntry
+from nnunet_seqtransfer.chain.stage_files import FINAL, UNFINISHED, stage_lock, stage_log, weights_file
 from nnunet_seqtransfer.chain.stages import plans_lock
-from nnunet_seqtransfer.chain.state import FINAL, UNFINISHED
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.runs.logs import LogEnd, read_end, read_newest, read_tail
 from nnunet_seqtransfer.runs.presence import Presence, first_presence
 from nnunet_seqtransfer.storage import is_whole_archive
 
-UNFINISHED_NAMES = (*UNFINISHED, "checkpoint_previous.pth")
-SHARED_WEIGHTS = "seq_transfer_init.pth"
-"""See `Stage.weights`."""
 _TRAINING_LOG = re.compile(r"training_log_.*\.txt")
 
 
@@ -57,16 +54,16 @@ def read_stage(run: Run, entry: StageEntry, now: float) -> StageFiles:
     names = _scan(output)
     final = FINAL in names and is_whole(output / FINAL)
     validated, dice = _validation(output) if "validation" in names else (False, None)
-    log = stage_log(run.folder, entry)
+    log = stage_log(run.folder, entry.dataset, entry.plans_name, entry.fold)
     logs = [output / name for name in names if _TRAINING_LOG.fullmatch(name)]
     end, printed = read_newest(logs), read_end(read_tail(log))
     times = [*(time for name, time in names.items() if name != "validation"), *_time(log)]
     return StageFiles(
         exists=output.is_dir(),
         final=final,
-        unfinished=not final and any(name in names and is_whole(output / name) for name in UNFINISHED_NAMES),
-        weights=(output.parent / SHARED_WEIGHTS).is_file(),
-        own_weights=(output.parent / f"seq_transfer_init_fold_{entry.fold}.pth").is_file(),
+        unfinished=not final and any(name in names and is_whole(output / name) for name in UNFINISHED),
+        weights=weights_file(output.parent).is_file(),
+        own_weights=weights_file(output.parent, entry.fold).is_file(),
         validated=validated,
         dice=dice,
         end=LogEnd(end.progress, end.epoch_seconds, printed.error or end.error),
@@ -76,14 +73,9 @@ def read_stage(run: Run, entry: StageEntry, now: float) -> StageFiles:
     )
 
 
-def stage_log(folder: Path, entry: StageEntry) -> Path:
-    """Where a stage's output goes; see `Chain.log`."""
-    return folder / "logs" / f"{entry.dataset}_{entry.plans_name}_fold_{entry.fold}.log"
-
-
 def locks_of(output: Path) -> tuple[Path, Path]:
     """The locks of who is at the stage with that results folder: the command's, `Stage.lock`, and the training's."""
-    return output.parent / f".{output.name}.lock", training_lock(output)
+    return stage_lock(output), training_lock(output)
 
 
 def plans_lock_of(base: Path) -> Path:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.chain.block import StageBlock, read_block
+from nnunet_seqtransfer.chain.stage_files import FINAL, UNFINISHED
 from nnunet_seqtransfer.chain.stages import TRAINER
-from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.folders import DATASET_NAME, preprocessed_folder, results_folder
 from nnunet_seqtransfer.host.plans import plans_path
-from nnunet_seqtransfer.runs.files import UNFINISHED_NAMES, is_validated, is_whole, locks_of
+from nnunet_seqtransfer.runs.files import is_validated, is_whole, locks_of
 from nnunet_seqtransfer.runs.overview import QueueStates, no_queue, read_all
 from nnunet_seqtransfer.runs.presence import Presence, first_presence, read_presence
 from nnunet_seqtransfer.runs.status import RunStatus
@@ -152,7 +152,7 @@ def _fold(path: Path, now: float) -> Fold:
     return Fold(
         path=path,
         final=FINAL in names and is_whole(path / FINAL),
-        unfinished=any(name in names for name in UNFINISHED_NAMES),
+        unfinished=any(name in names for name in UNFINISHED),
         validated=is_validated(path),
         presence=first_presence(locks_of(path), now),
     )

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.record import RECORD
+from nnunet_seqtransfer.chain.stage_files import LATEST, PREVIOUS
 from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, preprocessed_folder, results_folder
 from nnunet_seqtransfer.runs.files import locks_of, plans_lock_of
 from nnunet_seqtransfer.runs.found import DATA_NAME, Found, dataset_folders, files_in, folders_in, stage_folders
@@ -18,7 +19,7 @@ _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.[^.]+)?")
 """Files of `storage.replacing`, and folders that `removal.remove` has renamed."""
 _STAGING = re.compile(rf"\.{DATA_NAME.pattern}\.tmp")
 """Folders that cases are preprocessed in."""
-SUPERSEDED = ("checkpoint_latest.pth", "checkpoint_previous.pth")
+SUPERSEDED = (LATEST, PREVIOUS)
 
 
 def leftovers(found: Found) -> Iterator[Item]:

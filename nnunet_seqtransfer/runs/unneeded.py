@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.record import RECORD
+from nnunet_seqtransfer.chain.stage_files import weights_file
 from nnunet_seqtransfer.host.folders import dataset_id, results_folder
-from nnunet_seqtransfer.runs.files import SHARED_WEIGHTS, locks_of, plans_lock_of
+from nnunet_seqtransfer.runs.files import locks_of, plans_lock_of
 from nnunet_seqtransfer.runs.found import DATA_NAME, Base, Data, Fold, Found, files_in
 from nnunet_seqtransfer.runs.items import Item
 from nnunet_seqtransfer.runs.leftovers import leftovers
@@ -52,11 +53,10 @@ def weights(found: Found) -> Iterator[Item]:
             continue
         finished = {fold.path for fold in base.folds if fold.is_finished(base.block.role)}
         everyone = {fold.path for fold in base.folds} | _recorded_folds(found, base.path)
+        own = {weights_file(base.path, path.name.removeprefix("fold_")) for path in finished}
         for path in files_in(base.path):
-            own = base.path / path.stem.removeprefix("seq_transfer_init_")
-            is_free = (path.name == SHARED_WEIGHTS and finished and everyone <= finished) or (
-                path.name == f"seq_transfer_init_{own.name}.pth" and own in finished
-            )
+            is_common = path == weights_file(base.path)
+            is_free = path in own or (is_common and finished and everyone <= finished)
             if is_free and not any(_may_live(fold.presence) for fold in base.folds):
                 locks = (plans_lock_of(base.path),)
                 yield Item(path, "handed to a finished stage", locks, no_one_at=base.path)

@@ -17,12 +17,13 @@ from torch import distributed
 
 from nnunet_seqtransfer.chain.locks import locked, training_lock
 from nnunet_seqtransfer.chain.midway import KEY, Midway, checkpoint_seconds, finished_epochs, read_midway
+from nnunet_seqtransfer.chain.stage_files import FINAL, LATEST
 from nnunet_seqtransfer.chain.stopping import STOPPED
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import found_json, mend_json, naming_full_and_read_only_disks
 from nnunet_seqtransfer.trainers.agreement import agreed
 from nnunet_seqtransfer.trainers.claim import objection, seen
-from nnunet_seqtransfer.trainers.keeping import FINAL, LATEST, NotKeptError, keep_checkpoint, sweep
+from nnunet_seqtransfer.trainers.keeping import NotKeptError, keep_checkpoint, sweep
 from nnunet_seqtransfer.trainers.stopping import Stop
 from nnunet_seqtransfer.trainers.terminal import lasting_output
 from nnunet_seqtransfer.weights.checkpoints import load_checkpoint

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from nnunet_seqtransfer.chain.stage_files import FINAL, LATEST, PREVIOUS
 from nnunet_seqtransfer.errors import CheckpointError, SeqTransferError
 from nnunet_seqtransfer.storage import replacing
 
-LATEST, PREVIOUS, FINAL = "checkpoint_latest.pth", "checkpoint_previous.pth", "checkpoint_final.pth"
 PATIENCE = 60.0
 """Seconds for which a checkpoint is tried again on a disk that does not take it."""
 PAUSE = 5.0

@@ -11,6 +11,7 @@ from conftest import FAR, NEAR, TARGET
 from nnunet_seqtransfer.chain.command import seq_train_command
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.landmark import Landmark
+from nnunet_seqtransfer.chain.midway import VARIABLE
 from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE, ChainRequest
 from nnunet_seqtransfer.entry_points.recipe_options import source_recipes, target_recipe
 from nnunet_seqtransfer.entry_points.train import _parse
@@ -73,3 +74,19 @@ def test_sources_of_another_target_are_left_to_the_plan() -> None:
     """Where the plan shares another target's stages, -s would train sources of its own, and is not given."""
     request, options = requested(f"{PLAIN} -s 902")
     assert "-s" not in seq_train_command(replace(request, sources_for=FAR), options)
+
+
+def test_minutes_between_checkpoints_come_from_the_option_else_from_the_variable(monkeypatch, capsys):
+    """Else they are ten; what is no number is one line that names where it may come from."""
+    words = PLAIN.split()
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert _parse(words).checkpoint_minutes == 10
+    for written, minutes in (("0.5", 0.5), ("0", 0), (" ", 10)):
+        monkeypatch.setenv(VARIABLE, written)
+        assert _parse(words).checkpoint_minutes == minutes
+    assert _parse([*words, "-checkpoint_minutes", "3"]).checkpoint_minutes == 3
+    monkeypatch.setenv(VARIABLE, "ten")
+    with pytest.raises(SystemExit) as ended:
+        _parse(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and VARIABLE in line and "-checkpoint_minutes" in line and "'ten'" in line

@@ -318,3 +318,21 @@ def test_the_last_hand_off_alone_uses_the_comparison(world: World) -> None:
     assert chain.match(*chain.stages).channels == (1,), "T2 was compared with the target's"
     task = chain.tasks[TARGET]
     assert correspond(task, task, keep_heads=False).channels is None
+
+
+def test_weights_that_were_matched_otherwise_are_made_anew(world: World) -> None:
+    """Unless another fold has trained from them: all folds start from the same."""
+    compared = {TWO_CHANNELS: (("T2", "MRI"),)}
+    chain = load_chain(request(TARGET, TWO_CHANNELS, compared=compared), 1, print)
+    previous, stage = chain.stages
+
+    def is_stale(*, siblings: bool = False, **matched: Any) -> bool:
+        init = Init("a", "b", "c", "d", **matched)
+        block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, init)
+        state = StageState(block, False, False, False, True, (), siblings=siblings)
+        return chain.weights_are_stale(previous, stage, state)
+
+    assert not is_stale(channels=(1,))
+    assert is_stale(channels=(0,)) and is_stale(channels=None)
+    assert is_stale(channels=(1,), heads=(0, 1, None))
+    assert not is_stale(channels=(0,), siblings=True)

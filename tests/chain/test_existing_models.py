@@ -17,8 +17,9 @@ from u_nets import architecture, trained
 
 from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.chain.chain import load_chain
-from nnunet_seqtransfer.chain.landmark import FINAL, Landmark, channel_names, find_landmark, known_network
+from nnunet_seqtransfer.chain.landmark import Landmark, channel_names, find_landmark, known_network
 from nnunet_seqtransfer.chain.preparation import stage_plans
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
 from nnunet_seqtransfer.chain.state import StageState, decide, inspect
 from nnunet_seqtransfer.errors import CheckpointError, StageError
@@ -197,6 +198,22 @@ def test_a_model_that_changes_meanwhile_is_noticed(model: Path, tmp_path: Path) 
     path.write_bytes((model / "fold_3" / FINAL).read_bytes())
     with pytest.raises(CheckpointError, match="has changed"):
         landmark.load()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_model_that_is_gone_is_one_line(model: Path, tmp_path: Path, zipped: bool) -> None:
+    """Its stage may begin days after the chain was asked for."""
+    saved = model / "fold_1" / FINAL
+    path = tmp_path / "c"
+    if zipped:
+        export(path, {f"{MODEL}/fold_1/{FINAL}": saved})
+    else:
+        path.write_bytes(saved.read_bytes())
+    landmark = find_landmark(path, "3d_fullres")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"the model is not there any more: .*; restore it") as caught:
+        landmark.load()
+    assert str(path) in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_channels_are_matched_by_name() -> None:

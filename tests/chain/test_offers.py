@@ -14,8 +14,9 @@ from conftest import FAR, NEAR, TARGET, TWO_CHANNELS, Outcome, World
 from test_existing_models import Malicious, checkpoint, save
 from u_nets import architecture, build
 
-from nnunet_seqtransfer.chain.landmark import FINAL
+from nnunet_seqtransfer.chain import offers
 from nnunet_seqtransfer.chain.offers import MOST, find_offers
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.tasks.derivation import DeriveRequest
 from nnunet_seqtransfer.tasks.derive import derive_task
 from nnunet_seqtransfer.tasks.origins import share_origin
@@ -121,6 +122,19 @@ def test_broken_models_do_not_stop_the_plan(world: World, tmp_path: Path) -> Non
     assert len(found.broken) == 2 and not (tmp_path / "mark").exists()
     for line, words in zip(found.broken, ("truncated", "not safe to load"), strict=True):
         assert words in line and "\n" not in line
+
+
+def test_an_error_without_words_is_named_by_its_kind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that is wrong with a file that nobody asked for stops the plan."""
+
+    def fail(*_: Any) -> float:
+        raise NotImplementedError
+
+    folder = model(world, NEAR)
+    monkeypatch.setattr(offers, "_coverage", fail)
+    assert find_offers(TARGET, "nnUNetPlans", "3d_fullres", DISTANCES).broken == (
+        f"{folder} is not offered: NotImplementedError",
+    )
 
 
 def test_a_target_without_plans_gets_no_offers(world: World) -> None:

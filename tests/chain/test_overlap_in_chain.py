@@ -18,6 +18,7 @@ from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, read_block,
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions, Job
+from nnunet_seqtransfer.chain.record import run_name
 from nnunet_seqtransfer.chain.shared import exclusions_of
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest, Exclusions, Stage, chain_stages, previous_stage
 from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide
@@ -310,8 +311,8 @@ class Untrained:
             (stage.output / "validation" / "summary.json").write_text("{}")
 
 
-def trained(*sources: str, folds: tuple[str, ...]) -> Chain:
-    chain = load_chain(request(*sources, folds=folds), 1, print)
+def trained(*sources: str, folds: tuple[str, ...], overlap: Any = "exclude") -> Chain:
+    chain = load_chain(request(*sources, folds=folds, overlap=overlap), 1, print)
     run_chain(chain, DeviceOptions("cpu"), LocalExecutor(train=Untrained(chain), processes_ahead=0), 1, print)
     return chain
 
@@ -321,6 +322,26 @@ def trainer_of(stage: Stage) -> Any:
     return nnunet_run.get_trainer_from_args(
         stage.dataset, stage.configuration, fold, TRAINER, stage.plans_name, device=torch.device("cpu")
     )
+
+
+@pytest.mark.parametrize("overlap", ["exclude", "allow"])
+@pytest.mark.parametrize("executor", [(), ("-executor", "slurm"), ("-devices", "0,1")])
+def test_a_finished_chain_is_shown_without_gpu_and_slurm(world, held_out, command, monkeypatch, overlap, executor):
+    """Where nothing is left to train nothing is asked of the machine, by either command; where something is, it is."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    chain = trained(NEAR, folds=("0",), overlap=overlap)
+    recipe = ("-epochs", "1", "-source_epochs", "1", "-iterations", "1", "-warmup_epochs", "0", "-np", "1", *executor)
+    asked = ("901", "3d_fullres", "-s", "902", f"--{overlap}_overlap", *recipe)
+    for outcome in (
+        command("train", *asked[:2], "0", *asked[2:]),
+        command("train", *asked[:2], "0", *asked[2:], "--dry_run"),
+        command("continue_run", run_name(chain.folder), "-device", "cuda", *executor),
+    ):
+        assert outcome.status == 0 and "finished" in outcome.err + outcome.out, outcome.err
+    outcome = command("train", *asked[:2], "0", "1", *asked[2:])
+    assert outcome.status == 2 and ("visible" in outcome.err or "Slurm" in outcome.err or "can be used" in outcome.err)
 
 
 def test_excluded_cases_never_reach_the_data_loaders(world, held_out, monkeypatch) -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nnunet_seqtransfer.chain.progress import Progress, read_line, seconds_left
+from nnunet_seqtransfer.chain.progress import Progress, read_line
 
 STAMP = "2026-01-01 10:00:00.123456: "
 
@@ -63,14 +63,6 @@ def test_a_training_that_goes_on() -> None:
     """After --c the first epoch printed is not 0; the epochs done count from the training's beginning."""
     progress = read_all(f"{STAMP}Epoch 120 \n", f"{STAMP}Epoch time: 40.0 s \n")
     assert progress.epochs_done == 121
-    assert seconds_left(progress, 250) == pytest.approx(129 * 40.0)
-
-
-def test_time_left() -> None:
-    """The pace of the last epoch for the epochs that are left; unknown before the first has ended, 0 after the last."""
-    assert seconds_left(read_all("Epoch 0"), 10) is None
-    assert seconds_left(read_all("Epoch 0", "Epoch time: 2.5 s"), 10) == pytest.approx(22.5)
-    assert seconds_left(read_all("Epoch 9", "Epoch time: 2.5 s"), 10) == 0
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 from conftest import FAR, NEAR, SCRIPTS, TARGET, World, python_environment, run
+from made_run import zipped
 
-from nnunet_seqtransfer.chain.ahead import SHARE_OF_MEMORY, PreparingAhead, available_memory, case_bytes, workers_in
-from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.ahead import PreparingAhead
+from nnunet_seqtransfer.chain.block import Recipe, StageBlock
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.landmark import Landmark
+from nnunet_seqtransfer.chain.preparation import write_stage_plans
 from nnunet_seqtransfer.chain.record import RECORD, find_run, find_runs, read_run, run_name, write_run
-from nnunet_seqtransfer.chain.run import prepare_data
+from nnunet_seqtransfer.chain.run import prepare_data, run_stage
 from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.errors import RecordError, StageError
 from nnunet_seqtransfer.storage import write_record
@@ -99,6 +101,17 @@ def test_runs_are_found_by_name_by_short_name_and_by_path(world):
         find_run(first.name)
 
 
+def test_a_run_found_by_its_path_is_the_one_that_all_commands_know(world, monkeypatch):
+    """Also where nnUNet_results is a link, or relative: then its folder has several names."""
+    folder = recorded(NEAR).folder
+    link = world.root / "link"
+    link.symlink_to(world.results)
+    for results in (str(link), "link"):
+        monkeypatch.chdir(world.root)
+        monkeypatch.setenv("nnUNet_results", results)
+        assert find_run(str(folder)) in set(find_runs())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -134,13 +147,22 @@ def test_data_of_all_sources_can_be_prepared_without_training(world, command):
     assert {path for path in world.results.rglob("*") if path.is_file()} == before
 
 
-def test_workers_ahead_fit_into_the_memory():
-    """The larger the cases, the fewer; a case that does not fit is not preprocessed ahead."""
-    assert workers_in(8e9, case_bytes(0, 1)) == int(SHARE_OF_MEMORY * 8e9 / 600e6)
-    assert workers_in(8e9, case_bytes(512**3, 4)) == 0
-    few, many = (workers_in(64e9, case_bytes(128**3, channels)) for channels in (4, 1))
-    assert 1 <= few < many
-    assert available_memory() > 1e8
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_another_command_has_trained_otherwise_meanwhile_is_left_alone(world, finished):
+    """A command that has waited for it neither takes it for its own nor writes over its plans: it ends as it would have
+    had it come later."""
+    chain, other = (load_chain(request(NEAR, epochs=epochs), 1, print) for epochs in (2, 9))
+    stage, theirs = chain.stages[0], other.stages[0]
+    block = StageBlock(theirs.target, theirs.path, theirs.role, theirs.recipe, None)
+    write_stage_plans(theirs, other.plans[theirs], block)
+    zipped(theirs.output / ("checkpoint_final.pth" if finished else "checkpoint_latest.pth"))
+    before = world.snapshot()
+    with pytest.raises(StageError, match="trained with another recipe") as caught:
+        run_stage(chain, stage, OPTIONS, 1, print, train=pytest.fail, wait=True)
+    assert world.snapshot() == before
+    with pytest.raises(StageError) as later:
+        load_chain(chain.request, 1, print)
+    assert str(later.value) == str(caught.value)
 
 
 def test_nothing_is_prepared_ahead_where_nothing_is_missing(world):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,8 @@ from nnunet_seqtransfer.chain.job import DeviceOptions, Job, stage_job
 from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
 from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.host.folders import external_trainers, shim_folder
+from nnunet_seqtransfer.host import folders
+from nnunet_seqtransfer.host.folders import external_trainers, installed_command, own_command, shim_folder
 
 TARGET, FIRST, SECOND = "Dataset110_Target", "Dataset101_First", "Dataset102_Second"
 
@@ -83,6 +87,7 @@ def test_a_stage_is_an_ordinary_train_command(action, role, options, ending, tmp
     assert Path(job.command[0]).name == "nnUNetv2_train"
     assert list(job.command[1:]) == [*common, *ending]
     assert job.environment["nnUNet_extTrainer"].split(os.pathsep)[-1] == str(shim_folder())
+    assert job.goes_on_without_first == (options.gpus > 1)
 
 
 def test_the_shim_folder_is_added_once_and_other_folders_stay():
@@ -91,6 +96,24 @@ def test_the_shim_folder_is_added_once_and_other_folders_stay():
     once = external_trainers({"nnUNet_extTrainer": "/mine"})
     assert once == os.pathsep.join(["/mine", str(shim_folder())])
     assert external_trainers({"nnUNet_extTrainer": once}) == once
+
+
+def test_commands_are_found_beside_python_else_on_the_path(tmp_path, monkeypatch):
+    """pip install --user puts them elsewhere than the environment's folder; where there are none, it is one line."""
+    beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
+    for folder in (beside, elsewhere):
+        folder.mkdir()
+    command = elsewhere / "nnUNetv2_seq_continue"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(folders, "scripts_folder", lambda: beside)
+    monkeypatch.setenv("PATH", str(elsewhere))
+    assert own_command("continue") == str(command)
+    (beside / command.name).write_text("#!/bin/sh\n")
+    assert own_command("continue") == str(beside / command.name)
+    with pytest.raises(StageError, match=r"nnUNetv2_train is neither in .*; pip install nnunetv2") as caught:
+        installed_command("nnUNetv2_train")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def job_of(tmp_path: Path, script: str) -> Job:
@@ -148,3 +171,70 @@ def test_after_ctrl_c_nothing_goes_on_in_the_background(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         child.run_job(job_of(tmp_path, slow_to_end))
     assert children[0].returncode == 3, "it was asked to end, and given the time to"
+
+
+RANKS = """
+import subprocess, sys
+rank = "import sys, time; print('ready', flush=True); time.sleep({seconds}); open(sys.argv[1], 'w').close()"
+subprocess.Popen([sys.executable, "-c", rank, {kept!r}]).wait()
+"""
+"""A first process that a signal ends at once, and one behind it that goes on to its checkpoint, like nnU-Net's DDP."""
+
+
+def interrupt_when_ready(process, log, job):
+    while "ready" not in job.log.read_text():
+        time.sleep(0.01)
+    raise KeyboardInterrupt
+
+
+def test_processes_that_go_on_to_their_checkpoint_are_waited_for(tmp_path, monkeypatch):
+    """On several GPUs nnU-Net's first process ends at once: the lock is not given back before the others have ended."""
+    monkeypatch.setattr(child, "_follow", interrupt_when_ready)
+    kept = tmp_path / "checkpoint"
+    job = job_of(tmp_path, RANKS.format(seconds=1, kept=str(kept)))
+    with pytest.raises(KeyboardInterrupt):
+        child.run_job(replace(job, goes_on_without_first=True))
+    assert kept.is_file()
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_what_does_not_end_by_itself_is_ended(tmp_path, monkeypatch, several):
+    """When there was patience enough; workers of one process, which leave nothing to wait for, soon."""
+    monkeypatch.setattr(child, "_follow", interrupt_when_ready)
+    monkeypatch.setattr(child, "PATIENCE" if several else "_REST", 0.5)
+    kept = tmp_path / "checkpoint"
+    job = job_of(tmp_path, RANKS.format(seconds=60, kept=str(kept)))
+    started = []
+    monkeypatch.setattr(child.session, "kill", lambda pid, kill=child.session.kill: (started.append(pid), kill(pid)))
+    with pytest.raises(KeyboardInterrupt):
+        child.run_job(replace(job, goes_on_without_first=several))
+    assert child.session.wait_until_empty(started[0], 10) and not kept.exists()
+
+
+def test_a_process_that_has_ended_keeps_no_session(tmp_path):
+    """Even where nobody has waited for it, and never will."""
+    ended = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    try:
+        assert child.session.wait_until_empty(ended.pid, 60)
+        assert ended.returncode is None, "nobody has waited for it"
+    finally:
+        ended.wait()
+
+
+def test_a_closed_terminal_does_not_hinder_the_waiting(tmp_path, monkeypatch):
+    """What is written to it fails; the training is waited for all the same."""
+
+    def closed(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(child, "_follow", interrupt_when_ready)
+    monkeypatch.setattr(child.tqdm, "write", closed)
+    kept = tmp_path / "checkpoint"
+    slow_to_end = (
+        "import signal, sys, time\n"
+        f"def end(*_): time.sleep(1); open({str(kept)!r}, 'w').close(); sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        child.run_job(job_of(tmp_path, slow_to_end))
+    assert kept.is_file()

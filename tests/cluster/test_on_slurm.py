@@ -62,7 +62,7 @@ def squeue(*options: str) -> list[str]:
 
 def wait_for(*keys: str, seconds: float = 400) -> None:
     """Until the jobs of these stages have left the queue; those that were requeued start at once."""
-    names = ",".join(stage_job_name(key) for key in keys)
+    names = ",".join(stage_job_name(key, "3d_fullres") for key in keys)
     deadline = time.monotonic() + seconds
     while listed := squeue(f"--name={names}", "--format=%i|%T|%r"):
         assert time.monotonic() < deadline, listed
@@ -87,7 +87,8 @@ def test_chains_share_a_stage_and_a_failure_is_said_and_gone_on_from(hostile_wor
     assert queue_states(run)[target].startswith("pending (")
     broken = world.preprocessed / NEAR / "nnUNetPlans_for901.json"
     broken.write_text("{")
-    numbers = squeue(f"--name={stage_job_name(source)},{stage_job_name(target)}", "--format=%i")
+    names = ",".join(stage_job_name(key, "3d_fullres") for key in (source, target))
+    numbers = squeue(f"--name={names}", "--format=%i")
     subprocess.run(["scontrol", "release", *numbers], check=True)
     wait_for(source, target)
     ended = ended_stages(run, queue_states(run))

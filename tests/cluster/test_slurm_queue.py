@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import TARGET
 
+from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.chain.chain import load_chain
+from nnunet_seqtransfer.chain.record import RECORD, find_runs, read_run
+from nnunet_seqtransfer.chain.stages import ChainRequest
+from nnunet_seqtransfer.cluster import slurm
 from nnunet_seqtransfer.cluster.cancelling import needed_by_others
 from nnunet_seqtransfer.cluster.queue import (
     SubmittedJob,
@@ -18,7 +23,7 @@ from nnunet_seqtransfer.cluster.queue import (
 )
 from nnunet_seqtransfer.cluster.script import BatchJob
 from nnunet_seqtransfer.cluster.slurm import QueuedJob, parse_queue
-from nnunet_seqtransfer.cluster.submission import decide_jobs
+from nnunet_seqtransfer.cluster.submission import decide_jobs, stage_jobs
 
 LISTED = """\
 12|seq-a|RUNNING|node7|12:03|None
@@ -69,6 +74,39 @@ def test_a_job_that_runs_is_never_replaced():
     """Even where what it was submitted behind is submitted again."""
     decision = decide_jobs(jobs(None, "a"), {"seq-b": queued("seq-b", "RUNNING")})
     assert [job.key for job in decision.submit] == ["a"] and list(decision.keep) == ["b"]
+
+
+def test_two_configurations_of_one_path_are_other_jobs(world):
+    """Their stages' keys are equal, since a run is of one configuration; what the first has submitted is not theirs."""
+    recipe = Recipe(1, 2)
+    planned = [
+        stage_jobs(load_chain(ChainRequest(TARGET, (), "nnUNetPlans", name, ("0",), recipe, recipe, 0), 1, print), 1)
+        for name in ("2d", "3d_fullres")
+    ]
+    assert planned[0][0].key == planned[1][0].key
+    found = {job.name: queued(job.name) for job in planned[0]}
+    assert decide_jobs(planned[1], found).submit == planned[1]
+    assert not decide_jobs(planned[0], found).submit, "the same work is found by its name"
+
+
+def test_a_record_is_not_replaced_under_jobs_that_go_by_it(world, command, monkeypatch):
+    """Asked for with another recipe, the run needs another name, or an empty queue; other folds only join it."""
+    asked = ("901", "3d_fullres", "-s", "902", "-executor", "record", "-np", "1")
+    assert command("train", *asked[:2], "0", *asked[2:], "-epochs", "9").status == 0
+    (folder,) = find_runs()
+    write_jobs(folder, {f"{TARGET}/nnUNetPlans_via902/fold_0": SubmittedJob("7", "seq-a")})
+    found = {"seq-a": queued("seq-a")}
+    monkeypatch.setattr(slurm, "is_installed", lambda: True)
+    monkeypatch.setattr(slurm, "queue", lambda names: {name: found[name] for name in names if name in found})
+    before = (folder / RECORD).read_text()
+    outcome = command("train", *asked[:2], "0", *asked[2:], "-epochs", "8")
+    assert outcome.status == 2 and (folder / RECORD).read_text() == before
+    assert "1 of its jobs are in Slurm's queue; give the new one a name of its own with -tag NAME" in outcome.err
+    assert command("train", *asked[:2], "1", *asked[2:], "-epochs", "9").status == 0
+    assert read_run(folder).request.folds == ("0", "1")
+    found.clear()
+    assert command("train", *asked[:2], "0", *asked[2:], "-epochs", "8").status == 0
+    assert read_run(folder).request.target_recipe.epochs == 8
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnunet_seqtransfer.demo import children as children_module
 from nnunet_seqtransfer.demo.children import Children, run_lanes
 from nnunet_seqtransfer.demo.demo import sequence_of
 from nnunet_seqtransfer.demo.pictures import picked
@@ -19,6 +18,7 @@ from nnunet_seqtransfer.demo.summary import Outcome, Row, results_table, verdict
 from nnunet_seqtransfer.demo.trials import Trial, plans_name, recipe_digest
 from nnunet_seqtransfer.demo.workplace import nnunet_folders, open_workplace
 from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.host import folders as folders_module
 from nnunet_seqtransfer.report.overlay import OverlayRow, draw_overlay
 from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
 
@@ -90,14 +90,14 @@ def test_a_failing_child_names_its_log(tmp_path, monkeypatch):
     script = scripts / "fails"
     script.write_text(f"#!{sys.executable}\nimport os, sys\nprint('cores', os.cpu_count())\nsys.exit(3)\n")
     script.chmod(0o755)
-    monkeypatch.setattr(children_module, "scripts_folder", lambda: scripts)
+    monkeypatch.setattr(folders_module, "scripts_folder", lambda: scripts)
     children = Children(open_workplace(tmp_path / "demo", "recipe"), 2)
     with pytest.raises(SeqTransferError, match="status 3") as caught:
         children.run("step", "fails", "-x", "a b")
     log = children.place.logs / "step.log"
     assert str(log) in str(caught.value)
     assert log.read_text().splitlines() == ["$ fails -x a b", "cores 1"]
-    with pytest.raises(SeqTransferError, match="not installed"):
+    with pytest.raises(SeqTransferError, match="command missing is neither in"):
         children.run("step", "missing")
 
 
