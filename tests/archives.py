@@ -16,7 +16,7 @@ from nnunet_seqtransfer.affinity.affinity import Affinity, TaskEntry, affinity_p
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.resamples import Resamples, write_resamples
 from nnunet_seqtransfer.chain.block import Recipe, StageBlock, with_block
-from nnunet_seqtransfer.chain.state import FINAL
+from nnunet_seqtransfer.chain.stage_files import FINAL
 
 PLANS, CONFIGURATION, METRIC = "nnUNetPlans", "3d_fullres", "descriptors"
 RESAMPLES = 60

@@ -15,8 +15,8 @@ from conftest import NEAR, TARGET, World
 from nnunet_seqtransfer.chain.block import Recipe, StageBlock
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.preparation import write_stage_plans
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import ChainRequest
-from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.host.network import network_tensors
 
 Weights = dict[str, Any]

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from nnunet_seqtransfer.calibration.measurements import MeasuredRun
 from nnunet_seqtransfer.chain.block import Recipe, StageBlock, read_block
 from nnunet_seqtransfer.chain.record import find_runs, read_run
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import TRAINER
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.storage import read_json
 
-FINAL = "checkpoint_final.pth"
 SUMMARY = Path("validation", "summary.json")
 Key = TypeVar("Key", bound=tuple[Any, ...])
 

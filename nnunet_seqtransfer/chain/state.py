@@ -9,8 +9,7 @@ from pathlib import Path
 
 from nnunet_seqtransfer.chain.block import StageBlock, read_block
 from nnunet_seqtransfer.chain.plans_file import read_stage_plans
-from nnunet_seqtransfer.chain.stage_files import FINAL as FINAL  # noqa: PLC0414 - others import it from here
-from nnunet_seqtransfer.chain.stage_files import UNFINISHED
+from nnunet_seqtransfer.chain.stage_files import FINAL, UNFINISHED
 from nnunet_seqtransfer.chain.stages import Stage, previous_stage
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.folders import results_folder

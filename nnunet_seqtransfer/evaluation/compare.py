@@ -13,8 +13,8 @@ from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.executor import Executor, run_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.shared import find_exclusions
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import ChainRequest, Exclusions, Stage
-from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.evaluation.cache import cached
 from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, Comparison, Curve, Score, write_comparison

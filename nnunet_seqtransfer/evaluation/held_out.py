@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nnunet_seqtransfer.chain.child import run_job
 from nnunet_seqtransfer.chain.job import Job
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import TRAINER, Stage
-from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.errors import DatasetError, RecordError, StageError
 from nnunet_seqtransfer.host.datasets import RawCase, channel_names, raw_cases, raw_test_cases, read_dataset_json
 from nnunet_seqtransfer.host.folders import installed_command

@@ -20,8 +20,9 @@ from nnunet_seqtransfer.chain.executor import LocalExecutor, run_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions, Job
 from nnunet_seqtransfer.chain.record import run_name
 from nnunet_seqtransfer.chain.shared import exclusions_of
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest, Exclusions, Stage, chain_stages, previous_stage
-from nnunet_seqtransfer.chain.state import FINAL, Action, StageState, decide
+from nnunet_seqtransfer.chain.state import Action, StageState, decide
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.host.datasets import validation_cases
 from nnunet_seqtransfer.host.folders import external_trainers

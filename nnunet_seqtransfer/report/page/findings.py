@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.chain.block import StageBlock, read_block
 from nnunet_seqtransfer.chain.record import Run, StageEntry, read_run
-from nnunet_seqtransfer.chain.state import FINAL
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison, read_comparison
 from nnunet_seqtransfer.host.datasets import foreground_labels, raw_cases, read_dataset_json

@@ -13,8 +13,8 @@ from nnunet_seqtransfer.affinity.compute import AUTO_CASES
 from nnunet_seqtransfer.affinity.sources import SIGNATURE_ENDING
 from nnunet_seqtransfer.chain.command import seq_train_command
 from nnunet_seqtransfer.chain.record import RECORD
+from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import TRAINER
-from nnunet_seqtransfer.chain.state import FINAL
 from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder, results_folder
 from nnunet_seqtransfer.host.plans import DEFAULT_PLANS, plans_path
 from nnunet_seqtransfer.report.page.findings import Findings
