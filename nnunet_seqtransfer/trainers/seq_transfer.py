@@ -21,6 +21,7 @@ from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
 from nnunet_seqtransfer.trainers.layer_decay import regrouped
 from nnunet_seqtransfer.trainers.plateau import PlateauReached, stop_at_plateau
 from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
+from nnunet_seqtransfer.trainers.threads import keep_to_given_threads
 from nnunet_seqtransfer.weights.checkpoints import body_digest, load_body
 
 STOCK_TRAINER = "nnUNetTrainer"
@@ -48,6 +49,8 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net wants exactly this signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.device.type == "cpu":
+            keep_to_given_threads()
         self.seq_transfer: StageBlock | None = read_block(self.plans_manager.plans, configuration, fold)
         if self.seq_transfer is not None:
             recipe = self.seq_transfer.recipe
