@@ -7,7 +7,7 @@
 Dataset021_OasisHippocampus and Dataset026_OasisHippocampusInverted (the same 48^3 crops of T1, as they are and with
 inverted contrast; equal case names). They are linked, not copied. Without them it says so and ends.
 
-The target are 46 cases of dataset 4: 6 to train on, 40 held out as the validation of fold 0. A model is trained on
+The target are 30 cases of dataset 4: 6 to train on, 24 held out as the validation of fold 0. A model is trained on
 dataset 21 for each case and seed; then the target's network, 4 stages of width 8 to 64 and 3x3x3 kernels, is trained
 from random weights, and from that model through `nnUNetv2_seq_train -init`, with the same recipe and seed. Cases, by
 what the model's network has that the target's does not:
@@ -90,9 +90,11 @@ class Recipe:
     """How everything is trained; kept in -o, so that results of two recipes are never mixed."""
 
     labelled: int = 6
-    held_out: int = 40
+    held_out: int = 24
+    patch: tuple[int, int, int] = (32, 40, 32)
+    "Replaces nnU-Net's 40 x 56 x 40, for half the time."
     model_epochs: int = 10
-    model_iterations: int = 30
+    model_iterations: int = 25
     epochs: int = 10
     iterations: int = 25
 
@@ -157,7 +159,7 @@ def open_place(folder: Path, data: Path, recipe: Recipe) -> Place:
     place, record = Place(folder), folder / "recipe.json"
     for path in (place.raw, place.preprocessed, place.results, place.logs):
         path.mkdir(parents=True, exist_ok=True)
-    if record.is_file() and json.loads(record.read_text()) != asdict(recipe):
+    if record.is_file() and json.loads(record.read_text()) != json.loads(json.dumps(asdict(recipe))):
         raise SystemExit(f"{folder} holds results of another recipe ({record}); take another folder after -o")
     record.write_text(json.dumps(asdict(recipe), indent=4))
     for name in (ORIGIN, T1, INVERTED):
@@ -203,20 +205,22 @@ def prepare(place: Place, recipe: Recipe, cases: Iterable[str]) -> None:
             # a model validates on both sides of one scan, which takes little time and is not looked at
             few = recipe.labelled if dataset == TARGET else len(names) - 2
             splits = [{"train": names[:few], "val": names[few:]}]
-            write_narrow(folder, "nnUNetPlans", dict)
+            write_narrow(folder, "nnUNetPlans", dict, recipe.patch)
             (folder / "splits_final.json").write_text(json.dumps(splits))
     for case in (CASES[case] for case in cases):
-        write_narrow(place.preprocessed / case.dataset, case.plans, case.change)
+        write_narrow(place.preprocessed / case.dataset, case.plans, case.change, recipe.patch)
 
 
-def write_narrow(folder: Path, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Plans of another name, with a narrow network and small batches; they share the preprocessed data."""
+def write_narrow(
+    folder: Path, name: str, change: Callable[[dict[str, Any]], dict[str, Any]], patch: Sequence[int]
+) -> None:
+    """Plans of another name, with a narrow network and small patches and batches; they share the preprocessed data."""
     plans = json.loads((folder / "planned.json").read_text())
     settings = plans["configurations"][CONFIGURATION]
     architecture = settings["architecture"]["arch_kwargs"]
     width = [WIDTH * 2**level for level in range(architecture["n_stages"])]
     settings["architecture"]["arch_kwargs"] = change({**architecture, "features_per_stage": width})
-    settings["batch_size"] = 2
+    settings.update({"batch_size": 2, "patch_size": list(patch)})
     (folder / f"{name}.json").write_text(json.dumps({**plans, "plans_name": name}, indent=4))
 
 
