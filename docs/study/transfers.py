@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +20,7 @@ from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
     notify,
+    positive_int,
     run_command,
     seed,
 )
@@ -59,7 +61,7 @@ class Target:
     batch: int
     "Batch size."
     epochs: int
-    "Epochs of every stage, of 50 iterations: chosen so that scratch should end between Dice 0.3 and 0.7; a guess."
+    "Epochs of every stage, of 25 iterations: chosen so that scratch should end between Dice 0.3 and 0.7; a guess."
 
     @property
     def number(self) -> int:
@@ -73,10 +75,10 @@ class Target:
 
 
 TARGETS = (
-    Target(4, (21, 22, 23, 24, 25, 26), "3d_fullres", (40, 56, 40), 2, 8),
-    Target(112, tuple(NUCLEI_SIZES), "2d", (128, 128), 4, 8),
+    Target(4, (21, 22, 23, 24, 25, 26), "3d_fullres", (32, 40, 32), 2, 10),
+    Target(112, tuple(NUCLEI_SIZES), "2d", (128, 128), 4, 10),
 )
-ITERATIONS = 50
+ITERATIONS = 25
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -94,12 +96,25 @@ def _run(options: argparse.Namespace) -> None:
     for target in targets:
         prepare(target, options)
     seeds = options.seeds[:1] if options.quick or options.pilot else options.seeds
-    # One seed of everything first: an interrupted study has something to show for each target.
-    for count in range(len(seeds) if options.dry_run else 1, len(seeds) + 1):
-        for target in targets:
-            _command("compare", *compare_options(target, seeds[:count], options))
+    if not options.dry_run:
+        _train(targets, seeds, options)
+    for target in targets:
+        _command("compare", *compare_options(target, seeds, options))
     if not options.dry_run and not options.pilot:
         _calibrate(work, targets)
+
+
+def _train(targets: Sequence[Target], seeds: Sequence[int], options: argparse.Namespace) -> None:
+    """All trainings, so many comparisons at once; the records that they leave are of one seed each.
+
+    One seed of everything comes first: an interrupted study has something to show for each target.
+    """
+    if options.side_by_side > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    waiting = [compare_options(target, [seed], options) for seed in seeds for target in targets]
+    with ThreadPoolExecutor(options.side_by_side) as pool:
+        for _ in pool.map(lambda words: _command("compare", *words), waiting):
+            pass
 
 
 def open_folders(work: Path, data: Path, targets: Sequence[Target]) -> dict[str, str]:
@@ -284,6 +299,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="[OPTIONAL] A few iterations, to see that everything runs")
     parser.add_argument("--dry_run", action="store_true", help="[OPTIONAL] Prepare, and print what would be trained")
+    parser.add_argument(
+        "-side_by_side",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="[OPTIONAL] So many trainings at once, on the CPU with one thread each. Default: 1",
+    )
     add_processes(parser)
     return parser.parse(arguments)
 

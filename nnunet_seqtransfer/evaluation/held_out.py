@@ -125,6 +125,8 @@ def _linked_images(test: HeldOutSet, folder: Path) -> Path:
             place.unlink(missing_ok=True)  # a link to a file that is gone
             try:
                 place.symlink_to(image.resolve())
+            except FileExistsError:  # another comparison of the same target was faster
+                continue
             except OSError:
                 shutil.copyfile(image, place)
     return folder
