@@ -355,12 +355,12 @@ def kinds_of_files(world: World) -> dict[str, Path]:
 
 
 def damage(template: World, folder: Path, write: Callable[[dict[str, object]], None]) -> None:
-    """Every kind of file is cut in half, one at a time, in the middle of the second stage and at the end.
+    """Every kind of file is cut in half, one at a time, in the middle of the second stage; further kinds at the end.
 
     Kinds that the results in the folder have already are left out.
     """
     known = [json.loads(line) for path in sorted(folder.glob("results_*.jsonl")) for line in path.open()]
-    done = {(result.get("moment"), result.get("kind")) for result in known}
+    done = {result.get("kind") for result in known}
     for moment in ("midway", "finished"):
         state = copy_of(template, folder / f"damage_{moment}")
         if moment == "midway":
@@ -368,8 +368,9 @@ def damage(template: World, folder: Path, write: Callable[[dict[str, object]], N
         else:
             run(CHAIN, environment(state))
         for kind, path in kinds_of_files(state).items():
-            if (moment, kind) in done:
+            if kind in done:
                 continue
+            done.add(kind)
             world = copy_of(state, folder / "damage_copy")
             damaged = world.root / path.relative_to(state.root)
             damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
