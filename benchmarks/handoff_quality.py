@@ -228,7 +228,7 @@ def write_narrow(
 
 def train(place: Place, dataset: str, run: Run, shape: tuple[int, int, float], *more: str) -> None:
     """One training of fold 0, from scratch or from what ``more`` says; ``shape``: epochs, iterations, learning rate."""
-    recipe = ("-epochs", str(shape[0]), "-iterations", str(shape[1]), "-initial_lr", str(shape[2]))
+    recipe: tuple[str, ...] = ("-epochs", str(shape[0]), "-iterations", str(shape[1]), "-initial_lr", str(shape[2]))
     recipe += ("-seed", str(run.seed), "-tag", run.tag)
     arguments = (dataset, CONFIGURATION, "0", "-s", "none", *recipe, "-device", "cpu", "-np", "1", *more)
     place.run(f"{dataset[:10]} {run.tag}", "nnUNetv2_seq_train", *arguments)
