@@ -316,7 +316,10 @@ def tmpfs(template: World, folder: Path, write: Callable[[dict[str, object]], No
     mount.mkdir(exist_ok=True)
     subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(mount)], check=True)
     try:
-        needed = 26e6  # what the chain adds on these phantoms
+        world = copy_of(template, mount / "world")
+        before = shutil.disk_usage(mount).used
+        run(CHAIN, environment(world))
+        needed = shutil.disk_usage(mount).used - before
         for point in range(points):
             world = copy_of(template, mount / "world")
             filler = mount / "filler"
