@@ -13,10 +13,11 @@ from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, ru
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.report.clean_text import clean_text
 from nnunet_seqtransfer.runs.found import find
-from nnunet_seqtransfer.runs.items import Item, size_of, size_text
+from nnunet_seqtransfer.runs.items import Item, size_of
 from nnunet_seqtransfer.runs.overview import QueueStates
 from nnunet_seqtransfer.runs.removal import remove_all
 from nnunet_seqtransfer.runs.unneeded import CATEGORIES, Category, unreadable
+from nnunet_seqtransfer.storage import size_text
 
 
 def main(arguments: Sequence[str] | None = None, queue: QueueStates = queue_states) -> NoReturn:

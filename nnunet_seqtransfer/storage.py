@@ -188,3 +188,10 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def size_text(size: int) -> str:
+    """Bytes as people say them: "812 kB", "3.4 GB"."""
+    if size < 1e6:
+        return f"{max(size / 1e3, 0):.0f} kB" if size >= 1e3 else f"{size} B"
+    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"

@@ -34,7 +34,7 @@ def test_a_source_that_would_not_fit(
     words = (
         "at the target's spacing",
         f"{NEAR} alone",
-        "0.0 GB are free",
+        "1 kB are free",
         str(world.preprocessed),
         f"leave {NEAR} out",
     )

@@ -17,7 +17,7 @@ from nnunet_seqtransfer.host.folders import preprocessed_folder
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
 from nnunet_seqtransfer.host.preprocessing import preprocess_case_to, preprocessed_cases, resampled_voxels
 from nnunet_seqtransfer.parallel import run_in_processes
-from nnunet_seqtransfer.storage import found_json, naming_full_and_read_only_disks, write_json
+from nnunet_seqtransfer.storage import found_json, naming_full_and_read_only_disks, size_text, write_json
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import Task
 
@@ -92,8 +92,8 @@ def require_space(needs: list[tuple[Task, int]]) -> None:
     if total > free:
         task, size = max(needs, key=lambda need: need[1])
         raise DatasetError(
-            f"preprocessing needs up to {total / 1e9:.1f} GB at the target's spacing ({task.dataset} alone "
-            f"{size / 1e9:.1f} GB), but {free / 1e9:.1f} GB are free in {preprocessed_folder()}; free space or leave "
+            f"preprocessing needs up to {size_text(total)} at the target's spacing ({task.dataset} alone "
+            f"{size_text(size)}), but {size_text(free)} are free in {preprocessed_folder()}; free space or leave "
             f"{task.dataset} out"
         )
 

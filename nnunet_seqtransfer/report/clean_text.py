@@ -7,8 +7,9 @@ from pathlib import Path
 
 from nnunet_seqtransfer.host.folders import preprocessed_folder, results_folder
 from nnunet_seqtransfer.report.tables import text_table
-from nnunet_seqtransfer.runs.items import Item, size_text
+from nnunet_seqtransfer.runs.items import Item
 from nnunet_seqtransfer.runs.unneeded import Category
+from nnunet_seqtransfer.storage import size_text
 
 _MOST = 20
 Sized = Sequence[tuple[Item, int]]

@@ -32,10 +32,3 @@ def size_of(path: Path) -> int:
             return sum(size_of(Path(entry.path)) for entry in entries)
     except OSError:
         return 0
-
-
-def size_text(size: int) -> str:
-    """Bytes as people say them: "812 kB", "3.4 GB"."""
-    if size < 1e6:
-        return f"{max(size / 1e3, 0):.0f} kB" if size >= 1e3 else f"{size} B"
-    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
