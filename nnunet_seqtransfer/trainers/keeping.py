@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nnunet_seqtransfer.chain.stage_files import FINAL, LATEST, PREVIOUS
 from nnunet_seqtransfer.errors import CheckpointError, SeqTransferError
 from nnunet_seqtransfer.storage import replacing
+from nnunet_seqtransfer.weights.checkpoints import save
 
 PATIENCE = 60.0
 """Seconds for which a checkpoint is tried again on a disk that does not take it."""
@@ -34,21 +33,10 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any], *, same_training: b
     """
     previous = path.with_name(PREVIOUS) if path.name == LATEST else None
     keep = previous if same_training else None
-    # torch is given a stream: it puts the name of a path into the archive
     with replacing(path, keep=keep) as aside, aside.open("wb") as stream:
-        try:
-            torch.save(checkpoint, stream)
-        except RuntimeError as error:
-            raise _system_error(error) or error from None
+        save(checkpoint, stream)
     if previous is not None and not same_training:
         previous.unlink(missing_ok=True)
-
-
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The error of the system that torch's writer covers with one of its own."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def keep_checkpoint(

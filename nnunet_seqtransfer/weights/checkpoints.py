@@ -126,11 +126,28 @@ def _reads_input(given: Tensor, wanted: Tensor, channels: tuple[int, int]) -> bo
 def write_weights(path: Path, weights: dict[str, Tensor]) -> str:
     """Writes weights in the form that nnU-Net's ``-pretrained_weights`` reads too; returns the file's SHA-256.
 
-    Equal weights give equal files: torch is given a stream, since it puts the name of a path into the archive.
+    Equal weights give equal files, see `save`.
     """
     with replacing(path) as aside, aside.open("wb") as stream:
-        torch.save({"network_weights": weights}, stream)
+        save({"network_weights": weights}, stream)
     return sha256(path)
+
+
+def save(content: dict[str, Any], stream: BinaryIO) -> None:
+    """torch.save into a stream: of a path, torch would put the name into the archive.
+
+    Raises OSError, as a full disk does, where torch's writer covers it with a RuntimeError of its own.
+    """
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:
+        raise _system_error(error) or error from None
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:

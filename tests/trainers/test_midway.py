@@ -189,7 +189,7 @@ def test_setting_the_clock_changes_nothing(folder: Path, monkeypatch: pytest.Mon
 
 
 FAILURES = [
-    ("nnunet_seqtransfer.trainers.keeping.torch.save", errno.ENOSPC, "the disk is full"),
+    ("nnunet_seqtransfer.weights.checkpoints.torch.save", errno.ENOSPC, "the disk is full"),
     ("nnunet_seqtransfer.storage.os.fsync", errno.EDQUOT, "the disk quota is used up"),
     ("nnunet_seqtransfer.storage.os.fsync", errno.EIO, "Input/output error"),
     ("nnunet_seqtransfer.storage.os.replace", errno.EROFS, "the file system is read-only"),

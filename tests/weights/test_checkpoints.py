@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from nnunet_seqtransfer.weights.checkpoints import (
     body_digest,
     load_body,
     load_checkpoint,
+    save,
     write_weights,
 )
 
@@ -194,6 +196,20 @@ def test_equal_weights_give_equal_files(plans, tmp_path: Path) -> None:
     digests = {write_weights(tmp_path / name / "init.pth", weights) for name in ("a", "b")}
     digests.add(write_weights(tmp_path / "other.pth", weights))
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("room", [0, 100, 5000])
+def test_a_full_disk_is_an_error_of_the_system(room: int) -> None:
+    """torch's writer covers it with a RuntimeError, which would be a traceback and not a line for the user."""
+
+    class Full(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            if self.tell() + len(data) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    with pytest.raises(OSError, match="No space left"):
+        save({"network_weights": {"layer": torch.ones(10_000)}}, Full())
 
 
 def test_the_trainer_loads_the_body_and_keeps_its_heads(plans, tmp_path: Path) -> None:
