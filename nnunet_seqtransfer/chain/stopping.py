@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from nnunet_seqtransfer.signals import handled
 
 STOPPED = 75
 """Exit status of a training, or a command, that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
@@ -21,24 +22,16 @@ class Stopped(BaseException):
 
 @contextmanager
 def raising_on_signals() -> Iterator[None]:
-    """While the block runs, SIGTERM, SIGUSR1 and SIGHUP raise Stopped; elsewhere than in the main thread nothing."""
+    """While the block runs, SIGTERM, SIGUSR1 and SIGHUP raise Stopped; elsewhere than in the main thread nothing.
+
+    Not in forked processes: a pool ends its workers by SIGTERM.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    owner = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        """In a forked worker, which inherits this handler: as before, since a pool ends its workers by SIGTERM."""
-        if os.getpid() == owner:
-            raise Stopped(signal.Signals(number).name)
-        signal.signal(number, before[number])
-        os.kill(os.getpid(), number)
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
-        signal.signal(number, stop)
-    try:
+    with handled(SIGNALS, _stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Stopped(signal.Signals(number).name)

@@ -11,18 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from nnunet_seqtransfer.chain.driver import DriverWatch
 from nnunet_seqtransfer.chain.stopping import STOPPED
+from nnunet_seqtransfer.signals import handled
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """SIGUSR1 is what Slurm can send some time before it ends a job."""
 TOGETHER = 1.0
 """Seconds in which several signals are one wish: Ctrl-C reaches a training from its terminal and from its driver."""
-
-_previous: dict[int, Any] = {}
-"""What handled our signals before, while they are heeded."""
 
 
 class Stop:
@@ -34,7 +32,6 @@ class Stop:
         self.at_once = False
         "Whether nothing would be lost by ending right now, as before the first and after the last iteration."
         self._first: float | None = None  # when the first signal came
-        self._owner = os.getpid()
         self._watch: DriverWatch | None = None
 
     @property
@@ -62,23 +59,14 @@ class Stop:
         Signals that are ignored stay so (nohup). Outside of the main thread, where Python allows no handlers, only the
         driving command is looked after.
         """
-        self._owner, self._watch, self.at_once = os.getpid(), DriverWatch(), at_once
+        self._watch, self.at_once = DriverWatch(), at_once
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        for number in SIGNALS:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                _previous[number] = signal.signal(number, self._note)
-        try:
+        with handled([n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)], self._note):
             yield
-        finally:
-            _restore()
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a forked process that `_restore` did not reach yet
-            _restore()
-            os.kill(os.getpid(), number)
-            return
         name = signal.Signals(number).name
         if self.at_once:
             _end(f"seq_transfer: stopped by {name}, everything on disk stays as it was\n", STOPPED)
@@ -111,14 +99,3 @@ def _kill_children() -> None:
         with suppress(OSError, IndexError):
             if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():
                 os.kill(int(path.parent.name), signal.SIGKILL)
-
-
-def _restore() -> None:
-    """Gives our signals back to what handled them before."""
-    while _previous:
-        signal.signal(*_previous.popitem())
-
-
-if hasattr(os, "register_at_fork"):
-    # A worker that hangs in C code would never run a handler of Python's, and its parent would wait for it.
-    os.register_at_fork(after_in_child=_restore)
