@@ -34,8 +34,8 @@ COMMENT = f"scenarios {os.getpid()}"
 SITE = ("-executor", "slurm", "-slurm", f"comment={COMMENT}")
 TRAINER = "nnUNetTrainerSeqTransfer"
 PATIENCE = 1200.0
-LIMITED_EPOCHS = int(os.environ.get("LIMITED_EPOCHS", "60"))
-"""Of the stage that is to take longer than two minutes: some 2 s each on two idle cores."""
+LIMITED_EPOCHS = int(os.environ.get("LIMITED_EPOCHS", "120"))
+"""Of the stage that is to take longer than two minutes: 1 to 2 s each on two idle cores."""
 
 
 @dataclass(frozen=True)
