@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -68,23 +69,9 @@ def _run(options: argparse.Namespace) -> None:
     executor = make_executor(options)
     target = dataset_name(options.dataset)
     sources, sources_for, compared = _sources(options, target)
-    request = ChainRequest(
-        target=target,
-        sources=sources,
-        plans=options.p,
-        configuration=options.configuration,
-        folds=tuple(dict.fromkeys(options.folds)),
-        source_recipe=target_recipe(options),
-        target_recipe=target_recipe(options),
-        warmup_epochs=options.warmup_epochs,
-        tag=options.tag,
-        overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
-        sources_for=sources_for,
-        landmark=find_landmark(options.init, options.configuration) if options.init is not None else None,
-        source_recipes=source_recipes(options, len(sources)),
-        min_coverage=DEFAULT_COVERAGE if options.min_coverage is None else options.min_coverage,
-        keep_heads=options.keep_heads,
-        compared=compared,
+    landmark = find_landmark(options.init, options.configuration) if options.init is not None else None
+    request = replace(
+        chain_request(options, target, sources), landmark=landmark, sources_for=sources_for, compared=compared
     )
     may_train = None if options.dry_run else partial(executor.check, devices)
     chain = load_chain(
@@ -96,6 +83,25 @@ def _run(options: argparse.Namespace) -> None:
     run_chain(chain, devices, executor, options.np, notify, before_replacing=require_nothing_queued)
     if executor.waits or chain.is_finished:
         print_results(chain)
+
+
+def chain_request(options: argparse.Namespace, target: str, sources: tuple[str, ...]) -> ChainRequest:
+    """What the options ask for, along a path; the model of -init, and what a plan knows, come on top."""
+    return ChainRequest(
+        target=target,
+        sources=sources,
+        plans=options.p,
+        configuration=options.configuration,
+        folds=tuple(dict.fromkeys(options.folds)),
+        source_recipe=target_recipe(options),
+        target_recipe=target_recipe(options),
+        warmup_epochs=options.warmup_epochs,
+        tag=options.tag,
+        overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
+        source_recipes=source_recipes(options, len(sources)),
+        min_coverage=DEFAULT_COVERAGE if options.min_coverage is None else options.min_coverage,
+        keep_heads=options.keep_heads,
+    )
 
 
 def print_results(chain: Chain) -> None:

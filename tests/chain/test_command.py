@@ -12,9 +12,8 @@ from nnunet_seqtransfer.chain.command import seq_train_command
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.landmark import Landmark
 from nnunet_seqtransfer.chain.midway import VARIABLE
-from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE, ChainRequest
-from nnunet_seqtransfer.entry_points.recipe_options import source_recipes, target_recipe
-from nnunet_seqtransfer.entry_points.train import _parse
+from nnunet_seqtransfer.chain.stages import ChainRequest
+from nnunet_seqtransfer.entry_points.train import _parse, chain_request
 
 PLAIN = "901 3d_fullres 0"
 LINES = (
@@ -35,22 +34,7 @@ def requested(line: str) -> tuple[ChainRequest, DeviceOptions]:
     options = _parse(line.split())
     sources = tuple({"902": NEAR, "903": FAR}[number] for number in options.s if number != "none")
     landmark = Landmark(Path("/home/someone/model.zip"), None, "ab" * 32) if options.init else None
-    request = ChainRequest(
-        target=TARGET,
-        sources=sources,
-        plans=options.p,
-        configuration=options.configuration,
-        folds=tuple(options.folds),
-        source_recipe=target_recipe(options),
-        target_recipe=target_recipe(options),
-        warmup_epochs=options.warmup_epochs,
-        tag=options.tag,
-        overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
-        landmark=landmark,
-        source_recipes=source_recipes(options, len(sources)),
-        min_coverage=DEFAULT_COVERAGE if options.min_coverage is None else options.min_coverage,
-        keep_heads=options.keep_heads,
-    )
+    request = replace(chain_request(options, TARGET, sources), landmark=landmark)
     return request, DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
 
 

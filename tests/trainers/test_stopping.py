@@ -32,7 +32,7 @@ from nnunet_seqtransfer.trainers.stopping import Stop
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
 def work():
-    print(os.getpid(), flush=True)  # only now: what arrives while a process is being forked is lost to it
+    print(os.getpid(), flush=True)
     time.sleep(600)
 stop = Stop()
 with stop.heeded(at_once={at_once}):
