@@ -108,16 +108,32 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _train(targets: Sequence[Target], seeds: Sequence[int], options: argparse.Namespace) -> None:
-    """All trainings, so many comparisons at once; the records that they leave are of one seed each.
+    """All trainings, so many comparisons at once; the records that they leave are of parts of the study.
 
     One seed of everything comes first: an interrupted study has something to show for each target.
     """
     if options.side_by_side > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    waiting = [compare_options(target, [seed], options) for seed in seeds for target in targets]
+    waiting = [words for seed in seeds for target in targets for words in parts(target, seed, options)]
     with ThreadPoolExecutor(options.side_by_side) as pool:
         for _ in pool.map(lambda words: _command("compare", *words), waiting):
             pass
+
+
+def parts(target: Target, seed: int, options: argparse.Namespace) -> list[list[str]]:
+    """A seed's trainings, cut where they share next to nothing: by the first source of a path.
+
+    A stage that two parts share, as the planned path's first source, is waited for.
+    """
+    if options.pilot:
+        return [compare_options(target, [seed], options)]
+    sources = used_sources(target, options)
+    chosen = []
+    for first in sources:
+        paths = [(first,), *((first, second) for second in sources if second != first)]
+        kinds = ["scratch"] if chosen else ["scratch", "long", "planned"]
+        chosen.append(["-arms", *kinds, *(word for path in paths for word in ("-path", *map(str, path)))])
+    return [[*compare_options(target, [seed], options, words), "--wait"] for words in chosen]
 
 
 def open_folders(work: Path, data: Path, targets: Sequence[Target]) -> dict[str, str]:
@@ -199,12 +215,15 @@ def used_sources(target: Target, options: argparse.Namespace) -> tuple[int, ...]
     return target.sources[:2] if options.quick else target.sources
 
 
-def compare_options(target: Target, seeds: Sequence[int], options: argparse.Namespace) -> list[str]:
-    """The options of nnUNetv2_seq_compare for one target."""
+def compare_options(
+    target: Target, seeds: Sequence[int], options: argparse.Namespace, chosen: Sequence[str] | None = None
+) -> list[str]:
+    """The options of nnUNetv2_seq_compare for one target; ``chosen``: those that say which paths, all by default."""
     epochs = str(1 if options.quick else target.epochs)
-    chosen = ["-arms", "scratch", "long", "planned", "--all_direct", "--all_pairs"]
     if options.pilot:
         chosen = ["-arms", "scratch", "direct", "-top", "1"]
+    elif chosen is None:
+        chosen = ["-arms", "scratch", "long", "planned", "--all_direct", "--all_pairs"]
     return [
         *(str(target.number), target.configuration, "-folds", *options.folds, "-seeds", *map(str, seeds)),
         *("-test", str(target.test_number), "--disable_tta", *chosen),
