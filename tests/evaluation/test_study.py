@@ -1,0 +1,65 @@
+"""The study in docs/study: what it trains."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from argparse import Namespace
+from itertools import permutations
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "study" / "transfers.py"
+OPTIONS = Namespace(quick=False, pilot=False, dry_run=False, folds=["0"], device="cpu", np=1)
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("transfers", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["transfers"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def paths_of(words: list[str]) -> list[tuple[str, ...]]:
+    """The words after each -path, up to the next option."""
+    paths, current = [], None
+    for word in words:
+        if word.startswith("-"):
+            current = [] if word == "-path" else None
+            if current is not None:
+                paths.append(current)
+        elif current is not None:
+            current.append(word)
+    return [tuple(path) for path in paths]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_parts_of_a_seed_are_every_source_and_every_ordered_pair_once(study: ModuleType, place: int) -> None:
+    """Nothing is missing and nothing trained by two parts but scratch, whoever comes first."""
+    target = study.TARGETS[place]
+    sources = [str(number) for number in target.sources]
+    found = [path for words in study.parts(target, 0, OPTIONS) for path in paths_of(words)]
+    assert sorted(found) == sorted([*((one,) for one in sources), *permutations(sources, 2)])
+
+
+def test_parts_differ_from_the_whole_in_the_paths_alone(study: ModuleType) -> None:
+    """The last comparison finds every training of the parts: data, recipe and seed are asked for with equal words."""
+    target = study.TARGETS[0]
+    paths = {"-arms", "-path", "--all_direct", "--all_pairs", "--wait"}
+
+    def common(words: list[str]) -> list[str]:
+        kept, inside = [], False
+        for word in words:
+            inside = word in paths if word.startswith("-") else inside
+            kept += [] if inside else [word]
+        return kept
+
+    whole = common(study.compare_options(target, [3], OPTIONS))
+    assert all(common(words) == whole for words in study.parts(target, 3, OPTIONS))
