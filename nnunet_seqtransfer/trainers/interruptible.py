@@ -24,6 +24,7 @@ from nnunet_seqtransfer.storage import found_json, mend_json, naming_full_and_re
 from nnunet_seqtransfer.trainers.agreement import agreed
 from nnunet_seqtransfer.trainers.claim import objection, seen
 from nnunet_seqtransfer.trainers.keeping import NotKeptError, keep_checkpoint, sweep
+from nnunet_seqtransfer.trainers.picture import Picture
 from nnunet_seqtransfer.trainers.stopping import Stop
 from nnunet_seqtransfer.trainers.terminal import lasting_output
 from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
@@ -59,6 +60,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         self._steps_run = False  # between two iterations of an epoch, training or validation
         self._checkpoint_seconds = checkpoint_seconds()
         self._kept = time.monotonic()
+        self._picture = Picture()
 
     @property
     def is_stage(self) -> bool:
@@ -158,10 +160,13 @@ class InterruptibleTrainer(nnUNetTrainer):
         """nnU-Net's; the epoch's time is what was spent on it, however often it was interrupted and the clock set."""
         starts = self.logger.get_value("epoch_start_timestamps", None)
         starts[-1] = time.time() - self.midway.elapsed
-        super().on_epoch_end()
+        with self._picture.when_due(self.logger):
+            super().on_epoch_end()
 
     def on_train_end(self) -> None:
-        """nnU-Net's; the previous checkpoint goes together with the latest one."""
+        """nnU-Net's; the picture holds every epoch, and the previous checkpoint goes together with the latest one."""
+        if self.local_rank == 0:
+            self._picture.finish(self.logger, self.output_folder)
         super().on_train_end()
         if self.local_rank == 0:
             sweep(Path(self.output_folder))
