@@ -6,13 +6,15 @@ Needs nnU-Net's variables and a preprocessed target. Each repeat trains the chai
 sources and results deleted before: with everything preprocessed already, with preprocessing between the stages
 (-np_ahead 0), and with preprocessing ahead. What preprocessing costs is the difference to the first; hidden is the
 share that preprocessing ahead saves of what the sources after the first one cost. The first source's cannot be
-hidden: nothing trains yet.
+hidden: nothing trains yet. What is not saved is told apart: epochs that took longer beside it, by nnU-Net's logs, and
+the rest, such as what was not ready when its stage was to begin.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -26,6 +28,8 @@ from nnunet_seqtransfer.chain.preparation import preprocess_missing
 from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.host.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
+
+EPOCH = re.compile(r"Epoch time: ([0-9.]+) s")
 
 
 def request_of(options: argparse.Namespace) -> ChainRequest:
@@ -55,8 +59,8 @@ def prepare(options: argparse.Namespace, most: int) -> float:
     return sum(seconds[1:])
 
 
-def chain_seconds(options: argparse.Namespace, *more: str) -> float:
-    """Wall seconds of the whole chain, in a results folder of its own."""
+def chain_seconds(options: argparse.Namespace, *more: str) -> tuple[float, float]:
+    """Wall seconds of the whole chain, in a results folder of its own, and those that its epochs took of it."""
     command = [str(scripts_folder() / "nnUNetv2_seq_train"), options.dataset, options.configuration, options.fold]
     command += ["-s", *options.s, "-p", options.p, "-device", options.device, "-epochs", str(options.epochs)]
     command += ["-source_epochs", str(options.epochs), "-iterations", str(options.iterations), "-seed", "0"]
@@ -66,14 +70,16 @@ def chain_seconds(options: argparse.Namespace, *more: str) -> float:
         began = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds = time.perf_counter() - began
+        logs = (path.read_text() for path in Path(results).rglob("training_log_*.txt"))
+        epochs = sum(float(found) for log in logs for found in EPOCH.findall(log))
         for stage in load_chain(request_of(options), options.np, print).stages:
             plans_path(stage.dataset, stage.plans_name).unlink(missing_ok=True)
-    return seconds
+    return seconds, epochs
 
 
 def repeat(options: argparse.Namespace, folders: list[Path]) -> dict[str, float]:
     """Figures of one repeat, in seconds."""
-    figures = {}
+    figures, epochs = {}, {}
     for name, more, most in (
         ("preprocessed before", ("-np_ahead", "0"), len(folders)),
         ("preprocessed between the stages", ("-np_ahead", "0"), 1),
@@ -86,7 +92,7 @@ def repeat(options: argparse.Namespace, folders: list[Path]) -> dict[str, float]
             alone = prepare(options, most)
         if most > 1:
             figures["preprocessing of all but the first, alone"] = alone
-        figures[name] = chain_seconds(options, *more)
+        figures[name], epochs[name] = chain_seconds(options, *more)
     costs = figures["preprocessed between the stages"] - figures["preprocessed before"]
     saved = figures["preprocessed between the stages"] - figures["preprocessed ahead"]
     return {
@@ -94,6 +100,7 @@ def repeat(options: argparse.Namespace, folders: list[Path]) -> dict[str, float]
         "cost of preprocessing between": costs,
         "saved by preprocessing ahead": saved,
         "share": saved / costs,
+        "lost by slower epochs": epochs["preprocessed ahead"] - epochs["preprocessed before"],
     }
 
 
