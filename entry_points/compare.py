@@ -18,6 +18,7 @@ from nnunet_seqtransfer.chain.executor import LocalExecutor
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.chain.trained import find_epoch_time
+from nnunet_seqtransfer.cluster.queue import require_nothing_queued
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, run_affinity
 from nnunet_seqtransfer.entry_points.common import notify, run_command
 from nnunet_seqtransfer.entry_points.compare_options import parse_compare
@@ -71,7 +72,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print("nothing was done (--dry_run)")
         return
-    comparison = run_comparison(setting, loaded, costs, devices, executor, options.np, notify)
+    comparison = run_comparison(
+        setting, loaded, costs, devices, executor, options.np, notify, before_replacing=require_nothing_queued
+    )
 
     from nnunet_seqtransfer.report.comparison_pictures import draw_comparison  # noqa: PLC0415 - matplotlib is slow
 

@@ -115,10 +115,13 @@ def run_comparison(
     executor: Executor,
     processes: int,
     notify: Notify,
+    *,
+    before_replacing: Callable[[Path], None] | None = None,
 ) -> Comparison:
     """Trains, predicts and scores what is left, trial by trial; after each the record holds all that is finished.
 
     What earlier calls have finished is scored first, so that an interruption takes nothing out of the record.
+    ``before_replacing``: see `run_chain`.
 
     Raises StageError where a training fails; the record then holds what was finished before.
     """
@@ -136,7 +139,7 @@ def run_comparison(
         known = exclusions_along(loaded.exclusions, trial.arm.sources)
         chain = load_chain(trial_request(setting.base, trial), processes, notify, exclusions=known)
         if not chain.is_finished:
-            run_chain(chain, devices, executor, processes, notify)
+            run_chain(chain, devices, executor, processes, notify, before_replacing=before_replacing)
         found[trial] = _result(setting, trial, chain, devices.device, processes)
         comparison = _written(setting, budget, loaded, found)
         notify(f"{_title(trial)}: Dice {_mean(found[trial].curves):.3f}")

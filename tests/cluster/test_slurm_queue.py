@@ -109,6 +109,22 @@ def test_a_record_is_not_replaced_under_jobs_that_go_by_it(world, command, monke
     assert read_run(folder).request.target_recipe.epochs == 8
 
 
+def test_a_comparison_does_not_replace_a_record_under_jobs_either(world, command, monkeypatch):
+    """Its runs have names that a training can have too; it stops before it trains anything."""
+    assert command("affinity", "-t", "901", "-s", "902", "903", "-np", "1").status == 0
+    asked = ("901", "3d_fullres", "0", "-s", "none", "-tag", "seed0", "-executor", "record", "-np", "1")
+    assert command("train", *asked, "-epochs", "9").status == 0
+    (folder,) = find_runs()
+    write_jobs(folder, {f"{TARGET}/nnUNetPlans_scratch_seed0/fold_0": SubmittedJob("7", "seq-a")})
+    monkeypatch.setattr(slurm, "is_installed", lambda: True)
+    monkeypatch.setattr(slurm, "queue", lambda names: {name: queued(name) for name in names})
+    before = (folder / RECORD).read_text()
+    recipe = ("-epochs", "1", "-source_epochs", "1", "-iterations", "1", "-device", "cpu", "-np", "1")
+    outcome = command("compare", "901", "3d_fullres", "-arms", "scratch", "direct", *recipe)
+    assert outcome.status == 2 and "1 of its jobs are in Slurm's queue" in outcome.err, outcome.err
+    assert (folder / RECORD).read_text() == before and not list(world.results.rglob("*.pth"))
+
+
 @pytest.mark.parametrize(
     ("last", "reason"),
     [
