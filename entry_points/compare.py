@@ -36,13 +36,14 @@ from nnunet_seqtransfer.evaluation.scoring import Scorer
 from nnunet_seqtransfer.evaluation.trials import budget
 from nnunet_seqtransfer.host.datasets import split_cases
 from nnunet_seqtransfer.host.evaluation import voxel_size
-from nnunet_seqtransfer.host.folders import dataset_name, results_folder
+from nnunet_seqtransfer.host.folders import dataset_id, dataset_name, results_folder
 from nnunet_seqtransfer.host.plans import data_folder
 from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
 from nnunet_seqtransfer.sequence.options import PlanOptions
 from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path, read_plan
 from nnunet_seqtransfer.sequence.prices import Training
+from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.target import load_target, named_sources
 
 
@@ -105,18 +106,38 @@ def _plan(options: argparse.Namespace, affinity: Affinity, files: list[Path]) ->
     if not {"planned", "runner-up"} & set(options.arms):
         return None
     path = plan_path(affinity.target, options.p, options.configuration)
+    test = None if options.test is None else dataset_name(options.test)
     if path.is_file():
         plan = read_plan(path)
         wanted = (affinity.target, options.p, options.configuration)
         require_fitting(plan, path, wanted, "nnUNetv2_seq_plan")
+        _require_of(plan, path, affinity, test)
+        if sha256(files[0]) != plan.affinity_sha256:
+            notify(f"the plan rests on another affinity than {files[0]}; nnUNetv2_seq_plan makes a new one")
     elif options.dry_run:
         raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
     else:
         notify(f"no plan for {affinity.target} yet; making one")
         training = Training(options.epochs, options.source_epochs, options.iterations, len(options.folds))
-        plan = run_plan(affinity, files[0], PlanOptions(training=training))
+        avoid = tuple({test} & set(affinity.sources)) if test is not None else ()
+        plan = run_plan(affinity, files[0], PlanOptions(training=training, avoid=avoid))
     files.append(path)
     return plan
+
+
+def _require_of(plan: SequencePlan, path: Path, affinity: Affinity, test: str | None) -> None:
+    """Raises RecordError where a stored plan is not one to compare: of another metric, or through the test set."""
+    if plan.metric != affinity.metric:
+        raise RecordError(
+            f"the plan {path} is by the metric {plan.metric}, the affinity by {affinity.metric}; make one with "
+            "nnUNetv2_seq_plan -a, or leave planned and runner-up out of -arms"
+        )
+    if test in plan.sources:
+        number = dataset_id(str(test))
+        raise RecordError(
+            f"the plan {path} goes through the test set {test}; run nnUNetv2_seq_plan -t {dataset_id(plan.target)} "
+            f"-c {plan.configuration} -avoid {number}"
+        )
 
 
 def _choice(options: argparse.Namespace, target: str) -> ArmChoice:

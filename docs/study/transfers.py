@@ -44,6 +44,8 @@ NUCLEI_SIZES = {311: (256, 256), 312: (360, 360), 313: (696, 520)}
 MOST_FEATURES = 64
 METRICS = ("descriptors", "fingerprint", "published")
 """The default first: its ranking is what the planned path and the sizes of sources are taken from."""
+_CHILDREN: set[subprocess.Popen[bytes]] = set()
+"""The commands that run now."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,14 @@ def _train(targets: Sequence[Target], seeds: Sequence[int], options: argparse.Na
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     waiting = [words for seed in seeds for target in targets for words in parts(target, seed, options)]
     with ThreadPoolExecutor(options.side_by_side) as pool:
-        for _ in pool.map(lambda words: _command("compare", *words), waiting):
-            pass
+        try:
+            for _ in pool.map(lambda words: _command("compare", *words), waiting):
+                pass
+        except BaseException:  # a signal reaches this thread alone
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in tuple(_CHILDREN):
+                child.terminate()
+            raise
 
 
 def parts(target: Target, seed: int, options: argparse.Namespace) -> list[list[str]]:
@@ -280,11 +288,14 @@ def _execute(command: Path, *options: str) -> None:
     print(f"$ {command.name} {' '.join(options)}", file=sys.stderr, flush=True)
     # nnU-Net's planning crashes where nnUNet_n_proc_DA is 0, which suits trainings on few cores.
     own = {name: value for name, value in os.environ.items() if name != "nnUNet_n_proc_DA" or "seq" in command.name}
-    finished = subprocess.run([str(command), *options], env=own, stdin=subprocess.DEVNULL, check=False)
-    if finished.returncode:
-        raise StageError(
-            f"{command.name} ended with exit status {finished.returncode}; run the study again to go on from there"
-        )
+    with subprocess.Popen([str(command), *options], env=own, stdin=subprocess.DEVNULL) as child:
+        _CHILDREN.add(child)
+        try:
+            status = child.wait()
+        finally:
+            _CHILDREN.discard(child)
+    if status:
+        raise StageError(f"{command.name} ended with exit status {status}; run the study again to go on from there")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

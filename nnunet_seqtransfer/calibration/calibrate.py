@@ -74,7 +74,11 @@ def calibrate(targets: Sequence[MeasuredTarget], metric: MetricEntry, name: str,
         stage_cost=float(theta[-1] / scale),
         dice_per_cost=scale,
         dice_per_cost_interval=_interval(np.array(slopes)),
-        residual=max(_residual(data, theta), noise or 0.0),
+        residual=scatter_of_a_run(
+            _residual(data, theta, _fitted_constants(model, theta, start_unknown)),
+            noise or 0.0,
+            [runs for target in targets for runs in target.runs],
+        ),
         measurements=Measurements(
             targets=tuple(target.name for target in targets),
             paths=tuple(_measured_paths(targets, data.features @ theta / scale)),
@@ -120,11 +124,33 @@ def _require_distance(data: Data, theta: Floats, scale: float, metric: str) -> N
         )
 
 
-def _residual(data: Data, theta: Floats) -> float:
+def _residual(data: Data, theta: Floats, constants: int) -> float:
     """Standard deviation of Dice around the prediction: one degree of freedom for each target and used constant."""
     errors = centred(data.dice + data.features @ theta, data.groups)
-    degrees = len(errors) - len(np.unique(data.groups)) - int(np.count_nonzero(theta))
+    degrees = len(errors) - len(np.unique(data.groups)) - constants
     return math.sqrt(float(errors @ errors) / max(1, degrees))
+
+
+def _fitted_constants(model: Model, theta: Floats, start_unknown: bool) -> int:
+    """How many constants were fitted and are not 0; weights that share one are one, a start at its default is none."""
+    weights = int(np.count_nonzero(theta[1:-1]))
+    start, stage = int(theta[0] > 0 and not start_unknown), int(theta[-1] > 0)
+    return start + (weights if model.free_weights else min(1, weights)) + stage
+
+
+def scatter_of_a_run(residual: float, noise: float, runs: Sequence[int]) -> float:
+    """Standard deviation of a single run's Dice around the prediction.
+
+    The means of r runs scatter with the variance misfit^2 + noise^2 / r, a run with misfit^2 + noise^2: what averaging
+    has taken away of the noise is added again.
+
+    Args:
+        residual: standard deviation of the paths' mean Dice around the prediction.
+        noise: standard deviation between runs of one path; 0 where none was run twice.
+        runs: of each path, >= 1.
+    """
+    averaged = 1 - sum(1 / count for count in runs) / len(runs)
+    return max(noise, math.sqrt(residual**2 + averaged * noise**2))
 
 
 def _interval(values: Floats) -> tuple[float, float]:

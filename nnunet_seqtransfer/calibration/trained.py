@@ -14,7 +14,7 @@ from nnunet_seqtransfer.calibration.measurements import MeasuredRun
 from nnunet_seqtransfer.chain.block import Recipe, StageBlock, read_block
 from nnunet_seqtransfer.chain.record import find_runs, read_run
 from nnunet_seqtransfer.chain.stage_files import FINAL
-from nnunet_seqtransfer.chain.stages import TRAINER
+from nnunet_seqtransfer.chain.stages import TRAINER, is_target_of
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.host.folders import results_folder
 from nnunet_seqtransfer.storage import read_json
@@ -71,6 +71,8 @@ def read_trained(plans: str, configuration: str, notify: Callable[[str], None]) 
 def _finished(plans: str, configuration: str, notify: Callable[[str], None]) -> Iterator[TrainedFold]:
     root = results_folder()
     for file in sorted(root.glob(f"Dataset*/{TRAINER}__{plans}_*__{configuration}/plans.json")):
+        if not is_target_of(file.parent.name.split("__")[1], plans):
+            continue
         try:
             block = read_block(read_json(file, "a trained model's plans file", "train it again"), configuration)
             if block is None or block.role != "target" or block.landmark is not None:

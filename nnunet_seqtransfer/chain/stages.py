@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -208,6 +209,12 @@ def _stage(
         landmark=request.landmark.sha256 if request.landmark else None,
         keep_heads=request.keep_heads and starts_from_weights,
     )
+
+
+def is_target_of(plans_name: str, plans: str) -> bool:
+    """Whether a plans name can be that of a chain's target under ``plans``, and not under plans with a longer name."""
+    path = r"(_scratch|_via\d+(_\d+)*|_init[0-9a-f]{8})(_.*)?"
+    return re.fullmatch(re.escape(plans) + path, plans_name) is not None
 
 
 def _via(datasets: Sequence[str]) -> str:

@@ -93,7 +93,7 @@ def _wanted(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice) ->
         yield from _baselines(affinity, here, kinds)
     if choice.all_pairs:
         yield from (("pair", pair) for pair in permutations(here, 2))
-    yield from (("own", path) for path in choice.own)
+    yield from (("own" if path else "scratch", path) for path in choice.own)
 
 
 def _baselines(affinity: Affinity, here: Sequence[str], kinds: Iterable[Role]) -> Iterator[tuple[Role, Path]]:

@@ -15,9 +15,17 @@ from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.shared import find_exclusions
 from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import ChainRequest, Exclusions, Stage
-from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.errors import RecordError, StageError
 from nnunet_seqtransfer.evaluation.cache import cached
-from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, Comparison, Curve, Score, write_comparison
+from nnunet_seqtransfer.evaluation.comparison import (
+    Arm,
+    Budget,
+    Comparison,
+    Curve,
+    Score,
+    read_comparison,
+    write_comparison,
+)
 from nnunet_seqtransfer.evaluation.curves import read_curve, savings
 from nnunet_seqtransfer.evaluation.dice import CaseDice, mean_dice
 from nnunet_seqtransfer.evaluation.differences import case_values, differences
@@ -125,10 +133,11 @@ def run_comparison(
 
     Raises StageError where a training fails; the record then holds what was finished before.
     """
+    _say_what_goes(setting, notify)
     found: dict[Trial, Result] = {}
     trials_done = [trial for trial, chain in loaded.chains.items() if chain.is_finished]
     for trial in trials_done:
-        found[trial] = _result(setting, trial, loaded.chains[trial], devices.device, processes)
+        found[trial] = _result(setting, trial, loaded.chains[trial], devices.device, processes, notify)
         notify(f"{_title(trial)}: finished, Dice {_mean(found[trial].curves):.3f}")
     comparison = _written(setting, budget, loaded, found)
     for number, trial in enumerate(loaded.chains, 1):
@@ -140,10 +149,26 @@ def run_comparison(
         chain = load_chain(trial_request(setting.base, trial), processes, notify, exclusions=known)
         if not chain.is_finished:
             run_chain(chain, devices, executor, processes, notify, before_replacing=before_replacing)
-        found[trial] = _result(setting, trial, chain, devices.device, processes)
+        found[trial] = _result(setting, trial, chain, devices.device, processes, notify)
         comparison = _written(setting, budget, loaded, found)
         notify(f"{_title(trial)}: Dice {_mean(found[trial].curves):.3f}")
     return comparison
+
+
+def _say_what_goes(setting: Setting, notify: Notify) -> None:
+    """A line where the record of an earlier call has paths or seeds that this call does not ask for."""
+    path = setting.folder / RECORD
+    try:
+        earlier = read_comparison(path)
+    except RecordError:  # none, or a broken one, which is written anew
+        return
+    gone = [arm.name for arm in earlier.arms if arm not in setting.arms]
+    gone += [f"seed {seed}" for seed in earlier.seeds if seed not in setting.seeds]
+    if gone:
+        notify(
+            f"{path} is written anew without {', '.join(gone)}, which this call does not ask for; a call that asks for "
+            "all of them brings them back without training them again"
+        )
 
 
 def _title(trial: Trial) -> str:
@@ -208,10 +233,10 @@ def direct_dice(arms: Iterable[Arm], scores: Iterable[Score]) -> dict[str, float
     }
 
 
-def _result(setting: Setting, trial: Trial, chain: Chain, device: str, processes: int) -> Result:
+def _result(setting: Setting, trial: Trial, chain: Chain, device: str, processes: int, notify: Notify) -> Result:
     scores, curves = [], []
     for stage in (stage for stage in chain.stages if stage.role == "target"):
-        jobs = _jobs(setting, stage, device)
+        jobs = _jobs(setting, stage, device, notify)
         name = f"{stage.plans_name}_fold_{stage.fold}"
         title = f"Scoring {trial.arm.name}, fold {stage.fold}, seed {trial.seed}"
         part = "" if setting.held_out is None else f"{setting.held_out.dataset}_"
@@ -223,10 +248,10 @@ def _result(setting: Setting, trial: Trial, chain: Chain, device: str, processes
     return Result(tuple(scores), tuple(curves))
 
 
-def _jobs(setting: Setting, stage: Stage, device: str) -> list[ScoringJob]:
+def _jobs(setting: Setting, stage: Stage, device: str, notify: Notify) -> list[ScoringJob]:
     """The evaluated cases of one model, predicted: by nnU-Net's own final validation, or now."""
     if setting.held_out is not None:
-        folder = predict(setting.held_out, stage, setting.folder, device, mirroring=setting.mirroring)
+        folder = predict(setting.held_out, stage, setting.folder, device, notify, mirroring=setting.mirroring)
         references = {case: files.label for case, files in setting.held_out.cases.items()}
     else:
         folder = stage.output / "validation"

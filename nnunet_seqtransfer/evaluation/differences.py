@@ -43,13 +43,22 @@ def differences(arms: Sequence[Arm], scores: Iterable[Score], seed: int = 0) -> 
 
 
 def case_values(scores: Iterable[Score], metric: Metric) -> dict[str, dict[Run, dict[str, float]]]:
-    """Arm -> fold and seed -> case -> mean over its labels, NaN left out; cases without any value are left out."""
+    """Arm -> fold and seed -> case -> mean over its labels; cases without any value are left out.
+
+    A label of a case counts where every arm of that fold and seed has a value, so that all means are over the same.
+    One arm has none (NaN) where the label is absent and it has, rightly, found nothing.
+    """
+    scores = list(scores)
+    undefined = {
+        (score.fold, score.seed, score.case, score.label)
+        for score in scores
+        if math.isnan(float(getattr(score, metric)))
+    }
     found: dict[str, dict[Run, dict[str, list[float]]]] = {}
     for score in scores:
-        value = float(getattr(score, metric))
-        if not math.isnan(value):
+        if (score.fold, score.seed, score.case, score.label) not in undefined:
             runs = found.setdefault(score.arm, {}).setdefault((score.fold, score.seed), {})
-            runs.setdefault(score.case, []).append(value)
+            runs.setdefault(score.case, []).append(float(getattr(score, metric)))
     return {
         arm: {run: {case: sum(values) / len(values) for case, values in cases.items()} for run, cases in runs.items()}
         for arm, runs in found.items()

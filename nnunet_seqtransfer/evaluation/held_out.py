@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.chain.child import run_job
 from nnunet_seqtransfer.chain.job import Job
+from nnunet_seqtransfer.chain.locks import locked_in_turn
 from nnunet_seqtransfer.chain.stage_files import FINAL
 from nnunet_seqtransfer.chain.stages import TRAINER, Stage
 from nnunet_seqtransfer.errors import DatasetError, RecordError, StageError
@@ -69,23 +70,42 @@ def load_held_out(dataset: str, target: Task) -> HeldOutSet:
     return HeldOutSet(dataset, dataset, cases)
 
 
-def predict(test: HeldOutSet, stage: Stage, folder: Path, device: str, *, mirroring: bool) -> Path:
+def predict(
+    test: HeldOutSet, stage: Stage, folder: Path, device: str, notify: Callable[[str], None], *, mirroring: bool
+) -> Path:
     """Predicts all cases with one model, unless that was done; returns the folder of the predictions.
 
     The folder gets its name when all are there, and remembers the checkpoint: predictions of another are made anew.
+    Where another process is at the same ones, this waits and takes them.
 
     Args:
         test: the cases.
         stage: the target's stage whose final checkpoint predicts.
         folder: of the comparison.
         device: cuda, cpu or mps.
+        notify: is told, once, whom this waits for.
         mirroring: nnU-Net's test time augmentation.
     """
     name = f"{stage.plans_name}_fold_{stage.fold}"
     final = folder / "predictions" / f"{test.dataset}_{name}"
-    made_by = {"checkpoint": sha256(stage.output / FINAL), "cases": sorted(test.cases), "mirroring": mirroring}
-    if _is_made_by(final, made_by):
-        return final
+    with locked_in_turn(final.with_name(f".{final.name}.lock"), f"the predictions {final}", notify):
+        made_by = {"checkpoint": sha256(stage.output / FINAL), "cases": sorted(test.cases), "mirroring": mirroring}
+        if not _is_made_by(final, made_by):
+            _predict(test, stage, folder, final, made_by, device, mirroring=mirroring)
+    return final
+
+
+def _predict(
+    test: HeldOutSet,
+    stage: Stage,
+    folder: Path,
+    final: Path,
+    made_by: dict[str, object],
+    device: str,
+    *,
+    mirroring: bool,
+) -> None:
+    name = f"{stage.plans_name}_fold_{stage.fold}"
     shutil.rmtree(final, ignore_errors=True)
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -103,19 +123,25 @@ def predict(test: HeldOutSet, stage: Stage, folder: Path, device: str, *, mirror
         raise StageError(f"nnUNetv2_predict left out case {missing[0]}; see {folder / 'logs' / f'predict_{name}.log'}")
     write_record(aside / MARK, KIND, FORMAT, made_by)
     aside.rename(final)
-    return final
 
 
 def _is_made_by(folder: Path, made_by: dict[str, object]) -> bool:
     try:
-        return read_record(folder / MARK, KIND, FORMAT, "") == made_by
+        found = read_record(folder / MARK, KIND, FORMAT, "")
     except RecordError:
         return False
+    return found == made_by and all(any(folder.glob(f"{case}.*")) for case in found["cases"])
 
 
 def _linked_images(test: HeldOutSet, folder: Path) -> Path:
-    """A folder with the images under nnU-Net's names for prediction: links, or copies where there are no links."""
+    """A folder with the images under nnU-Net's names for prediction: links, or copies where there are no links.
+
+    Images of cases that the test set does not hold any more go.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for place in folder.iterdir():
+        if place.name.rpartition("_")[0] not in test.cases:
+            place.unlink(missing_ok=True)
     for case, files in test.cases.items():
         for channel, image in enumerate(files.images):
             ending = "".join(image.suffixes[-2:]) if image.name.endswith(".gz") else image.suffix

@@ -51,12 +51,18 @@ def evaluated_labels(
     ignore = labels.get("ignore")
     for path in (reference, prediction):
         if not path.is_file():
-            raise DatasetError(f"the segmentation {path} of case {case} is missing; run the same command again")
+            remedy = "plan and preprocess its dataset again" if path == reference else f"delete {path.parent}"
+            raise DatasetError(
+                f"the segmentation {path} of case {case} is missing; {remedy} and run the same command again"
+            )
     try:
         found = compute_metrics(str(reference), str(prediction), reader, list(wanted.values()), ignore)["metrics"]
         (own, properties), (other, _) = reader.read_seg(str(reference)), reader.read_seg(str(prediction))
     except Exception as error:  # image readers raise all kinds for a damaged file, NumPy for other shapes
-        raise DatasetError(f"case {case} cannot be evaluated ({error}): {prediction} against {reference}") from error
+        raise DatasetError(
+            f"case {case} cannot be evaluated ({error}): {prediction} against {reference}; "
+            f"delete {prediction.parent} and run the same command again"
+        ) from error
     counted = np.ones(own.shape, dtype=bool) if ignore is None else own != int(ignore)
     spacing = tuple(float(value) for value in properties["spacing"])
     for name, key in wanted.items():

@@ -164,12 +164,11 @@ class InterruptibleTrainer(nnUNetTrainer):
             super().on_epoch_end()
 
     def on_train_end(self) -> None:
-        """nnU-Net's; the picture holds every epoch, and the previous checkpoint goes together with the latest one."""
-        if self.local_rank == 0:
-            self._picture.finish(self.logger, self.output_folder)
+        """nnU-Net's; the previous checkpoint goes together with the latest one, and the picture holds every epoch."""
         super().on_train_end()
         if self.local_rank == 0:
             sweep(Path(self.output_folder))
+            self._picture.finish(self.logger, self.output_folder)
 
     def save_checkpoint(self, filename: str) -> None:
         """The checkpoint that nnU-Net writes between two epochs, but never half-written, and tried again.

@@ -32,7 +32,13 @@ from nnunet_seqtransfer.affinity.calibration import (
     write_calibration,
 )
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.calibration.calibrate import bootstrap, calibrate
+from nnunet_seqtransfer.calibration.calibrate import (
+    _fitted_constants,
+    _residual,
+    bootstrap,
+    calibrate,
+    scatter_of_a_run,
+)
 from nnunet_seqtransfer.calibration.fit import GRID, Data, Exponents, correlation, fit
 from nnunet_seqtransfer.calibration.held_out import (
     choose_exponents,
@@ -51,7 +57,7 @@ from nnunet_seqtransfer.chain.block import Recipe, StageBlock, with_block
 from nnunet_seqtransfer.chain.chain import Chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.record import write_run
-from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
+from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages, is_target_of
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError, SequenceError
 from nnunet_seqtransfer.host.folders import output_base
 from nnunet_seqtransfer.report.calibration import calibration_text, draw_calibration, verdict
@@ -170,6 +176,52 @@ def test_constants_grow_with_the_measurements() -> None:
     assert all(kind == (3, False, True) for paths, kind in kinds.items() if 10 <= paths < 16)
     assert all(kind == (5, True, False) for paths, kind in kinds.items() if 16 <= paths < 19)
     assert all(kind == (6, True, True) for paths, kind in kinds.items() if paths >= 19)
+
+
+def test_the_scatter_of_a_run_is_that_of_runs_and_not_of_their_means() -> None:
+    """Means of 3 runs, misfit 0.02 and noise 0.03: a run scatters by their root sum of squares, in a simulation too."""
+    of_means = math.hypot(0.02, 0.03 / math.sqrt(3))
+    assert scatter_of_a_run(of_means, 0.03, [3] * 10) == pytest.approx(math.hypot(0.02, 0.03))
+    assert scatter_of_a_run(0.04, 0.03, [1] * 10) == pytest.approx(0.04), "nothing was averaged"
+    assert scatter_of_a_run(0.0, 0.03, [2] * 10) == 0.03, "never below the noise"
+    rng = np.random.default_rng(0)
+    misfit = rng.normal(0, 0.02, 100_000)
+    runs = misfit[:, None] + rng.normal(0, 0.03, (100_000, 3))
+    found = scatter_of_a_run(float(runs.mean(axis=1).std()), 0.03, [3] * 100_000)
+    assert found == pytest.approx(runs.std(), rel=0.01)
+
+
+def test_weights_that_share_a_constant_take_one_degree_of_freedom() -> None:
+    """The scatter around the prediction is unbiased with few paths, where the four weights keep their proportions."""
+    ratios = []
+    for seed in range(200):
+        (target,) = random_targets(seed, 1, paths=9, noise=0.05)
+        model = affordable_model([target.transfers], DEFAULT)
+        assert model.constants == 2 and not model.free_weights
+        data = Data.of([target.transfers], model.names, Exponents())
+        theta = fit(data, model.shape(Exponents()))
+        ratios.append(_residual(data, theta, _fitted_constants(model, theta, start_unknown=False)) ** 2)
+    assert 0.7 < np.mean(ratios) / 0.05**2 < 1.6
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("P_scratch", True),
+        ("P_scratch_seed0", True),
+        ("P_via21", True),
+        ("P_via21_24_tag", True),
+        ("P_init0123abcd", True),
+        ("P_40G_scratch", False),
+        ("P_40G_via21", False),
+        ("P_viaduct", False),
+        ("P_initial", False),
+        ("P", False),
+    ],
+)
+def test_plans_with_a_longer_name_are_other_plans(name: str, expected: bool) -> None:
+    """nnUNetResEncUNetPlans_40G are not nnUNetResEncUNetPlans: their networks differ."""
+    assert is_target_of(name, "P") is expected
 
 
 # Guards against over-fitting

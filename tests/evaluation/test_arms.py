@@ -48,6 +48,12 @@ def test_scratch_as_long_as_the_longest_path():
     assert (longest.name, longest.sources, longest.extra_epochs) == ("scratch, as long", (), 14)
 
 
+def test_scratch_among_ones_own_paths_is_scratch():
+    """As the table of measurements names it; all others are compared with it."""
+    arms = choose_arms(affinity(), plan(), ArmChoice(kinds=("planned",), own=((), (D,))))
+    assert roles(arms)[()] == ("scratch",) and roles(arms)[(D,)] == ("own",)
+
+
 def test_a_plan_from_scratch_is_one_arm_with_scratch():
     """Where the plan is scratch, scratch is the planned path."""
     arms = choose_arms(affinity(), plan(()), ArmChoice(kinds=("scratch", "planned", "direct")))

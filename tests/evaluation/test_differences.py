@@ -30,6 +30,15 @@ def test_labels_are_averaged_before_cases_and_nan_is_left_out():
     assert found == {"scratch": {("0", 0): {"a": pytest.approx(0.4)}}}
 
 
+def test_all_arms_are_averaged_over_the_same_labels_of_the_same_cases():
+    """Where one arm rightly finds nothing, its NaN leaves another's false positive out too, in that seed."""
+    empty, full = {"empty": math.nan, "full": 0.8}, {"empty": 0.0, "full": 0.8}
+    every = [*scores("careful", empty), *scores("eager", full), *scores("eager", full, seed=1)]
+    found = case_values(every, "dice")
+    assert found["careful"] == {("0", 0): {"full": 0.8}}
+    assert found["eager"] == {("0", 0): {"full": 0.8}, ("0", 1): {"empty": 0.0, "full": 0.8}}
+
+
 def test_cases_are_paired_over_the_runs_that_both_have():
     """A seed that one arm lacks is left out of both; of the others each case is averaged first."""
     one = {("0", 0): {"a": 0.5, "b": 0.7}, ("0", 1): {"a": 0.7, "b": 0.7}, ("0", 2): {"a": 0.0}}

@@ -426,6 +426,14 @@ def test_a_repeated_epoch_counts_as_it_was_last(tmp_path: Path) -> None:
     assert [len(epoch.pseudo_dice) for epoch in curve] == [1, 1, 1, 2, 2, 2, 2]
 
 
+def test_a_training_begun_anew_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+    """Where all checkpoints were lost, the epochs that it had and this one has not reached are no epochs of it."""
+    (tmp_path / "training_log_2026_1.txt").write_text(made_run.training_log(80, 1))
+    (tmp_path / "training_log_2026_2.txt").write_text(made_run.training_log(10, 2))
+    curve = read_curve(tmp_path)
+    assert [epoch.number for epoch in curve] == list(range(10)) and all(len(one.pseudo_dice) == 2 for one in curve)
+
+
 def test_logs_are_in_the_order_of_their_times(tmp_path: Path) -> None:
     """nnU-Net pads neither months nor days: the log of October is newer than that of September."""
     (tmp_path / "training_log_2026_9_30_10_00_00.txt").write_text(made_run.training_log(3, 1))

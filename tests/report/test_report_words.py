@@ -108,6 +108,25 @@ def test_cases_that_a_stage_leaves_out_are_not_counted(folders: Path) -> None:
     assert f"Training on {NEAR} (without 1 case {shared}) took" in told
 
 
+def test_a_planned_path_is_not_chosen_by_hand(folders: Path) -> None:
+    """Also where the affinity that the plan rests on was kept elsewhere, or has been deleted."""
+    found = planned(folders)
+    assert found.follows_plan and found.plan is not None
+    told = methods(replace(found, affinity=None), {})
+    assert "by hand." not in told
+    assert f"Distances were measured by the metric {found.plan.metric}, and the path chosen by" in told
+    assert "The order was chosen by hand." in methods(replace(found, plan=None), {})
+
+
+def test_validation_cases_that_sources_may_hold_are_not_called_unseen(folders: Path) -> None:
+    """With --allow_overlap the paragraph and the result say what that means for the Dice."""
+    found = made(folders)
+    assert "Sources may hold" not in methods(found, {}) and "sources may hold" not in result(found)
+    found = replace(found, run=replace(found.run, request=replace(found.run.request, overlap="allow")))
+    assert "Sources may hold some of these cases, which makes it too high (--allow_overlap)." in methods(found, {})
+    assert "some of which sources may hold" in result(found)
+
+
 def test_heads_that_were_kept_are_told(folders: Path) -> None:
     """With --keep_heads those of equal names were handed on; without, or where none was, all heads were new."""
     found = made(folders)

@@ -37,11 +37,15 @@ class Epoch:
 def read_curve(folder: Path) -> tuple[Epoch, ...]:
     """The finished epochs of a stage in their order.
 
-    A training that was interrupted left several logs; an epoch that was repeated counts as it was the last time.
+    A training that was interrupted left several logs; an epoch that was repeated counts as it was the last time, and
+    none after it of a training before that.
     """
     found: dict[int, Epoch] = {}
     for log in sorted(folder.glob("training_log_*.txt"), key=time_in):
-        found |= {epoch.number: epoch for epoch in epochs_of(log.read_text(errors="replace"))}
+        epochs = epochs_of(log.read_text(errors="replace"))
+        begun = min((epoch.number for epoch in epochs), default=math.inf)
+        found = {number: epoch for number, epoch in found.items() if number < begun}
+        found |= {epoch.number: epoch for epoch in epochs}
     return tuple(found[number] for number in sorted(found))
 
 

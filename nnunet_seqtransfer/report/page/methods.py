@@ -64,14 +64,18 @@ def _network(found: Findings, versions: dict[str, str]) -> str:
 def _choice(found: Findings) -> list[str]:
     """How the path was chosen, where it was."""
     plan, affinity = found.plan, found.affinity
-    if plan is None or affinity is None or not found.follows_plan:
+    if plan is None or not found.follows_plan:
         return ["The order was chosen by hand."] if found.run.request.sources else []
-    looked = max((len(task.sampled_cases) for task in affinity.tasks), default=0)
-    sentence = (
-        f"The distance of {counted(len(affinity.sources), 'candidate source')} to the target and to each other was "
-        f"measured by the metric {affinity.metric} on up to {counted(looked, 'case')} of each (seed {affinity.seed}), "
-        f"and the path chosen by the strategy {plan.strategy} with {constants_origin(plan)}"
-    )
+    chosen = f"path chosen by the strategy {plan.strategy} with {constants_origin(plan)}"
+    if affinity is None:  # deleted since, or kept elsewhere
+        sentence = f"Distances were measured by the metric {plan.metric}, and the {chosen}"
+    else:
+        looked = max((len(task.sampled_cases) for task in affinity.tasks), default=0)
+        sentence = (
+            f"The distance of {counted(len(affinity.sources), 'candidate source')} to the target and to each other was "
+            f"measured by the metric {affinity.metric} on up to {counted(looked, 'case')} of each (seed "
+            f"{affinity.seed}), and the {chosen}"
+        )
     if not plan.wins or not plan.resamples:
         return [f"{sentence}."]
     share = next((win.share for win in plan.wins if win.path == (*plan.sources, plan.target)), 0.0)
@@ -100,4 +104,6 @@ def _validation(found: Findings) -> list[str]:
             f"Fold all holds no case out: on the training cases themselves ({cases}) the mean Dice was "
             f"{decimals(dice)}, which is no estimate for other cases."
         ]
-    return [f"On the {cases} held out by the validated folds, the mean Dice was {decimals(dice)}."]
+    leaking = found.run.request.overlap == "allow" and found.run.request.sources
+    shared = " Sources may hold some of these cases, which makes it too high (--allow_overlap)." if leaking else ""
+    return [f"On the {cases} held out by the validated folds, the mean Dice was {decimals(dice)}.{shared}"]
