@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -28,8 +27,7 @@ from nnunet_seqtransfer.chain.preparation import preprocess_missing
 from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.host.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.host.plans import data_folder, plans_path
-
-EPOCH = re.compile(r"Epoch time: ([0-9.]+) s")
+from nnunet_seqtransfer.report.page.logs import epochs_of
 
 
 def request_of(options: argparse.Namespace) -> ChainRequest:
@@ -71,7 +69,7 @@ def chain_seconds(options: argparse.Namespace, *more: str) -> tuple[float, float
         subprocess.run(command, check=True, capture_output=True)
         seconds = time.perf_counter() - began
         logs = (path.read_text() for path in Path(results).rglob("training_log_*.txt"))
-        epochs = sum(float(found) for log in logs for found in EPOCH.findall(log))
+        epochs = sum(epoch.seconds for log in logs for epoch in epochs_of(log))
         for stage in load_chain(request_of(options), options.np, print).stages:
             plans_path(stage.dataset, stage.plans_name).unlink(missing_ok=True)
     return seconds, epochs

@@ -129,8 +129,9 @@ def _require_of(plan: SequencePlan, path: Path, affinity: Affinity, test: str | 
     """Raises RecordError where a stored plan is not one to compare: of another metric, or through the test set."""
     if plan.metric != affinity.metric:
         raise RecordError(
-            f"the plan {path} is by the metric {plan.metric}, the affinity by {affinity.metric}; make one with "
-            "nnUNetv2_seq_plan -a, or leave planned and runner-up out of -arms"
+            f"the plan {path} is by the metric {plan.metric}, the affinity by {affinity.metric}; give that plan's "
+            "affinity after -a, make a plan on this one (nnUNetv2_seq_plan -a), or leave planned and runner-up out of "
+            "-arms"
         )
     if test in plan.sources:
         number = dataset_id(str(test))

@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         run_chain(chain, devices, executor, processes, notify)
         if executor.waits or chain.is_finished:
-            print_results(chain)
+            print_results(chain, executor)
 
 
 def _load(run: Run, options: argparse.Namespace, devices: DeviceOptions, processes: int, executor: Executor) -> Chain:

@@ -66,8 +66,8 @@ def add_executor(parser: argparse.ArgumentParser, *, of_stages: bool = True) -> 
         type=Path,
         default=None,
         metavar="FILE",
-        help="[OPTIONAL] File with such options, NAME = VALUE in lines below [slurm]; -slurm goes before. Default: "
-        "nnunet_seqtransfer/slurm.ini in ~/.config, if it is there",
+        help="[OPTIONAL] File with such options, NAME = VALUE in lines below [slurm]; -slurm takes precedence. "
+        "Default: nnunet_seqtransfer/slurm.ini in ~/.config, if it is there",
     )
 
 

@@ -72,7 +72,7 @@ def _plans(options: argparse.Namespace, task: Task) -> dict[str, Any]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Writes what affinity needs of a dataset, and no image, to a file of some 100 KB. On another machine "
+        "Writes what affinity needs of a dataset, and no image, to a file of some 20 to 100 kB. On another machine "
         "nnUNetv2_seq_affinity takes that file as a source. Voxels are compared at the spacing of the target, so give "
         "its plans: -plans FILE (its nnUNetPlans.json, sent by those who have the target), or -t where it is here.",
         "nnUNetv2_seq_signature -d 21 -plans nnUNetPlans.json -c 3d_fullres -o Dataset021.npz",

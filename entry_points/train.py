@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import NoReturn
 from nnunet_seqtransfer.affinity.affinity import read_affinity
 from nnunet_seqtransfer.chain.chain import Chain, load_chain
 from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import run_chain
+from nnunet_seqtransfer.chain.executor import Executor, run_chain
 from nnunet_seqtransfer.chain.job import DeviceOptions
 from nnunet_seqtransfer.chain.landmark import find_landmark
 from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
@@ -29,6 +30,7 @@ from nnunet_seqtransfer.entry_points.common import (
     share,
 )
 from nnunet_seqtransfer.entry_points.executor_options import (
+    RecordExecutor,
     add_devices,
     add_executor,
     make_executor,
@@ -82,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
         return
     run_chain(chain, devices, executor, options.np, notify, before_replacing=require_nothing_queued)
     if executor.waits or chain.is_finished:
-        print_results(chain)
+        print_results(chain, executor)
 
 
 def chain_request(options: argparse.Namespace, target: str, sources: tuple[str, ...]) -> ChainRequest:
@@ -104,14 +106,16 @@ def chain_request(options: argparse.Namespace, target: str, sources: tuple[str, 
     )
 
 
-def print_results(chain: Chain) -> None:
-    """What was made, and the command that predicts with it."""
+def print_results(chain: Chain, executor: Executor) -> None:
+    """What was made, and the command that predicts with it; beside the output where that is a list of commands."""
+    stream = sys.stderr if isinstance(executor, RecordExecutor) else sys.stdout
     trained = {stage.base: stage for stage in chain.stages if stage.role == "target"}
     for base, last in trained.items():
         folds = [stage.fold for stage in chain.stages if stage.base == base]
         print(
             f"done: {base}\npredict with: nnUNetv2_predict -d {last.dataset} -i IN -o OUT -tr {TRAINER} "
-            f"-p {last.plans_name} -c {last.configuration} -f {' '.join(folds)}"
+            f"-p {last.plans_name} -c {last.configuration} -f {' '.join(folds)}",
+            file=stream,
         )
 
 

@@ -165,7 +165,7 @@ def is_whole_archive(path: Path | BinaryIO) -> bool:
         return False
 
 
-def is_sound_archive(path: Path) -> bool:
+def is_sound_archive(path: Path | BinaryIO) -> bool:
     """Whether all that a ZIP file holds can be read and has its checksum (CRC-32); about a second per gigabyte.
 
     torch does not compare these checksums when it loads a file. Raises PermissionError where it may not be read.

@@ -69,8 +69,8 @@ class Target:
     iterations: int
     "Iterations of an epoch, all stages."
     initial_lr: float
-    """Learning rate of every stage. With it and the epochs scratch should end between Dice 0.3 and 0.7: target 4 was at
-    0.26 after 400 iterations (at nnU-Net's 0.01 still at 0), target 112 at 0.71."""
+    """Learning rate of every stage. With it and the epochs scratch should end between Dice 0.3 and 0.7; in pilots
+    target 4 was at 0.26 after 400 iterations (at nnU-Net's 0.01 still at 0), target 112 at 0.71 after 400 at 0.05."""
 
     @property
     def number(self) -> int:

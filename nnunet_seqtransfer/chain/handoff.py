@@ -43,7 +43,7 @@ def adapted_weights(
     previous: Stage, stage: Stage, tasks: tuple[Task, Task], plans: dict[str, Any], match: Correspondence
 ) -> dict[str, Tensor]:
     """The weights that ``stage`` starts from, nothing written; ``tasks`` are both stages'. Raises as `hand_over`."""
-    weights = load_checkpoint(previous.output / FINAL)["network_weights"]
+    weights = load_checkpoint(previous.output / FINAL, compared=True)["network_weights"]
     like = network_tensors(plans, stage.configuration, tasks[1].dataset_json)
     adapted = adapt_weights(weights, like, (len(tasks[0].channels), len(tasks[1].channels)))
     kept = match.heads.kept if match.heads else {}

@@ -49,7 +49,7 @@ class Landmark:
         with _open(self.file, self.member) as stream:
             if _digest(stream) != self.sha256:
                 raise CheckpointError(f"the model has changed while it was read: {self}; run the same command again")
-            return load_checkpoint(self.file, stream, "give -init another model, or restore this one")
+            return load_checkpoint(self.file, stream, "give -init another model, or restore this one", compared=True)
 
 
 def find_landmark(path: Path, configuration: str) -> Landmark:

@@ -95,7 +95,7 @@ def decide(
     complete.
 
     Raises StageError where a stage with training in it was made with another recipe or path: it is never reused
-    silently and never overwritten.
+    silently and never overwritten. So it does where folds would start from differently trained sources.
     """
     actions: dict[Stage, Action] = {}
     needed: set[Stage | None] = {stage for stage in stages if stage.role == "target"}
@@ -107,6 +107,12 @@ def decide(
         source_is_there = previous is not None and states[previous].final
         are_used = state.siblings and not stage.has_own_weights
         if actions[stage] is Action.START and not (state.weights and (source_is_there or are_used)):
+            if previous is not None and are_used and not source_is_there:
+                raise StageError(
+                    f"the weights {stage.weights} that other folds began from are gone or damaged, and so is the final "
+                    f"checkpoint of {previous.base} they were made from; restore one of them, give this chain a name "
+                    f"of its own with -tag NAME, or delete {stage.base}"
+                )
             needed.add(previous)
     return {stage: actions[stage] for stage in stages}
 

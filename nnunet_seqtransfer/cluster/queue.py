@@ -81,8 +81,12 @@ def queue_states(folder: Path) -> dict[str, str]:
 
 
 def require_nothing_queued(folder: Path) -> None:
-    """Raises StageError where jobs of a run are in the queue: they go by its record, which is to be replaced."""
-    queued = queue_states(folder)
+    """Raises StageError where jobs of a run are in the queue: they go by its record, which is to be replaced.
+
+    Raises SlurmError where jobs were submitted and Slurm, which is here, does not answer.
+    """
+    names = [job.name for job in read_jobs(folder).values()]
+    queued = slurm.queue(names) if names and slurm.is_installed() else {}
     if queued:
         name = shlex.quote(run_name(folder))
         raise StageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
-from nnunet_seqtransfer.chain.locks import locked, training_lock
+from nnunet_seqtransfer.chain.locks import Holder, locked, read_holder, training_lock
 from nnunet_seqtransfer.chain.midway import KEY, Midway, checkpoint_seconds, finished_epochs, read_midway
 from nnunet_seqtransfer.chain.stage_files import FINAL, LATEST
 from nnunet_seqtransfer.chain.stopping import STOPPED
@@ -250,10 +251,18 @@ class InterruptibleTrainer(nnUNetTrainer):
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
+        if self.stop.lost and self._is_taken_over():
+            self.print_to_log_file(f"seq_transfer: {Path(filename).name} not written, another process trains here now")
+            return
         say, hurry = self.print_to_log_file, lambda: self.stop.requested
         keep_checkpoint(Path(filename), checkpoint, say, hurry, same_training=self.continues)
         if Path(filename).name == LATEST:
             self._kept, self.continues = time.monotonic(), True
+
+    def _is_taken_over(self) -> bool:
+        """Whether the lock names another process; where it cannot be read, nobody may have it, and nothing is lost."""
+        holder = read_holder(training_lock(Path(self.output_folder)))
+        return holder is not None and holder != Holder(os.getpid(), socket.gethostname())
 
     def _place(self) -> str:
         return f"{self.midway.iterations} of {self._iterations_per_epoch} iterations"
@@ -268,7 +277,7 @@ class InterruptibleTrainer(nnUNetTrainer):
             self._give_up(error)
         if self.is_ddp:
             distributed.barrier()  # nnU-Net ends the other processes when the first one has ended
-        is_kept = begun and not self.disable_checkpointing
+        is_kept = begun and not self.disable_checkpointing and not (self.stop.lost and self._is_taken_over())
         kept = "checkpoint written; nnUNetv2_train --c goes on from it" if is_kept else "no checkpoint written"
         self._say_stopped(f"in epoch {self.current_epoch} after {self._place()}, {kept}")
         self._finish_workers()

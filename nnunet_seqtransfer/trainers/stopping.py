@@ -29,6 +29,8 @@ class Stop:
     def __init__(self) -> None:
         self.reason: str | None = None
         "What asked for it: a signal's name, or the end of the driving command. None: nothing did."
+        self.lost = False
+        "Whether the lock was given up for lost: what is on disk may be another process's."
         self.at_once = False
         "Whether nothing would be lost by ending right now, as before the first and after the last iteration."
         self._first: float | None = None  # when the first signal came
@@ -43,6 +45,7 @@ class Stop:
 
     def lose_lock(self) -> None:
         """Another process has taken this training over while this one was silent, as on a machine that slept."""
+        self.lost = True
         self.reason = self.reason or "the loss of its lock to another process"
 
     def follows_soon(self, seconds: float = TOGETHER) -> bool:

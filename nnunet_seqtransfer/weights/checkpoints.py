@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.storage import is_whole_archive, replacing, sha256
+from nnunet_seqtransfer.storage import is_sound_archive, is_whole_archive, replacing, sha256
 from nnunet_seqtransfer.weights.kernels import spread_mean
 
 HEADS = ".seg_layers."
@@ -33,11 +33,13 @@ def load_checkpoint(
     remedy: str = "train that stage again, or restore the file",
     *,
     lazy: bool = False,
+    compared: bool = False,
 ) -> dict[str, Any]:
     """A checkpoint on the CPU, without running code it may carry (``weights_only=True``).
 
     ``stream``: its bytes, where ``path`` is an archive that it lies in. ``remedy``: what a user is told to do.
-    ``lazy``: the file is mapped into memory, so that no value of a tensor is read before it is used.
+    ``lazy``: the file is mapped into memory, so that no value of a tensor is read before it is used. ``compared``: all
+    of it is read and compared with its checksums first, as for weights that others start from.
 
     nnU-Net's checkpoints hold a few NumPy scalars beside tensors; these are declared safe, nothing else is.
 
@@ -47,6 +49,8 @@ def load_checkpoint(
         raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
     if not is_whole_archive(stream or path):
         raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
+    if compared and not is_sound_archive(stream or path):
+        raise CheckpointError(f"the checkpoint is damaged (its checksums do not fit): {path}; {remedy}")
     if stream is not None:
         stream.seek(0)  # torch takes what begins elsewhere for its old format
     try:

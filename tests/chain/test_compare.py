@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import TARGET
 
+from nnunet_seqtransfer.affinity.affinity import affinity_path
 from nnunet_seqtransfer.calibration.measurements import read_measurements
 from nnunet_seqtransfer.chain.block import read_block
 from nnunet_seqtransfer.evaluation.comparison import comparison_path, read_comparison
@@ -47,6 +48,21 @@ def test_mistakes_are_one_line(compared, command):
         outcome = command("compare", *WANTED, *options, "--dry_run")
         assert outcome.status == 2 and message in outcome.err, outcome.err
         assert "Traceback" not in outcome.err
+
+
+def test_a_stored_plan_of_another_metric_or_through_the_test_set_is_not_compared(compared, command):
+    """One line that says what to do, before anything is trained; without a plan among the arms it does not matter."""
+    wanted = ("901", "3d_fullres", "-arms", "scratch", "planned", *TINY, "--dry_run")
+    assert command("plan", "-t", "901", "-must", "902", "-np", "1").status == 0
+    assert command("compare", *wanted).status == 0
+    outcome = command("compare", *wanted, "-test", "902")
+    assert outcome.status == 2 and "goes through the test set Dataset902_Near" in outcome.err
+    assert "-avoid 902" in outcome.err and "Traceback" not in outcome.err
+    assert command("affinity", "-t", "901", "-s", "902", "903", "-m", "fingerprint", "-np", "1").status == 0
+    other = str(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "fingerprint"))
+    outcome = command("compare", *wanted, "-a", other)
+    assert outcome.status == 2 and "is by the metric descriptors, the affinity by fingerprint" in outcome.err
+    assert command("compare", *WANTED, "-a", other, "--dry_run").status == 0
 
 
 def test_paths_of_ones_own(compared, command, tmp_path):

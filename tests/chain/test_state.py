@@ -298,6 +298,18 @@ def test_weights_of_a_source_that_was_deleted_are_not_trusted() -> None:
         assert actions[target] is Action.START
 
 
+def test_folds_never_start_from_differently_trained_sources() -> None:
+    """Where a fold has trained, and both its starting weights and their source are gone, nothing is trained anew."""
+    source, target = stages_of(1)
+    gone = StageState(None, False, False, False, False, ())
+    waiting = StageState(block_of(target), False, False, False, False, (), siblings=True)
+    for left in (gone, state_of(source, final=False, unfinished=True, weights=False, validated=False)):
+        with pytest.raises(StageError, match="that other folds began from are gone"):
+            decide((source, target), {source: left, target: waiting})
+    there = state_of(source, final=True, unfinished=False, weights=False, validated=False)
+    assert decide((source, target), {source: there, target: waiting})[target] is Action.START
+
+
 def test_a_fold_binds_its_siblings_to_its_recipe() -> None:
     """A second fold with another recipe would rewrite the plans that the first one rests on: refused."""
     (target,), (other,) = stages_of(0), stages_of(0, epochs=101)

@@ -18,6 +18,7 @@ from nnunet_seqtransfer.cluster.queue import (
     ended_stages,
     queue_states,
     read_jobs,
+    require_nothing_queued,
     why_it_ended,
     write_jobs,
 )
@@ -107,6 +108,22 @@ def test_a_record_is_not_replaced_under_jobs_that_go_by_it(world, command, monke
     found.clear()
     assert command("train", *asked[:2], "0", *asked[2:], "-epochs", "8").status == 0
     assert read_run(folder).request.target_recipe.epochs == 8
+
+
+def test_where_slurm_does_not_answer_a_record_of_jobs_is_not_replaced(tmp_path, monkeypatch):
+    """Its jobs may be in the queue; without recorded jobs, or without Slurm, nothing is asked."""
+
+    def silent(names):
+        raise slurm.SlurmError("squeue does not answer")
+
+    monkeypatch.setattr(slurm, "is_installed", lambda: True)
+    monkeypatch.setattr(slurm, "queue", silent)
+    require_nothing_queued(tmp_path)
+    write_jobs(tmp_path, {"a": SubmittedJob("7", "seq-a")})
+    with pytest.raises(slurm.SlurmError, match="does not answer"):
+        require_nothing_queued(tmp_path)
+    monkeypatch.setattr(slurm, "is_installed", lambda: False)
+    require_nothing_queued(tmp_path)
 
 
 def test_a_comparison_does_not_replace_a_record_under_jobs_either(world, command, monkeypatch):

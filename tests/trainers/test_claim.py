@@ -9,6 +9,7 @@ import interrupted
 import pytest
 from conftest import World
 
+from nnunet_seqtransfer.chain.locks import training_lock
 from nnunet_seqtransfer.trainers.claim import objection
 from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
 
@@ -58,6 +59,25 @@ def test_a_finished_training_that_is_called_to_go_on_is_not_written_again(folder
     interrupted.new_trainer(monkeypatch, go_on=True).run_training()
     assert os.stat(folder / FINAL).st_mtime_ns == before  # noqa: PTH116
     assert load_checkpoint(folder / FINAL)["current_epoch"] == 1
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_training_that_lost_its_lock_leaves_the_new_one_its_checkpoints(folder, monkeypatch, taken_over) -> None:
+    """It stops, and writes a checkpoint only where the lock names nobody else."""
+    trainer = interrupted.new_trainer(monkeypatch)
+    step = trainer.train_step
+
+    def lose(batch):
+        if taken_over:
+            training_lock(folder).write_text("pid=1\nhost=elsewhere\n")
+        trainer.stop.lose_lock()
+        return step(batch)
+
+    monkeypatch.setattr(trainer, "train_step", lose)
+    with pytest.raises(SystemExit) as ended:
+        trainer.run_training()
+    assert ended.value.code == 75
+    assert list(interrupted.checkpoints(folder)) == ([] if taken_over else [LATEST])
 
 
 def test_a_training_whose_command_is_gone_does_not_begin(folder, monkeypatch) -> None:

@@ -317,6 +317,21 @@ def test_a_checkpoint_damaged_anywhere_is_refused_or_read(tmp_path: Path) -> Non
             assert "\n" not in str(error)
 
 
+def test_weights_that_others_start_from_are_compared_with_their_checksums(tmp_path: Path) -> None:
+    """torch reads a changed value without a word; where a network is to begin with it, that is an error."""
+    path = tmp_path / "c.pth"
+    torch.save({"network_weights": {"a": torch.full((64,), 1.5)}}, path)
+    assert load_checkpoint(path, compared=True)["network_weights"]["a"][0] == 1.5
+    changed = bytearray(path.read_bytes())
+    changed[changed.index(np.float32(1.5).tobytes() * 64) + 2] ^= 1
+    path.write_bytes(changed)
+    assert load_checkpoint(path)["network_weights"]["a"][0] != 1.5
+    with pytest.raises(CheckpointError, match="its checksums do not fit"):
+        load_checkpoint(path, compared=True)
+    with path.open("rb") as stream, pytest.raises(CheckpointError, match="checksums"):
+        load_checkpoint(path, stream, compared=True)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -97,6 +97,11 @@ class Findings:
         return self.plan is not None and self.plan.sources == self.run.request.sources
 
     @property
+    def sources_may_hold_cases(self) -> bool:
+        """Whether sources were allowed to hold cases that the target is validated on."""
+        return self.run.request.overlap == "allow" and bool(self.run.request.sources)
+
+    @property
     def trained_on_cases(self) -> bool:
         """Whether the validated cases are those that the network was trained on, as in fold all."""
         return any(case.fold == ALL for case in self.cases)

@@ -104,6 +104,7 @@ def _validation(found: Findings) -> list[str]:
             f"Fold all holds no case out: on the training cases themselves ({cases}) the mean Dice was "
             f"{decimals(dice)}, which is no estimate for other cases."
         ]
-    leaking = found.run.request.overlap == "allow" and found.run.request.sources
-    shared = " Sources may hold some of these cases, which makes it too high (--allow_overlap)." if leaking else ""
-    return [f"On the {cases} held out by the validated folds, the mean Dice was {decimals(dice)}.{shared}"]
+    told = [f"On the {cases} held out by the validated folds, the mean Dice was {decimals(dice)}."]
+    if found.sources_may_hold_cases:
+        told.append("Sources may hold some of these cases, which makes it too high (--allow_overlap).")
+    return told

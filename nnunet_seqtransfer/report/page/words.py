@@ -82,6 +82,5 @@ def _where(found: Findings) -> str:
     if found.trained_on_cases:
         return f"on the training cases themselves ({cases}), since fold all holds none out"
     folds = list(dict.fromkeys(case.fold for case in found.cases))
-    leaking = found.run.request.overlap == "allow" and found.run.request.sources
-    shared = ", some of which sources may hold" if leaking else ""
+    shared = ", some of which sources may hold" if found.sources_may_hold_cases else ""
     return f"in the validation of fold{'' if len(folds) == 1 else 's'} {listed(folds)} ({cases}{shared})"
