@@ -202,11 +202,12 @@ def test_a_run_is_stopped_and_finished_stage_by_stage_by_other_processes(world):
     """While one process trains, a second says so; the next source is preprocessed meanwhile; SIGTERM stops it at a
     checkpoint; other processes finish the run, one stage each, from its record alone."""
     arguments = ["901", "3d_fullres", "0", "-s", "902", "903", "-device", "cpu", "-epochs", "1", "-iterations", "2"]
-    training = start_training(world, [*arguments, "-source_epochs", "200", "-np", "1"])
+    arguments += ["-source_epochs", "200"]
+    training = start_training(world, [*arguments, "-np", "1"])
     first = world.results / NEAR / "nnUNetTrainerSeqTransfer__nnUNetPlans_for901__3d_fullres" / "fold_all"
     wait_until(lambda: "Epoch 1" in log_of(first), training)
 
-    again = run([str(SCRIPTS / "nnUNetv2_seq_train"), *arguments, "-source_epochs", "200"], python_environment(world), 2)
+    again = run([str(SCRIPTS / "nnUNetv2_seq_train"), *arguments], python_environment(world), 2)
     assert f"process {training.pid} on" in again.stderr and "Traceback" not in again.stderr
 
     prepared = world.preprocessed / FAR
