@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -223,6 +225,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real datasets in {folder}")
     return folder
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of the repository, ``path`` below its root, as a module that stays known: dataclasses look it up."""
+    file = Path(__file__).parents[1] / path
+    specification = importlib.util.spec_from_file_location(file.stem, file)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[file.stem] = module
+    specification.loader.exec_module(module)
+    return module
 
 
 def run(command: list[str], environment: dict[str, str], expect: int = 0) -> subprocess.CompletedProcess[str]:

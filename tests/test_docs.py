@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from conftest import load_script
 
 from nnunet_seqtransfer.affinity import metric as metric_module
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
@@ -55,12 +56,7 @@ def example_commands() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    path = ROOT / "docs" / "generate_commands.py"
-    specification = importlib.util.spec_from_file_location("generate_commands", path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("docs/generate_commands.py")
 
 
 @pytest.fixture

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from calibration_cases import DEFAULT, NAMES, TRUE, random_targets
+from conftest import load_script
 
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.calibration.fit import GRID, Data, Exponents, TargetTransfers, centred, correlation, fit
@@ -20,19 +17,12 @@ from nnunet_seqtransfer.sequence.cost import CostModel
 from nnunet_seqtransfer.sequence.planner import planner
 from nnunet_seqtransfer.sequence.problem import SequenceProblem
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "calibration_against_bayesian_optimisation.py"
 FREE = np.eye(len(NAMES) + 2)
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> Iterator[ModuleType]:
-    specification = importlib.util.spec_from_file_location("calibration_benchmark", BENCHMARK)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules[specification.name]
+def benchmark() -> ModuleType:
+    return load_script("benchmarks/calibration_against_bayesian_optimisation.py")
 
 
 def noisy_data(seed: int, targets: int = 3, noise: float = 0.03) -> Data:

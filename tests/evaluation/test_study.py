@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from argparse import Namespace
 from itertools import permutations
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import load_script
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "study" / "transfers.py"
 OPTIONS = Namespace(quick=False, pilot=False, dry_run=False, folds=["0"], device="cpu", np=1)
 
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("transfers", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["transfers"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/study/transfers.py")
 
 
 def paths_of(words: list[str]) -> list[tuple[str, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import importlib.util
 import itertools
 import json
 import os
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from conftest import Outcome, World, make_dataset, make_flat_dataset
+from conftest import Outcome, World, load_script, make_dataset, make_flat_dataset
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
@@ -612,12 +611,7 @@ def test_values_are_replaced_as_by_a_dictionary() -> None:
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    path = Path(__file__).parents[2] / "docs/study/published_tasks.py"
-    specification = importlib.util.spec_from_file_location("published_tasks", path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("docs/study/published_tasks.py")
 
 
 def run_study(study: ModuleType, capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
