@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from nnunet_seqtransfer.host.folders import cache_folder, dataset_name, preprocessed_folder, scripts_folder
+from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_name, preprocessed_folder, scripts_folder
 
 
 def descendants(pid: int) -> list[int]:

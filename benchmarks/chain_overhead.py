@@ -18,15 +18,15 @@ import sys
 import tempfile
 import time
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.chain import Chain, load_chain
-from nnunet_seqtransfer.chain.handoff import hand_over
-from nnunet_seqtransfer.chain.job import DeviceOptions, stage_job
-from nnunet_seqtransfer.chain.preparation import preprocess_missing
-from nnunet_seqtransfer.chain.stages import ChainRequest
-from nnunet_seqtransfer.chain.state import Action
-from nnunet_seqtransfer.host.folders import dataset_name, scripts_folder
-from nnunet_seqtransfer.host.plans import plans_path
+from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
+from nnunet_seqtransfer.nnunet.plans import plans_path
+from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.handoff import hand_over
+from nnunet_seqtransfer.training.job import DeviceOptions, stage_job
+from nnunet_seqtransfer.training.prepare import preprocess_missing
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import ChainRequest
+from nnunet_seqtransfer.training.state import Action
 
 
 def timed(command: list[str], **environment: str) -> float:

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
-from nnunet_seqtransfer.chain.stages import TRAINER
-from nnunet_seqtransfer.host.folders import dataset_name, external_trainers
+from nnunet_seqtransfer.nnunet.folders import dataset_name, external_trainers
+from nnunet_seqtransfer.training.stages import TRAINER
 
 STOCK = "nnUNetTrainer"
 

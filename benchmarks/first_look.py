@@ -15,9 +15,9 @@ import io
 import time
 from collections.abc import Iterator
 
+from nnunet_seqtransfer.affinity.bootstrap import resample_to_target
 from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric
-from nnunet_seqtransfer.affinity.pairs import resample_to_target
-from nnunet_seqtransfer.host.folders import cache_folder, dataset_name
+from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_name
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import request_profile
 from nnunet_seqtransfer.tasks.profiling import profile_tasks

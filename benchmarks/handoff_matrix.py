@@ -21,9 +21,9 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from nnunet_seqtransfer.weights.adaptation import adapt
-from nnunet_seqtransfer.weights.checkpoints import write_weights
-from nnunet_seqtransfer.weights.first_batch import Activations, activations, random_batch, require_same_order
+from nnunet_seqtransfer.transfer.adapt import adapt
+from nnunet_seqtransfer.transfer.checkpoints import write_weights
+from nnunet_seqtransfer.transfer.first_batch import Activations, activations, random_batch, require_same_order
 
 BLOCKS = (1, 3, 4, 6, 6, 6)
 Network = tuple[dict[str, Any], int]

@@ -36,8 +36,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.chain.block import read_block
-from nnunet_seqtransfer.host.folders import scripts_folder
+from nnunet_seqtransfer.nnunet.folders import scripts_folder
+from nnunet_seqtransfer.training.recipe import read_block
 
 ORIGIN, T1, INVERTED = "Dataset004_Hippocampus", "Dataset021_OasisHippocampus", "Dataset026_OasisHippocampusInverted"
 TARGET, TWO_CHANNELS = "Dataset500_FewHippocampus", "Dataset510_TwoChannels"

@@ -21,13 +21,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.chain import load_chain
-from nnunet_seqtransfer.chain.preparation import preprocess_missing
-from nnunet_seqtransfer.chain.stages import ChainRequest
-from nnunet_seqtransfer.host.folders import dataset_name, scripts_folder
-from nnunet_seqtransfer.host.plans import data_folder, plans_path
+from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
+from nnunet_seqtransfer.nnunet.plans import data_folder, plans_path
 from nnunet_seqtransfer.report.page.logs import epochs_of
+from nnunet_seqtransfer.training.chain import load_chain
+from nnunet_seqtransfer.training.prepare import preprocess_missing
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import ChainRequest
 
 
 def request_of(options: argparse.Namespace) -> ChainRequest:

@@ -20,11 +20,11 @@ from itertools import islice
 
 import numpy as np
 
-from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.planner import planner
-from nnunet_seqtransfer.sequence.problem import Constraints, SequenceProblem
-from nnunet_seqtransfer.sequence.published import source_graph
-from nnunet_seqtransfer.sequence.sensitivity import sensitivity
+from nnunet_seqtransfer.planning.cost import CostModel
+from nnunet_seqtransfer.planning.planner import planner
+from nnunet_seqtransfer.planning.problem import Constraints, SequenceProblem
+from nnunet_seqtransfer.planning.published import source_graph
+from nnunet_seqtransfer.planning.sensitivity import sensitivity
 
 SIZES = (10, 30, 100, 300, 1000)
 COMMUNITIES = 9

@@ -34,8 +34,8 @@ from sklearn.decomposition import PCA
 from nnunet_seqtransfer.affinity import published
 from nnunet_seqtransfer.affinity.published import PublishedMetric
 from nnunet_seqtransfer.affinity.published_terms import packed_ssim, wasserstein_of_ascending
-from nnunet_seqtransfer.host.datasets import RawCase
-from nnunet_seqtransfer.host.preprocessing import read_raw_case
+from nnunet_seqtransfer.nnunet.datasets import RawCase
+from nnunet_seqtransfer.nnunet.preprocessing import read_raw_case
 
 METRIC = PublishedMetric()
 CENTRES, MODALITIES, LABELS = 7, 4, 3

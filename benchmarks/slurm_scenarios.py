@@ -242,7 +242,7 @@ def many(world: World) -> Outcome:
     """300 stages: ten sources and 290 folds, submitted for tomorrow, looked at, and cancelled."""
     import json  # noqa: PLC0415
 
-    from nnunet_seqtransfer.cluster.queue import queue_states  # noqa: PLC0415
+    from nnunet_seqtransfer.slurm.queue import queue_states  # noqa: PLC0415
 
     for number in range(1001, 1009):
         for folder in (world.raw, world.preprocessed):

@@ -45,7 +45,7 @@ from conftest import (  # noqa: E402 - the small world of the tests
     shrink_network,
 )
 
-from nnunet_seqtransfer.weights.checkpoints import body_digest, load_checkpoint  # noqa: E402
+from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_checkpoint  # noqa: E402
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 EPOCHS, ITERATIONS = 2, 5

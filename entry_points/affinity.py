@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.affinity import affinity_path, write_affinity
-from nnunet_seqtransfer.affinity.calibration import read_calibration, require_metric
 from nnunet_seqtransfer.affinity.compute import (
     AUTO_CASES,
     FIRST_CASES,
@@ -19,9 +17,10 @@ from nnunet_seqtransfer.affinity.compute import (
 )
 from nnunet_seqtransfer.affinity.filling import make_signatures, missing_signatures
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
+from nnunet_seqtransfer.affinity.record import affinity_path, write_affinity
 from nnunet_seqtransfer.affinity.resamples import write_resamples
 from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
-from nnunet_seqtransfer.cluster.signatures import SlurmAffinity
+from nnunet_seqtransfer.calibration.record import read_calibration, require_metric
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -32,9 +31,10 @@ from nnunet_seqtransfer.entry_points.common import (
 )
 from nnunet_seqtransfer.entry_points.executor_options import SLURM, add_executor, require_consistent, site_of
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.host.folders import dataset_name
-from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.nnunet.folders import dataset_name
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.report.tables import affinity_table
+from nnunet_seqtransfer.slurm.signatures import SlurmAffinity
 
 DEFAULT_METRIC = "descriptors"
 DEFAULT_CONFIGURATION = "3d_fullres"

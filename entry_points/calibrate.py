@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.affinity.calibration import Calibration, write_calibration
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.calibration.calibrate import MetricEntry, calibrate
 from nnunet_seqtransfer.calibration.measurements import MeasuredRun, find_name, read_measurements
+from nnunet_seqtransfer.calibration.record import Calibration, write_calibration
 from nnunet_seqtransfer.calibration.trained import read_trained
 from nnunet_seqtransfer.calibration.transfers import join
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, add_plans_and_configuration, metric_name
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command, seed
 from nnunet_seqtransfer.errors import DatasetError, RecordError
-from nnunet_seqtransfer.host.folders import registered_datasets
+from nnunet_seqtransfer.nnunet.folders import registered_datasets
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

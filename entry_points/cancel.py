@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nnunet_seqtransfer.chain.record import find_run
-from nnunet_seqtransfer.cluster.cancelling import cancel_run
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command
+from nnunet_seqtransfer.slurm.cancelling import cancel_run
+from nnunet_seqtransfer.training.run_record import find_run
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from nnunet_seqtransfer.cluster.queue import queue_states
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.report.clean_text import clean_text
@@ -17,6 +16,7 @@ from nnunet_seqtransfer.runs.items import Item, size_of
 from nnunet_seqtransfer.runs.overview import QueueStates
 from nnunet_seqtransfer.runs.removal import remove_all
 from nnunet_seqtransfer.runs.unneeded import CATEGORIES, Category, unreadable
+from nnunet_seqtransfer.slurm.queue import queue_states
 from nnunet_seqtransfer.storage import size_text
 
 

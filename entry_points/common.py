@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer import __version__
-from nnunet_seqtransfer.chain.midway import CHECKPOINT_MINUTES, VARIABLE
-from nnunet_seqtransfer.chain.stopping import STOPPED, Stopped, raising_on_signals
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
+from nnunet_seqtransfer.training.epoch_progress import CHECKPOINT_MINUTES, VARIABLE
+from nnunet_seqtransfer.training.stop_signals import STOPPED, Stopped, raising_on_signals
 
 MOST_SEED = 2**31 - 1
 USER_ERROR = 2

@@ -9,16 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.affinity.compute import AffinityRequest
 from nnunet_seqtransfer.affinity.metric import metrics
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.calibration.measurements import split_path
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.executor import LocalExecutor
-from nnunet_seqtransfer.chain.job import DeviceOptions
-from nnunet_seqtransfer.chain.stages import ChainRequest
-from nnunet_seqtransfer.chain.trained import find_epoch_time
-from nnunet_seqtransfer.cluster.queue import require_nothing_queued
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, run_affinity
 from nnunet_seqtransfer.entry_points.common import notify, run_command
 from nnunet_seqtransfer.entry_points.compare_options import parse_compare
@@ -34,17 +28,23 @@ from nnunet_seqtransfer.evaluation.provenance import provenance
 from nnunet_seqtransfer.evaluation.rankings import FEWEST
 from nnunet_seqtransfer.evaluation.scoring import Scorer
 from nnunet_seqtransfer.evaluation.trials import budget
-from nnunet_seqtransfer.host.datasets import split_cases
-from nnunet_seqtransfer.host.evaluation import voxel_size
-from nnunet_seqtransfer.host.folders import dataset_id, dataset_name, results_folder
-from nnunet_seqtransfer.host.plans import data_folder
-from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.nnunet.datasets import split_cases
+from nnunet_seqtransfer.nnunet.evaluation import voxel_size
+from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name, results_folder
+from nnunet_seqtransfer.nnunet.plans import data_folder
+from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.planning.options import PlanOptions
+from nnunet_seqtransfer.planning.prices import Training
+from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, read_plan
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
-from nnunet_seqtransfer.sequence.options import PlanOptions
-from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path, read_plan
-from nnunet_seqtransfer.sequence.prices import Training
+from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.target import load_target, named_sources
+from nnunet_seqtransfer.training.executors import LocalExecutor
+from nnunet_seqtransfer.training.history import find_epoch_time
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import ChainRequest
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

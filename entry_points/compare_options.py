@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_checkpoint_minutes,
@@ -21,7 +20,8 @@ from nnunet_seqtransfer.entry_points.common import (
 )
 from nnunet_seqtransfer.entry_points.recipe_options import add_fine_tuning
 from nnunet_seqtransfer.evaluation.arms import DEFAULT_KINDS, KINDS, ArmChoice
-from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.training.recipe import Recipe
 
 DEFAULTS = ArmChoice()
 

@@ -7,13 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
-from nnunet_seqtransfer.chain.chain import Chain, load_chain
-from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import Executor, run_chain
-from nnunet_seqtransfer.chain.job import DeviceOptions
-from nnunet_seqtransfer.chain.record import Run, find_run, read_run
-from nnunet_seqtransfer.chain.run import prepare_data, run_stage
-from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_device,
@@ -30,6 +23,13 @@ from nnunet_seqtransfer.entry_points.executor_options import (
 )
 from nnunet_seqtransfer.entry_points.train import print_results
 from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.dry_run import describe_chain
+from nnunet_seqtransfer.training.executors import Executor, run_chain
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.run_record import Run, find_run, read_run
+from nnunet_seqtransfer.training.run_stage import prepare_data, run_stage
+from nnunet_seqtransfer.training.stages import Stage
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
-from nnunet_seqtransfer.host.folders import dataset_name
+from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.tasks.derivation import Derivation, DeriveRequest, plan_derivation
 from nnunet_seqtransfer.tasks.derive import derive_task, is_finished
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, run_command
-from nnunet_seqtransfer.host.folders import external_trainers
+from nnunet_seqtransfer.nnunet.folders import external_trainers
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

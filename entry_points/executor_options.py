@@ -7,15 +7,15 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.chain import Chain
-from nnunet_seqtransfer.chain.executor import Executor, LocalExecutor
-from nnunet_seqtransfer.chain.job import DeviceOptions
-from nnunet_seqtransfer.chain.run import Notify
-from nnunet_seqtransfer.cluster.devices import DevicesExecutor
-from nnunet_seqtransfer.cluster.executor import SlurmExecutor
-from nnunet_seqtransfer.cluster.site import SiteOptions, Work, site_options
-from nnunet_seqtransfer.cluster.submission import stage_jobs
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser
+from nnunet_seqtransfer.slurm.executor import SlurmExecutor
+from nnunet_seqtransfer.slurm.site import SiteOptions, Work, site_options
+from nnunet_seqtransfer.slurm.submission import stage_jobs
+from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.devices import DevicesExecutor
+from nnunet_seqtransfer.training.executors import Executor, LocalExecutor
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.run_stage import Notify
 
 LOCAL, SLURM, RECORD = "local", "slurm", "record"
 

@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.affinity.calibration import Calibration, read_calibration, require_metric
 from nnunet_seqtransfer.affinity.compute import AffinityRequest
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
-from nnunet_seqtransfer.chain.offers import find_offers
-from nnunet_seqtransfer.chain.trained import find_epoch_time, find_finished
+from nnunet_seqtransfer.calibration.record import Calibration, read_calibration, require_metric
 from nnunet_seqtransfer.entry_points.affinity import (
     DEFAULT_METRIC,
     add_plans_and_configuration,
@@ -30,15 +28,17 @@ from nnunet_seqtransfer.entry_points.plan_options import (
     plan_options,
 )
 from nnunet_seqtransfer.errors import DatasetError, RecordError
-from nnunet_seqtransfer.host.folders import registered_datasets
-from nnunet_seqtransfer.host.plans import read_plans
+from nnunet_seqtransfer.nnunet.folders import registered_datasets
+from nnunet_seqtransfer.nnunet.plans import read_plans
+from nnunet_seqtransfer.planning.decide import Outcome, decide, make_plan
+from nnunet_seqtransfer.planning.joint import group_targets, plan_together, sharing, together_text
+from nnunet_seqtransfer.planning.options import PlanOptions
+from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, write_plan
+from nnunet_seqtransfer.planning.setting import Setting, prepare
 from nnunet_seqtransfer.report.offers_text import offers_text
 from nnunet_seqtransfer.report.plan_text import plan_text
-from nnunet_seqtransfer.sequence.joint import group_targets, plan_together, sharing, together_text
-from nnunet_seqtransfer.sequence.options import PlanOptions
-from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path, write_plan
-from nnunet_seqtransfer.sequence.planning import Outcome, decide, make_plan
-from nnunet_seqtransfer.sequence.setting import Setting, prepare
+from nnunet_seqtransfer.training.history import find_epoch_time, find_finished
+from nnunet_seqtransfer.training.offers import find_offers
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

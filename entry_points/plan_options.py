@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_seqtransfer.chain.trained import SECONDS_PER_EPOCH
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     natural,
@@ -14,10 +13,11 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     tag_name,
 )
-from nnunet_seqtransfer.host.folders import dataset_name
-from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.options import STRATEGIES, PlanOptions
-from nnunet_seqtransfer.sequence.prices import Training
+from nnunet_seqtransfer.nnunet.folders import dataset_name
+from nnunet_seqtransfer.planning.cost import CostModel
+from nnunet_seqtransfer.planning.options import STRATEGIES, PlanOptions
+from nnunet_seqtransfer.planning.prices import Training
+from nnunet_seqtransfer.training.history import SECONDS_PER_EPOCH
 
 DEFAULTS = PlanOptions()
 

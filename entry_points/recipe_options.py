@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.stages import WARMUP_EPOCHS
 from nnunet_seqtransfer.entry_points.common import natural, positive_float, positive_int, positive_share, seed, tag_name
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.sequence.prices import Training
+from nnunet_seqtransfer.planning.prices import Training
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS
 
 LEAST_PATIENCE = 10
 """nnU-Net's EMA forgets with a time constant of 1 / (1 - 0.9) = 10 epochs: shorter lulls say nothing."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.chain.record import find_run
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, run_command
 from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.training.run_record import find_run
 
 FILE = "report.html"
 

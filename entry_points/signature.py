@@ -16,8 +16,8 @@ from nnunet_seqtransfer.entry_points.affinity import (
 )
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, notify, positive_int, run_command
 from nnunet_seqtransfer.errors import SeqTransferError, SequenceError
-from nnunet_seqtransfer.host.folders import dataset_id, dataset_name
-from nnunet_seqtransfer.host.plans import read_plans, read_plans_file
+from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
+from nnunet_seqtransfer.nnunet.plans import read_plans, read_plans_file
 from nnunet_seqtransfer.tasks.alignment import plans_for
 from nnunet_seqtransfer.tasks.profile import request_profile
 from nnunet_seqtransfer.tasks.profiling import profile_tasks

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.chain.record import find_run
-from nnunet_seqtransfer.cluster.queue import queue_states
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, positive_float, run_command
 from nnunet_seqtransfer.report.status_text import status_text
 from nnunet_seqtransfer.runs.content import status_content
 from nnunet_seqtransfer.runs.overview import QueueStates, read_all
+from nnunet_seqtransfer.slurm.queue import queue_states
+from nnunet_seqtransfer.training.run_record import find_run
 
 WATCH_SECONDS = 10.0
 CLEAR = "\x1b[H\x1b[2J"

@@ -10,14 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.affinity import read_affinity
-from nnunet_seqtransfer.chain.chain import Chain, load_chain
-from nnunet_seqtransfer.chain.describe import describe_chain
-from nnunet_seqtransfer.chain.executor import Executor, run_chain
-from nnunet_seqtransfer.chain.job import DeviceOptions
-from nnunet_seqtransfer.chain.landmark import find_landmark
-from nnunet_seqtransfer.chain.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
-from nnunet_seqtransfer.cluster.queue import require_nothing_queued
+from nnunet_seqtransfer.affinity.record import read_affinity
 from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
@@ -48,13 +41,20 @@ from nnunet_seqtransfer.entry_points.recipe_options import (
     training_to_plan,
 )
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.host.datasets import require_folds
-from nnunet_seqtransfer.host.folders import dataset_name, results_folder
-from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
-from nnunet_seqtransfer.sequence.options import PlanOptions
-from nnunet_seqtransfer.sequence.plan import SequencePlan, changed_affinity, plan_path, read_plan
+from nnunet_seqtransfer.nnunet.datasets import require_folds
+from nnunet_seqtransfer.nnunet.folders import dataset_name, results_folder
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.planning.options import PlanOptions
+from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_path, read_plan
+from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.tasks.target import load_target, named_sources
-from nnunet_seqtransfer.weights.correspondence import Pairs, compared_channels
+from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.dry_run import describe_chain
+from nnunet_seqtransfer.training.executors import Executor, run_chain
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
+from nnunet_seqtransfer.transfer.correspondence import Pairs, compared_channels
+from nnunet_seqtransfer.transfer.pretrained import find_landmark
 
 SCRATCH = "none"
 

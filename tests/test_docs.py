@@ -14,12 +14,12 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from conftest import load_script
 
 from nnunet_seqtransfer.affinity import metric as metric_module
 from nnunet_seqtransfer.affinity.metric import find_metric, metrics
-from nnunet_seqtransfer.host.preprocessing import CaseData
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
+from support.world import load_script
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

@@ -20,12 +20,14 @@ else:
 ROOT = Path(__file__).parents[1]
 PACKAGE = "nnunet_seqtransfer"
 ORDER = [
-    "host",
+    "nnunet",
     "tasks",
+    "overlap",
     "affinity",
-    "sequence",
-    "chain",
-    "cluster",
+    "transfer",
+    "planning",
+    "training",
+    "slurm",
     "runs",
     "trainers",
     "calibration",
@@ -44,7 +46,7 @@ def project() -> dict[str, Any]:
 def folders() -> dict[str, Path]:
     """Every package and where its modules lie; entry_points is the one outside of the package's folder."""
     found = {f"{PACKAGE}.entry_points": ROOT / "entry_points"}
-    for folder in [ROOT / PACKAGE, *(ROOT / PACKAGE).rglob("*")]:
+    for folder in [ROOT / PACKAGE, *(path for path in (ROOT / PACKAGE).rglob("*") if not path.is_symlink())]:
         if folder.is_dir() and any(folder.glob("*.py")):
             found[".".join(folder.relative_to(ROOT).parts)] = folder
     return found
@@ -70,7 +72,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, project: dict[str, Any]) -> 
     source, goal = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns("__pycache__")
     for name in (PACKAGE, "entry_points"):
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+        shutil.copytree(ROOT / name, source / name, ignore=ignored, symlinks=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, source / name)
     build = f"from setuptools import build_meta; build_meta.build_wheel({str(goal)!r})"
@@ -135,9 +137,9 @@ def imports(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_host_and_trainers_know_nnunet(path: Path) -> None:
-    """nnU-Net's modules are imported in host/ and trainers/ alone."""
-    known = path.parent.name in ("host", "trainers")
+def test_only_nnunet_and_trainers_know_nnunet(path: Path) -> None:
+    """nnU-Net's modules are imported in nnunet/ and trainers/ alone."""
+    known = path.parent.name in ("nnunet", "trainers")
     found = [name for name in imports(path) if name.split(".")[0] in ("nnunetv2", "batchgenerators", "acvl_utils")]
     assert known or not found
 

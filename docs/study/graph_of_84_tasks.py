@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_seqtransfer.planning.cost import CostModel
+from nnunet_seqtransfer.planning.exact import ExactPlanner
+from nnunet_seqtransfer.planning.problem import SequenceProblem
 from nnunet_seqtransfer.report.sourcegraph import draw_graph
-from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.exact import ExactPlanner
-from nnunet_seqtransfer.sequence.problem import SequenceProblem
 
 CHANNELS = ("T1", "T1ce", "T2", "FLAIR")
 LABELS = ("WholeTumour", "TumourCore", "Enhancing")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, natural, notify, run_command
-from nnunet_seqtransfer.host.datasets import channel_names, read_dataset_json
-from nnunet_seqtransfer.host.folders import dataset_name
+from nnunet_seqtransfer.nnunet.datasets import channel_names, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.tasks.case_table import read_case_table
 from nnunet_seqtransfer.tasks.derivation import DeriveRequest, plan_derivation
 from nnunet_seqtransfer.tasks.derive import derive_task, is_finished

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import SimpleITK as sitk
 
-from nnunet_seqtransfer.affinity.affinity import affinity_path
+from nnunet_seqtransfer.affinity.record import affinity_path
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -26,10 +26,10 @@ from nnunet_seqtransfer.entry_points.common import (
 )
 from nnunet_seqtransfer.errors import SeqTransferError, StageError
 from nnunet_seqtransfer.evaluation.comparison import comparison_folder
-from nnunet_seqtransfer.host.datasets import raw_cases, read_dataset_json
-from nnunet_seqtransfer.host.folders import dataset_name, scripts_folder
-from nnunet_seqtransfer.host.plans import DEFAULT_PLANS, plans_path
-from nnunet_seqtransfer.sequence.plan import plan_path
+from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.planning.record import plan_path
 from nnunet_seqtransfer.storage import read_json, replacing, write_json
 from nnunet_seqtransfer.tasks.derivation import DeriveRequest
 from nnunet_seqtransfer.tasks.derive import derive_task

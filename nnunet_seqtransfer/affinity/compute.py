@@ -8,15 +8,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, TaskEntry
+from nnunet_seqtransfer.affinity.bootstrap import all_pairs, resample_pairs
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.metric import AffinityMetric
-from nnunet_seqtransfer.affinity.pairs import all_pairs, resample_pairs
+from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry
 from nnunet_seqtransfer.affinity.resamples import Resamples
 from nnunet_seqtransfer.affinity.sources import Named, Sources, load_sources
 from nnunet_seqtransfer.affinity.uncertainty import Scatter, scatter_to_target
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.host.folders import dataset_name
+from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.tasks.profile import request_profile
 from nnunet_seqtransfer.tasks.profiling import profile_tasks
 from nnunet_seqtransfer.tasks.readers import remember_reader

@@ -22,7 +22,7 @@ from nnunet_seqtransfer.affinity.masks import (
     members,
     spread_positions,
 )
-from nnunet_seqtransfer.host.preprocessing import CaseData
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.profile import Labels
 
 LEVELS = np.linspace(0.01, 0.99, 50)

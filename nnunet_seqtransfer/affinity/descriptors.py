@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.description import describe_case
-from nnunet_seqtransfer.affinity.embedding import Rows, Shared, root_mean, rows_of, squares
 from nnunet_seqtransfer.affinity.euclidean import (
     EuclideanMetric,
     Squares,
@@ -21,7 +20,8 @@ from nnunet_seqtransfer.affinity.euclidean import (
     single_axes,
 )
 from nnunet_seqtransfer.affinity.matching import UNMATCHED, Match, assign, matched_mean, mean_of_objects
-from nnunet_seqtransfer.host.preprocessing import CaseData
+from nnunet_seqtransfer.affinity.mean_distance import Rows, Shared, root_mean, rows_of, squares
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.profile import Labels, View
 from nnunet_seqtransfer.tasks.signature import Signature
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.embedding import (
+from nnunet_seqtransfer.affinity.matching import Match
+from nnunet_seqtransfer.affinity.mean_distance import (
     NONE_SHARED,
     Rows,
     Shared,
@@ -23,7 +24,6 @@ from nnunet_seqtransfer.affinity.embedding import (
     squares,
     stacked,
 )
-from nnunet_seqtransfer.affinity.matching import Match
 from nnunet_seqtransfer.affinity.memory import Memory
 from nnunet_seqtransfer.affinity.metric import Comparison
 from nnunet_seqtransfer.tasks.signature import Signature

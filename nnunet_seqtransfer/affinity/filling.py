@@ -8,8 +8,8 @@ from nnunet_seqtransfer.affinity.compute import FIRST_CASES, AffinityRequest
 from nnunet_seqtransfer.affinity.metric import AffinityMetric
 from nnunet_seqtransfer.affinity.sources import ALL_SOURCES, SIGNATURE_ENDING
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.host.fingerprints import has_fingerprint
-from nnunet_seqtransfer.host.folders import dataset_name, registered_datasets
+from nnunet_seqtransfer.nnunet.fingerprints import has_fingerprint
+from nnunet_seqtransfer.nnunet.folders import dataset_name, registered_datasets
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import ProfileRequest, request_profile
 from nnunet_seqtransfer.tasks.profiling import has_signature, profile_tasks

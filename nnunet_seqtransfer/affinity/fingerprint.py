@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.embedding import NONE_SHARED, Rows, Shared, root_mean, rows_of, squares
 from nnunet_seqtransfer.affinity.euclidean import (
     EuclideanMetric,
     Squares,
@@ -23,7 +22,8 @@ from nnunet_seqtransfer.affinity.euclidean import (
 )
 from nnunet_seqtransfer.affinity.masks import box_around, form, holding
 from nnunet_seqtransfer.affinity.matching import UNMATCHED, Match, assign, matched_mean, mean_of_objects
-from nnunet_seqtransfer.host.preprocessing import CaseData
+from nnunet_seqtransfer.affinity.mean_distance import NONE_SHARED, Rows, Shared, root_mean, rows_of, squares
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.profile import Labels, View
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature
 

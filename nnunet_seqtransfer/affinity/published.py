@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.embedding import multipliers, shared_cases
+from nnunet_seqtransfer.affinity.mean_distance import multipliers, shared_cases
 from nnunet_seqtransfer.affinity.memory import Memory, content_key
 from nnunet_seqtransfer.affinity.metric import Comparison
 from nnunet_seqtransfer.affinity.published_terms import (
@@ -20,7 +20,7 @@ from nnunet_seqtransfer.affinity.published_terms import (
     principal_scores,
     wasserstein_of_ascending,
 )
-from nnunet_seqtransfer.host.preprocessing import CaseData
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.profile import Labels, View
 from nnunet_seqtransfer.tasks.signature import Signature
 

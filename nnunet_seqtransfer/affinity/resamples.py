@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
 from nnunet_seqtransfer.affinity.combination import Combination
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.storage import checksum, replacing
 

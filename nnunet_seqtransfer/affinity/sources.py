@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_seqtransfer.affinity.metric import AffinityMetric
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, SequenceError
-from nnunet_seqtransfer.host.folders import registered_datasets
+from nnunet_seqtransfer.nnunet.folders import registered_datasets
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import preprocessing_for
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature

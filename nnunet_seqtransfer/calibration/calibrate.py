@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnunet_seqtransfer.affinity.calibration import Calibration, MeasuredPath, Measurements, RankingQuality
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.calibration.fit import Data, Exponents, Floats, centred, correlation, fit
 from nnunet_seqtransfer.calibration.held_out import (
@@ -24,6 +23,7 @@ from nnunet_seqtransfer.calibration.held_out import (
     tables,
 )
 from nnunet_seqtransfer.calibration.model import Model, affordable_model, mean_hop, start_is_default
+from nnunet_seqtransfer.calibration.record import Calibration, MeasuredPath, Measurements, RankingQuality
 from nnunet_seqtransfer.calibration.transfers import MeasuredTarget, run_noise
 from nnunet_seqtransfer.errors import SequenceError
 

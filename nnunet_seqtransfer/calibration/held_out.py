@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import spearmanr, weightedtau
 
-from nnunet_seqtransfer.affinity.calibration import RankingQuality
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.calibration.fit import GRID, Data, Exponents, Floats, Ints, TargetTransfers, centred
 from nnunet_seqtransfer.calibration.model import Model, model_for, smallest_model
-from nnunet_seqtransfer.sequence.cost import CostModel
+from nnunet_seqtransfer.calibration.record import RankingQuality
+from nnunet_seqtransfer.planning.cost import CostModel
 
 Tables = Mapping[Exponents, Data]
 """The same measured paths under each choice of exponents."""

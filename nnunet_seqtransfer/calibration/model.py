@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.calibration.fit import Data, Exponents, Floats, TargetTransfers, centred, fit
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.sequence.cost import CostModel
+from nnunet_seqtransfer.planning.cost import CostModel
 
 DEGREES_PER_CONSTANT = 3
 """Measured paths, beyond the first of each target, that each fitted constant needs."""

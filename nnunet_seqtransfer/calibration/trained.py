@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnunet_seqtransfer.calibration.measurements import MeasuredRun
-from nnunet_seqtransfer.chain.block import Recipe, StageBlock, read_block
-from nnunet_seqtransfer.chain.record import find_runs, read_run
-from nnunet_seqtransfer.chain.stage_files import FINAL
-from nnunet_seqtransfer.chain.stages import TRAINER, is_target_of
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.storage import read_json
+from nnunet_seqtransfer.training.recipe import Recipe, StageBlock, read_block
+from nnunet_seqtransfer.training.run_record import find_runs, read_run
+from nnunet_seqtransfer.training.stage_files import FINAL
+from nnunet_seqtransfer.training.stages import TRAINER, is_target_of
 
 SUMMARY = Path("validation", "summary.json")
 Key = TypeVar("Key", bound=tuple[Any, ...])

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.calibration.fit import TargetTransfers
 from nnunet_seqtransfer.calibration.measurements import MeasuredRun, find_name
 from nnunet_seqtransfer.errors import DatasetError, RecordError

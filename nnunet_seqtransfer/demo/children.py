@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from nnunet_seqtransfer.demo.workplace import Workplace
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.host.folders import installed_command
+from nnunet_seqtransfer.nnunet.folders import installed_command
 
 CORE_COUNT = '''"""PYTHON_CPU_COUNT of Python 3.13 for older ones; written by nnUNetv2_seq_demo for its children."""
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.demo.children import Children, run_lanes
 from nnunet_seqtransfer.demo.datasets import SOURCES, TARGET, write_task
 from nnunet_seqtransfer.demo.pictures import draw_trials
@@ -29,11 +29,11 @@ from nnunet_seqtransfer.demo.trials import (
 from nnunet_seqtransfer.demo.workplace import Workplace, nnunet_folders, open_workplace
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.dice import CaseDice, mean_dice
-from nnunet_seqtransfer.host.folders import dataset_id
-from nnunet_seqtransfer.host.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, read_plan
 from nnunet_seqtransfer.report.plan_text import plan_text
 from nnunet_seqtransfer.report.tables import affinity_table
-from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path, read_plan
 from nnunet_seqtransfer.storage import read_json, replacing, write_json
 from nnunet_seqtransfer.tasks.target import load_target
 

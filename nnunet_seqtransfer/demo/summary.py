@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunet_seqtransfer.host.folders import dataset_id
+from nnunet_seqtransfer.nnunet.folders import dataset_id
 from nnunet_seqtransfer.report.tables import text_table
 
 SMALL = 0.02

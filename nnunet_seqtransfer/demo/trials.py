@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.stages import TRAINER, ChainRequest, chain_stages
 from nnunet_seqtransfer.demo.children import Children
 from nnunet_seqtransfer.demo.datasets import ENDING, SOURCES, TARGET, label_image, label_values
 from nnunet_seqtransfer.demo.phantoms import STRUCTURES, draw_phantom
 from nnunet_seqtransfer.demo.workplace import Workplace
 from nnunet_seqtransfer.evaluation.dice import CaseDice, folder_dice
-from nnunet_seqtransfer.host.folders import dataset_id
-from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.storage import checksum
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import TRAINER, ChainRequest, chain_stages
 
 CONFIGURATION = "2d"
 FOLD = "all"

@@ -8,10 +8,10 @@ from itertools import permutations
 
 import numpy as np
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.evaluation.comparison import Arm, Role, arm_name
-from nnunet_seqtransfer.sequence.plan import SequencePlan
+from nnunet_seqtransfer.planning.record import SequencePlan
 
 KINDS: tuple[Role, ...] = (
     "scratch", "long", "direct", "planned", "runner-up", "largest", "modality", "random",

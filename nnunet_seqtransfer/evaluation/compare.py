@@ -8,13 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
-from nnunet_seqtransfer.chain.chain import Chain, load_chain
-from nnunet_seqtransfer.chain.executor import Executor, run_chain
-from nnunet_seqtransfer.chain.job import DeviceOptions
-from nnunet_seqtransfer.chain.shared import find_exclusions
-from nnunet_seqtransfer.chain.stage_files import FINAL
-from nnunet_seqtransfer.chain.stages import ChainRequest, Exclusions, Stage
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.errors import RecordError, StageError
 from nnunet_seqtransfer.evaluation.cache import cached
 from nnunet_seqtransfer.evaluation.comparison import (
@@ -34,9 +28,15 @@ from nnunet_seqtransfer.evaluation.measured import write_measurements
 from nnunet_seqtransfer.evaluation.rankings import rankings
 from nnunet_seqtransfer.evaluation.scoring import Scorer, ScoringJob, scored
 from nnunet_seqtransfer.evaluation.trials import Trial, trial_request, trials
-from nnunet_seqtransfer.host.evaluation import reference_file
+from nnunet_seqtransfer.nnunet.evaluation import reference_file
+from nnunet_seqtransfer.overlap.guard import find_exclusions
 from nnunet_seqtransfer.tasks.target import load_target
 from nnunet_seqtransfer.tasks.task import load_tasks
+from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.executors import Executor, run_chain
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.stage_files import FINAL
+from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage
 
 Notify = Callable[[str], None]
 RECORD, MEASUREMENTS = "comparison.json", "measurements.csv"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, dataset_id, results_folder
 from nnunet_seqtransfer.storage import read_record, replacing, write_record
 
 FORMAT = 1

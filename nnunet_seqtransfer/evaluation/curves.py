@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.evaluation.comparison import Arm, Curve, Saving
-from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
+from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
 
 Run = tuple[str, int]
 SMOOTHED = (3, 10)

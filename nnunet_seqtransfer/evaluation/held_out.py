@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.child import run_job
-from nnunet_seqtransfer.chain.job import Job
-from nnunet_seqtransfer.chain.locks import locked_in_turn
-from nnunet_seqtransfer.chain.stage_files import FINAL
-from nnunet_seqtransfer.chain.stages import TRAINER, Stage
 from nnunet_seqtransfer.errors import DatasetError, RecordError, StageError
-from nnunet_seqtransfer.host.datasets import RawCase, channel_names, raw_cases, raw_test_cases, read_dataset_json
-from nnunet_seqtransfer.host.folders import installed_command
+from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, raw_test_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import installed_command
+from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_cases, sketch_dataset
 from nnunet_seqtransfer.storage import read_record, sha256, write_record
-from nnunet_seqtransfer.tasks.sketch_cache import SketchedDataset, sketch_cases, sketch_dataset
 from nnunet_seqtransfer.tasks.task import Task
+from nnunet_seqtransfer.training.job import Job
+from nnunet_seqtransfer.training.locks import locked_in_turn
+from nnunet_seqtransfer.training.stage_files import FINAL
+from nnunet_seqtransfer.training.stages import TRAINER, Stage
+from nnunet_seqtransfer.training.supervise import run_job
 
 MARK = "seq_compare.json"
 KIND = "predictions"

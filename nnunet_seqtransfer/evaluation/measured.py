@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.evaluation.differences import case_values, seed_means
-from nnunet_seqtransfer.host.folders import dataset_id
+from nnunet_seqtransfer.nnunet.folders import dataset_id
 from nnunet_seqtransfer.storage import replacing
 
 

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.evaluation.held_out import HeldOutSet
 from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.training.stages import ChainRequest
 
 PACKAGES = ("nnunetv2", "torch", "numpy", "scipy")
 

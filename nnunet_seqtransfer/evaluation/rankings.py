@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.evaluation.arms import shared_channels
 from nnunet_seqtransfer.evaluation.comparison import Ranking
 from nnunet_seqtransfer.evaluation.statistics import rank_agreement

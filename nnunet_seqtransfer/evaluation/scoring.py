@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunet_seqtransfer.evaluation.cache import cached
 from nnunet_seqtransfer.evaluation.surface import normalised_surface_distance
-from nnunet_seqtransfer.host.evaluation import evaluated_labels
+from nnunet_seqtransfer.nnunet.evaluation import evaluated_labels
 from nnunet_seqtransfer.parallel import run_in_processes
 
 

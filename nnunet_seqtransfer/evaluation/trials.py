@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.chain import Chain
-from nnunet_seqtransfer.chain.describe import stage_seconds
-from nnunet_seqtransfer.chain.stages import ChainRequest, Stage
-from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.evaluation.comparison import Arm, Budget
+from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.dry_run import stage_seconds
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import ChainRequest, Stage
+from nnunet_seqtransfer.training.state import Action
 
 LEFT = (Action.START, Action.RESUME)
 

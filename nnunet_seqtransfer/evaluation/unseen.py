@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nnunet_seqtransfer.chain.chain import Chain
-from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.host.datasets import RawCase
-from nnunet_seqtransfer.tasks.overlap import SharedCase
+from nnunet_seqtransfer.nnunet.datasets import RawCase
+from nnunet_seqtransfer.overlap.find import SharedCase
 from nnunet_seqtransfer.tasks.task import Task
+from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.stages import Stage
 
 Splits = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Fold -> "train" and "val" -> cases."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from nnunet_seqtransfer.affinity.calibration import Calibration, MeasuredPath, RankingQuality
-from nnunet_seqtransfer.host.folders import dataset_id
+from nnunet_seqtransfer.calibration.record import Calibration, MeasuredPath, RankingQuality
+from nnunet_seqtransfer.nnunet.folders import dataset_id
 from nnunet_seqtransfer.report.tables import text_table
 from nnunet_seqtransfer.storage import replacing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_seqtransfer.host.folders import preprocessed_folder, results_folder
+from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
 from nnunet_seqtransfer.report.tables import text_table
 from nnunet_seqtransfer.runs.items import Item
 from nnunet_seqtransfer.runs.unneeded import Category

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from nnunet_seqtransfer.chain.progress import duration
 from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, Comparison, Difference
 from nnunet_seqtransfer.evaluation.differences import case_values, seed_means
+from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.report.tables import text_table
 
 FEW = 10

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")

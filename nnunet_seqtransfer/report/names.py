@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_seqtransfer.host.folders import DATASET_NAME
+from nnunet_seqtransfer.nnunet.folders import DATASET_NAME
+from nnunet_seqtransfer.planning.problem import SequenceProblem
 from nnunet_seqtransfer.report.layout import label_boxes
-from nnunet_seqtransfer.sequence.problem import SequenceProblem
 
 mpl.use("agg")
 import matplotlib.pyplot as plt

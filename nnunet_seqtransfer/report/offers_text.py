@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 
-from nnunet_seqtransfer.chain.offers import Offers
-from nnunet_seqtransfer.host.folders import dataset_id
-from nnunet_seqtransfer.host.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.planning.record import SequencePlan
 from nnunet_seqtransfer.report.tables import text_table
-from nnunet_seqtransfer.sequence.plan import SequencePlan
+from nnunet_seqtransfer.training.offers import Offers
 
 
 def offers_text(offers: Offers, plan: SequencePlan) -> str:

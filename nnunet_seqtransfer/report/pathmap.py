@@ -7,10 +7,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from nnunet_seqtransfer.host.folders import dataset_id
+from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
+from nnunet_seqtransfer.planning.verdict import percent
 from nnunet_seqtransfer.report.palette import HOPS, SEARCH, START
-from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
-from nnunet_seqtransfer.sequence.verdict import percent
 from nnunet_seqtransfer.storage import replacing
 
 mpl.use("agg")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
+from nnunet_seqtransfer.planning.verdict import percent
 from nnunet_seqtransfer.report.tables import text_table
-from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
-from nnunet_seqtransfer.sequence.verdict import percent
 
 
 def plan_text(plan: SequencePlan) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from nnunet_seqtransfer.planning.cost import CostModel
+from nnunet_seqtransfer.planning.problem import SequenceProblem
+from nnunet_seqtransfer.planning.sensitivity import Sensitivity
+from nnunet_seqtransfer.planning.verdict import short_path
 from nnunet_seqtransfer.report.saving import save_both
-from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.problem import SequenceProblem
-from nnunet_seqtransfer.sequence.sensitivity import Sensitivity
-from nnunet_seqtransfer.sequence.verdict import short_path
 
 mpl.use("agg")
 import matplotlib.pyplot as plt

@@ -10,13 +10,13 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_seqtransfer.planning.problem import SequenceProblem
+from nnunet_seqtransfer.planning.published import default_communities, find_communities, source_graph
 from nnunet_seqtransfer.report.layout import placed
 from nnunet_seqtransfer.report.names import ring_area, write_names
 from nnunet_seqtransfer.report.palette import COMMUNITIES as COLOURS
 from nnunet_seqtransfer.report.palette import PATH, TARGET
 from nnunet_seqtransfer.report.saving import save_both
-from nnunet_seqtransfer.sequence.problem import SequenceProblem
-from nnunet_seqtransfer.sequence.published import default_communities, find_communities, source_graph
 
 mpl.use("agg")
 import matplotlib.pyplot as plt

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from nnunet_seqtransfer.chain.progress import duration
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.folders import dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.report.tables import text_table
 from nnunet_seqtransfer.runs.content import continue_command
 from nnunet_seqtransfer.runs.status import DONE, RunStatus, StageStatus, State

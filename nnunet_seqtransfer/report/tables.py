@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nnunet_seqtransfer.affinity.affinity import Affinity
+    from nnunet_seqtransfer.affinity.record import Affinity
 
 
 def affinity_table(affinity: Affinity) -> str:

@@ -8,14 +8,14 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.locks import training_lock
-from nnunet_seqtransfer.chain.record import Run, StageEntry
-from nnunet_seqtransfer.chain.stage_files import FINAL, UNFINISHED, stage_lock, stage_log, weights_file
-from nnunet_seqtransfer.chain.stages import plans_lock
-from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.runs.logs import LogEnd, read_end, read_newest, read_tail
 from nnunet_seqtransfer.runs.presence import Presence, first_presence
 from nnunet_seqtransfer.storage import is_whole_archive
+from nnunet_seqtransfer.training.locks import training_lock
+from nnunet_seqtransfer.training.run_record import Run, StageEntry
+from nnunet_seqtransfer.training.stage_files import FINAL, UNFINISHED, stage_lock, stage_log, weights_file
+from nnunet_seqtransfer.training.stages import plans_lock
 
 _TRAINING_LOG = re.compile(r"training_log_.*\.txt")
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.chain.block import StageBlock, read_block
-from nnunet_seqtransfer.chain.stage_files import FINAL, UNFINISHED
-from nnunet_seqtransfer.chain.stages import TRAINER
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.host.folders import DATASET_NAME, preprocessed_folder, results_folder
-from nnunet_seqtransfer.host.plans import plans_path
+from nnunet_seqtransfer.nnunet.folders import DATASET_NAME, preprocessed_folder, results_folder
+from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.runs.files import is_validated, is_whole, locks_of
 from nnunet_seqtransfer.runs.overview import QueueStates, no_queue, read_all
 from nnunet_seqtransfer.runs.presence import Presence, first_presence, read_presence
 from nnunet_seqtransfer.runs.status import RunStatus
 from nnunet_seqtransfer.storage import read_json
+from nnunet_seqtransfer.training.recipe import StageBlock, read_block
+from nnunet_seqtransfer.training.stage_files import FINAL, UNFINISHED
+from nnunet_seqtransfer.training.stages import TRAINER
 
 DATA_NAME = re.compile(r"(?P<plans>.+)_for(?P<number>\d+)_(?P<configuration>.+)_[0-9a-f]{8}")
 """Of a folder of cases preprocessed for a target; see `tasks/alignment.py`."""

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.record import RECORD
-from nnunet_seqtransfer.chain.stage_files import LATEST, PREVIOUS
-from nnunet_seqtransfer.host.folders import SEQTRANSFER_FOLDER, preprocessed_folder, results_folder
+from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, preprocessed_folder, results_folder
 from nnunet_seqtransfer.runs.files import locks_of, plans_lock_of
 from nnunet_seqtransfer.runs.found import DATA_NAME, Found, dataset_folders, files_in, folders_in, stage_folders
 from nnunet_seqtransfer.runs.items import Item
 from nnunet_seqtransfer.runs.presence import SECONDS_OF_REST, read_presence
+from nnunet_seqtransfer.training.run_record import RECORD
+from nnunet_seqtransfer.training.stage_files import LATEST, PREVIOUS
 
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.[^.]+)?")
 """Files of `storage.replacing`, and folders that `removal.remove` has renamed."""

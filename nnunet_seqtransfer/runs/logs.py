@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.progress import Progress, read_line
+from nnunet_seqtransfer.nnunet.training_log import Progress, read_line
 
 TAIL = 32 * 1024
 """Bytes of a log's end that are read: about 80 epochs of nnU-Net's."""

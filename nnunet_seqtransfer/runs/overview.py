@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.record import RECORD, find_runs, read_run, run_name
-from nnunet_seqtransfer.cluster.queue import ended_stages
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.runs.files import read_stage
 from nnunet_seqtransfer.runs.status import RunStatus, State, run_status
+from nnunet_seqtransfer.slurm.queue import ended_stages
+from nnunet_seqtransfer.training.run_record import RECORD, find_runs, read_run, run_name
 
 QueueStates = Callable[[Path], Mapping[str, str]]
 """The folder of a run -> key of a stage -> what a scheduler says of it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nnunet_seqtransfer.chain.locks import LEASE_SECONDS, read_holder
+from nnunet_seqtransfer.training.locks import LEASE_SECONDS, read_holder
 
 Life = Literal["alive", "silent", "dead"]
 _PATIENCE = 5 * LEASE_SECONDS

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.locks import locked
 from nnunet_seqtransfer.errors import SeqTransferError, StageError
 from nnunet_seqtransfer.runs.found import Found, files_in, folders_in
 from nnunet_seqtransfer.runs.items import Item, size_of
 from nnunet_seqtransfer.runs.presence import read_presence
 from nnunet_seqtransfer.runs.unneeded import Category
+from nnunet_seqtransfer.training.locks import locked
 
 Notify = Callable[[str], None]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.record import Run, StageEntry
 from nnunet_seqtransfer.runs.files import StageFiles
+from nnunet_seqtransfer.training.run_record import Run, StageEntry
 
 
 class State(enum.Enum):

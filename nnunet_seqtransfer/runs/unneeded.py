@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.record import RECORD
-from nnunet_seqtransfer.chain.stage_files import weights_file
-from nnunet_seqtransfer.host.folders import dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
 from nnunet_seqtransfer.runs.files import locks_of, plans_lock_of
 from nnunet_seqtransfer.runs.found import DATA_NAME, Base, Data, Fold, Found, files_in
 from nnunet_seqtransfer.runs.items import Item
 from nnunet_seqtransfer.runs.leftovers import leftovers
 from nnunet_seqtransfer.runs.presence import SECONDS_OF_REST, Presence
 from nnunet_seqtransfer.runs.status import DONE, RunStatus, State
+from nnunet_seqtransfer.training.run_record import RECORD
+from nnunet_seqtransfer.training.stage_files import weights_file
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.plans import normalization
+from nnunet_seqtransfer.nnunet.plans import normalization
 from nnunet_seqtransfer.storage import checksum
 from nnunet_seqtransfer.tasks.readers import find_reader
 from nnunet_seqtransfer.tasks.task import Task

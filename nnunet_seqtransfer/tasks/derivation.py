@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.datasets import RawCase, channel_names, raw_cases, read_dataset_json
-from nnunet_seqtransfer.host.folders import raw_folder
-from nnunet_seqtransfer.host.registration import reference_from
+from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import raw_folder
+from nnunet_seqtransfer.nnunet.registration import reference_from
 from nnunet_seqtransfer.tasks.case_table import TABLE_NAME, CaseTable, read_case_table, select_cases
 from nnunet_seqtransfer.tasks.label_choice import LabelChoice, choose_labels
 from nnunet_seqtransfer.tasks.names import find_name

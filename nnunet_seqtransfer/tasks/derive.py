@@ -9,10 +9,10 @@ from typing import Any
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.errors import DatasetError, RecordError
-from nnunet_seqtransfer.host.datasets import raw_cases, read_dataset_json
-from nnunet_seqtransfer.host.folders import dataset_id
-from nnunet_seqtransfer.host.label_files import LabelJob, label_reader, rewrite_label_file
-from nnunet_seqtransfer.host.registration import datasets_with_number
+from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.nnunet.label_files import LabelJob, label_reader, rewrite_label_file
+from nnunet_seqtransfer.nnunet.registration import datasets_with_number
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import read_record, write_json, write_record
 from nnunet_seqtransfer.tasks.case_table import TABLE_NAME, write_case_table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.datasets import foreground_labels
+from nnunet_seqtransfer.nnunet.datasets import foreground_labels
 from nnunet_seqtransfer.tasks.names import find_name
 
 _RESERVED = ("background", "ignore")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.host.folders import raw_folder
+from nnunet_seqtransfer.nnunet.folders import raw_folder
 from nnunet_seqtransfer.storage import read_record
 from nnunet_seqtransfer.tasks.derive import RECORD_FORMAT, RECORD_KIND, RECORD_NAME
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.folders import preprocessed_folder
-from nnunet_seqtransfer.host.plans import data_folder
-from nnunet_seqtransfer.host.preprocessing import (
+from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
+from nnunet_seqtransfer.nnunet.plans import data_folder
+from nnunet_seqtransfer.nnunet.preprocessing import (
     CaseData,
     load_preprocessed_case,
     preprocess_case,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError
-from nnunet_seqtransfer.host.folders import cache_folder
+from nnunet_seqtransfer.nnunet.folders import cache_folder
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum
 from nnunet_seqtransfer.tasks.profile import CaseProfile, Profiler, ProfileRequest, profile_case

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.host.folders import cache_folder
-from nnunet_seqtransfer.host.plans import reader_writer
+from nnunet_seqtransfer.nnunet.folders import cache_folder
+from nnunet_seqtransfer.nnunet.plans import reader_writer
 from nnunet_seqtransfer.storage import read_record, write_record
 from nnunet_seqtransfer.tasks.task import Task
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.fingerprints import has_fingerprint
-from nnunet_seqtransfer.host.folders import dataset_id, dataset_name
-from nnunet_seqtransfer.host.plans import data_folder, read_plans
-from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.nnunet.fingerprints import has_fingerprint
+from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
+from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
+from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.tasks.task import Task, load_task
 
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError
-from nnunet_seqtransfer.host.datasets import (
+from nnunet_seqtransfer.nnunet.datasets import (
     RawCase,
     channel_names,
     foreground_labels,
     raw_cases,
     read_dataset_json,
 )
-from nnunet_seqtransfer.host.fingerprints import extract_fingerprints, has_fingerprint, read_fingerprint
-from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder
-from nnunet_seqtransfer.host.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.nnunet.fingerprints import extract_fingerprints, has_fingerprint, read_fingerprint
+from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
+from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.stage_files import FINAL
+from nnunet_seqtransfer.training.stage_files import FINAL
 
 Seen = dict[str, tuple[int, int]]
 """Name of a checkpoint -> its time of change in ns and its size in bytes."""

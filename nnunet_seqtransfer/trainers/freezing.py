@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.depths import ENCODER
-from nnunet_seqtransfer.weights.checkpoints import HEADS
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.transfer.checkpoints import HEADS
+from nnunet_seqtransfer.transfer.depths import ENCODER
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

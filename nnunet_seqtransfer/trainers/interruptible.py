@@ -16,10 +16,6 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
-from nnunet_seqtransfer.chain.locks import Holder, locked, read_holder, training_lock
-from nnunet_seqtransfer.chain.midway import KEY, Midway, checkpoint_seconds, finished_epochs, read_midway
-from nnunet_seqtransfer.chain.stage_files import FINAL, LATEST
-from nnunet_seqtransfer.chain.stopping import STOPPED
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import found_json, mend_json, naming_full_and_read_only_disks
 from nnunet_seqtransfer.trainers.agreement import agreed
@@ -28,7 +24,11 @@ from nnunet_seqtransfer.trainers.keeping import NotKeptError, keep_checkpoint, s
 from nnunet_seqtransfer.trainers.picture import Picture
 from nnunet_seqtransfer.trainers.stopping import Stop
 from nnunet_seqtransfer.trainers.terminal import lasting_output
-from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
+from nnunet_seqtransfer.training.epoch_progress import KEY, Midway, checkpoint_seconds, finished_epochs, read_midway
+from nnunet_seqtransfer.training.locks import Holder, locked, read_holder, training_lock
+from nnunet_seqtransfer.training.stage_files import FINAL, LATEST
+from nnunet_seqtransfer.training.stop_signals import STOPPED
+from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
 
 
 class InterruptibleTrainer(nnUNetTrainer):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.chain.stage_files import FINAL, LATEST, PREVIOUS
 from nnunet_seqtransfer.errors import CheckpointError, SeqTransferError
 from nnunet_seqtransfer.storage import replacing
-from nnunet_seqtransfer.weights.checkpoints import save
+from nnunet_seqtransfer.training.stage_files import FINAL, LATEST, PREVIOUS
+from nnunet_seqtransfer.transfer.checkpoints import save
 
 PATIENCE = 60.0
 """Seconds for which a checkpoint is tried again on a disk that does not take it."""

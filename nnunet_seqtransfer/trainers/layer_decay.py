@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from nnunet_seqtransfer.chain.depths import depths
 from nnunet_seqtransfer.trainers.schedule import SCALE
+from nnunet_seqtransfer.transfer.depths import depths
 
 
 def parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:

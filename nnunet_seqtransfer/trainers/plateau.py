@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nnunet_seqtransfer.chain.block import Recipe
+from nnunet_seqtransfer.training.recipe import Recipe
 
 
 class PlateauReached(Exception):  # noqa: N818 - no error, it leads out of nnU-Net's loop over the epochs

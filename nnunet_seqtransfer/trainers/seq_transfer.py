@@ -12,9 +12,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_seqtransfer.chain.block import KEY, StageBlock, read_block
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError
-from nnunet_seqtransfer.host.folders import results_folder
+from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.storage import write_json
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
@@ -22,7 +21,8 @@ from nnunet_seqtransfer.trainers.layer_decay import regrouped
 from nnunet_seqtransfer.trainers.plateau import PlateauReached, stop_at_plateau
 from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
 from nnunet_seqtransfer.trainers.threads import keep_to_given_threads
-from nnunet_seqtransfer.weights.checkpoints import body_digest, load_body
+from nnunet_seqtransfer.training.recipe import KEY, StageBlock, read_block
+from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_body
 
 STOCK_TRAINER = "nnUNetTrainer"
 """The network, and so the prediction, is the stock trainer's: checkpoints say so and need no plug-in."""

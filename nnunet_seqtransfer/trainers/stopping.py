@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from nnunet_seqtransfer.chain.driver import DriverWatch
-from nnunet_seqtransfer.chain.stopping import STOPPED
 from nnunet_seqtransfer.signals import handled
+from nnunet_seqtransfer.training.parent_watch import DriverWatch
+from nnunet_seqtransfer.training.stop_signals import STOPPED
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """SIGUSR1 is what Slurm can send some time before it ends a job."""

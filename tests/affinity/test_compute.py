@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from bad_inputs import Command, error_line, truncate
-from conftest import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.compute import AUTO_CASES, AffinityRequest, AffinityResult, compute_affinity
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.affinity.resamples import read_resamples
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.host.plans import read_plans
+from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.report.tables import affinity_table
 from nnunet_seqtransfer.tasks import profiling
 from nnunet_seqtransfer.tasks.alignment import align_plans
@@ -30,6 +28,8 @@ from nnunet_seqtransfer.tasks.profile import request_profile
 from nnunet_seqtransfer.tasks.profiling import profile_tasks
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous, write_signature
 from nnunet_seqtransfer.tasks.task import load_task
+from support.bad_inputs import Command, error_line, truncate
+from support.world import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
 
 METRIC = DescriptorMetric()
 COMMAND = ("affinity", "-t", "901", "-cases", "4", "-np", "1", "-s")

@@ -7,12 +7,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from made_tasks import phantom
 from scipy import ndimage
 
 from nnunet_seqtransfer.affinity import description
 from nnunet_seqtransfer.affinity.description import LEVELS, PROJECTION_LEVELS, describe_case, directions
-from nnunet_seqtransfer.host.preprocessing import CaseData
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData
+from support.made_tasks import phantom
 
 
 def box_case(inside: float = 1.0, outside: float = 0.0, channels: int = 1) -> CaseData:

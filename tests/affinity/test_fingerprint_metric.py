@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
-from made_tasks import phantom, reordered, signature_of, task_of
 
 from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric, standardised
 from nnunet_seqtransfer.affinity.metric import find_metric
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.plans import read_plans
-from nnunet_seqtransfer.host.preprocessing import CaseData, read_raw_case
+from nnunet_seqtransfer.nnunet.plans import read_plans
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData, read_raw_case
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import ProfileRequest, request_profile
 from nnunet_seqtransfer.tasks.profiling import profile_tasks
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous
 from nnunet_seqtransfer.tasks.task import load_task
+from support.made_tasks import phantom, reordered, signature_of, task_of
+from support.world import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
 
 METRIC = FingerprintMetric()
 SHAPE = (20, 24, 22)

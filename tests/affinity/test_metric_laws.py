@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from made_tasks import phantom, reordered, signature_of, task_of
 
+from nnunet_seqtransfer.affinity.bootstrap import resample
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.compute import AffinityRequest, compute_affinity
 from nnunet_seqtransfer.affinity.metric import AffinityMetric, BatchMetric, metrics
-from nnunet_seqtransfer.affinity.pairs import resample
 from nnunet_seqtransfer.affinity.uncertainty import scatter_to_target
-from nnunet_seqtransfer.chain.preparation import preprocess_missing
-from nnunet_seqtransfer.host.plans import data_folder, read_plans
-from nnunet_seqtransfer.host.preprocessing import CaseData
+from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import request_profile
 from nnunet_seqtransfer.tasks.profiling import profile_tasks
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous, read_signature, write_signature
 from nnunet_seqtransfer.tasks.task import load_task
+from nnunet_seqtransfer.training.prepare import preprocess_missing
+from support.made_tasks import phantom, reordered, signature_of, task_of
 
 EXEMPT = {
     ("published", "channel order"): "its formula knows one channel: the first stands for the images",

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED
-from made_tasks import phantom, reordered, signature_of, task_of
 
 from nnunet_seqtransfer.affinity import published
-from nnunet_seqtransfer.affinity.embedding import multipliers
+from nnunet_seqtransfer.affinity.mean_distance import multipliers
 from nnunet_seqtransfer.affinity.memory import Memory, content_key
 from nnunet_seqtransfer.affinity.published import PublishedMetric
 from nnunet_seqtransfer.affinity.published_terms import common_grid, global_ssim, published_distance, wasserstein
-from nnunet_seqtransfer.host.datasets import RawCase
-from nnunet_seqtransfer.host.preprocessing import CaseData, read_raw_case
+from nnunet_seqtransfer.nnunet.datasets import RawCase
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData, read_raw_case
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous, read_signature, write_signature
+from support.made_tasks import phantom, reordered, signature_of, task_of
+from support.world import SHARED
 
 REFERENCE = SHARED / "reference" / "published_affinity.json"
 METRIC = PublishedMetric()

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, TaskEntry, read_affinity, write_affinity
 from nnunet_seqtransfer.affinity.combination import Combination
+from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, read_affinity, write_affinity
 from nnunet_seqtransfer.affinity.resamples import Resamples, read_resamples, resamples_path, write_resamples
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_tasks import reordered, task_of
 
+from nnunet_seqtransfer.affinity.bootstrap import resample_to_target
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
-from nnunet_seqtransfer.affinity.pairs import resample_to_target
 from nnunet_seqtransfer.affinity.uncertainty import scatter_to_target
 from nnunet_seqtransfer.tasks.signature import Signature
+from support.made_tasks import reordered, task_of
 
 METRIC = DescriptorMetric()
 

@@ -18,9 +18,9 @@ from nnunet_seqtransfer.demo.summary import Outcome, Row, results_table, verdict
 from nnunet_seqtransfer.demo.trials import Trial, plans_name, recipe_digest
 from nnunet_seqtransfer.demo.workplace import nnunet_folders, open_workplace
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.host import folders as folders_module
+from nnunet_seqtransfer.nnunet import folders as folders_module
+from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
 from nnunet_seqtransfer.report.overlay import OverlayRow, draw_overlay
-from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
 
 TARGET, NEAR, FAR = "Dataset210_T", "Dataset201_A", "Dataset202_B"
 

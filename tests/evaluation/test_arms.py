@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from comparison_cases import A, B, C, D, affinity, plan
 
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.evaluation.arms import ArmChoice, choose_arms
+from support.comparison_cases import A, B, C, D, affinity, plan
 
 
 def paths(arms):

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comparison_cases import A, B, affinity, arm, curve, scores
 
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.evaluation.cache import cached
@@ -19,6 +18,7 @@ from nnunet_seqtransfer.evaluation.differences import differences
 from nnunet_seqtransfer.evaluation.rankings import rankings
 from nnunet_seqtransfer.report.comparison_pictures import draw_comparison, drawn_differences
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
+from support.comparison_cases import A, B, affinity, arm, curve, scores
 
 ARMS = (arm(roles=("scratch",)), arm(A, B, roles=("planned",)), arm(B), arm(roles=("long",), extra=4))
 

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from comparison_cases import A, B, affinity, arm, curve, scores
 from scipy import stats
 
 from nnunet_seqtransfer.evaluation.compare import direct_dice
@@ -14,6 +13,7 @@ from nnunet_seqtransfer.evaluation.comparison import Score
 from nnunet_seqtransfer.evaluation.curves import savings, smoothed
 from nnunet_seqtransfer.evaluation.differences import case_values, differences, paired, paired_means, seed_means
 from nnunet_seqtransfer.evaluation.rankings import LARGEST, MODALITY, RANDOM, rankings
+from support.comparison_cases import A, B, affinity, arm, curve, scores
 
 SCRATCH, PLAN, NEAR = arm(roles=("scratch",)), arm(A, B, roles=("planned",)), arm(B)
 CASES = [f"case{number}" for number in range(8)]

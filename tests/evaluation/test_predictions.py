@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TARGET, World
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.job import Job
-from nnunet_seqtransfer.chain.stage_files import FINAL
-from nnunet_seqtransfer.chain.stages import ChainRequest, Stage, chain_stages
 from nnunet_seqtransfer.evaluation import held_out
 from nnunet_seqtransfer.evaluation.held_out import HeldOutSet, predict
-from nnunet_seqtransfer.host.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.training.job import Job
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stage_files import FINAL
+from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
+from support.world import TARGET, World
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from itertools import permutations
 from types import ModuleType
 
 import pytest
-from conftest import load_script
+
+from support.world import load_script
 
 OPTIONS = Namespace(quick=False, pilot=False, dry_run=False, folds=["0"], device="cpu", np=1)
 

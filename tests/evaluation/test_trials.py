@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from comparison_cases import A, B, T, arm
-from conftest import FAR, NEAR, TARGET
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.chain import load_chain
-from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
-from nnunet_seqtransfer.chain.state import Action
 from nnunet_seqtransfer.evaluation.compare import exclusions_along
 from nnunet_seqtransfer.evaluation.comparison import Arm
 from nnunet_seqtransfer.evaluation.trials import Trial, budget, trial_request, trials
+from nnunet_seqtransfer.training.chain import load_chain
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import ChainRequest, chain_stages
+from nnunet_seqtransfer.training.state import Action
+from support.comparison_cases import A, B, T, arm
+from support.world import FAR, NEAR, TARGET
 
 RECIPE = Recipe(4, 10)
 BASE = ChainRequest(T, (), "nnUNetPlans", "3d_fullres", ("0",), replace(RECIPE, epochs=3), RECIPE, 0, "mine")

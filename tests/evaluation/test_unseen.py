@@ -6,19 +6,19 @@ import json
 import shutil
 
 import pytest
-from conftest import FAR, NEAR, TARGET, World
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.chain import Chain, load_chain
-from nnunet_seqtransfer.chain.stages import ChainRequest
 from nnunet_seqtransfer.errors import DatasetError, StageError
 from nnunet_seqtransfer.evaluation.guard import check_unseen
 from nnunet_seqtransfer.evaluation.held_out import load_held_out
 from nnunet_seqtransfer.evaluation.unseen import Evaluated, Trained, require_unseen, seen_cases, trained_cases
-from nnunet_seqtransfer.host.datasets import split_cases
+from nnunet_seqtransfer.nnunet.datasets import split_cases
+from nnunet_seqtransfer.overlap.find import SharedCase
 from nnunet_seqtransfer.tasks.derivation import DeriveRequest
 from nnunet_seqtransfer.tasks.derive import derive_task
-from nnunet_seqtransfer.tasks.overlap import SharedCase
+from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import ChainRequest
+from support.world import FAR, NEAR, TARGET, World
 
 EVALUATED = Evaluated("Dataset004_T", frozenset({"a", "b"}))
 

@@ -11,16 +11,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from made_runs import DIGEST, FAR, NEAR, TARGET, age, cases, checkpoint, epoch_lines, finish, lock, plans, record
-from made_runs import training_log as write_log
 
-from nnunet_seqtransfer.chain.chain import Chain
-from nnunet_seqtransfer.chain.landmark import Landmark
-from nnunet_seqtransfer.chain.record import RECORD
 from nnunet_seqtransfer.entry_points import clean
 from nnunet_seqtransfer.runs import removal
 from nnunet_seqtransfer.runs.found import find
 from nnunet_seqtransfer.runs.unneeded import CATEGORIES, Category
+from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.run_record import RECORD
+from nnunet_seqtransfer.transfer.pretrained import Landmark
+from support.made_runs import (
+    DIGEST,
+    FAR,
+    NEAR,
+    TARGET,
+    age,
+    cases,
+    checkpoint,
+    epoch_lines,
+    finish,
+    lock,
+    plans,
+    record,
+)
+from support.made_runs import training_log as write_log
 
 NAMES = tuple(category.name for category in CATEGORIES)
 HOUR = 3600.0

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import FAR, NEAR, TARGET, checkpoint, epoch_lines, finish, lock, record, training_log
 
-from nnunet_seqtransfer.chain.chain import Chain
-from nnunet_seqtransfer.chain.record import RECORD
-from nnunet_seqtransfer.chain.stages import Stage
 from nnunet_seqtransfer.runs.overview import read_all
 from nnunet_seqtransfer.runs.status import RunStatus, StageStatus, State
+from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.run_record import RECORD
+from nnunet_seqtransfer.training.stages import Stage
+from support.made_runs import FAR, NEAR, TARGET, checkpoint, epoch_lines, finish, lock, record, training_log
 
 CRASH = [
     "Traceback (most recent call last):",

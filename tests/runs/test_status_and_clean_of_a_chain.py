@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import FAR, NEAR, SCRIPTS, TARGET, World, python_environment
 
 from nnunet_seqtransfer.runs.overview import read_all
 from nnunet_seqtransfer.runs.status import RunStatus, State
 from nnunet_seqtransfer.runs.unneeded import CATEGORIES
+from support.world import FAR, NEAR, SCRIPTS, TARGET, World, python_environment
 
 pytestmark = pytest.mark.chain
 

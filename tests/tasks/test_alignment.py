@@ -16,9 +16,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host.datasets import raw_cases, read_dataset_json
-from nnunet_seqtransfer.host.plans import normalization, read_plans
-from nnunet_seqtransfer.host.preprocessing import resampled_voxels
+from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.plans import normalization, read_plans
+from nnunet_seqtransfer.nnunet.preprocessing import resampled_voxels
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import Task, load_task
 

@@ -18,20 +18,20 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from conftest import Outcome, World, load_script, make_dataset, make_flat_dataset
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.host import label_files
-from nnunet_seqtransfer.host.datasets import raw_cases, read_dataset_json
-from nnunet_seqtransfer.host.label_files import LabelJob, label_reader, rewrite_label_file
+from nnunet_seqtransfer.nnunet import label_files
+from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.label_files import LabelJob, label_reader, rewrite_label_file
 from nnunet_seqtransfer.tasks import derive
 from nnunet_seqtransfer.tasks.derivation import DeriveRequest
 from nnunet_seqtransfer.tasks.derive import derive_task
 from nnunet_seqtransfer.tasks.label_choice import LabelChoice, choose_labels
 from nnunet_seqtransfer.tasks.task import sample_cases
+from support.world import Outcome, World, load_script, make_dataset, make_flat_dataset
 
 Command = Callable[..., Outcome]
 

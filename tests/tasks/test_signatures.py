@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.published import PublishedMetric
 from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError
-from nnunet_seqtransfer.host.plans import read_plans
+from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.tasks import profiling
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profile import CaseProfile, ProfileRequest, request_profile

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_inputs import Command, assert_refused, error_line, truncate
-from conftest import FAR, FLAT_SOURCE, NEAR, TARGET, TWO_CHANNELS, World
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.tasks.signature import read_signature
+from support.bad_inputs import Command, assert_refused, error_line, truncate
+from support.world import FAR, FLAT_SOURCE, NEAR, TARGET, TWO_CHANNELS, World
 
 SIGNATURE = ("signature", "-t", "901", "-cases", "3", "-np", "1")
 AFFINITY = ("affinity", "-t", "901", "-cases", "3", "-np", "1")

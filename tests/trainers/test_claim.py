@@ -7,11 +7,11 @@ from pathlib import Path
 
 import interrupted
 import pytest
-from conftest import World
 
-from nnunet_seqtransfer.chain.locks import training_lock
 from nnunet_seqtransfer.trainers.claim import objection
-from nnunet_seqtransfer.weights.checkpoints import load_checkpoint
+from nnunet_seqtransfer.training.locks import training_lock
+from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
+from support.world import World
 
 LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
 EARLIER, LATER = {LATEST: (1, 10)}, {LATEST: (2, 10)}

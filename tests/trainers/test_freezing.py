@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
-from u_nets import batch, loss_of, moved, snapshot, u_net
 
-from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary, trains
-from nnunet_seqtransfer.weights.checkpoints import HEADS
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.transfer.checkpoints import HEADS
+from support.u_nets import batch, loss_of, moved, snapshot, u_net
 
 BOTH = Recipe(heads_first_epochs=1, frozen_encoder_epochs=2)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from u_nets import u_net
 
-from nnunet_seqtransfer.chain.block import Recipe
-from nnunet_seqtransfer.chain.depths import depths, require_parts
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.trainers.layer_decay import parameter_groups, regrouped
 from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler, learning_rate
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.transfer.depths import depths, require_parts
+from support.u_nets import u_net
 
 
 @pytest.mark.parametrize("residual", [False, True])

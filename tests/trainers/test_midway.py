@@ -16,15 +16,15 @@ import interrupted
 import numpy as np
 import pytest
 import torch
-from conftest import World
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_seqtransfer.chain.midway import Midway, checkpoint_seconds, finished_epochs, read_midway
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import found_json, is_sound_archive
 from nnunet_seqtransfer.trainers import keeping
 from nnunet_seqtransfer.trainers.stopping import STOPPED
+from nnunet_seqtransfer.training.epoch_progress import Midway, checkpoint_seconds, finished_epochs, read_midway
+from support.world import World
 
 EPOCHS, ITERATIONS = 2, 5
 
@@ -189,7 +189,7 @@ def test_setting_the_clock_changes_nothing(folder: Path, monkeypatch: pytest.Mon
 
 
 FAILURES = [
-    ("nnunet_seqtransfer.weights.checkpoints.torch.save", errno.ENOSPC, "the disk is full"),
+    ("nnunet_seqtransfer.transfer.checkpoints.torch.save", errno.ENOSPC, "the disk is full"),
     ("nnunet_seqtransfer.storage.os.fsync", errno.EDQUOT, "the disk quota is used up"),
     ("nnunet_seqtransfer.storage.os.fsync", errno.EIO, "Input/output error"),
     ("nnunet_seqtransfer.storage.os.replace", errno.EROFS, "the file system is read-only"),

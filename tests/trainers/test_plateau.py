@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.trainers.plateau import PlateauReached, has_plateaued, stop_at_plateau
+from nnunet_seqtransfer.training.recipe import Recipe
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import NEAR, SCRIPTS, TARGET, World, python_environment, run
 from torch import Tensor
 
-from nnunet_seqtransfer.chain.block import Init, Recipe, StageBlock, with_block
-from nnunet_seqtransfer.chain.stages import ChainRequest, chain_stages
-from nnunet_seqtransfer.chain.state import Action, decide, inspect
-from nnunet_seqtransfer.host.folders import external_trainers
-from nnunet_seqtransfer.host.network import fresh_network
-from nnunet_seqtransfer.host.plans import plans_path
+from nnunet_seqtransfer.nnunet.folders import external_trainers
+from nnunet_seqtransfer.nnunet.network import fresh_network
+from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.trainers.schedule import learning_rate
-from nnunet_seqtransfer.weights.checkpoints import HEADS, load_checkpoint, write_weights
+from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, with_block
+from nnunet_seqtransfer.training.stages import ChainRequest, chain_stages
+from nnunet_seqtransfer.training.state import Action, decide, inspect
+from nnunet_seqtransfer.transfer.checkpoints import HEADS, load_checkpoint, write_weights
+from support.world import NEAR, SCRIPTS, TARGET, World, python_environment, run
 
 pytestmark = pytest.mark.chain
 

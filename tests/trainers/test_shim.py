@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_seqtransfer.chain.stages import TRAINER
-from nnunet_seqtransfer.host.folders import external_trainers, shim_folder
+from nnunet_seqtransfer.nnunet.folders import external_trainers, shim_folder
 from nnunet_seqtransfer.trainers.seq_transfer import nnUNetTrainerSeqTransfer
+from nnunet_seqtransfer.training.stages import TRAINER
 
 
 def other_folder(tmp_path: Path) -> Path:

@@ -15,15 +15,15 @@ from typing import Any
 import interrupted
 import pytest
 import torch
-from conftest import World
 
-from nnunet_seqtransfer.chain.driver import VARIABLE, DriverWatch, is_running, mark
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import found_json
 from nnunet_seqtransfer.trainers import stopping
 from nnunet_seqtransfer.trainers.agreement import agreed
 from nnunet_seqtransfer.trainers.stopping import STOPPED, Stop
 from nnunet_seqtransfer.trainers.terminal import LastingStream
+from nnunet_seqtransfer.training.parent_watch import VARIABLE, DriverWatch, is_running, mark
+from support.world import World
 
 LONG = 100_000
 HEEDING = """

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
+from nnunet_seqtransfer.planning.verdict import percent
 from nnunet_seqtransfer.report.page.markup import Child, element
 from nnunet_seqtransfer.report.page.naming import MISSING, decimals, digits, interval, path_words, short
 from nnunet_seqtransfer.report.page.tables import Cell, figure, table
 from nnunet_seqtransfer.report.palette import HOPS, SEARCH, START
-from nnunet_seqtransfer.sequence.plan import CandidatePath, SequencePlan
-from nnunet_seqtransfer.sequence.verdict import percent
 
 BAR = 120.0
 """Width of the longest bar, and of the axis of intervals."""

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.chain.record import Run
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path
 from nnunet_seqtransfer.report.page.naming import counted, short
 from nnunet_seqtransfer.report.page.paired import paired_plots
 from nnunet_seqtransfer.report.page.result_tables import comparison_tables
+from nnunet_seqtransfer.training.run_record import Run
 
 
 def find_comparisons(run: Run, read: Callable[[Path], Comparison | None]) -> tuple[Comparison, ...]:

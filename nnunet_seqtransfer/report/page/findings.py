@@ -8,20 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nnunet_seqtransfer.affinity.affinity import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.chain.block import StageBlock, read_block
-from nnunet_seqtransfer.chain.record import Run, StageEntry, read_run
-from nnunet_seqtransfer.chain.stage_files import FINAL
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison, read_comparison
-from nnunet_seqtransfer.host.datasets import foreground_labels, raw_cases, read_dataset_json
-from nnunet_seqtransfer.host.folders import cache_folder, results_folder
-from nnunet_seqtransfer.host.plans import plans_path, read_plans
+from nnunet_seqtransfer.nnunet.datasets import foreground_labels, raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import cache_folder, results_folder
+from nnunet_seqtransfer.nnunet.plans import plans_path, read_plans
+from nnunet_seqtransfer.nnunet.validation import SUMMARY, ValidatedCase, read_validation
+from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_path, read_plan
 from nnunet_seqtransfer.report.page.compared import find_comparisons
 from nnunet_seqtransfer.report.page.logs import Epoch, read_curve
-from nnunet_seqtransfer.report.page.validation import SUMMARY, ValidatedCase, read_validation
-from nnunet_seqtransfer.sequence.plan import SequencePlan, changed_affinity, plan_path, read_plan
 from nnunet_seqtransfer.storage import is_whole_archive, read_json
+from nnunet_seqtransfer.training.recipe import StageBlock, read_block
+from nnunet_seqtransfer.training.run_record import Run, StageEntry, read_run
+from nnunet_seqtransfer.training.stage_files import FINAL
 
 Content = TypeVar("Content")
 DEFAULT_METRIC = "descriptors"

@@ -11,14 +11,14 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.planning.problem import SequenceProblem
+from nnunet_seqtransfer.planning.published import default_communities, find_communities, source_graph
 from nnunet_seqtransfer.report.layout import label_boxes, placed
 from nnunet_seqtransfer.report.page.markers import marker, star
 from nnunet_seqtransfer.report.page.markup import element, joined, number
 from nnunet_seqtransfer.report.page.naming import counted, decimals, digits, short
 from nnunet_seqtransfer.report.palette import COMMUNITIES
-from nnunet_seqtransfer.sequence.problem import SequenceProblem
-from nnunet_seqtransfer.sequence.published import default_communities, find_communities, source_graph
 
 MOST = 60
 """Sources that are drawn, the nearest; more do not fit a page."""

@@ -6,7 +6,7 @@ import math
 
 from markupsafe import Markup
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.report.page.markup import element
 from nnunet_seqtransfer.report.page.naming import decimals, digits, short
 from nnunet_seqtransfer.report.palette import contrast, viridis

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_seqtransfer.chain.progress import Progress, read_line
+from nnunet_seqtransfer.nnunet.training_log import Progress, read_line
 from nnunet_seqtransfer.runs.logs import time_in
 
 _LOSS = re.compile(r": (train|val)_loss (-?[\d.]+(?:e-?\d+)?|nan)\s*$")

@@ -6,13 +6,13 @@ import math
 from dataclasses import fields
 
 from nnunet_seqtransfer.evaluation.dice import mean_dice
+from nnunet_seqtransfer.nnunet.validation import case_dice
+from nnunet_seqtransfer.planning.cost import CostModel
+from nnunet_seqtransfer.planning.record import SequencePlan
+from nnunet_seqtransfer.planning.verdict import percent
 from nnunet_seqtransfer.report.page.findings import Findings
 from nnunet_seqtransfer.report.page.naming import counted, decimals, listed
 from nnunet_seqtransfer.report.page.training_words import cases_of, training_sentences
-from nnunet_seqtransfer.report.page.validation import case_dice
-from nnunet_seqtransfer.sequence.cost import CostModel
-from nnunet_seqtransfer.sequence.plan import SequencePlan
-from nnunet_seqtransfer.sequence.verdict import percent
 
 CITATIONS = (
     "Yang J, Wang J, Zhang G, Li Y. Selecting the Best Sequential Transfer Path for Medical Image Segmentation with "

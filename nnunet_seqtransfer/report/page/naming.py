@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nnunet_seqtransfer.host.folders import DATASET_NAME
+from nnunet_seqtransfer.nnunet.folders import DATASET_NAME
 
 ARROW = " \N{RIGHTWARDS ARROW} "
 MISSING = "\N{EN DASH}"

@@ -12,14 +12,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.host.datasets import RawCase, channel_names, raw_cases
-from nnunet_seqtransfer.host.plans import read_plans
-from nnunet_seqtransfer.host.preprocessing import read_raw_case, read_raw_labels, read_spacing
+from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases
+from nnunet_seqtransfer.nnunet.plans import read_plans
+from nnunet_seqtransfer.nnunet.preprocessing import read_raw_case, read_raw_labels, read_spacing
+from nnunet_seqtransfer.nnunet.validation import ValidatedCase, telling
 from nnunet_seqtransfer.report.page.findings import Findings
 from nnunet_seqtransfer.report.page.markup import element, polyline
 from nnunet_seqtransfer.report.page.naming import decimals
 from nnunet_seqtransfer.report.page.slices import Slice, telling_slices
-from nnunet_seqtransfer.report.page.validation import ValidatedCase, telling
 
 COLOUR_READER = "NaturalImage2DIO"
 """nnU-Net's reader of photographs; three channels of it are red, green and blue."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nnunet_seqtransfer.host.folders import preprocessed_folder, raw_folder, results_folder
+from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, raw_folder, results_folder
 
 _FOLDERS = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:)?[/\\](?=[^\s/\\])(?:(?:[^/\\:;,'\"()]*[^\s/\\:;,'\"()])[/\\])*")
 """The beginning of an absolute path, up to the last part. Folders may hold spaces: rather a word too many is left out

@@ -8,20 +8,20 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from nnunet_seqtransfer.affinity.affinity import Affinity
 from nnunet_seqtransfer.affinity.compute import AUTO_CASES
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.affinity.sources import SIGNATURE_ENDING
-from nnunet_seqtransfer.chain.command import seq_train_command
-from nnunet_seqtransfer.chain.record import RECORD
-from nnunet_seqtransfer.chain.stage_files import FINAL
-from nnunet_seqtransfer.chain.stages import TRAINER
-from nnunet_seqtransfer.host.folders import dataset_id, preprocessed_folder, results_folder
-from nnunet_seqtransfer.host.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder, results_folder
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.planning.record import SequencePlan, plan_path
 from nnunet_seqtransfer.report.page.findings import Findings
 from nnunet_seqtransfer.report.page.methods import constants_origin
 from nnunet_seqtransfer.report.page.naming import listed
-from nnunet_seqtransfer.sequence.plan import SequencePlan, plan_path
 from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.training.command import seq_train_command
+from nnunet_seqtransfer.training.run_record import RECORD
+from nnunet_seqtransfer.training.stage_files import FINAL
+from nnunet_seqtransfer.training.stages import TRAINER
 
 PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "batchgenerators", "acvl-utils")
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from nnunet_seqtransfer.evaluation.comparison import Comparison
+from nnunet_seqtransfer.nnunet.validation import ValidatedCase
 from nnunet_seqtransfer.report.page.naming import MISSING, arrows, interval
 from nnunet_seqtransfer.report.page.tables import Cell, figure, table, text
-from nnunet_seqtransfer.report.page.validation import ValidatedCase
 
 
 def cases_table(cases: Sequence[ValidatedCase]) -> Markup:

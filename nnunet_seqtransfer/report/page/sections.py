@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from nnunet_seqtransfer.evaluation.dice import label_means
+from nnunet_seqtransfer.nnunet.validation import case_dice
 from nnunet_seqtransfer.report.page import compared, provenance, words
 from nnunet_seqtransfer.report.page.choice_tables import candidates_table, sources_table
 from nnunet_seqtransfer.report.page.curves import dice_plot, loss_plot
@@ -19,7 +20,6 @@ from nnunet_seqtransfer.report.page.naming import arrows, counted, decimals, sho
 from nnunet_seqtransfer.report.page.overlays import case_views
 from nnunet_seqtransfer.report.page.result_tables import cases_table
 from nnunet_seqtransfer.report.page.tables import Cell, table
-from nnunet_seqtransfer.report.page.validation import case_dice
 
 LINE_STYLES = ("solid", "dashed", "dotted", "dash-dotted")
 """Of contours, one for each label; further labels begin anew."""

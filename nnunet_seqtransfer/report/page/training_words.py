@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 
-from nnunet_seqtransfer.chain.block import Recipe
 from nnunet_seqtransfer.report.page.findings import Findings, StageFound
 from nnunet_seqtransfer.report.page.naming import counted, listed
+from nnunet_seqtransfer.training.recipe import Recipe
 
 TOLD = ("epochs", "iterations", "initial_lr", "warmup_epochs", "seed")
 """Parts of a recipe that have a sentence of their own."""

@@ -1,0 +1,149 @@
+"""nnU-Net's dataset fingerprints: reading them with checks, and having them extracted."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
+from nnunet_seqtransfer.nnunet.plans import reader_writer
+from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, read_json
+
+FINGERPRINT = "dataset_fingerprint.json"
+
+
+def read_fingerprint(dataset: str) -> dict[str, Any]:
+    """nnU-Net's dataset fingerprint. Raises RecordError (missing, broken) or DatasetError (entries missing)."""
+    path = preprocessed_folder() / dataset / FINGERPRINT
+    remedy = f"delete it and run nnUNetv2_extract_fingerprint -d {dataset_id(dataset)}"
+    content = read_json(path, f"the dataset fingerprint of {dataset}", remedy)
+    needed = ("spacings", "shapes_after_crop", "foreground_intensity_properties_per_channel")
+    lacking = [entry for entry in needed if not content.get(entry)]
+    if lacking:
+        raise DatasetError(f"the dataset fingerprint of {dataset} lacks {', '.join(lacking)}: {path}; {remedy}")
+    for channel, properties in content["foreground_intensity_properties_per_channel"].items():
+        if not all(math.isfinite(value) for value in properties.values()):
+            raise DatasetError(
+                f"the dataset fingerprint of {dataset} holds NaN or infinity in channel {channel}: {path}; repair the "
+                "images, then delete it"
+            )
+    if len(content["spacings"]) != len(content["shapes_after_crop"]):
+        raise DatasetError(
+            f"the dataset fingerprint of {dataset} has {len(content['spacings'])} spacings and "
+            f"{len(content['shapes_after_crop'])} shapes: {path}; {remedy}"
+        )
+    return content
+
+
+def has_fingerprint(dataset: str) -> bool:
+    """Whether nnU-Net's fingerprint of this dataset exists."""
+    return (preprocessed_folder() / dataset / FINGERPRINT).is_file()
+
+
+def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, DatasetError]:
+    """Has nnU-Net extract fingerprints (reads every case once), each put in place only when it is complete.
+
+    nnU-Net's own extractor writes in place, so that a run killed in that moment leaves half a file behind; it is
+    therefore pointed at a folder of its own, and the results are moved. Most of its time on a small dataset is the
+    start of its worker processes, so that several datasets go side by side.
+
+    Returns the errors of the datasets that have a case which cannot be read, by name; the others are extracted.
+    """
+    failed = _unreadable(datasets)
+    datasets = [dataset for dataset in datasets if dataset not in failed]
+    if not datasets:
+        return failed
+    home = preprocessed_folder()
+    staging = home / f".seqtransfer_fingerprints_{os.getpid()}"
+    side_by_side = max(1, min(processes, len(datasets)))
+    with naming_full_and_read_only_disks(home):
+        staging.mkdir(exist_ok=True)  # a killed process may have had this process id
+        try:
+            with (
+                _preprocessed_at(staging),
+                _file_names_without_forks(),
+                contextlib.redirect_stdout(io.StringIO()),
+                ThreadPoolExecutor(side_by_side) as pool,
+                tqdm(total=len(datasets), desc="Extracting fingerprints", unit="dataset") as bar,
+            ):
+                workers = max(1, processes // side_by_side)
+                jobs = {pool.submit(_extract, name, workers, len(datasets) == 1): name for name in datasets}
+                for job in as_completed(jobs):
+                    bar.update()
+                    try:
+                        job.result()
+                    except DatasetError as error:
+                        failed[jobs[job]] = error
+                        continue
+                    (home / jobs[job]).mkdir(exist_ok=True)
+                    (staging / jobs[job] / FINGERPRINT).replace(home / jobs[job] / FINGERPRINT)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return failed
+
+
+@contextlib.contextmanager
+def _file_names_without_forks() -> Iterator[None]:
+    """nnU-Net lists file names with a pool of forked processes, which may hang in one that has threads, as this has."""
+    from nnunetv2.utilities import utils  # noqa: PLC0415 - slow import
+
+    pool, utils.Pool = utils.Pool, ThreadPool
+    try:
+        yield
+    finally:
+        utils.Pool = pool
+
+
+def _unreadable(datasets: Sequence[str]) -> dict[str, DatasetError]:
+    """The datasets whose first image nnU-Net has no reader for; its extractor would print a traceback for each."""
+    failed: dict[str, DatasetError] = {}
+    for dataset in datasets:
+        content = read_dataset_json(dataset)
+        example = next(iter(raw_cases(dataset, content).values())).images[0]
+        try:
+            reader_writer(content, example)
+        except DatasetError as error:
+            failed[dataset] = error
+    return failed
+
+
+def _extract(dataset: str, workers: int, show_progress: bool) -> None:
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: PLC0415 - slow import
+        DatasetFingerprintExtractor,
+    )
+
+    try:
+        extractor = DatasetFingerprintExtractor(dataset, workers)
+        extractor.show_progress_bar = show_progress
+        extractor.run(overwrite_existing=True)
+    except Exception as error:  # image readers raise all kinds for a damaged file
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk, a permission
+            raise
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise DatasetError(
+            f"the fingerprint of {dataset} cannot be extracted ({reason}); check the dataset with "
+            f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} --verify_dataset_integrity"
+        ) from error
+
+
+@contextlib.contextmanager
+def _preprocessed_at(folder: Path) -> Iterator[None]:
+    """Lets nnU-Net see ``folder`` as nnUNet_preprocessed (it looks the variable up whenever it needs it)."""
+    before = os.environ["nnUNet_preprocessed"]
+    os.environ["nnUNet_preprocessed"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ["nnUNet_preprocessed"] = before

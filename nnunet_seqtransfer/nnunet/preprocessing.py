@@ -1,0 +1,211 @@
+"""nnU-Net's preprocessing of single cases: in memory, onto disk, and read back from there."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.nnunet.datasets import RawCase
+from nnunet_seqtransfer.storage import is_whole_archive
+
+_END_OF_PICKLE = b"."
+
+
+@dataclass(frozen=True)
+class CaseData:
+    """One case as arrays, axes as nnU-Net stores them."""
+
+    images: NDArray[np.float32]
+    "Shape (channels, x, y, z), float32; 2-D images have x = 1."
+    segmentation: NDArray[np.int16]
+    "Shape (x, y, z), integers; -1 marks voxels outside of the non-zero region, where nnU-Net fills with background."
+
+
+def preprocess_case(
+    identifier: str, case: RawCase, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
+) -> CaseData:
+    """One raw case through nnU-Net's preprocessor (crop, normalise, resample), nothing written.
+
+    Raises DatasetError, naming the file, where the case cannot be read or image and label do not fit.
+    """
+    manager, settings = _managers(plans, configuration)
+    with _naming_case(identifier, case):
+        data, segmentation, _ = settings.preprocessor_class(verbose=False).run_case(
+            [str(image) for image in case.images], str(case.label), manager, settings, dataset_json
+        )
+    return CaseData(data.astype(np.float32, copy=False), segmentation[0].astype(np.int16))
+
+
+def preprocess_case_to(
+    target: Path, case: RawCase, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
+) -> None:
+    """Writes one preprocessed case as nnU-Net does: ``target`` + .b2nd, _seg.b2nd, .pkl. Raises as preprocess_case."""
+    manager, settings = _managers(plans, configuration)
+    with _naming_case(target.name, case):
+        settings.preprocessor_class(verbose=False).run_case_save(
+            str(target), [str(image) for image in case.images], str(case.label), manager, settings, dataset_json
+        )
+
+
+def read_raw_case(identifier: str, case: RawCase, reader_writer: str) -> CaseData:
+    """One raw case as nnU-Net's reader gives it: intensities as stored, axes z, y, x. Raises as preprocess_case."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
+
+    reader = recursive_find_reader_writer_by_name(reader_writer)()
+    with _naming_case(identifier, case):
+        images, _ = reader.read_images([str(image) for image in case.images])
+        segmentation, _ = reader.read_seg(str(case.label))
+        if images.shape[1:] != segmentation.shape[1:]:
+            raise ValueError(f"image shape {images.shape[1:]}, label shape {segmentation.shape[1:]}")
+    return CaseData(images.astype(np.float32, copy=False), segmentation[0].astype(np.int16))
+
+
+def read_raw_labels(identifier: str, label: Path, reader_writer: str) -> NDArray[np.int16]:
+    """The labels in one file, (z, y, x), as `read_raw_case` gives them. Raises as preprocess_case."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
+
+    with _naming_case(identifier, RawCase((), label)):
+        segmentation, _ = recursive_find_reader_writer_by_name(reader_writer)().read_seg(str(label))
+    return np.asarray(segmentation[0]).astype(np.int16)
+
+
+def read_spacing(case: RawCase, reader_writer: str) -> tuple[float, ...]:
+    """Distance of voxels along z, y, x, as the arrays of `read_raw_case` have them; z says nothing for a 2-D image."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
+
+    with _naming_case(case.label.name, case):
+        _, properties = recursive_find_reader_writer_by_name(reader_writer)().read_seg(str(case.label))
+    return tuple(float(value) for value in properties["spacing"])
+
+
+def load_preprocessed_case(folder: Path, identifier: str) -> CaseData:
+    """One case from a folder of preprocessed data. Raises DatasetError, naming the file, where it is broken."""
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class  # noqa: PLC0415 - slow import
+
+    try:
+        data, segmentation, _, _ = infer_dataset_class(str(folder))(str(folder), [identifier]).load_case(identifier)
+        return CaseData(np.asarray(data[:], dtype=np.float32), np.asarray(segmentation[0]).astype(np.int16))
+    except Exception as error:  # blosc2, pickle and zip readers raise all kinds for a damaged file
+        raise DatasetError(
+            f"the preprocessed case {identifier} is broken ({_first_line(error)}): {folder / identifier}.*; "
+            "delete these files and preprocess the dataset again"
+        ) from error
+
+
+def preprocessed_cases(folder: Path) -> tuple[str, ...]:
+    """Identifiers of the complete cases in a folder of preprocessed data: image, segmentation and properties."""
+    if not folder.is_dir():
+        return ()
+    names = {entry.name for entry in folder.iterdir()}
+    complete = (
+        name.removesuffix(".pkl")
+        for name in names
+        if name.endswith(".pkl")
+        and (
+            {name.removesuffix(".pkl") + ".b2nd", name.removesuffix(".pkl") + "_seg.b2nd"} <= names
+            or name.removesuffix(".pkl") + ".npz" in names
+        )
+    )
+    return tuple(sorted(complete))
+
+
+def cut_off_files(folder: Path, identifiers: Iterable[str]) -> dict[str, tuple[Path, ...]]:
+    """Identifier -> its files that end too early, as after a crash of the machine; 2 ms a case, no voxel is read.
+
+    nnU-Net would stop in the middle of a training when it draws such a case.
+    """
+    found = {}
+    for identifier in identifiers:
+        names = (f"{identifier}.b2nd", f"{identifier}_seg.b2nd", f"{identifier}.npz", f"{identifier}.pkl")
+        cut_off = tuple(path for path in map(folder.joinpath, names) if path.is_file() and not _has_its_end(path))
+        if cut_off:
+            found[identifier] = cut_off
+    return found
+
+
+def _has_its_end(path: Path) -> bool:
+    if path.suffix == ".npz":
+        return is_whole_archive(path)
+    if path.suffix == ".pkl":  # not loaded: a pickle ends in its instruction to stop
+        with path.open("rb") as stream:
+            stream.seek(-min(1, path.stat().st_size), os.SEEK_END)
+            return stream.read() == _END_OF_PICKLE
+    try:
+        blosc2.open(str(path), mode="r")  # a frame's description is repeated in its end
+    except RuntimeError:
+        return False
+    return True
+
+
+def resampled_voxels(fingerprint: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[int]:
+    """How many voxels each case has after resampling to the configuration's spacing (nnU-Net's rounding)."""
+    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape  # noqa: PLC0415 - imports torch
+
+    spacing = list(plans["configurations"][configuration]["spacing"])
+    forward = plans["transpose_forward"]
+    voxels = []
+    for shape, original in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True):
+        moved = [original[axis] for axis in forward]
+        # A 2-D configuration has two spacings; the distance between slices stays as it is.
+        goal = spacing if len(spacing) == len(moved) else [moved[0], *spacing]
+        voxels.append(int(np.prod(compute_new_shape([shape[axis] for axis in forward], moved, goal))))
+    return voxels
+
+
+def _managers(plans: dict[str, Any], configuration: str) -> tuple[Any, Any]:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415 - imports torch
+
+    manager = PlansManager(plans)
+    return manager, manager.get_configuration(configuration)
+
+
+@contextlib.contextmanager
+def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
+    try:
+        for path in (*case.images, case.label):
+            _require_whole(path)
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except OSError as error:
+        if error.errno is not None:  # a full disk, a permission: not the case's fault
+            raise
+        raise _broken(identifier, case, error) from error
+    except Exception as error:  # image readers raise all kinds for a damaged file
+        raise _broken(identifier, case, error) from error
+
+
+def _require_whole(path: Path) -> None:
+    """Raises EOFError where the end of a NIfTI file is missing, for which ITK's reader silently puts zeros."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass
+    elif path.suffix == ".nii":
+        import nibabel  # noqa: PLC0415 - only for this rare format
+
+        image: Any = nibabel.load(path)
+        data = image.dataobj
+        if path.stat().st_size < data.offset + math.prod(data.shape) * data.dtype.itemsize:
+            raise EOFError("the file ends before its last voxel")
+
+
+def _broken(identifier: str, case: RawCase, error: Exception) -> DatasetError:
+    files = " with ".join(str(path) for path in (*case.images[:1], case.label))
+    return DatasetError(f"case {identifier} cannot be read ({_first_line(error)}): {files}; restore these files")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

@@ -1,0 +1,98 @@
+"""Cases of the sources that the target validates on: refused, allowed, or left out, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.nnunet.datasets import validation_cases
+from nnunet_seqtransfer.nnunet.plans import data_folder
+from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.overlap.find import SharedCase, find_overlaps
+from nnunet_seqtransfer.tasks.task import Task
+from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions
+
+
+def find_exclusions(
+    request: ChainRequest,
+    tasks: Mapping[str, Task],
+    plans: dict[str, object],
+    processes: int,
+    notify: Callable[[str], None],
+    *,
+    write: bool,
+) -> Exclusions:
+    """The cases that the sources are to be trained without; empty where none are, or they were not to be left out.
+
+    Args:
+        request: the chain.
+        tasks: every dataset of the chain by its full name.
+        plans: the target's plans.
+        processes: worker processes.
+        notify: called with one line for what cannot be checked, and for shared cases that are allowed.
+        write: whether the sketches of the cases are kept for the next time.
+
+    Raises StageError where a source holds validation cases of a fold asked for and the request refuses that, or where
+    no case of a source would be left.
+    """
+    folder = data_folder(request.target, plans, request.configuration)
+    held_out = validation_cases(request.target, preprocessed_cases(folder))
+    numbered = [fold for fold in request.folds if fold != "all"]
+    if not request.sources or not numbered:
+        if request.sources:
+            notify("fold all holds no case out: shared cases were not looked for (nnUNetv2_seq_overlap lists them)")
+        return {}
+    shared = find_overlaps(request.target, request.sources, processes, notify, write=write)
+    if request.overlap == "exclude":
+        exclusions = exclusions_of(shared, held_out)
+        _require_rest(exclusions, numbered, tasks)
+        return exclusions
+    asked = [one for one in shared if any(one.target_case in held_out.get(fold, ()) for fold in numbered)]
+    if asked:
+        concerned = {one.target_case for one in asked}
+        line = _summary(asked, request.target, [fold for fold in numbered if concerned & {*held_out.get(fold, ())}])
+        if request.overlap == "refuse":
+            raise StageError(
+                f"{line}; leave them out with --exclude_overlap (nnUNetv2_seq_train can also train on them: "
+                "--allow_overlap)"
+            )
+        notify(f"{line}; trained on all the same (--allow_overlap), so the validation is too good")
+    return {}
+
+
+def exclusions_of(shared: Sequence[SharedCase], held_out: Mapping[str, Sequence[str]]) -> Exclusions:
+    """For each fold, the cases of each source that share something with a case the fold holds out; empty ones missing.
+
+    Args:
+        shared: the shared cases of the target and its sources.
+        held_out: fold -> validation cases of the target.
+    """
+    exclusions: dict[str, dict[str, tuple[str, ...]]] = {}
+    for fold, cases in held_out.items():
+        concerned = [one for one in shared if one.target_case in set(cases)]
+        for source in dict.fromkeys(one.source for one in concerned):
+            own = sorted({one.source_case for one in concerned if one.source == source})
+            exclusions.setdefault(fold, {})[source] = tuple(own)
+    return exclusions
+
+
+def _require_rest(exclusions: Exclusions, folds: Sequence[str], tasks: Mapping[str, Task]) -> None:
+    for fold in folds:
+        for source, cases in exclusions.get(fold, {}).items():
+            if not set(tasks[source].cases) - set(cases):
+                raise StageError(
+                    f"every case of {source} shares image or labels with the validation of fold {fold}, none is left "
+                    "to train on; leave this source out"
+                )
+
+
+def _summary(shared: Sequence[SharedCase], target: str, folds: Sequence[str]) -> str:
+    """In one line: how many cases of which sources, and the first example."""
+    sources = dict.fromkeys(one.source for one in shared)
+    counts = {source: len({one.source_case for one in shared if one.source == source}) for source in sources}
+    listed = " and ".join(f"{count} case{'s' * (count > 1)} of {source}" for source, count in counts.items())
+    first = shared[0]
+    return (
+        f"{listed} share image or labels with cases that {target} validates on in fold {', '.join(folds)}, such as "
+        f"{first.source_case} with {first.target_case} ({first.evidence})"
+    )

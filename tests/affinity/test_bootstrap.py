@@ -1,0 +1,117 @@
+"""All pairs of tasks, and their resamples, for metrics with and without loops of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnunet_seqtransfer.affinity.bootstrap import all_pairs, resample, resample_pairs, resample_to_target
+from nnunet_seqtransfer.affinity.combination import Combination
+from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
+from nnunet_seqtransfer.affinity.metric import BatchMetric, Comparison
+from nnunet_seqtransfer.nnunet.preprocessing import CaseData
+from nnunet_seqtransfer.tasks.profile import Labels, View
+from nnunet_seqtransfer.tasks.signature import Signature
+from support.made_tasks import reordered, signature_of, task_of
+
+SEED = 4
+
+
+class Brightness:
+    """How much brighter the target is than the source; a third party's metric of two methods, and not symmetric."""
+
+    name = "brightness"
+    version = 1
+    view: View = "preprocessed"
+    combination = Combination({"up": 1.0}, exponent=1.0)
+
+    def profile(self, case: CaseData, labels: Labels) -> dict[str, np.ndarray]:
+        return {"mean": np.asarray(case.images.mean(dtype=np.float64))}
+
+    def compare(self, source: Signature, target: Signature) -> Comparison:
+        first, second = (np.mean([profile["mean"] for profile in task.profiles]) for task in (source, target))
+        return Comparison({"up": float(max(0.0, second - first)), "down": float(max(0.0, first - second))})
+
+
+def tasks(metric: Any) -> list[Signature]:
+    settings = [{}, {"contrast": 1}, {"radius": 6, "offset": 1.0}, {"channels": 2, "labels": 2}]
+    made = [task_of(metric, 10 * i, f"Dataset00{i}_X", 5, **setting) for i, setting in enumerate(settings)]
+    return [*made, replace(made[1], dataset="Dataset009_SamePatients", cases=made[0].cases)]
+
+
+@pytest.mark.parametrize("metric", [DescriptorMetric(), Brightness()], ids=lambda metric: metric.name)
+def test_tables_hold_every_comparison(metric: Any) -> None:
+    """Row i, column j of each component is what comparing i with j says."""
+    every = tasks(metric)
+    table = all_pairs(metric, every)
+    for i, source in enumerate(every):
+        for j, target in enumerate(every):
+            found = {name: values[i, j] for name, values in table.items()}
+            assert found == pytest.approx(metric.compare(source, target).components, abs=1e-9)
+    assert (np.diag(next(iter(table.values()))) == 0).all()
+    if metric.name == "brightness":
+        assert (table["up"] == table["down"].T).all() and not isinstance(metric, BatchMetric)
+        assert (table["up"] != table["up"].T).any()
+
+
+@pytest.mark.parametrize("metric", [DescriptorMetric(), Brightness()], ids=lambda metric: metric.name)
+def test_tables_of_resamples_hold_every_resample(metric: Any) -> None:
+    """The same for resamples: of all pairs, and of the pairs with the target."""
+    every = tasks(metric)
+    pairs, to_target = (function(metric, every, SEED, 20) for function in (resample_pairs, resample_to_target))
+    for i, source in enumerate(every):
+        for j, target in enumerate(every):
+            if i == j:
+                assert all((values[:, i, i] == 0).all() for values in pairs.values())
+                continue
+            for name, values in resample(metric, source, target, SEED, 20).items():
+                assert pairs[name].dtype == np.float32
+                np.testing.assert_allclose(pairs[name][:, i, j], values, rtol=1e-6, atol=1e-9)
+                if j == len(every) - 1:
+                    np.testing.assert_allclose(to_target[name][:, i], values, atol=1e-12)
+    assert all(values.shape == (20, 4) for values in to_target.values())
+
+
+def distinct_cases(count: int) -> Signature:
+    """A task whose case k has the mean k."""
+    cases = [CaseData(np.full((1, 4, 4, 4), value, np.float32), np.ones((4, 4, 4), np.int16)) for value in range(count)]
+    return signature_of(Brightness(), cases)
+
+
+def test_cases_are_drawn_with_replacement() -> None:
+    """A metric of two methods is given tasks of as many cases, drawn again: each as often as another, on average."""
+    means: list[list[int]] = []
+
+    class Watching(Brightness):
+        def compare(self, source: Signature, target: Signature) -> Comparison:
+            drawn = [int(profile["mean"]) for profile in source.profiles]
+            assert len(source.cases) == len(source.geometry) == len(drawn) == 10
+            assert [int(name.split()[-1]) for name in source.cases] == drawn
+            means.append(drawn)
+            return super().compare(source, target)
+
+    resample(Watching(), distinct_cases(10), distinct_cases(3), SEED, 3000)
+    counts = np.asarray([np.bincount(drawn, minlength=10) for drawn in means])
+    assert counts.shape == (3000, 10)
+    np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.1)
+    np.testing.assert_allclose(counts.var(axis=0), 1, atol=0.3)
+
+
+def test_the_scatter_of_a_plain_metric_is_that_of_the_mean() -> None:
+    """Resampled means of ten cases scatter like the mean of ten cases does."""
+    source, target = distinct_cases(10), reordered(distinct_cases(20), [0])
+    found = resample(Brightness(), source, target, SEED, 3000)["down"]
+    assert found.mean() == pytest.approx(4.5, abs=0.1)
+    assert found.std() == pytest.approx(np.arange(10).std() / np.sqrt(10), rel=0.15)
+
+
+def test_shared_cases_are_drawn_alike() -> None:
+    """Two tasks of the same patients get the same ones in each resample: equal values keep their distance of 0."""
+    source = distinct_cases(10)
+    twin = replace(source, dataset="Dataset002_Twin", digest="twin")
+    assert (resample(Brightness(), source, twin, SEED, 200)["up"] == 0).all()
+    stranger = replace(twin, cases=tuple(f"other {case}" for case in twin.cases))
+    assert (resample(Brightness(), source, stranger, SEED, 200)["up"] > 0).mean() > 0.3

@@ -1,0 +1,149 @@
+"""Command lines that are wrong in themselves: refused in one line, before anything is read."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from support.bad_inputs import AFFINITY, PLAN, TRAIN, Command, assert_refused, error_line
+from support.world import World
+
+GOOD = {"affinity": AFFINITY, "plan": PLAN, "train": TRAIN, "env": ("env",)}
+HELPED = [*GOOD, "demo"]
+NO_COUNTS = ("x", "0", "-1", "1.5", "")
+NO_NUMBERS = ("x", "0", "-2", "nan", "inf")
+NO_NAMES = ("a__b", "../x", "a b", "", "_a", "a_", "\u00e4", "a/b", "a\nb")
+NUMBERS = ("7", "via902", "902_903", "via902_x")
+
+
+@pytest.mark.parametrize("name", HELPED)
+def test_help_names_every_option_and_an_example(command: Command, name: str) -> None:
+    """-h ends with status 0, marks each option as [REQUIRED] or [OPTIONAL], and shows an example."""
+    if not hasattr(importlib.import_module(f"nnunet_seqtransfer.entry_points.{name}"), "main"):
+        pytest.skip(f"{name} is not written yet")
+    for option in ("-h", "--help"):
+        outcome = command(name, option)
+        assert outcome.status == 0
+        assert "Example:\n  " in outcome.out and f"nnUNetv2_seq_{name}" in outcome.out
+        described = outcome.out.count("[REQUIRED]") + outcome.out.count("[OPTIONAL]")
+        options = [line for line in outcome.out.splitlines() if line.startswith("  -")]
+        positional = ["dataset", "configuration", "fold"] if name == "train" else []
+        assert described == len(options) + len(positional)
+        assert outcome.err == ""
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_version(command: Command, name: str) -> None:
+    """--version prints the version alone."""
+    outcome = command(name, "--version")
+    assert (outcome.status, outcome.err) == (0, "") and outcome.out[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("affinity", ("-case", "3"), ("unknown option -case", "did you mean -cases?")),
+        ("affinity", ("-source", "902"), ("unknown option -source",)),
+        ("affinity", ("--cases", "3"), ("unknown option --cases", "did you mean -cases?")),
+        ("plan", ("-max_source", "1"), ("unknown option -max_source", "did you mean -max_sources?")),
+        ("plan", ("-strategie=exact",), ("unknown option -strategie", "did you mean -strategy?")),
+        ("train", ("-source_epoch", "3"), ("unknown option -source_epoch", "did you mean -source_epochs?")),
+        ("train", ("-source_epochz", "3"), ("unknown option -source_epochz", "did you mean -source_epochs?")),
+        ("train", ("-dry_run",), ("unknown option -dry_run", "did you mean --dry_run?")),
+        ("train", ("-plans_name", "x"), ("unknown option -plans_name",)),
+        ("train", ("--c",), ("unknown option --c",)),
+        ("env", ("-version",), ("unknown option -version", "did you mean --version?")),
+        ("env", ("now",), ("unrecognized arguments: now",)),
+    ],
+)
+def test_misspelt_options(
+    command: Command, world: World, name: str, given: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """A misspelt or abbreviated option is refused with the one that was meant, and never taken for another."""
+    assert_refused(world, command, (*GOOD[name], *given), *words, "-h")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        *(("affinity", ("-cases", value), ("argument -cases", value)) for value in NO_COUNTS),
+        *(("affinity", ("-np", value), ("argument -np", value)) for value in NO_COUNTS),
+        ("affinity", ("-seed", "-1"), ("argument -seed", "'-1' is not a whole number from 0")),
+        ("affinity", ("-seed", "4294967296"), ("argument -seed", "to 2147483647")),
+        ("affinity", ("-m", "cosine"), ("no metric 'cosine'", "descriptors, fingerprint, published")),
+        ("affinity", ("-t",), ("argument -t: expected one argument",)),
+        ("plan", ("-m", "cosine"), ("no metric 'cosine'", "descriptors, fingerprint, published")),
+        ("plan", ("-strategy", "best"), ("argument -strategy", "'best'", "'exact', 'published', 'auto'")),
+        ("plan", ("-communities", "3"), ("-communities is for -strategy published",)),
+        *(("plan", ("-communities", value), ("argument -communities", value)) for value in NO_COUNTS),
+        *(("plan", ("-top", value), ("argument -top", value)) for value in NO_COUNTS),
+        *(("plan", ("-budget_epochs", value), (f"'{value}' is not a number above 0",)) for value in NO_NUMBERS),
+        *(("plan", ("-epoch_time", value), (f"'{value}' is not a number above 0",)) for value in NO_NUMBERS),
+        *(("plan", ("-share_tolerance", value), ("is not a number from 0 on",)) for value in ("x", "-1", "nan", "inf")),
+        ("plan", ("-budget_epochs", "9", "-budget_gpu_hours", "9"), ("-budget_gpu_hours: not allowed with",)),
+        ("plan", ("-min_landmark_cases", "-1"), ("argument -min_landmark_cases", "'-1'")),
+        ("plan", ("-must",), ("argument -must: expected at least one argument",)),
+        ("plan", ("-folds", "0"), ("argument -folds", "'0'")),
+        ("plan", ("-tag", "a__b"), ("argument -tag", "becomes part of folder names")),
+        ("plan", ("-weights", "file", "-hop_exponent", "2"), ("-weights and -hop_exponent exclude each other",)),
+        ("plan", ("-t", "901", "911", "-a", "file"), ("-a is the affinity of one target",)),
+        ("plan", ("-max_sources", "two"), ("argument -max_sources", "'two' is not a whole number from 0 on")),
+        ("plan", ("-max_sources", "-1"), ("argument -max_sources", "'-1'")),
+        *(("plan", ("-hop_exponent", value), (f"'{value}' is not a number above 0",)) for value in NO_NUMBERS),
+        ("train", ("-epochs", "many"), ("argument -epochs", "'many' is not a whole number above 0")),
+        ("train", ("-epochs", "0"), ("argument -epochs", "'0'")),
+        ("train", ("-initial_lr", "0"), ("argument -initial_lr", "'0' is not a number above 0")),
+        ("train", ("-initial_lr", "1,5"), ("argument -initial_lr", "'1,5' is not a number above 0")),
+        ("train", ("-warmup_epochs", "-1"), ("argument -warmup_epochs", "'-1'")),
+        ("train", ("-seed", "x"), ("argument -seed", "'x' is not a whole number")),
+        ("train", ("-device", "tpu"), ("argument -device", "'tpu'", "'cuda', 'cpu', 'mps'")),
+        ("train", ("-num_gpus", "0"), ("argument -num_gpus", "'0'")),
+        ("train", ("-m", "published"), ("unknown option -m",)),
+        ("plan", ("-m", "published", "-a", "file"), ("-m and -a exclude each other",)),
+        *(("train", ("-tag", tag), ("argument -tag", f"{tag!r} becomes part of folder names")) for tag in NO_NAMES),
+        *(("train", ("-tag", tag), ("argument -tag", f"{tag!r} reads like a part of the path")) for tag in NUMBERS),
+    ],
+)
+def test_wrong_values(
+    command: Command, world: World, name: str, given: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """A value of the wrong type, out of range or unknown is refused with the option, the value, and the choice."""
+    assert_refused(world, command, (*GOOD[name], *given), *words, "-h")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (("affinity",), "-t"),
+        (("plan", "-max_sources", "1"), "-t"),
+        (("train",), "dataset, configuration, fold"),
+        (("train", "901", "3d_fullres"), "fold"),
+    ],
+)
+def test_missing_arguments(command: Command, arguments: tuple[str, ...], missing: str) -> None:
+    """A required argument that is missing is named."""
+    assert f"arguments are required: {missing}" in error_line(command(*arguments))
+
+
+def test_tags_that_are_fine(command: Command, world: World) -> None:
+    """Words, digits inside, hyphens and single underscores make a tag."""
+    for tag in ("long", "lr1e-3", "a_2", "2x", "via"):
+        outcome = command(*TRAIN, "--dry_run", "-tag", tag)
+        assert outcome.status == 0 and f"_{tag}.json" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("-num_gpus", "2"), ("-num_gpus 2 needs -device cuda, not cpu",)),
+        (("-device", "cuda", "-num_gpus", "3"), ("3 is more than the 2 cases in a batch", "at most -num_gpus 2")),
+        (("-device", "cuda"), ("1 CUDA GPU(s) wanted, 0 visible", "-device cpu")),
+    ],
+)
+def test_missing_devices(
+    command: Command, world: World, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """A device that the machine does not have is noticed before anything is preprocessed."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert_refused(world, command, (*TRAIN, *given), *words)

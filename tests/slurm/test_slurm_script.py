@@ -1,0 +1,219 @@
+"""The batch script, run by bash without Slurm: what reaches the command, what becomes of signals and exit statuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nnunet_seqtransfer.nnunet.folders import scripts_folder, shim_folder
+from nnunet_seqtransfer.slurm.script import MOST_STARTS, BatchJob, batch_script, job_name, passed_on, sbatch_command
+from nnunet_seqtransfer.slurm.site import SiteOptions
+
+HOSTILE = ["plain", "a'; echo foo", "new\nline", 'q"uo$HOME`x`', "back\\slash", "per%jcent%%", "-dash", "ünï 字"]
+TELL = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+
+
+class FakeSlurm:
+    """squeue that says the job's state, and scontrol that writes down what it is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bin, self.asked = folder / "bin", folder / "asked"
+        self.bin.mkdir()
+        self.state("RUNNING")
+        self._write("scontrol", f'echo "$@" >> {self.asked}; exit 1')
+
+    def state(self, state: str) -> None:
+        self._write("squeue", f"echo {state}")
+
+    def _write(self, name: str, line: str) -> None:
+        (self.bin / name).write_text(f"#!/bin/bash\n{line}\n")
+        (self.bin / name).chmod(0o755)
+
+    @property
+    def requeued(self) -> bool:
+        return self.asked.is_file() and self.asked.read_text() == "requeue 7\n"
+
+
+@pytest.fixture
+def fake(tmp_path):
+    return FakeSlurm(tmp_path)
+
+
+def job_of(folder: Path, *command: str, array: tuple[str, ...] = ()) -> BatchJob:
+    return BatchJob(key="D/p/fold_0", name="seq-x", folder=folder, command=command, array=array)
+
+
+def start(
+    job: BatchJob, fake: FakeSlurm, *, session: bool = False, restarts: int = 0, **environment: str
+) -> subprocess.Popen[str]:
+    """As Slurm would: bash, in the job's folder, with no environment but Slurm's."""
+    script = batch_script(job, {"PATH": f"{fake.bin}:{os.environ['PATH']}", **environment})
+    file = fake.bin / "script"
+    file.write_bytes(os.fsencode(script))
+    return subprocess.Popen(
+        ["/bin/bash", str(file)],
+        cwd=job.folder,
+        env={"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": str(restarts)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=session,
+    )
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_reach_the_command_unharmed(tmp_path, fake, name):
+    """In arguments, in folders, in variables."""
+    import json
+
+    folder = tmp_path / name
+    folder.mkdir()
+    child = start(job_of(folder, sys.executable, "-c", TELL, name), fake, nnUNet_raw=f"/data/{name}", nnUNet_x=name)
+    out = child.communicate()[0]
+    assert child.returncode == 0, out
+    written = "".join(path.read_text() for path in folder.iterdir())  # where Slurm itself could not open the log
+    arguments, environment = json.loads(next(line for line in (out + written).splitlines() if line.startswith("[")))
+    assert arguments == [name]
+    assert environment["nnUNet_raw"] == f"/data/{name}" and environment["nnUNet_x"] == name
+    assert ("%" in name or "\\" in name) == bool(written)
+
+
+def test_each_job_of_an_array_gets_its_own_argument(tmp_path, fake):
+    """By its number."""
+    child = start(job_of(tmp_path, "printf", "<%s>\\n", array=("a b", "c'; d\n")), fake)
+    assert "<c'; d\n>" in child.communicate()[0]
+
+
+def test_the_environment_of_the_commands_goes_along_with_absolute_folders(monkeypatch, tmp_path):
+    """nnU-Net's variables, the commands of this environment, and its trainers, which stand beside the user's."""
+    monkeypatch.chdir(tmp_path)
+    given = {"nnUNet_raw": "raw", "nnUNet_extTrainer": "mine", "nnUNet_compile": "f", "OMP_NUM_THREADS": "4"}
+    passed = passed_on({**given, "PATH": "/bin", "nnUNet_seq_driver": "5", "SECRET": "x", "CUDA_VISIBLE_DEVICES": "3"})
+    assert passed["nnUNet_raw"] == str(tmp_path / "raw")
+    assert passed["nnUNet_extTrainer"].split(os.pathsep) == [str(tmp_path / "mine"), str(shim_folder())]
+    assert passed["PATH"].split(os.pathsep)[0] == str(scripts_folder())
+    assert passed["nnUNet_compile"] == "f" and passed["OMP_NUM_THREADS"] == "4"
+    assert not {"SECRET", "nnUNet_seq_driver", "CUDA_VISIBLE_DEVICES"} & set(passed)
+
+
+def test_a_stage_that_stopped_at_a_checkpoint_is_requeued(tmp_path, fake):
+    """Exit status 75 while the job is not being ended."""
+    child = start(job_of(tmp_path, "bash", "-c", "exit 75"), fake)
+    assert child.wait() == 75
+    assert fake.requeued
+
+
+def test_a_cancelled_job_is_not_requeued(tmp_path, fake):
+    """scancel sends SIGTERM too, but the job is COMPLETING then."""
+    fake.state("COMPLETING")
+    assert start(job_of(tmp_path, "bash", "-c", "exit 75"), fake).wait() == 75
+    assert not fake.requeued
+
+
+def test_a_stage_that_gets_no_further_is_not_requeued_for_ever(tmp_path, fake):
+    """Stopped three times in a row without a new checkpoint; with a new one the count begins anew."""
+    job = job_of(tmp_path, "bash", "-c", "exit 75")
+    further = job_of(tmp_path, "bash", "-c", f"echo x >> {tmp_path}/checkpoint_latest.pth; exit 75")
+    for restarts, work in enumerate([job] * (MOST_STARTS - 1) + [further] + [job] * (MOST_STARTS - 2)):
+        fake.asked.unlink(missing_ok=True)
+        assert start(work, fake, restarts=restarts).wait() == 75
+        assert fake.requeued, restarts
+    fake.asked.unlink()
+    child = start(job, fake, restarts=9)
+    assert "error: stopped 3 times in a row" in child.communicate()[0]
+    assert child.returncode == 75 and not fake.requeued
+    start(job, fake, restarts=0).wait()
+    assert fake.requeued, "a new job begins anew"
+
+
+def test_a_failed_stage_fails_the_job(tmp_path, fake):
+    """With its status, so that what depends on it leaves the queue."""
+    child = start(job_of(tmp_path, "bash", "-c", "echo error: no disk >&2; exit 2"), fake)
+    out = child.communicate()[0]
+    assert child.returncode == 2 and not fake.requeued
+    assert "error: no disk" in out and "ended with exit status 2" in out
+
+
+LISTENS = """
+trap 'echo asked; sleep 0.5; echo checkpoint written; exit 75' TERM
+echo ready; while :; do sleep 0.05; done
+"""
+
+
+def ready(child: subprocess.Popen[str]) -> None:
+    while child.stdout.readline() != "ready\n":
+        pass
+
+
+def test_the_warning_before_the_time_limit_is_passed_on_and_waited_for(tmp_path, fake):
+    """It comes to the shell alone: the command is asked to stop, and has the time to write its checkpoint."""
+    child = start(job_of(tmp_path, "bash", "-c", LISTENS), fake)
+    ready(child)
+    child.send_signal(signal.SIGUSR1)
+    out = child.communicate()[0]
+    assert out.count("asked") == 1 and "checkpoint written" in out and child.returncode == 75
+    assert fake.requeued
+
+
+def test_a_stage_that_is_cancelled_stops_at_a_checkpoint_for_good(tmp_path, fake):
+    """nnUNetv2_seq_cancel sends SIGUSR2: it is not requeued."""
+    child = start(job_of(tmp_path, "bash", "-c", LISTENS), fake)
+    ready(child)
+    child.send_signal(signal.SIGUSR2)
+    out = child.communicate()[0]
+    assert "checkpoint written" in out and "\ncancelled\n" in out and child.returncode == 75
+    assert not fake.requeued
+
+
+def test_sigterm_which_all_processes_get_reaches_the_command_once(tmp_path, fake):
+    """As from scancel: a second one would mean to stop without a checkpoint."""
+    command = (
+        "import signal, sys, time\ngot = []\nsignal.signal(15, lambda *_: got.append(1))\nprint('ready', flush=True)"
+    )
+    command += "\nwhile not got: time.sleep(0.02)\ntime.sleep(0.5)\nprint('asked', len(got))\nsys.exit(75)"
+    child = start(job_of(tmp_path, sys.executable, "-c", command), fake, session=True)
+    ready(child)
+    os.killpg(child.pid, signal.SIGTERM)
+    assert "asked 1" in child.communicate()[0] and child.returncode == 75
+    assert fake.requeued
+
+
+def test_a_command_that_dies_of_the_signal_before_it_listens_is_requeued_too(tmp_path, fake):
+    """Python that is still importing has no handler yet."""
+    child = start(job_of(tmp_path, "sleep", "30"), fake)
+    while "job 7" not in child.stdout.readline():
+        pass
+    time.sleep(0.2)
+    child.send_signal(signal.SIGUSR1)
+    assert child.wait() == 143
+    assert fake.requeued
+
+
+def test_the_command_names_folder_output_and_dependency(tmp_path):
+    """As a list, whatever the folder is called; site options stand as they are."""
+    site = SiteOptions((("partition", "gpu"), ("exclusive", None)), warning=60)
+    job = BatchJob("b", "seq-b", tmp_path / "a'; echo foo", ("x",), after="a")
+    command = sbatch_command(job, site, {"a": "12"})
+    assert f"--chdir={tmp_path}/a'; echo foo" in command and "--output=seq-b.log" in command
+    assert "--dependency=afterok:12" in command and "--kill-on-invalid-dep=yes" in command
+    assert "--signal=B:USR1@60" in command and "--partition=gpu" in command and "--exclusive" in command
+    assert not [word for word in sbatch_command(job, site, {}) if "dependency" in word], "that one is finished"
+    array = BatchJob("b", "seq-b", tmp_path, ("x",), after="a", after_any=True, array=("d", "e", "f"))
+    assert {"--array=0-2", "--dependency=afterany:12", "--output=seq-b_%a.log"} <= set(
+        sbatch_command(array, site, {"a": "12"})
+    )
+
+
+def test_names_of_jobs_are_the_same_for_the_same_work_and_fit_squeue():
+    """Letters, digits, dashes, whatever the dataset is called; other results, another name."""
+    name = job_name("Dataset001_a'; echo,\n_fold_0", "/results", "key")
+    assert name == job_name("Dataset001_a'; echo,\n_fold_0", "/results", "key")
+    assert name != job_name("Dataset001_a'; echo,\n_fold_0", "/other", "key")
+    assert all(character.isascii() and (character.isalnum() or character in "-_") for character in name)

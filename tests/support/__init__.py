@@ -1,0 +1,1 @@
+"""What several tests use: small worlds, made runs, archives."""

@@ -1,0 +1,345 @@
+"""What is left to do, decided for every combination of files that can lie on disk, obeys a few laws."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_seqtransfer.errors import RecordError, StageError
+from nnunet_seqtransfer.nnunet.plans import plans_path
+from nnunet_seqtransfer.storage import write_json
+from nnunet_seqtransfer.training.recipe import KEY, Init, Recipe, StageBlock, with_block
+from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
+from nnunet_seqtransfer.training.state import Action, StageState, decide, inspect
+
+TARGET, SOURCES = "Dataset010_Target", ("Dataset011_A", "Dataset012_B")
+DONE = (Action.NOTHING, Action.NOT_NEEDED)
+Case = tuple[tuple[Stage, ...], dict[Stage, StageState]]
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty folders of nnU-Net: paths of stages appear in messages."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name)))
+
+
+def stages_of(sources: int, folds: tuple[str, ...] = ("0",), epochs: int = 100) -> tuple[Stage, ...]:
+    recipe = Recipe(epochs=epochs)
+    plans, configuration = "nnUNetPlans", "3d_fullres"
+    return chain_stages(ChainRequest(TARGET, SOURCES[:sources], plans, configuration, folds, recipe, recipe, 5))
+
+
+def block_of(stage: Stage) -> StageBlock:
+    init = Init("a", "b", "c", "d") if len(stage.path) > 1 else None
+    return StageBlock(stage.target, stage.path, stage.role, stage.recipe, init)
+
+
+def state_of(stage: Stage, *, final: bool, unfinished: bool, weights: bool, validated: bool) -> StageState:
+    return StageState(block_of(stage), final, unfinished, validated, weights, ())
+
+
+def possible_states(stage: Stage) -> Iterator[StageState]:
+    """All combinations; the first stage of a chain is handed no weights."""
+    for final, unfinished, validated in itertools.product([False, True], repeat=3):
+        for weights in (False, True) if len(stage.path) > 1 else (False,):
+            yield state_of(stage, final=final, unfinished=unfinished, weights=weights, validated=validated)
+
+
+def every_case() -> Iterator[Case]:
+    """Every combination of states for scratch, one source, two sources, and two folds behind one source."""
+    for sources, folds in [(0, ("0",)), (1, ("0",)), (2, ("0",)), (1, ("0", "1")), (0, ("0", "all"))]:
+        stages = stages_of(sources, folds)
+        for states in itertools.product(*(tuple(possible_states(stage)) for stage in stages)):
+            yield stages, dict(zip(stages, states, strict=True))
+
+
+def before(stages: tuple[Stage, ...], stage: Stage) -> Stage | None:
+    return next((other for other in stages if other.path == stage.path[:-1]), None)
+
+
+def test_all_combinations_are_looked_at() -> None:
+    """The laws below are tested on all of them: 8 + 8*16 + 8*16*16 + 8*16*16 + 8*8."""
+    assert sum(1 for _ in every_case()) == 8 + 8 * 16 + 2 * 8 * 16**2 + 8 * 8
+
+
+def test_every_stage_gets_one_action_in_the_order_given() -> None:
+    """There is one decision for each stage."""
+    for stages, states in every_case():
+        assert tuple(decide(stages, states)) == stages
+
+
+def test_what_has_begun_never_starts_again() -> None:
+    """A stage with a checkpoint is never started from the beginning."""
+    for stages, states in every_case():
+        for stage, action in decide(stages, states).items():
+            assert not (states[stage].has_begun and action is Action.START), (stage, states[stage])
+
+
+def test_actions_have_what_they_need() -> None:
+    """Going on needs a checkpoint to go on from, and no final one; validating needs a final one of the target."""
+    for stages, states in every_case():
+        for stage, action in decide(stages, states).items():
+            state = states[stage]
+            if action is Action.RESUME:
+                assert state.unfinished and not state.final
+            if action is Action.VALIDATE:
+                assert state.final and not state.validated and stage.role == "target"
+            if action is Action.NOTHING:
+                assert state.final and (stage.role == "source" or state.validated)
+
+
+def test_weights_are_there_when_a_stage_starts() -> None:
+    """A stage that starts behind another has its weights, or the other is finished or will be by then."""
+    for stages, states in every_case():
+        actions = decide(stages, states)
+        for stage, action in actions.items():
+            previous = before(stages, stage)
+            if action is Action.START and previous is not None and not states[stage].weights:
+                assert actions[previous] in (Action.NOTHING, Action.START, Action.RESUME)
+
+
+def test_only_needed_stages_train() -> None:
+    """A source trains only where the stage after it has yet to start; so a finished target needs nothing."""
+    for stages, states in every_case():
+        actions = decide(stages, states)
+        for stage, action in actions.items():
+            if stage.role == "source" and action in (Action.START, Action.RESUME):
+                after = [other for other in stages if before(stages, other) == stage]
+                assert any(actions[other] is Action.START for other in after)
+        targets = [stage for stage in stages if stage.role == "target"]
+        if all(states[stage].final and states[stage].validated for stage in targets):
+            assert all(action in DONE for action in actions.values())
+
+
+def test_targets_are_always_needed() -> None:
+    """No fold of the target is left out."""
+    for stages, states in every_case():
+        actions = decide(stages, states)
+        assert all(actions[stage] is not Action.NOT_NEEDED for stage in stages if stage.role == "target")
+
+
+def test_deciding_twice_is_deciding_once() -> None:
+    """The decision is a function of the states alone."""
+    for stages, states in every_case():
+        assert decide(stages, states) == decide(stages, dict(reversed(states.items())))
+
+
+def done(states: dict[Stage, StageState], stage: Stage) -> dict[Stage, StageState]:
+    """The states after a stage's action ended well."""
+    weights = len(stage.path) > 1
+    return {**states, stage: state_of(stage, final=True, unfinished=True, weights=weights, validated=True)}
+
+
+def test_interrupted_after_any_stage_the_rest_is_left() -> None:
+    """After the first k actions, a new decision is the old one less what was done, and nothing is left at the end."""
+    for stages, states in every_case():
+        actions = decide(stages, states)
+        todo = [stage for stage, action in actions.items() if action not in DONE]
+        now = states
+        for stage in todo:
+            now = done(now, stage)
+            again = decide(stages, now)
+            assert again[stage] in DONE
+            left = [other for other, action in again.items() if action not in DONE]
+            assert left == todo[todo.index(stage) + 1 :]
+        assert all(action in DONE for action in decide(stages, now).values())
+
+
+def test_killed_in_a_stage_it_goes_on() -> None:
+    """A stage killed after its first checkpoint is resumed, and what came before it is not repeated."""
+    for stages, states in every_case():
+        actions = decide(stages, states)
+        for stage in [stage for stage, action in actions.items() if action is Action.START]:
+            killed = dict(states)
+            for earlier in stages[: stages.index(stage)]:
+                if actions[earlier] not in DONE:
+                    killed = done(killed, earlier)
+            killed[stage] = replace(states[stage], unfinished=True, weights=len(stage.path) > 1)
+            again = decide(stages, killed)
+            assert again[stage] is Action.RESUME or again[stage] is Action.NOT_NEEDED
+            assert all(again[earlier] in DONE for earlier in stages[: stages.index(stage)])
+            if stage.role == "target":
+                assert again[stage] is Action.RESUME
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("what", ["final", "unfinished"])
+def test_another_recipe_is_refused(place: int, what: str) -> None:
+    """A training that was made with another recipe is neither reused nor overwritten: the error names both."""
+    stages = stages_of(2)
+    states = {stage: StageState(None, False, False, False, False, ()) for stage in stages}
+    stage = stages[place]
+    other = replace(block_of(stage), recipe=replace(stage.recipe, epochs=7, initial_lr=0.5))
+    states[stage] = replace(states[stage], block=other, **{what: True})
+    with pytest.raises(StageError) as raised:
+        decide(stages, states)
+    message = str(raised.value)
+    for words in ("epochs 100 against 7", "initial_lr 0.01 against 0.5", str(stage.base), "-tag"):
+        assert words in message
+
+
+def test_a_recipe_without_training_is_no_conflict() -> None:
+    """Plans written with another recipe, but nothing trained under them, are simply replaced."""
+    stages = stages_of(1)
+    states = {stage: StageState(None, False, False, False, False, ()) for stage in stages}
+    states[stages[0]] = replace(states[stages[0]], block=replace(block_of(stages[0]), recipe=Recipe(epochs=7)))
+    assert set(decide(stages, states).values()) == {Action.START}
+
+
+def test_another_path_is_refused() -> None:
+    """A training of the same name along another path is refused, naming that path."""
+    stages = stages_of(1)
+    states = {stage: StageState(None, False, False, False, False, ()) for stage in stages}
+    other = replace(block_of(stages[1]), path=("Dataset099_Other", TARGET))
+    states[stages[1]] = replace(states[stages[1]], block=other, final=True)
+    with pytest.raises(StageError, match="Dataset099_Other -> Dataset010_Target"):
+        decide(stages, states)
+
+
+def test_a_training_without_plans_is_refused() -> None:
+    """A training whose plans are gone cannot be told from another: it is not touched."""
+    stages = stages_of(0)
+    with pytest.raises(StageError, match="are gone"):
+        decide(stages, {stages[0]: StageState(None, True, False, False, False, ())})
+
+
+def test_nothing_on_disk_is_seen_as_nothing() -> None:
+    """In empty folders no stage has begun, and every stage starts."""
+    stages = stages_of(2)
+    states = {stage: inspect(stage) for stage in stages}
+    assert set(states.values()) == {StageState(None, False, False, False, False, ())}
+    assert set(decide(stages, states).values()) == {Action.START}
+
+
+@pytest.mark.parametrize("name", ["checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"])
+def test_a_truncated_checkpoint_counts_as_damaged(name: str) -> None:
+    """A checkpoint cut off anywhere is none: it is listed as damaged, whatever its name."""
+    import torch
+
+    (stage,) = stages_of(0)
+    stage.output.mkdir(parents=True)
+    path: Path = stage.output / name
+    torch.save({"network_weights": {"a": torch.arange(100)}}, path)
+    assert inspect(stage).has_begun
+    whole = path.read_bytes()
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        state = inspect(stage)
+        assert state.damaged == (path,)
+        assert not state.has_begun
+
+
+def test_a_checkpoint_with_a_damaged_end_counts_as_damaged() -> None:
+    """Whatever byte of its end is changed, a checkpoint is whole or damaged, never an error."""
+    import torch
+
+    (stage,) = stages_of(0)
+    stage.output.mkdir(parents=True)
+    path = stage.output / "checkpoint_final.pth"
+    torch.save({"network_weights": {}}, path)
+    whole = path.read_bytes()
+    for place in range(len(whole) - 120, len(whole)):
+        for bits in (0xFF, 0x01):
+            changed = bytearray(whole)
+            changed[place] ^= bits
+            path.write_bytes(changed)
+            state = inspect(stage)
+            assert state.final != bool(state.damaged)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda block: [block], "damaged"),
+        (lambda block: "text", "damaged"),
+        (lambda block: {**block, "format": 99, "configurations": []}, "format 99, this version reads up to 3"),
+        (lambda block: {**block, "format": "1"}, "damaged"),
+        (lambda block: {key: value for key, value in block.items() if key != "path"}, "damaged"),
+        (lambda block: {**block, "configurations": {"3d_fullres": {"recipe": {"epoch": 1}, "init": None}}}, "damaged"),
+        (lambda block: {**block, "configurations": {"3d_fullres": None}}, "damaged"),
+    ],
+)
+def test_a_damaged_block_is_refused(change: Callable[[Any], Any], words: str) -> None:
+    """A seq_transfer block that was edited, or is of a newer version, is refused in one line that names the plans."""
+    (stage,) = stages_of(0)
+    plans = with_block({"plans_name": stage.plans_name}, stage.configuration, block_of(stage))
+    path = plans_path(stage.dataset, stage.plans_name)
+    write_json(path, plans)
+    assert inspect(stage).block == block_of(stage)
+    write_json(path, {**plans, KEY: change(plans[KEY])})
+    with pytest.raises(RecordError, match=words) as raised:
+        inspect(stage)
+    assert stage.plans_name in str(raised.value)
+
+
+def test_plans_without_a_block_or_for_another_configuration_have_none() -> None:
+    """Plans of nnU-Net's own, and blocks of other configurations, are no block of this stage."""
+    (stage,) = stages_of(0)
+    path = plans_path(stage.dataset, stage.plans_name)
+    for plans in ({}, with_block({}, "2d", block_of(stage))):
+        write_json(path, plans)
+        assert inspect(stage).block is None
+
+
+def test_weights_of_a_source_that_was_deleted_are_not_trusted() -> None:
+    """Handed-over weights count while their source is there, or while another fold has trained from them."""
+    source, target = stages_of(1)
+    gone = StageState(None, False, False, False, False, ())
+    for siblings in (False, True):
+        waiting = StageState(block_of(target), False, False, False, True, (), siblings)
+        actions = decide((source, target), {source: gone, target: waiting})
+        assert actions[source] is (Action.NOT_NEEDED if siblings else Action.START)
+        assert actions[target] is Action.START
+
+
+def test_folds_never_start_from_differently_trained_sources() -> None:
+    """Where a fold has trained, and both its starting weights and their source are gone, nothing is trained anew."""
+    source, target = stages_of(1)
+    gone = StageState(None, False, False, False, False, ())
+    waiting = StageState(block_of(target), False, False, False, False, (), siblings=True)
+    for left in (gone, state_of(source, final=False, unfinished=True, weights=False, validated=False)):
+        with pytest.raises(StageError, match="that other folds began from are gone"):
+            decide((source, target), {source: left, target: waiting})
+    there = state_of(source, final=True, unfinished=False, weights=False, validated=False)
+    assert decide((source, target), {source: there, target: waiting})[target] is Action.START
+
+
+def test_a_fold_binds_its_siblings_to_its_recipe() -> None:
+    """A second fold with another recipe would rewrite the plans that the first one rests on: refused."""
+    (target,), (other,) = stages_of(0), stages_of(0, epochs=101)
+    state = StageState(block_of(other), False, False, False, False, (), siblings=True)
+    with pytest.raises(StageError, match="was trained with another recipe"):
+        decide((target,), {target: state})
+
+
+def test_softmax_outputs_asked_for_later_are_made_up_for() -> None:
+    """A fold validated without --npz is validated again where it is asked for, and only there; a source never is."""
+    source, target = stages_of(1)
+    for there in (False, True):
+        states = {
+            stage: replace(
+                state_of(stage, final=True, unfinished=True, weights=stage is target, validated=True),
+                probabilities=there,
+            )
+            for stage in (source, target)
+        }
+        assert set(decide((source, target), states).values()) == {Action.NOTHING}
+        asked = decide((source, target), states, probabilities=True)
+        assert asked[source] is Action.NOTHING
+        assert asked[target] is (Action.NOTHING if there else Action.VALIDATE)
+
+
+def test_softmax_outputs_count_where_every_case_has_them() -> None:
+    """A validation that --npz was interrupted in has some of them only."""
+    (stage,) = stages_of(0)
+    folder = stage.output / "validation"
+    write_json(folder / "summary.json", {"metric_per_case": [{}, {}]})
+    for number, complete in enumerate((False, False, True)):
+        assert inspect(stage).validated and inspect(stage).probabilities is complete
+        (folder / f"case{number}.npz").touch()
