@@ -29,12 +29,12 @@ from nnunet_seqtransfer.evaluation.rankings import rankings
 from nnunet_seqtransfer.evaluation.scoring import Scorer, ScoringJob, scored
 from nnunet_seqtransfer.evaluation.trials import Trial, trial_request, trials
 from nnunet_seqtransfer.nnunet.evaluation import reference_file
-from nnunet_seqtransfer.overlap.guard import find_exclusions
 from nnunet_seqtransfer.tasks.target import load_target
 from nnunet_seqtransfer.tasks.task import load_tasks
 from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.executors import Executor, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.overlap_guard import find_exclusions
 from nnunet_seqtransfer.training.stage_files import FINAL
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage
 

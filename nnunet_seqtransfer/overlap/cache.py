@@ -14,10 +14,10 @@ from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, foregroun
 from nnunet_seqtransfer.nnunet.folders import cache_folder, preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import reader_writer
 from nnunet_seqtransfer.nnunet.preprocessing import load_preprocessed_case, preprocessed_cases, read_raw_case
+from nnunet_seqtransfer.overlap import patterns, sketch
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch, Sketch, sketch_case
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum, replacing
-from nnunet_seqtransfer.tasks import patterns, sketch
 
 FORMAT = 1
 Labels = dict[str, tuple[int, ...]]

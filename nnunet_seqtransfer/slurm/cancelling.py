@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nnunet_seqtransfer.nnunet.folders import results_folder
-from nnunet_seqtransfer.slurm import slurm
+from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.commands import QueuedJob
 from nnunet_seqtransfer.slurm.queue import read_jobs
 from nnunet_seqtransfer.training.locks import locked_in_turn

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_seqtransfer.nnunet.folders import results_folder
-from nnunet_seqtransfer.slurm import slurm
+from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.queue import SubmittedJob, logs_folder, write_jobs
 from nnunet_seqtransfer.slurm.script import BatchJob, batch_script, sbatch_command
 from nnunet_seqtransfer.slurm.site import SiteOptions

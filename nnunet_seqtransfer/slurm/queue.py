@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnunet_seqtransfer.errors import SeqTransferError, StageError
 from nnunet_seqtransfer.nnunet.folders import results_folder
-from nnunet_seqtransfer.slurm import slurm
+from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.script import job_name
 from nnunet_seqtransfer.storage import read_record, write_record
 from nnunet_seqtransfer.training.run_record import run_name

@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_seqtransfer.affinity.compute import AUTO_CASES, AffinityRequest
 from nnunet_seqtransfer.affinity.sources import SIGNATURE_ENDING
 from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_name, own_command, preprocessed_folder
-from nnunet_seqtransfer.slurm import slurm
+from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.executor import describe_job, submit_job
 from nnunet_seqtransfer.slurm.script import BatchJob, job_name
 from nnunet_seqtransfer.slurm.site import SiteOptions

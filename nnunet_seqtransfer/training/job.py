@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.nnunet.folders import external_trainers, installed_command
-from nnunet_seqtransfer.training import driver, midway
+from nnunet_seqtransfer.training import epoch_progress as midway
+from nnunet_seqtransfer.training import parent_watch as driver
 from nnunet_seqtransfer.training.stages import TRAINER, Stage
 from nnunet_seqtransfer.training.state import Action
 

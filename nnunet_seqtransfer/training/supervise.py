@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.training_log import Progress, read_line
-from nnunet_seqtransfer.training import session
+from nnunet_seqtransfer.training import process_group as session
 from nnunet_seqtransfer.training.job import Job
 from nnunet_seqtransfer.training.stop_signals import STOPPED, Stopped
 

@@ -18,10 +18,10 @@ from nnunet_seqtransfer.nnunet.datasets import validation_cases
 from nnunet_seqtransfer.nnunet.folders import external_trainers
 from nnunet_seqtransfer.nnunet.network import network_tensors
 from nnunet_seqtransfer.overlap.find import SharedCase
-from nnunet_seqtransfer.overlap.guard import exclusions_of
 from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.executors import LocalExecutor, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions, Job
+from nnunet_seqtransfer.training.overlap_guard import exclusions_of
 from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.training.run_record import run_name
 from nnunet_seqtransfer.training.stage_files import FINAL

@@ -10,6 +10,7 @@ import pytest
 from scipy import ndimage
 
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
+from nnunet_seqtransfer.overlap import patterns as patterns_module
 from nnunet_seqtransfer.overlap.matching import _shares
 from nnunet_seqtransfer.overlap.patterns import DISTINCT, ordinal_patterns
 from nnunet_seqtransfer.overlap.sketch import (
@@ -24,7 +25,6 @@ from nnunet_seqtransfer.overlap.sketch import (
     sketch_case,
     sketch_channel,
 )
-from nnunet_seqtransfer.tasks import patterns as patterns_module
 
 ONE = np.uint64(1)
 SYMMETRIES = [

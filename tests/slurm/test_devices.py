@@ -11,7 +11,7 @@ import time
 import pytest
 
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.slurm import devices
+from nnunet_seqtransfer.training import devices
 from nnunet_seqtransfer.training.chain import load_chain
 from nnunet_seqtransfer.training.devices import DevicesExecutor, next_stage
 from nnunet_seqtransfer.training.executors import run_chain

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_seqtransfer.slurm import slurm
+from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.cancelling import needed_by_others
 from nnunet_seqtransfer.slurm.commands import QueuedJob, parse_queue
 from nnunet_seqtransfer.slurm.queue import (

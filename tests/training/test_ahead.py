@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.training import ahead as module
 from nnunet_seqtransfer.training import memory
+from nnunet_seqtransfer.training import prefetch as module
 from nnunet_seqtransfer.training.prefetch import NICENESS, SHARE_OF_MEMORY, PreparingAhead, case_bytes, workers_in
 
 GIB = 2**30

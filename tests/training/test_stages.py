@@ -15,7 +15,7 @@ import pytest
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet import folders
 from nnunet_seqtransfer.nnunet.folders import external_trainers, installed_command, own_command, shim_folder
-from nnunet_seqtransfer.training import child
+from nnunet_seqtransfer.training import supervise as child
 from nnunet_seqtransfer.training.executors import LocalExecutor
 from nnunet_seqtransfer.training.job import DeviceOptions, Job, stage_job
 from nnunet_seqtransfer.training.recipe import Recipe
