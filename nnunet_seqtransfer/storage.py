@@ -11,9 +11,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+import msgspec
 
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
+
+Record = TypeVar("Record")
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -149,6 +153,54 @@ def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, A
     if content.pop("checksum", None) != checksum(content) or not isinstance(found, int):
         raise RecordError(f"the {kind} file was edited or damaged (its checksum does not fit): {path}; {remedy}")
     return content
+
+
+def write_dataclass(path: Path, kind: str, version: int, record: Any, *, compact: bool = False) -> None:
+    """Write a dataclass as one of our records: `write_record` of `to_json`."""
+    write_record(path, kind, version, to_json(record), compact=compact)
+
+
+def read_dataclass(path: Path, record_type: type[Record], kind: str, version: int, remedy: str) -> Record:
+    """Return the dataclass that `write_dataclass` wrote to ``path``.
+
+    Raises RecordError if the file cannot be read (see `read_record`) or does not match the fields of ``record_type``.
+    """
+    content = read_record(path, kind, version, remedy)
+    try:
+        return from_json(content, record_type)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"the {kind} file does not match this version ({error}): {path}; {remedy}") from None
+
+
+def to_json(record: Any) -> Any:
+    """Return nested dataclasses as dictionaries, lists, numbers and strings, ready for JSON.
+
+    Tuples become lists, enums their values, paths strings, NumPy scalars Python numbers.
+    """
+    return msgspec.to_builtins(record, enc_hook=_encode)
+
+
+def from_json(content: Any, record_type: type[Record]) -> Record:
+    """Return ``content``, as `to_json` made it, as a ``record_type``: lists become tuples where the fields say so.
+
+    Unknown keys are ignored, so that older versions read newer records. Raises msgspec.ValidationError, which names
+    the field and both types, if a field is missing or has another type.
+    """
+    return msgspec.convert(content, record_type, dec_hook=_decode)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item"):  # a NumPy scalar
+        return value.item()
+    raise TypeError(f"cannot store {type(value).__name__} in a record")
+
+
+def _decode(wanted: type, value: Any) -> Any:
+    if issubclass(wanted, Path) and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"cannot read {wanted.__name__} from a record")
 
 
 def checksum(content: Any) -> str:
