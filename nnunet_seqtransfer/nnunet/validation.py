@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.evaluation.dice import CaseDice
 from nnunet_seqtransfer.storage import read_json
 
 SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class CaseDice:
+    """Dice of one label of one case."""
+
+    case: str
+    "Identifier of the case."
+    label: str
+    "Name of the label or region."
+    dice: float | None
+    "Dice from 0 to 1; None if neither the reference nor the prediction has the label."
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,26 @@ def read_validation(
         raise RecordError(f"the summary of the validation lacks entries ({error}): {path}; {remedy}") from None
 
 
+def read_summary(path: Path, labels: Mapping[str, tuple[int, ...]], ending: str) -> tuple[CaseDice, ...]:
+    """Return the Dice of every label of every case in a summary.json of nnU-Net, sorted by case.
+
+    Args:
+        path: the summary, of a validation or of `evaluate_folder`.
+        labels: name of each label or region -> its label values.
+        ending: file ending of the predictions, such as .nii.gz.
+
+    Raises RecordError if the summary is missing, broken or incomplete.
+    """
+    remedy = "delete it and run the same command again"
+    content = read_json(path, "the summary of the Dice", remedy)
+    names = {values: name for name, values in labels.items()}
+    try:
+        cases = [_case(entry, path.parent, "", names, ending) for entry in content["metric_per_case"]]
+    except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+        raise RecordError(f"the summary of the Dice lacks entries ({error}): {path}; {remedy}") from None
+    return tuple(case_dice(sorted(cases, key=lambda one: one.case)))
+
+
 def telling(cases: Sequence[ValidatedCase]) -> tuple[tuple[str, ValidatedCase], ...]:
     """The worst, the median and the best case by mean Dice, equal ones by name; fewer where there are fewer."""
     ordered = sorted(
@@ -74,8 +105,26 @@ def telling(cases: Sequence[ValidatedCase]) -> tuple[tuple[str, ValidatedCase], 
 
 
 def case_dice(cases: Sequence[ValidatedCase]) -> Iterator[CaseDice]:
-    """Each label of each case, as the means are made of."""
-    return (CaseDice(case.case, label, value) for case in cases for label, value in case.dice.items())
+    """Return one record for each label of each case, for the means below."""
+    return (
+        CaseDice(case.case, label, None if math.isnan(value) else value)
+        for case in cases
+        for label, value in case.dice.items()
+    )
+
+
+def label_means(scores: Iterable[CaseDice]) -> dict[str, float]:
+    """Return the mean Dice of each label over the cases that have one; NaN if none has (as nnU-Net does)."""
+    by_label: dict[str, list[float]] = {}
+    for score in scores:
+        by_label.setdefault(score.label, []).extend([] if score.dice is None else [score.dice])
+    return {label: sum(values) / len(values) if values else math.nan for label, values in by_label.items()}
+
+
+def mean_dice(scores: Iterable[CaseDice]) -> float:
+    """Return the mean over labels of `label_means`, nnU-Net's foreground mean; NaN if no label has a Dice."""
+    means = [value for value in label_means(scores).values() if not math.isnan(value)]
+    return sum(means) / len(means) if means else math.nan
 
 
 def _case(

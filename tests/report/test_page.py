@@ -16,8 +16,7 @@ import pytest
 
 from nnunet_seqtransfer.affinity.record import read_affinity, write_affinity
 from nnunet_seqtransfer.evaluation.comparison import Score, comparison_path, read_comparison
-from nnunet_seqtransfer.evaluation.dice import mean_dice
-from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, telling
+from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, mean_dice, telling
 from nnunet_seqtransfer.report.page.curves import MOST_POINTS, thinned
 from nnunet_seqtransfer.report.page.findings import find
 from nnunet_seqtransfer.report.page.heatmap import MOST, NUMBERS

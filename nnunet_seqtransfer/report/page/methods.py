@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
-from nnunet_seqtransfer.evaluation.dice import mean_dice
-from nnunet_seqtransfer.nnunet.validation import case_dice
+from nnunet_seqtransfer.nnunet.validation import case_dice, mean_dice
 from nnunet_seqtransfer.planning.cost import CostModel
 from nnunet_seqtransfer.planning.record import SequencePlan
 from nnunet_seqtransfer.planning.verdict import percent

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from nnunet_seqtransfer.evaluation.dice import label_means
-from nnunet_seqtransfer.nnunet.validation import case_dice
+from nnunet_seqtransfer.nnunet.validation import case_dice, label_means
 from nnunet_seqtransfer.report.page import compared, provenance, words
 from nnunet_seqtransfer.report.page.choice_tables import candidates_table, sources_table
 from nnunet_seqtransfer.report.page.curves import dice_plot, loss_plot

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from nnunet_seqtransfer.evaluation.dice import mean_dice
-from nnunet_seqtransfer.nnunet.validation import case_dice
+from nnunet_seqtransfer.nnunet.validation import case_dice, mean_dice
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
 from nnunet_seqtransfer.report.page.findings import Findings
 from nnunet_seqtransfer.report.page.naming import arrows, counted, decimals, listed, path_words
