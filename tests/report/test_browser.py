@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import made_run
 import pytest
 
 from nnunet_seqtransfer.report.page.page import write_report
+from support import made_run
 from support.made_run import FAR, HOSTILE, NEAR, SMALL
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

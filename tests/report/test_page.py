@@ -10,7 +10,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import made_run
 import numpy as np
 import pytest
 
@@ -33,6 +32,7 @@ from nnunet_seqtransfer.report.page.words import decision, result
 from nnunet_seqtransfer.report.palette import PREDICTION, REFERENCE, contrast, viridis
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.transfer.pretrained import Landmark
+from support import made_run
 from support.made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
 
 Command = Callable[..., object]

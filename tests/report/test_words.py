@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import made_run
 import pytest
 
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
@@ -20,6 +19,7 @@ from nnunet_seqtransfer.report.page.provenance import commands, facts
 from nnunet_seqtransfer.report.page.training_words import happened
 from nnunet_seqtransfer.report.page.words import result
 from nnunet_seqtransfer.training.recipe import Init
+from support import made_run
 from support.made_run import FAR, NEAR, SMALL, TARGET
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import interrupted
 import pytest
 
 from nnunet_seqtransfer.trainers.claim import objection
 from nnunet_seqtransfer.training.locks import training_lock
 from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
+from support import interrupted
 from support.world import World
 
 LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"

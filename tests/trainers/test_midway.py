@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import interrupted
 import numpy as np
 import pytest
 import torch
@@ -24,6 +23,7 @@ from nnunet_seqtransfer.storage import found_json, is_sound_archive
 from nnunet_seqtransfer.trainers import keeping
 from nnunet_seqtransfer.trainers.stopping import STOPPED
 from nnunet_seqtransfer.training.epoch_progress import Midway, checkpoint_seconds, finished_epochs, read_midway
+from support import interrupted
 from support.world import World
 
 EPOCHS, ITERATIONS = 2, 5

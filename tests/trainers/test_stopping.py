@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import interrupted
 import pytest
 import torch
 
@@ -23,6 +22,7 @@ from nnunet_seqtransfer.trainers.agreement import agreed
 from nnunet_seqtransfer.trainers.stopping import STOPPED, Stop
 from nnunet_seqtransfer.trainers.terminal import LastingStream
 from nnunet_seqtransfer.training.parent_watch import VARIABLE, DriverWatch, is_running, mark
+from support import interrupted
 from support.world import World
 
 LONG = 100_000
