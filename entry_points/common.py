@@ -217,16 +217,17 @@ def notify(line: str) -> None:
 
 
 def run_command(action: Callable[[], None]) -> NoReturn:
-    """Runs a command and exits.
+    """Run a command and exit.
 
-    With 0 when it ended well, 2 and one line for what a user can mend, 130 after Ctrl-C, 75 after another request to
-    stop, such as a scheduler's.
+    The status is 0 after success, 2 after errors that a user can act on (one line per problem), 130 after Ctrl-C, and
+    75 after another request to stop, such as a scheduler's.
     """
     try:
         with raising_on_signals(), naming_full_and_read_only_disks("nnU-Net's folders"):
             action()
     except SeqTransferError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

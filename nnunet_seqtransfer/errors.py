@@ -1,29 +1,74 @@
-"""The mistakes that a user can cause and act on; every command turns them into one line and exit status 2."""
+"""Errors that a user can act on. Every command prints one line per problem and exits with status 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class SeqTransferError(Exception):
-    """Base of all errors that a user can act on. The message is one line: what is wrong, where, what to do."""
+    """Base class. The message is one line: what is wrong with which value or file, then what to do."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The problems, one line each."""
+        return (" ".join(str(self).split()),)
 
 
 class EnvironmentNotSetError(SeqTransferError):
-    """An environment variable that nnU-Net needs is not set, or names a folder that does not exist."""
+    """An environment variable of nnU-Net is not set, or names a folder that does not exist."""
 
 
 class DatasetError(SeqTransferError):
-    """A dataset is unknown, ambiguous, incomplete, broken, or not made for what was asked."""
+    """A dataset is unknown, ambiguous, incomplete, broken, or does not fit the request."""
 
 
 class RecordError(SeqTransferError):
-    """One of our JSON or NPZ files is truncated, edited, of a newer format, or made for something else."""
+    """One of our JSON or NPZ files is truncated, edited, of a newer format, or of another kind."""
 
 
 class SequenceError(SeqTransferError):
-    """No sequence can be planned from what was given."""
+    """The request allows no sequence of sources."""
 
 
 class CheckpointError(SeqTransferError):
-    """A checkpoint is truncated, unsafe to load, or does not fit the network it was meant for."""
+    """A checkpoint is truncated, unsafe to load, or does not fit the network."""
 
 
 class StageError(SeqTransferError):
-    """A stage of a chain cannot be started, or has failed."""
+    """A stage cannot start, or has failed."""
+
+
+class Problems(SeqTransferError):  # noqa: N818 - a collection of errors
+    """Several problems of one request, reported together."""
+
+    def __init__(self, errors: Iterable[SeqTransferError | str]) -> None:
+        lines = [error.problems if isinstance(error, SeqTransferError) else (error,) for error in errors]
+        # One problem often has several causes in the checks: each line is reported once, in the order of the checks.
+        self._problems = tuple(dict.fromkeys(line for group in lines for line in group))
+        super().__init__("; ".join(self._problems))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The problems, one line each."""
+        return self._problems
+
+
+@contextmanager
+def collecting(errors: list[SeqTransferError]) -> Iterator[None]:
+    """Append the SeqTransferError that ends the block to ``errors`` and continue after the block.
+
+    Put each independent check into a block of its own, then call `raise_collected`.
+    """
+    try:
+        yield
+    except SeqTransferError as error:
+        errors.append(error)
+
+
+def raise_collected(errors: Sequence[SeqTransferError]) -> None:
+    """Raise the collected errors: a single one as it is, several as `Problems`. Do nothing if there are none."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise Problems(errors)
