@@ -23,7 +23,7 @@ from pathlib import Path
 
 from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import data_folder, plans_path
-from nnunet_seqtransfer.report.page.logs import epochs_of
+from nnunet_seqtransfer.nnunet.training_log import read_log
 from nnunet_seqtransfer.training.chain import load_chain
 from nnunet_seqtransfer.training.prepare import preprocess_missing
 from nnunet_seqtransfer.training.recipe import Recipe
@@ -68,8 +68,8 @@ def chain_seconds(options: argparse.Namespace, *more: str) -> tuple[float, float
         began = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds = time.perf_counter() - began
-        logs = (path.read_text() for path in Path(results).rglob("training_log_*.txt"))
-        epochs = sum(epoch.seconds for log in logs for epoch in epochs_of(log))
+        logs = Path(results).rglob("training_log_*.txt")
+        epochs = sum(epoch.seconds for log in logs for epoch in read_log(log).epochs)
         for stage in load_chain(request_of(options), options.np, print).stages:
             plans_path(stage.dataset, stage.plans_name).unlink(missing_ok=True)
     return seconds, epochs

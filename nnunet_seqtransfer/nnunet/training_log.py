@@ -1,51 +1,207 @@
-"""What a training prints, read line by line into: epoch, pseudo Dice, the time of an epoch."""
+"""Read the log that nnU-Net writes while it trains: losses, pseudo Dice, learning rate and time of each epoch."""
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from dataclasses import dataclass, replace
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-_EPOCH = re.compile(r"(?:^|: )Epoch (\d+)\s*$")
-_DICE = re.compile(r"Pseudo dice \[(.*)\]")
-_TIME = re.compile(r"Epoch time: ([\d.]+) s")
-_NUMBER = re.compile(r"(?<![\w.])(?:nan|\d+(?:\.\d+)?(?:e-?\d+)?)(?![\w.])")
+LOGS = "training_log_*.txt"
+"""Glob pattern of nnU-Net's logs in the results folder of a fold. Each start of a training writes a new log."""
+TAIL = 32 * 1024
+"""Bytes that suffice for the end of a log: about 80 epochs."""
+
+_LINE = re.compile(
+    r"(?:^|: )(?:"
+    r"Epoch (?P<number>\d{1,9})\s*$|"
+    r"Current learning rate: (?P<learning_rate>\S+)|"
+    r"train_loss (?P<train_loss>\S+)|"
+    r"val_loss (?P<validation_loss>\S+)|"
+    r"Pseudo dice \[(?P<pseudo_dice>.*)\]|"
+    r"Epoch time: (?P<seconds>\S+) s)"
+)
+_NUMBER = re.compile(r"(?<![\w.])-?(?:nan|\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])")
+_TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?:\s*")
+_ERROR = re.compile(
+    r"^(?:[A-Za-z_][\w.]*(?:Error|Exception)(?::|$)|error:|slurmstepd: error|terminate called|"
+    r"Killed|Segmentation fault)"
+)
+_MAX_ERROR_LENGTH = 300
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a training is."""
+class Epoch:
+    """One finished epoch. Numbers that nnU-Net did not print are NaN."""
 
-    epochs_done: int = 0
-    "Finished epochs."
-    epoch: int | None = None
-    "The epoch that runs, from 0."
+    number: int
+    "Number of the epoch, starting at 0."
     pseudo_dice: tuple[float, ...] = ()
-    "Pseudo Dice of the last finished epoch, per label."
-    epoch_seconds: float | None = None
-    "Time of the last finished epoch."
+    "Pseudo Dice per label, 0 to 1, on patches of validation cases; NaN if no patch holds the label."
+    train_loss: float = math.nan
+    "Mean loss of the training patches."
+    validation_loss: float = math.nan
+    "Mean loss of the validation patches."
+    learning_rate: float = math.nan
+    "Learning rate at the start of the epoch."
+    seconds: float = math.nan
+    "Duration in seconds."
 
     @property
-    def mean_dice(self) -> float | None:
-        """Mean pseudo Dice over the labels that have one."""
-        known = [dice for dice in self.pseudo_dice if dice == dice]  # noqa: PLR0124 - NaN differs from itself
-        return sum(known) / len(known) if known else None
+    def mean_dice(self) -> float:
+        """Return the mean pseudo Dice over the labels that have one, NaN if none has."""
+        known = [dice for dice in self.pseudo_dice if not math.isnan(dice)]
+        return sum(known) / len(known) if known else math.nan
 
 
-def read_line(progress: Progress, line: str) -> Progress:
-    """The progress after one more line of nnU-Net's output; lines that say nothing leave it as it is."""
-    if match := _EPOCH.search(line):
-        return replace(progress, epoch=int(match[1]))
-    if match := _DICE.search(line):
-        numbers = match[1].replace("np.float64", "").replace("np.float32", "")
-        return replace(progress, pseudo_dice=tuple(float(number) for number in _NUMBER.findall(numbers)))
-    if match := _TIME.search(line):
-        done = progress.epochs_done + 1 if progress.epoch is None else progress.epoch + 1
-        return replace(progress, epochs_done=done, epoch_seconds=float(match[1]))
-    return progress
+@dataclass(frozen=True)
+class TrainingLog:
+    """What the logs of one training tell."""
+
+    epochs: tuple[Epoch, ...] = ()
+    "Finished epochs in order."
+    running: int | None = None
+    "Number of the epoch that has started but not finished, or None."
+    error: str | None = None
+    "Last error printed, if no epoch started after it."
+
+    @property
+    def last(self) -> Epoch | None:
+        """Return the last finished epoch."""
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def epochs_done(self) -> int:
+        """Return the number of finished epochs, counted from the start of the training."""
+        return self.running if self.running is not None else self.epochs[-1].number + 1 if self.epochs else 0
+
+    @property
+    def median_seconds(self) -> float | None:
+        """Return the median duration of the epochs in seconds, None without epochs."""
+        return statistics.median(epoch.seconds for epoch in self.epochs) if self.epochs else None
+
+
+class LogReader:
+    """Read a log line by line, also while it grows. Unknown and damaged lines are ignored."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[int, Epoch] = {}
+        self._running: int | None = None
+        self._values: dict[str, Any] = {}
+        self._error: str | None = None
+
+    @property
+    def log(self) -> TrainingLog:
+        """Return everything read so far."""
+        return TrainingLog(tuple(self._epochs.values()), self._running, self._error)
+
+    def feed(self, line: str) -> Epoch | None:
+        """Read one more line. Return the epoch if the line is its last one."""
+        match = _LINE.search(line)
+        name = match.lastgroup if match else None
+        if match is None or name is None:
+            self._read_error(line)
+        elif name == "number":
+            self._start(int(match[name]))
+        elif name == "pseudo_dice":
+            self._values[name] = _numbers(match[name])
+        else:
+            self._values[name] = next(iter(_numbers(match[name])), math.nan)
+        return self._finish() if name == "seconds" else None
+
+    def forget_error(self) -> None:
+        """Forget the last error: another log begins."""
+        self._error = None
+
+    def _start(self, number: int) -> None:
+        # A resumed training repeats the epochs since its checkpoint; those of the earlier process no longer count.
+        self._epochs = {known: epoch for known, epoch in self._epochs.items() if known < number}
+        self._running, self._values, self._error = number, {}, None
+
+    def _finish(self) -> Epoch | None:
+        values, number = self._values, self._running
+        if number is None or math.isnan(values["seconds"]):  # a cut-off or damaged epoch
+            return None
+        self._epochs[number] = Epoch(number, **values)
+        self._running, self._values, self._error = None, {}, None
+        return self._epochs[number]
+
+    def _read_error(self, line: str) -> None:
+        text = _TIMESTAMP.sub("", line).strip()
+        if _ERROR.match(text) and not line.startswith(" "):  # indented lines are part of a traceback
+            self._error = "".join(character for character in text if character.isprintable())[:_MAX_ERROR_LENGTH]
+
+
+def read_lines(lines: Iterable[str]) -> TrainingLog:
+    """Return what the lines of a log tell: nnU-Net's log or the output of a training."""
+    reader = LogReader()
+    for line in lines:
+        reader.feed(line)
+    return reader.log
+
+
+def read_log(path: Path, tail: int | None = None) -> TrainingLog:
+    """Return what one log tells, empty if it cannot be read.
+
+    Args:
+        path: nnU-Net's log, or a file with the output of a training.
+        tail: read only the last ``tail`` bytes, for instance `TAIL`.
+    """
+    return read_lines(_lines(path, tail))
+
+
+def read_training(folder: Path, tail: int | None = None) -> TrainingLog:
+    """Return what all logs in the results folder of a fold tell, joined in order of time.
+
+    A repeated epoch counts as the last process trained it. Epochs after it from an earlier process do not count.
+
+    Args:
+        folder: results folder of a fold.
+        tail: read only the last ``tail`` bytes of each log, and no logs older than needed for one finished epoch.
+    """
+    read = []
+    for path in sorted(folder.glob(LOGS), key=_time_in, reverse=True):
+        read.append(_lines(path, tail))
+        if tail is not None and read_lines(read[-1]).epochs:
+            break
+    reader = LogReader()
+    for lines in reversed(read):
+        reader.forget_error()
+        for line in lines:
+            reader.feed(line)
+    return reader.log
+
+
+def _lines(path: Path, tail: int | None) -> list[str]:
+    try:
+        with path.open("rb") as stream:
+            start = max(0, stream.seek(0, os.SEEK_END) - tail) if tail is not None else 0
+            stream.seek(start)
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return lines[1:] if start else lines  # the first line is cut off
+
+
+def _time_in(path: Path) -> tuple[int, ...]:
+    """Return the numbers in a name like training_log_2026_5_10_09_00_00.txt, which sort by time.
+
+    Names do not sort by time as text: nnU-Net writes months and days without leading zeros.
+    """
+    return tuple(int(number) for number in re.findall(r"\d{1,9}", path.name))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers in a printed list, plain (NumPy 1) or as in np.float32(0.5) (NumPy 2)."""
+    return tuple(float(number) for number in _NUMBER.findall(text))
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "12 min", "7.5 h"."""
+    """Return seconds as text for people: "45 s", "12 min", "7.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

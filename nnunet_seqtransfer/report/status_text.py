@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -62,9 +63,9 @@ def _row(stage: StageStatus, now: float) -> list[str]:
         _state(stage),
         f"{stage.epochs_done} of {epochs}",
         _bar(stage.epochs_done, epochs),
-        _decimal(end.progress.mean_dice) if is_shown else "",
+        _decimal(end.last.mean_dice) if end.last and is_shown else "",
         _decimal(validated),
-        duration(end.epoch_seconds) if end.epoch_seconds else "",
+        duration(end.median_seconds) if end.median_seconds else "",
         duration(stage.seconds_left) if stage.seconds_left else "" if stage.state in DONE else "?",
         f"{duration(max(0.0, now - stage.files.written))} ago" if stage.files.written is not None else "",
     ]
@@ -78,7 +79,7 @@ def _state(stage: StageStatus) -> str:
 
 
 def _details(stage: StageStatus) -> Iterator[str]:
-    recipe, progress = stage.entry.recipe, stage.files.end.progress
+    recipe, last = stage.entry.recipe, stage.files.end.last
     yield f"  {_title(stage)}: {stage.entry.key}"
     yield (
         f"    {recipe.epochs} epochs of {recipe.iterations} iterations, learning rate {recipe.initial_lr:g}, "
@@ -86,8 +87,8 @@ def _details(stage: StageStatus) -> Iterator[str]:
     )
     if stage.entry.excluded:
         yield f"    without {len(stage.entry.excluded)} of its cases"
-    if progress.pseudo_dice:
-        yield f"    pseudo Dice of the labels: {' '.join(f'{dice:.3f}' for dice in progress.pseudo_dice)}"
+    if last is not None and last.pseudo_dice:
+        yield f"    pseudo Dice of the labels: {' '.join(f'{dice:.3f}' for dice in last.pseudo_dice)}"
     if stage.files.presence is not None:
         presence = stage.files.presence
         yield f"    {presence}: {presence.life}, last sign {duration(presence.seconds_ago)} ago"
@@ -106,7 +107,7 @@ def _bar(done: int, epochs: int) -> str:
 
 
 def _decimal(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _cut(text: str, most: int) -> str:

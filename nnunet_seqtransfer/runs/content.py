@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -44,7 +45,8 @@ def _run(status: RunStatus) -> dict[str, Any]:
 
 
 def _stage(stage: StageStatus) -> dict[str, Any]:
-    files, progress = stage.files, stage.files.end.progress
+    files, last = stage.files, stage.files.end.last
+    mean = last.mean_dice if last else math.nan
     return {
         "key": stage.entry.key,
         "dataset": stage.entry.dataset,
@@ -56,10 +58,10 @@ def _stage(stage: StageStatus) -> dict[str, Any]:
         "epochs": stage.entry.recipe.epochs,
         "epochs_done": stage.epochs_done,
         "epochs_left": stage.epochs_left,
-        "epoch_seconds": files.end.epoch_seconds,
+        "epoch_seconds": files.end.median_seconds,
         "seconds_left": stage.seconds_left,
-        "pseudo_dice": progress.mean_dice,
-        "pseudo_dice_of_labels": [dice if dice == dice else None for dice in progress.pseudo_dice],  # noqa: PLR0124
+        "pseudo_dice": None if math.isnan(mean) else mean,
+        "pseudo_dice_of_labels": [None if math.isnan(dice) else dice for dice in last.pseudo_dice] if last else [],
         "validation_dice": files.dice if files.validated and stage.role == "target" else None,
         "written": _time(files.written),
         "error": stage.error,

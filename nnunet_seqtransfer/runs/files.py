@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_seqtransfer.nnunet.folders import results_folder
-from nnunet_seqtransfer.runs.logs import LogEnd, read_end, read_newest, read_tail
+from nnunet_seqtransfer.nnunet.training_log import TAIL, TrainingLog, read_log, read_training
 from nnunet_seqtransfer.runs.presence import Presence, first_presence
 from nnunet_seqtransfer.storage import is_whole_archive
 from nnunet_seqtransfer.training.locks import training_lock
 from nnunet_seqtransfer.training.run_record import Run, StageEntry
 from nnunet_seqtransfer.training.stage_files import FINAL, UNFINISHED, stage_lock, stage_log, weights_file
 from nnunet_seqtransfer.training.stages import plans_lock
-
-_TRAINING_LOG = re.compile(r"training_log_.*\.txt")
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class StageFiles:
     "The final validation is complete."
     dice: float | None = None
     "Its mean Dice over the foreground."
-    end: LogEnd = field(default_factory=LogEnd)
-    "Of nnU-Net's newest log with an epoch, and the last error there or in the stage's own log."
+    end: TrainingLog = field(default_factory=TrainingLog)
+    "The last epochs in nnU-Net's logs, and the last error there or in the stage's own log."
     written: float | None = None
     "When a file of it was written last: seconds since 1970."
     presence: Presence | None = None
@@ -55,8 +52,7 @@ def read_stage(run: Run, entry: StageEntry, now: float) -> StageFiles:
     final = FINAL in names and is_whole(output / FINAL)
     validated, dice = _validation(output) if "validation" in names else (False, None)
     log = stage_log(run.folder, entry.dataset, entry.plans_name, entry.fold)
-    logs = [output / name for name in names if _TRAINING_LOG.fullmatch(name)]
-    end, printed = read_newest(logs), read_end(read_tail(log))
+    end, printed = read_training(output, TAIL), read_log(log, TAIL)
     times = [*(time for name, time in names.items() if name != "validation"), *_time(log)]
     return StageFiles(
         exists=output.is_dir(),
@@ -66,7 +62,7 @@ def read_stage(run: Run, entry: StageEntry, now: float) -> StageFiles:
         own_weights=weights_file(output.parent, entry.fold).is_file(),
         validated=validated,
         dice=dice,
-        end=LogEnd(end.progress, end.epoch_seconds, printed.error or end.error),
+        end=replace(end, error=printed.error or end.error),
         written=max(times, default=None),
         presence=first_presence(locks_of(output), now),
         log=log if times and _time(log) else None,

@@ -157,7 +157,7 @@ def _paces(run: Run, files: Mapping[str, StageFiles]) -> dict[int, float]:
     """Iterations per epoch -> median epoch time of the run's stages with so many, in seconds."""
     known: dict[int, list[float]] = {}
     for entry in run.stages:
-        seconds = files[entry.key].end.epoch_seconds
+        seconds = files[entry.key].end.median_seconds
         if seconds is not None:
             known.setdefault(entry.recipe.iterations, []).append(seconds)
     return {iterations: statistics.median(times) for iterations, times in known.items()}
@@ -170,7 +170,7 @@ def _stage_status(
     state = stage_state(files, role, needed)
     done = _epochs_done(entry, files)
     left = _epochs_left(entry, files, state, done)
-    seconds = files.end.epoch_seconds or pace.get(entry.recipe.iterations)
+    seconds = files.end.median_seconds or pace.get(entry.recipe.iterations)
     return StageStatus(
         entry=entry,
         files=files,
@@ -196,12 +196,12 @@ def stage_state(files: StageFiles, role: str, needed: bool) -> State:
         return State.FAILED
     if files.final:
         return State.TRAINED
-    begun = files.unfinished or files.end.progress.epoch is not None or files.end.progress.epochs_done
+    begun = files.unfinished or files.end.running is not None or files.end.epochs
     return State.INTERRUPTED if begun and files.exists else State.WAITING
 
 
 def _epochs_done(entry: StageEntry, files: StageFiles) -> int:
-    done = files.end.progress.epochs_done
+    done = files.end.epochs_done
     if files.final:
         return done or entry.recipe.epochs  # its logs are gone
     return min(done, entry.recipe.epochs)

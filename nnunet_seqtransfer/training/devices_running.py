@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from nnunet_seqtransfer.nnunet.training_log import Progress, read_line
+from nnunet_seqtransfer.nnunet.training_log import LogReader
 from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.stages import Stage
 
@@ -35,7 +36,7 @@ class RunningStage:
     "The process, which leads a session of its own: Ctrl-C in the terminal reaches it through this one alone."
     _training: TextIO = field(init=False)
     _bar: tqdm = field(init=False)
-    _progress: Progress = field(default=Progress(), init=False)
+    _reader: LogReader = field(default_factory=LogReader, init=False)
     _rest: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -80,11 +81,12 @@ class RunningStage:
         ended = self.child.poll() is not None
         *lines, self._rest = (self._rest + self._training.read()).split("\n")
         for line in lines:
-            self._progress = read_line(self._progress, line.rstrip())
-        if self._progress.epochs_done > self._bar.n:
-            self._bar.n = self._progress.epochs_done
-            if self._progress.mean_dice is not None:
-                self._bar.set_postfix_str(f"pseudo Dice {self._progress.mean_dice:.3f}", refresh=False)
+            self._reader.feed(line.rstrip())
+        last = self._reader.log.last
+        if last is not None and last.number + 1 > self._bar.n:
+            self._bar.n = last.number + 1
+            if not math.isnan(last.mean_dice):
+                self._bar.set_postfix_str(f"pseudo Dice {last.mean_dice:.3f}", refresh=False)
             self._bar.refresh()
         return ended
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.plans import plans_path
-from nnunet_seqtransfer.nnunet.training_log import Progress, read_line
+from nnunet_seqtransfer.nnunet.training_log import read_training
 from nnunet_seqtransfer.planning.prices import EpochTime, Finished, Training
 from nnunet_seqtransfer.storage import is_whole_archive, read_json
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock, read_block
@@ -82,11 +82,8 @@ def _logged_epochs(target: str, plans: str, configuration: str, iterations: int)
             block.recipe if block else STOCK
         ).iterations != iterations:
             continue
-        for log in sorted(base.glob("fold_*/training_log_*.txt")):
-            for line in log.read_text(errors="replace").splitlines():
-                seconds = read_line(Progress(), line).epoch_seconds
-                if seconds:
-                    yield seconds
+        for folder in sorted(base.glob("fold_*")):
+            yield from (epoch.seconds for epoch in read_training(folder).epochs if epoch.seconds > 0)
 
 
 def _bases(dataset: str, trainer: str, plans: str, configuration: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.nnunet.training_log import Progress, read_line
+from nnunet_seqtransfer.nnunet.training_log import LogReader
 from nnunet_seqtransfer.training import process_group as session
 from nnunet_seqtransfer.training.job import Job
 from nnunet_seqtransfer.training.stop_signals import STOPPED, Stopped
@@ -62,20 +63,20 @@ def run_job(job: Job) -> None:
 def _follow(child: subprocess.Popen[bytes], log: TextIO, job: Job) -> Sequence[str]:
     """Shows the progress that the child writes to its log; returns the last lines."""
     last: deque[str] = deque(maxlen=200)
-    progress = Progress()
+    reader = LogReader()
     quiet = not sys.stderr.isatty()
     with tqdm(
         total=job.epochs, desc=job.title, unit="epoch", mininterval=10 if quiet else 0.5, ascii=quiet or None
     ) as bar:
         for line in _lines(child, log):
             last.append(line)
-            progress = read_line(progress, line)
-            if progress.epochs_done > bar.n:
-                if bar.n == 0 and progress.epochs_done > 1:  # a training that goes on
-                    bar.initial = progress.epochs_done - 1
-                bar.n = progress.epochs_done
-                if progress.mean_dice is not None:
-                    bar.set_postfix_str(f"pseudo Dice {progress.mean_dice:.3f}", refresh=False)
+            epoch = reader.feed(line)
+            if epoch is not None:
+                if bar.n == 0:  # a resumed training starts above 0
+                    bar.initial = epoch.number
+                bar.n = epoch.number + 1
+                if not math.isnan(epoch.mean_dice):
+                    bar.set_postfix_str(f"pseudo Dice {epoch.mean_dice:.3f}", refresh=False)
                 bar.refresh()
     return last
 

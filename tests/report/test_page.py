@@ -15,11 +15,11 @@ import pytest
 
 from nnunet_seqtransfer.affinity.record import read_affinity, write_affinity
 from nnunet_seqtransfer.evaluation.comparison import Score, comparison_path, read_comparison
+from nnunet_seqtransfer.nnunet.training_log import read_lines
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, mean_dice, telling
 from nnunet_seqtransfer.report.page.curves import MOST_POINTS, thinned
 from nnunet_seqtransfer.report.page.findings import find
 from nnunet_seqtransfer.report.page.heatmap import MOST, NUMBERS
-from nnunet_seqtransfer.report.page.logs import epochs_of, read_curve
 from nnunet_seqtransfer.report.page.markup import element, polyline
 from nnunet_seqtransfer.report.page.methods import methods
 from nnunet_seqtransfer.report.page.naming import listed
@@ -406,43 +406,9 @@ def test_colours_can_be_told_apart() -> None:
         assert contrast(line, "#000000") >= 3 and line in style
 
 
-def test_logs_become_epochs() -> None:
-    """Dice, losses, rate and time of each finished epoch; an epoch that is not finished is left out."""
-    log = made_run.training_log(3, 2) + "2026-01-02 03:04:05.6: \n2026-01-02 03:04:05.6: Epoch 3 \n"
-    epochs = epochs_of(log)
-    assert [epoch.number for epoch in epochs] == [0, 1, 2]
-    assert epochs[0].pseudo_dice == pytest.approx((0.2, 0.1)) and epochs[0].mean_dice == pytest.approx(0.15)
-    assert (epochs[0].train_loss, epochs[0].validation_loss) == pytest.approx((-0.2, -0.1))
-    assert epochs[0].learning_rate == pytest.approx(0.01) and epochs[0].seconds == 12.5
-
-
-def test_a_repeated_epoch_counts_as_it_was_last(tmp_path: Path) -> None:
-    """A training that was interrupted has several logs, whose epochs overlap."""
-    (tmp_path / "training_log_2026_1.txt").write_text(made_run.training_log(5, 1))
-    (tmp_path / "training_log_2026_2.txt").write_text(made_run.training_log(4, 2, first=3))
-    curve = read_curve(tmp_path)
-    assert [epoch.number for epoch in curve] == list(range(7))
-    assert [len(epoch.pseudo_dice) for epoch in curve] == [1, 1, 1, 2, 2, 2, 2]
-
-
-def test_a_training_begun_anew_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
-    """Where all checkpoints were lost, the epochs that it had and this one has not reached are no epochs of it."""
-    (tmp_path / "training_log_2026_1.txt").write_text(made_run.training_log(80, 1))
-    (tmp_path / "training_log_2026_2.txt").write_text(made_run.training_log(10, 2))
-    curve = read_curve(tmp_path)
-    assert [epoch.number for epoch in curve] == list(range(10)) and all(len(one.pseudo_dice) == 2 for one in curve)
-
-
-def test_logs_are_in_the_order_of_their_times(tmp_path: Path) -> None:
-    """nnU-Net pads neither months nor days: the log of October is newer than that of September."""
-    (tmp_path / "training_log_2026_9_30_10_00_00.txt").write_text(made_run.training_log(3, 1))
-    (tmp_path / "training_log_2026_10_1_10_00_00.txt").write_text(made_run.training_log(1, 2, first=2))
-    assert [len(epoch.pseudo_dice) for epoch in read_curve(tmp_path)] == [1, 1, 2]
-
-
 def test_long_curves_keep_their_last_epoch() -> None:
     """Of many epochs evenly spread ones are drawn, the last among them."""
-    curve = epochs_of(made_run.training_log(1000, 1))
+    curve = read_lines(made_run.training_log(1000, 1).splitlines()).epochs
     drawn = thinned(curve)
     assert len(drawn) <= MOST_POINTS and drawn[-1].number == 999 and len(thinned(curve[:5])) == 5
 

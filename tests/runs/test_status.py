@@ -84,7 +84,7 @@ def test_an_interrupted_stage_goes_on_where_its_log_ends():
     found = stage_status(chain.stages[1])
     assert (found.state, found.epochs_done, found.epochs_left) == (State.INTERRUPTED, 37, 213)
     assert found.seconds_left == 2130
-    assert found.files.end.progress.mean_dice == pytest.approx(0.7)
+    assert found.files.end.last.mean_dice == pytest.approx(0.7)
     assert only().state is State.INTERRUPTED
     waiting = stage_status(chain.stages[2])
     assert waiting.seconds_left == 250 * (10 + 45) / 2, "at the median pace of the stages with as many iterations"
@@ -108,7 +108,7 @@ def test_a_training_that_goes_on_writes_a_new_log():
         chain.stages[0], ["", "2026-05-01 13:00:00.1: unpacking done... "], "training_log_2026_5_1_13_00_00.txt"
     )
     found = stage_status(chain.stages[0])
-    assert found.epochs_done == 30 and found.files.end.progress.mean_dice == pytest.approx(0.9)
+    assert found.epochs_done == 30 and found.files.end.last.mean_dice == pytest.approx(0.9)
 
 
 def test_the_newest_log_is_told_by_its_numbers():

@@ -52,7 +52,7 @@ def test_a_chain_is_seen_at_work_and_cleaned_up_after_it(world: World, command):
     seen = status_when(is_in_second_epoch, child, world)
     assert seen.state is State.RUNNING
     assert str(seen.stages[0].files.presence) == f"process {child.pid} on {socket.gethostname()}"
-    assert seen.stages[0].files.end.epoch_seconds is not None and seen.seconds_left
+    assert seen.stages[0].files.end.median_seconds is not None and seen.seconds_left
     assert [stage.state for stage in seen.stages[1:]] == [State.WAITING] * 2
     assert f"running by process {child.pid}" in command("status").out
 

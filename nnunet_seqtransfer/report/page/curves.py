@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from nnunet_seqtransfer.report.page.logs import Epoch
+from nnunet_seqtransfer.nnunet.training_log import Epoch
 from nnunet_seqtransfer.report.page.markup import element, polyline
 from nnunet_seqtransfer.report.page.naming import decimals
 from nnunet_seqtransfer.report.page.scales import Scale

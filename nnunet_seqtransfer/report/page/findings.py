@@ -14,10 +14,10 @@ from nnunet_seqtransfer.evaluation.comparison import Comparison, read_comparison
 from nnunet_seqtransfer.nnunet.datasets import foreground_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import cache_folder, results_folder
 from nnunet_seqtransfer.nnunet.plans import plans_path, read_plans
+from nnunet_seqtransfer.nnunet.training_log import Epoch, read_training
 from nnunet_seqtransfer.nnunet.validation import SUMMARY, ValidatedCase, read_validation
 from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_path, read_plan
 from nnunet_seqtransfer.report.page.compared import find_comparisons
-from nnunet_seqtransfer.report.page.logs import Epoch, read_curve
 from nnunet_seqtransfer.storage import is_whole_archive, read_json
 from nnunet_seqtransfer.training.recipe import StageBlock, read_block
 from nnunet_seqtransfer.training.run_record import Run, StageEntry, read_run
@@ -163,7 +163,7 @@ def _stage(run: Run, entry: StageEntry, notes: list[str]) -> StageFound:
         begun=any(folder.glob("training_log_*.txt")),
         trained=is_whole_archive(folder / FINAL),
         validated=(folder / "validation" / SUMMARY).is_file(),
-        curve=read_curve(folder),
+        curve=read_training(folder).epochs,
         block=_if_there(plans_path(entry.dataset, entry.plans_name), lambda path: _block(path, run, entry), notes),
         machine=_tried(lambda: read_json(folder / "debug.json", "debug.json", ""), []) or {},
     )
