@@ -19,11 +19,9 @@ from nnunet_seqtransfer.affinity.bootstrap import resample_to_target
 from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric
 from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_name
 from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profile import request_profile
-from nnunet_seqtransfer.tasks.profiling import profile_tasks
+from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature
-from nnunet_seqtransfer.tasks.target import load_target
-from nnunet_seqtransfer.tasks.task import load_task
+from nnunet_seqtransfer.tasks.task import load_target, load_task
 
 METRIC = FingerprintMetric()
 STEPS = ("dataset.json, fingerprint", "plans", "signature", "distance", "its interval")

@@ -39,7 +39,7 @@ from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, read_pla
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.storage import sha256
-from nnunet_seqtransfer.tasks.target import load_target, named_sources
+from nnunet_seqtransfer.tasks.task import load_target, named_sources
 from nnunet_seqtransfer.training.executors import LocalExecutor
 from nnunet_seqtransfer.training.history import find_epoch_time
 from nnunet_seqtransfer.training.job import DeviceOptions

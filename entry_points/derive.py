@@ -17,8 +17,7 @@ from nnunet_seqtransfer.entry_points.common import (
     seed,
 )
 from nnunet_seqtransfer.nnunet.folders import dataset_name
-from nnunet_seqtransfer.tasks.derivation import Derivation, DeriveRequest, plan_derivation
-from nnunet_seqtransfer.tasks.derive import derive_task, is_finished
+from nnunet_seqtransfer.tasks.derive import Derivation, DeriveRequest, derive_task, is_finished, plan_derivation
 
 MOST_LISTED = 5
 

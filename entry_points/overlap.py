@@ -9,8 +9,8 @@ from typing import NoReturn
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, notify, run_command
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import dataset_name, registered_datasets
-from nnunet_seqtransfer.overlap.find import SharedCase, announced_sketches, match_datasets
-from nnunet_seqtransfer.tasks.target import named_sources
+from nnunet_seqtransfer.overlap.matching import SharedCase, announced_sketches, match_datasets
+from nnunet_seqtransfer.tasks.task import named_sources
 
 ALL = "all"
 

@@ -19,8 +19,7 @@ from nnunet_seqtransfer.errors import SeqTransferError, SequenceError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
 from nnunet_seqtransfer.nnunet.plans import read_plans, read_plans_file
 from nnunet_seqtransfer.tasks.alignment import plans_for
-from nnunet_seqtransfer.tasks.profile import request_profile
-from nnunet_seqtransfer.tasks.profiling import profile_tasks
+from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import anonymous, write_signature
 from nnunet_seqtransfer.tasks.task import Task, load_tasks
 

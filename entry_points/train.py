@@ -47,7 +47,7 @@ from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.planning.options import PlanOptions
 from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_path, read_plan
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
-from nnunet_seqtransfer.tasks.target import load_target, named_sources
+from nnunet_seqtransfer.tasks.task import load_target, named_sources
 from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.dry_run import describe_chain
 from nnunet_seqtransfer.training.executors import Executor, run_chain

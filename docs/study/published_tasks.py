@@ -14,8 +14,7 @@ from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_proces
 from nnunet_seqtransfer.nnunet.datasets import channel_names, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.tasks.case_table import read_case_table
-from nnunet_seqtransfer.tasks.derivation import DeriveRequest, plan_derivation
-from nnunet_seqtransfer.tasks.derive import derive_task, is_finished
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task, is_finished, plan_derivation
 
 SITE, KEY = "Partition_ID", "Subject_ID"
 """Columns of the partitioning table that comes with FeTS 2022."""

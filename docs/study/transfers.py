@@ -31,10 +31,8 @@ from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
 from nnunet_seqtransfer.planning.record import plan_path
 from nnunet_seqtransfer.storage import read_json, replacing, write_json
-from nnunet_seqtransfer.tasks.derivation import DeriveRequest
-from nnunet_seqtransfer.tasks.derive import derive_task
-from nnunet_seqtransfer.tasks.target import load_target
-from nnunet_seqtransfer.tasks.task import sample_cases
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
+from nnunet_seqtransfer.tasks.task import load_target, sample_cases
 
 LABELLED, HELD_OUT = 6, 30
 """Labelled cases that each target is left with (fold 0 trains on four), and cases of it that nobody trains on."""

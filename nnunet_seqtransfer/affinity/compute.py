@@ -17,11 +17,10 @@ from nnunet_seqtransfer.affinity.sources import Named, Sources, load_sources
 from nnunet_seqtransfer.affinity.uncertainty import Scatter, scatter_to_target
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import dataset_name
-from nnunet_seqtransfer.tasks.profile import request_profile
-from nnunet_seqtransfer.tasks.profiling import profile_tasks
-from nnunet_seqtransfer.tasks.readers import remember_reader
+from nnunet_seqtransfer.tasks.alignment import remember_reader
+from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature
-from nnunet_seqtransfer.tasks.target import load_target
+from nnunet_seqtransfer.tasks.task import load_target
 
 AUTO_CASES = 0
 """Stands for: as many cases as the ranking of the nearest sources needs."""

@@ -23,7 +23,7 @@ from nnunet_seqtransfer.affinity.masks import (
     spread_positions,
 )
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
-from nnunet_seqtransfer.tasks.profile import Labels
+from nnunet_seqtransfer.tasks.profiling import Labels
 
 LEVELS = np.linspace(0.01, 0.99, 50)
 """Quantile levels; the root mean square difference of two quantile functions is their 2-Wasserstein distance (W2)."""

@@ -22,7 +22,7 @@ from nnunet_seqtransfer.affinity.euclidean import (
 from nnunet_seqtransfer.affinity.matching import UNMATCHED, Match, assign, matched_mean, mean_of_objects
 from nnunet_seqtransfer.affinity.mean_distance import Rows, Shared, root_mean, rows_of, squares
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
-from nnunet_seqtransfer.tasks.profile import Labels, View
+from nnunet_seqtransfer.tasks.profiling import Labels, View
 from nnunet_seqtransfer.tasks.signature import Signature
 
 Array = NDArray[np.float64]

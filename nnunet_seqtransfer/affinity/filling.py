@@ -10,12 +10,9 @@ from nnunet_seqtransfer.affinity.sources import ALL_SOURCES, SIGNATURE_ENDING
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.fingerprints import has_fingerprint
 from nnunet_seqtransfer.nnunet.folders import dataset_name, registered_datasets
-from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profile import ProfileRequest, request_profile
-from nnunet_seqtransfer.tasks.profiling import has_signature, profile_tasks
-from nnunet_seqtransfer.tasks.readers import remember_reader
-from nnunet_seqtransfer.tasks.target import load_target
-from nnunet_seqtransfer.tasks.task import Task, load_task, load_tasks
+from nnunet_seqtransfer.tasks.alignment import align_plans, remember_reader
+from nnunet_seqtransfer.tasks.profiling import ProfileRequest, has_signature, profile_tasks, request_profile
+from nnunet_seqtransfer.tasks.task import Task, load_target, load_task, load_tasks
 
 
 def missing_signatures(request: AffinityRequest, metric: AffinityMetric) -> tuple[str, ...]:

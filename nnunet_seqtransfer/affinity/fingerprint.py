@@ -24,7 +24,7 @@ from nnunet_seqtransfer.affinity.masks import box_around, form, holding
 from nnunet_seqtransfer.affinity.matching import UNMATCHED, Match, assign, matched_mean, mean_of_objects
 from nnunet_seqtransfer.affinity.mean_distance import NONE_SHARED, Rows, Shared, root_mean, rows_of, squares
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
-from nnunet_seqtransfer.tasks.profile import Labels, View
+from nnunet_seqtransfer.tasks.profiling import Labels, View
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature
 
 Array = NDArray[np.float64]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.tasks.profile import Profiler
+from nnunet_seqtransfer.tasks.profiling import Profiler
 from nnunet_seqtransfer.tasks.signature import Signature
 
 ENTRY_POINT_GROUP = "nnunet_seqtransfer.metrics"

@@ -21,7 +21,7 @@ from nnunet_seqtransfer.affinity.published_terms import (
     wasserstein_of_ascending,
 )
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
-from nnunet_seqtransfer.tasks.profile import Labels, View
+from nnunet_seqtransfer.tasks.profiling import Labels, View
 from nnunet_seqtransfer.tasks.signature import Signature
 
 Array = NDArray[np.float64]

@@ -11,10 +11,9 @@ from nnunet_seqtransfer.affinity.metric import AffinityMetric
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, SequenceError
 from nnunet_seqtransfer.nnunet.folders import registered_datasets
 from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profile import preprocessing_for
+from nnunet_seqtransfer.tasks.profiling import preprocessing_for
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature
-from nnunet_seqtransfer.tasks.target import named_sources
-from nnunet_seqtransfer.tasks.task import Task, load_each
+from nnunet_seqtransfer.tasks.task import Task, load_each, named_sources
 
 ALL_SOURCES = "all"
 SIGNATURE_ENDING = ".npz"

@@ -35,7 +35,7 @@ from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, read_pla
 from nnunet_seqtransfer.report.plan_text import plan_text
 from nnunet_seqtransfer.report.tables import affinity_table
 from nnunet_seqtransfer.storage import read_json, replacing, write_json
-from nnunet_seqtransfer.tasks.target import load_target
+from nnunet_seqtransfer.tasks.task import load_target
 
 METRIC = DescriptorMetric.name
 NUMBER = str(dataset_id(TARGET.name))

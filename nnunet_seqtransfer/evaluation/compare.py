@@ -29,8 +29,7 @@ from nnunet_seqtransfer.evaluation.rankings import rankings
 from nnunet_seqtransfer.evaluation.scoring import Scorer, ScoringJob, scored
 from nnunet_seqtransfer.evaluation.trials import Trial, trial_request, trials
 from nnunet_seqtransfer.nnunet.evaluation import reference_file
-from nnunet_seqtransfer.tasks.target import load_target
-from nnunet_seqtransfer.tasks.task import load_tasks
+from nnunet_seqtransfer.tasks.task import load_target, load_tasks
 from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.executors import Executor, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.evaluation.held_out import HeldOutSet
 from nnunet_seqtransfer.evaluation.unseen import Evaluated, Splits, require_unseen, same_files, trained_cases, within
-from nnunet_seqtransfer.overlap.find import SharedCase, announced_sketches, match_datasets
+from nnunet_seqtransfer.overlap.matching import SharedCase, announced_sketches, match_datasets
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.chain import Chain
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.datasets import RawCase
-from nnunet_seqtransfer.overlap.find import SharedCase
+from nnunet_seqtransfer.overlap.matching import SharedCase
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.stages import Stage

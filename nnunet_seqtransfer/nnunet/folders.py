@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
@@ -136,3 +137,25 @@ def _listed(names: tuple[str, ...], most: int = 10) -> str:
     if not names:
         return "none (nnUNet_raw and nnUNet_preprocessed hold no dataset)"
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def find_name(wanted: str, names: Sequence[str], what: str) -> int:
+    """The place of ``wanted`` among ``names``: the one that is equal, else the one equal but for case and punctuation.
+
+    Raises DatasetError, listing the names, where none or more than one of them is meant. ``what`` says what is named,
+    such as "channel of Dataset051_BraTS6".
+    """
+    exact = [place for place, name in enumerate(names) if name == wanted]
+    loose = [place for place, name in enumerate(names) if _letters(wanted) and _letters(name) == _letters(wanted)]
+    found = exact or loose
+    if len(found) > 1:
+        matches = ", ".join(names[place] for place in found)
+        raise DatasetError(f"{wanted!r} fits more than one {what}: {matches}; write it exactly, or rename one of them")
+    if not found:
+        raise DatasetError(f"{wanted!r} is no {what}; choose from: {', '.join(names)}")
+    return found[0]
+
+
+def _letters(name: str) -> str:
+    """A name without case, punctuation and spaces: "T1-Gd" and "t1 gd" are the same."""
+    return "".join(character for character in name.casefold() if character.isalnum())

@@ -13,7 +13,7 @@ from nnunet_seqtransfer.planning.robustness import KINDS
 from nnunet_seqtransfer.planning.setting import Setting, named
 from nnunet_seqtransfer.planning.several import MOST_COMBINATIONS, Offer, Together, choose_together
 from nnunet_seqtransfer.planning.verdict import short_path
-from nnunet_seqtransfer.tasks.sharing import differences
+from nnunet_seqtransfer.tasks.alignment import differences
 
 
 def group_targets(

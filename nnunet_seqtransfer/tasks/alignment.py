@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.nnunet.plans import normalization
-from nnunet_seqtransfer.storage import checksum
-from nnunet_seqtransfer.tasks.readers import find_reader
+from nnunet_seqtransfer.errors import DatasetError, RecordError
+from nnunet_seqtransfer.nnunet.folders import cache_folder
+from nnunet_seqtransfer.nnunet.plans import normalization, reader_writer
+from nnunet_seqtransfer.storage import checksum, read_record, write_record
 from nnunet_seqtransfer.tasks.task import Task
 
 
@@ -98,3 +100,63 @@ def target_preprocessing_of(plans: dict[str, Any], configuration: str) -> dict[s
 
 def _medians(values: list[list[float]], forward: list[int], kind: Any) -> list[Any]:
     return [kind(value) for value in np.median(np.asarray(values, dtype=float), axis=0)[forward]]
+
+
+FORMAT = 1
+KIND = "reader"
+
+
+def find_reader(task: Task) -> str:
+    """Name of the nnU-Net class that reads the images of a task with raw data; nothing is written.
+
+    Raises DatasetError where none of nnU-Net's can.
+    """
+    return _remembered(task) or reader_writer(task.dataset_json, _example(task))
+
+
+def remember_reader(task: Task, reader: str) -> None:
+    """Writes down the reader of a task, for as long as its first image and its dataset.json stay as they are."""
+    if task.raw and _remembered(task) != reader:
+        write_record(_path(task), KIND, FORMAT, {**_depends_on(task), "reader": reader})
+
+
+def _remembered(task: Task) -> str | None:
+    if not _path(task).is_file():
+        return None
+    try:
+        content = read_record(_path(task), KIND, FORMAT, "delete it")
+    except RecordError:  # found out again
+        return None
+    reader = content.pop("reader", None)
+    return str(reader) if reader and content == _depends_on(task) else None
+
+
+def _depends_on(task: Task) -> dict[str, Any]:
+    image = _example(task)
+    stat = image.stat()
+    chosen = {key: task.dataset_json.get(key) for key in ("file_ending", "overwrite_image_reader_writer")}
+    return {"image": image.name, "size": stat.st_size, "time": stat.st_mtime_ns, **chosen}
+
+
+def _example(task: Task) -> Path:
+    return next(iter(task.raw.values())).images[0]
+
+
+def _path(task: Task) -> Path:
+    return cache_folder(task.dataset) / "reader.json"
+
+
+OWN = ("data_identifier", "normalization_schemes", "use_mask_for_norm", "median_image_size_in_voxels", "next_stage")
+"""Settings of a configuration that a source's stage does not take from its target (see `alignment`), or not use."""
+
+
+def differences(plans: Mapping[str, Any], others: Mapping[str, Any], configuration: str) -> tuple[str, ...]:
+    """Names of the settings in which a source's stage for one target's plans differs from that for another's.
+
+    Without differences both stages are the same training: the same network, batches and spacing, since normalisation
+    and intensities are the source's own.
+    """
+    one, two = (entry["configurations"].get(configuration, {}) for entry in (plans, others))
+    names = sorted((set(one) | set(two)) - set(OWN))
+    differing = [name for name in names if one.get(name) != two.get(name)]
+    return (*differing, *(name for name in ("transpose_forward",) if plans[name] != others[name]))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.nnunet.folders import find_name
 from nnunet_seqtransfer.storage import replacing
-from nnunet_seqtransfer.tasks.names import find_name
 
 TABLE_NAME = "cases.csv"
 """The table of a dataset, beside its dataset.json."""

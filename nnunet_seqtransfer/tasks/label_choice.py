@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.datasets import foreground_labels
-from nnunet_seqtransfer.tasks.names import find_name
+from nnunet_seqtransfer.nnunet.folders import find_name
 
 _RESERVED = ("background", "ignore")
 

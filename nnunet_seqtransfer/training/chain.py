@@ -14,8 +14,7 @@ from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, results_folder
 from nnunet_seqtransfer.nnunet.network import network_tensors
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.alignment import require_same_dimension
-from nnunet_seqtransfer.tasks.target import load_target
-from nnunet_seqtransfer.tasks.task import Task, load_tasks
+from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks
 from nnunet_seqtransfer.training.handoff import Beginning, adapted_weights, begin, stage_correspondence
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.overlap_guard import find_exclusions

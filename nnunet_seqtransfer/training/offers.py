@@ -18,7 +18,7 @@ from nnunet_seqtransfer.nnunet.datasets import read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import DATASET_NAME, results_folder
 from nnunet_seqtransfer.nnunet.network import is_u_net, network_tensors
 from nnunet_seqtransfer.nnunet.plans import read_plans
-from nnunet_seqtransfer.tasks.origins import share_origin
+from nnunet_seqtransfer.overlap.shared_cases import share_origin
 from nnunet_seqtransfer.training.recipe import KEY
 from nnunet_seqtransfer.training.stage_files import FINAL
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE

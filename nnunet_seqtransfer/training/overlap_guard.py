@@ -8,7 +8,7 @@ from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.datasets import validation_cases
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
-from nnunet_seqtransfer.overlap.find import SharedCase, find_overlaps
+from nnunet_seqtransfer.overlap.matching import SharedCase, find_overlaps
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.tasks.sharing import differences
-from nnunet_seqtransfer.tasks.target import load_target
-from nnunet_seqtransfer.tasks.task import Task
+from nnunet_seqtransfer.tasks.alignment import differences
+from nnunet_seqtransfer.tasks.task import Task, load_target
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions
 
 

@@ -13,7 +13,7 @@ from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.metric import BatchMetric, Comparison
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
-from nnunet_seqtransfer.tasks.profile import Labels, View
+from nnunet_seqtransfer.tasks.profiling import Labels, View
 from nnunet_seqtransfer.tasks.signature import Signature
 from support.made_tasks import reordered, signature_of, task_of
 

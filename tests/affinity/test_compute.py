@@ -24,8 +24,7 @@ from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.report.tables import affinity_table
 from nnunet_seqtransfer.tasks import profiling
 from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profile import request_profile
-from nnunet_seqtransfer.tasks.profiling import profile_tasks
+from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous, write_signature
 from nnunet_seqtransfer.tasks.task import load_task
 from support.bad_inputs import Command, error_line, truncate

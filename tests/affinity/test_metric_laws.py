@@ -24,8 +24,7 @@ from nnunet_seqtransfer.affinity.uncertainty import scatter_to_target
 from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profile import request_profile
-from nnunet_seqtransfer.tasks.profiling import profile_tasks
+from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous, read_signature, write_signature
 from nnunet_seqtransfer.tasks.task import load_task
 from nnunet_seqtransfer.training.prepare import preprocess_missing

@@ -12,9 +12,8 @@ from nnunet_seqtransfer.evaluation.guard import check_unseen
 from nnunet_seqtransfer.evaluation.held_out import load_held_out
 from nnunet_seqtransfer.evaluation.unseen import Evaluated, Trained, require_unseen, seen_cases, trained_cases
 from nnunet_seqtransfer.nnunet.datasets import split_cases
-from nnunet_seqtransfer.overlap.find import SharedCase
-from nnunet_seqtransfer.tasks.derivation import DeriveRequest
-from nnunet_seqtransfer.tasks.derive import derive_task
+from nnunet_seqtransfer.overlap.matching import SharedCase
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
 from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest

@@ -17,14 +17,16 @@ from scipy import ndimage
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.overlap import cache as sketch_cache
 from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_dataset
-from nnunet_seqtransfer.overlap.find import SharedCase, find_overlaps, match_datasets
 from nnunet_seqtransfer.overlap.matching import (
     LEAST_COMMON,
     LEAST_SHARE,
     MOST_CASES,
     MOST_IMAGES,
+    SharedCase,
     _shares,
+    find_overlaps,
     image_matches,
+    match_datasets,
 )
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch, Sketch
 from support.world import NEAR, TARGET, World, write_dataset_json

@@ -17,7 +17,7 @@ from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.datasets import validation_cases
 from nnunet_seqtransfer.nnunet.folders import external_trainers
 from nnunet_seqtransfer.nnunet.network import network_tensors
-from nnunet_seqtransfer.overlap.find import SharedCase
+from nnunet_seqtransfer.overlap.matching import SharedCase
 from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.executors import LocalExecutor, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions, Job

@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_seqtransfer.planning import several
 from nnunet_seqtransfer.planning.several import Offer, Together, choose_together
-from nnunet_seqtransfer.tasks.sharing import differences
+from nnunet_seqtransfer.tasks.alignment import differences
 
 SEEDS = range(40)
 

@@ -27,8 +27,7 @@ from nnunet_seqtransfer.nnunet import label_files
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.label_files import LabelJob, label_reader, rewrite_label_file
 from nnunet_seqtransfer.tasks import derive
-from nnunet_seqtransfer.tasks.derivation import DeriveRequest
-from nnunet_seqtransfer.tasks.derive import derive_task
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
 from nnunet_seqtransfer.tasks.label_choice import LabelChoice, choose_labels
 from nnunet_seqtransfer.tasks.task import sample_cases
 from support.world import Outcome, World, load_script, make_dataset, make_flat_dataset

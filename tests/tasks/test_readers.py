@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nnunet_seqtransfer.nnunet.plans import reader_writer
-from nnunet_seqtransfer.tasks import readers
-from nnunet_seqtransfer.tasks.readers import find_reader, remember_reader
+from nnunet_seqtransfer.tasks import alignment as readers
+from nnunet_seqtransfer.tasks.alignment import find_reader, remember_reader
 from nnunet_seqtransfer.tasks.task import Task, load_task
 from support.world import FLAT_SOURCE, NEAR, World
 

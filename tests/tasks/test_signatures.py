@@ -22,8 +22,7 @@ from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferErro
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.tasks import profiling
 from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profile import CaseProfile, ProfileRequest, request_profile
-from nnunet_seqtransfer.tasks.profiling import profile_tasks
+from nnunet_seqtransfer.tasks.profiling import CaseProfile, ProfileRequest, profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous, read_signature, write_signature
 from nnunet_seqtransfer.tasks.task import load_task, sample_cases
 

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_seqtransfer.tasks.derivation import DeriveRequest
-from nnunet_seqtransfer.tasks.derive import derive_task
-from nnunet_seqtransfer.tasks.origins import share_origin
+from nnunet_seqtransfer.overlap.shared_cases import share_origin
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
 from nnunet_seqtransfer.training import offers
 from nnunet_seqtransfer.training.offers import MOST, find_offers
 from nnunet_seqtransfer.training.stage_files import FINAL

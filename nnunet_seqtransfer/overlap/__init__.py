@@ -1,0 +1,1 @@
+"""Shared patients: sketches of cases, and which sketches of two datasets match."""
