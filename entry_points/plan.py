@@ -27,18 +27,14 @@ from nnunet_seqtransfer.entry_points.plan_options import (
     full_names,
     plan_options,
 )
-from nnunet_seqtransfer.errors import DatasetError, RecordError
-from nnunet_seqtransfer.nnunet.folders import registered_datasets
-from nnunet_seqtransfer.nnunet.plans import read_plans
+from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.nnunet.folders import dataset_name, registered_datasets
 from nnunet_seqtransfer.planning.decide import Outcome, decide, make_plan
-from nnunet_seqtransfer.planning.joint import group_targets, plan_together, sharing, together_text
 from nnunet_seqtransfer.planning.options import PlanOptions
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, write_plan
 from nnunet_seqtransfer.planning.setting import Setting, prepare
-from nnunet_seqtransfer.report.offers_text import offers_text
 from nnunet_seqtransfer.report.plan_text import plan_text
 from nnunet_seqtransfer.training.history import find_epoch_time, find_finished
-from nnunet_seqtransfer.training.offers import find_offers
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -51,17 +47,15 @@ def run_plan(
     affinity: Affinity, affinity_file: Path, options: PlanOptions, calibration: Calibration | None = None
 ) -> SequencePlan:
     """Plans on an affinity and writes the plan and its pictures."""
-    setting = _prepare(affinity, affinity_file, options, calibration, affinity.target)
+    setting = _prepare(affinity, affinity_file, options, calibration)
     return _write(setting, decide(setting))
 
 
-def _prepare(
-    affinity: Affinity, affinity_file: Path, options: PlanOptions, calibration: Calibration | None, trained_for: str
-) -> Setting:
-    """What a plan depends on, nnUNet_results included: the source stages that are trained for ``trained_for``."""
-    stages = (trained_for, affinity.plans, affinity.configuration)
+def _prepare(affinity: Affinity, affinity_file: Path, options: PlanOptions, calibration: Calibration | None) -> Setting:
+    """What a plan depends on, nnUNet_results included."""
+    stages = (affinity.target, affinity.plans, affinity.configuration)
     epoch, finished = find_epoch_time(options.training, *stages), find_finished(*stages, options.training)
-    return prepare(affinity, affinity_file, options, calibration, trained_for, epoch=epoch, finished=finished)
+    return prepare(affinity, affinity_file, options, calibration, epoch=epoch, finished=finished)
 
 
 def find_affinity(target: str, plans: str, configuration: str, metric: str, processes: int) -> tuple[Affinity, Path]:
@@ -94,53 +88,13 @@ def require_fitting(record: Affinity | SequencePlan, path: Path, wanted: tuple[s
 
 
 def _run(options: argparse.Namespace) -> None:
-    targets = full_names(options.t)
-    if len(targets) < len(options.t):
-        raise DatasetError("a target is named more than once after -t; name it once")
+    target = dataset_name(options.t)
     asked = replace(options.asked, must=full_names(options.asked.must), avoid=full_names(options.asked.avoid))
-    if len(targets) == 1:
-        affinity, path, calibration = _affinity(options, targets[0])
-        plans, affinities = [run_plan(affinity, path, asked, calibration)], [affinity]
-    else:
-        plans, affinities = _run_together(options, targets, asked)
-    for plan, affinity in zip(plans, affinities, strict=True):
-        if len(plans) > 1:
-            print(f"\n{plan.target}\n")
-        print(plan_text(plan))
-        _print_offers(plan, affinity)
-    written = "\n         ".join(str(path) for plan in plans for path in _files(plan))
+    affinity, path, calibration = _affinity(options, target)
+    plan = run_plan(affinity, path, asked, calibration)
+    print(plan_text(plan))
+    written = "\n         ".join(str(path) for path in _files(plan))
     print(f"\nwritten: {written}")
-
-
-def _print_offers(plan: SequencePlan, affinity: Affinity) -> None:
-    """Prints existing models that a chain to this target could begin with; they are no part of the plan's record."""
-    distances = {name: row[-1] for name, row in zip(affinity.sources, affinity.distances, strict=False)}
-    text = offers_text(find_offers(plan.target, plan.plans, plan.configuration, distances), plan)
-    if text:
-        print(f"\n{text}")
-
-
-def _run_together(
-    options: argparse.Namespace, targets: Sequence[str], asked: PlanOptions
-) -> tuple[list[SequencePlan], list[Affinity]]:
-    """One plan for each target, and their affinities; those whose plans allow it share the stages of the first."""
-    own_plans = [read_plans(target, options.p, options.c) for target in targets]
-    groups, lines = group_targets(targets, own_plans, options.c)
-    affinities = [_affinity(options, target) for target in targets]
-    settings = [
-        _prepare(affinity, path, asked, calibration, targets[group])
-        for (affinity, path, calibration), group in zip(affinities, groups, strict=True)
-    ]
-    together, outcomes = plan_together(
-        settings, [decide(setting) for setting in settings], groups, asked.share_tolerance
-    )
-    shared = sharing(together)
-    plans = []
-    for k, (setting, outcome) in enumerate(zip(settings, outcomes, strict=True)):
-        alone = setting.affinity, setting.affinity_file, asked, setting.calibration, setting.affinity.target
-        plans.append(_write(setting if k in shared else _prepare(*alone), outcome))
-    print("\n".join((*lines, *together_text(together, targets))))
-    return plans, [affinity for affinity, _, _ in affinities]
 
 
 def _affinity(options: argparse.Namespace, target: str) -> tuple[Affinity, Path, Calibration | None]:
@@ -160,14 +114,12 @@ def _affinity(options: argparse.Namespace, target: str) -> tuple[Affinity, Path,
 def _write(setting: Setting, outcome: Outcome) -> SequencePlan:
     """Draws the pictures and writes the record, the record last: where it is, so are the others."""
     from nnunet_seqtransfer.report.pathmap import draw_path  # noqa: PLC0415 - matplotlib is slow to import
-    from nnunet_seqtransfer.report.sensitivity_map import draw_sensitivity  # noqa: PLC0415
     from nnunet_seqtransfer.report.sourcegraph import draw_graph  # noqa: PLC0415
 
     plan = make_plan(setting, outcome)
-    record, bars, graph, _, flips, _ = _files(plan)
+    record, bars, graph, _ = _files(plan)
     draw_path(plan, bars)
     draw_graph(setting.problem, outcome.decision.chosen.path, setting.options.communities, graph)
-    draw_sensitivity(outcome.sensitivity, setting.problem, setting.model, flips)
     write_plan(record, plan)
     return plan
 
@@ -175,21 +127,16 @@ def _write(setting: Setting, outcome: Outcome) -> SequencePlan:
 def _files(plan: SequencePlan) -> tuple[Path, ...]:
     """The record and its pictures."""
     record = plan_path(plan.target, plan.plans, plan.configuration)
-    pictures = (
-        record.with_name(f"{record.stem}_{name}{ending}") for name in ("graph", "flips") for ending in (".png", ".svg")
-    )
+    pictures = (record.with_name(f"{record.stem}_graph{ending}") for ending in (".png", ".svg"))
     return (record, record.with_suffix(".png"), *pictures)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Plans which sources to train on, in which order, before the target. Scratch and direct transfer compete. "
-        "Several targets are planned together, so that they can share stages.",
+        "Plans which sources to train on, in which order, before the target. Scratch and direct transfer compete.",
         "nnUNetv2_seq_plan -t 4 -max_sources 2",
     )
-    parser.add_argument(
-        "-t", required=True, nargs="+", metavar="TARGET", help="[REQUIRED] Names or numbers of the target datasets"
-    )
+    parser.add_argument("-t", required=True, metavar="TARGET", help="[REQUIRED] Name or number of the target dataset")
     add_plans_and_configuration(parser)
     parser.add_argument(
         "-m",
@@ -200,7 +147,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-a",
         metavar="FILE",
-        help="[OPTIONAL] Affinity file, of a single target. Default: the one nnUNetv2_seq_affinity wrote for it",
+        help="[OPTIONAL] Affinity file. Default: the one nnUNetv2_seq_affinity wrote for it",
     )
     add_strategy(parser)
     add_constraints(parser)
@@ -209,8 +156,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse(arguments)
     if options.a is not None and options.m is not None:
         parser.error("-m and -a exclude each other: an affinity file has its metric")
-    if options.a is not None and len(options.t) > 1:
-        parser.error("-a is the affinity of one target; leave it out, or give one target")
     options.m = options.m or DEFAULT_METRIC
     options.asked = plan_options(options, parser)
     return options

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     natural,
-    not_negative_float,
     positive_float,
     positive_int,
     tag_name,
@@ -85,14 +84,6 @@ def add_constraints(parser: argparse.ArgumentParser) -> None:
             metavar="X",
             help=f"[OPTIONAL] Most {what} that may be left to train; stages trained already cost none. Default: any",
         )
-    parser.add_argument(
-        "-share_tolerance",
-        type=not_negative_float,
-        default=DEFAULTS.share_tolerance,
-        metavar="X",
-        help="[OPTIONAL] With several targets, the part of its cost that a path may cost more to share stages. "
-        f"Default: {DEFAULTS.share_tolerance:g}",
-    )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +143,6 @@ def plan_options(options: argparse.Namespace, parser: SeqArgumentParser) -> Plan
             epoch_time=options.epoch_time,
             source_iterations=options.source_iterations,
         ),
-        share_tolerance=options.share_tolerance,
         **constants,
     )
 

@@ -70,11 +70,9 @@ def _run(options: argparse.Namespace) -> None:
     devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
     executor = make_executor(options)
     target = dataset_name(options.dataset)
-    sources, sources_for, compared = _sources(options, target)
+    sources, compared = _sources(options, target)
     landmark = find_landmark(options.init, options.configuration) if options.init is not None else None
-    request = replace(
-        chain_request(options, target, sources), landmark=landmark, sources_for=sources_for, compared=compared
-    )
+    request = replace(chain_request(options, target, sources), landmark=landmark, compared=compared)
     may_train = None if options.dry_run else partial(executor.check, devices)
     chain = load_chain(
         request, options.np, notify, may_extract=not options.dry_run, devices=devices, before_long=may_train
@@ -119,13 +117,13 @@ def print_results(chain: Chain, executor: Executor) -> None:
         )
 
 
-def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...], str | None, dict[str, Pairs]]:
-    """The user's own order, or the plan's, with the target whose stages it shares; a missing plan is made first.
+def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...], dict[str, Pairs]]:
+    """The user's own order, or the plan's; a missing plan is made first.
 
     And the channels that the affinity of the plan compared, where it is still there and the same.
     """
     if options.s is not None:
-        return () if options.s == [SCRATCH] else named_sources(target, options.s), None, {}
+        return () if options.s == [SCRATCH] else named_sources(target, options.s), {}
     path, changed = plan_path(target, options.p, options.configuration), None
     if path.is_file():
         plan = read_plan(path)
@@ -138,9 +136,9 @@ def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...],
     notify(plan.explanation[0])
     file = path.with_name(plan.affinity_file)
     if changed or not file.is_file():
-        return plan.sources, plan.trained_for, {}
+        return plan.sources, {}
     affinity = read_affinity(file)
-    return plan.sources, plan.trained_for, {name: compared_channels(affinity, name) for name in plan.sources}
+    return plan.sources, {name: compared_channels(affinity, name) for name in plan.sources}
 
 
 def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequencePlan:

@@ -10,7 +10,6 @@ from nnunet_seqtransfer.planning.planner import planner
 from nnunet_seqtransfer.planning.problem import Candidate, Decision
 from nnunet_seqtransfer.planning.record import Against, CandidatePath, Gain, SequencePlan, Win
 from nnunet_seqtransfer.planning.robustness import Robustness, assess, chooser, fall_back
-from nnunet_seqtransfer.planning.sensitivity import Sensitivity, sensitivity
 from nnunet_seqtransfer.planning.setting import Setting, gpu_hours, named
 from nnunet_seqtransfer.planning.verdict import certainty, effort, fallen_back, gain_sentences, gains
 from nnunet_seqtransfer.storage import sha256
@@ -28,9 +27,7 @@ class Outcome:
     robustness: Robustness | None
     "What the resamples say of it."
     decision: Decision
-    "What will be trained: with strategy auto perhaps something simpler, with several targets something shared."
-    sensitivity: Sensitivity
-    "How the cheapest path of all changes with the constants."
+    "What will be trained: with strategy auto perhaps something simpler."
     notes: tuple[str, ...] = ()
     "Sentences on why that differs from the cheapest."
 
@@ -50,8 +47,7 @@ def decide(setting: Setting) -> Outcome:
     decision = fall_back(cheapest, robustness) if options.strategy == AUTO else cheapest
     weak = robustness.unsupported if robustness else None
     notes = (fallen_back(weak, problem),) if weak and decision is not cheapest else ()
-    flips = sensitivity(problem, setting.model, options.max_sources, constraints)
-    return Outcome(cheapest, robustness, decision, flips, notes)
+    return Outcome(cheapest, robustness, decision, notes)
 
 
 def make_plan(setting: Setting, outcome: Outcome) -> SequencePlan:
@@ -66,7 +62,6 @@ def make_plan(setting: Setting, outcome: Outcome) -> SequencePlan:
         *outcome.notes,
         *gain_sentences(setting.calibration, gained, problem, setting.affinity.calibration),
         *effort(chosen.path, setting.options, setting.constraints, problem, setting.epoch, setting.finished),
-        *_shared(setting),
         *_left_out(setting.left_out),
     )
     compared = robustness.comparisons if robustness else ()
@@ -90,9 +85,7 @@ def make_plan(setting: Setting, outcome: Outcome) -> SequencePlan:
         supported=robustness.unsupported is None if robustness and compared else None,
         gains=tuple(Gain(named(path, problem), *gain) for path, gain in gained),
         gpu_hours=gpu_hours(chosen.path, setting),
-        flips=outcome.sensitivity.flips,
         left_out=setting.left_out,
-        trained_for=setting.trained_for if setting.trained_for != setting.affinity.target else None,
     )
 
 
@@ -118,12 +111,6 @@ def _candidate(candidate: Candidate, setting: Setting, decision: Decision) -> Ca
         gpu_hours=gpu_hours(candidate.path, setting),
         ruled_out=decision.ruled_out.get(candidate.path, ""),
     )
-
-
-def _shared(setting: Setting) -> tuple[str, ...]:
-    if setting.trained_for == setting.affinity.target:
-        return ()
-    return (f"Its source stages are those trained for {setting.trained_for}, which has plans that train them alike.",)
 
 
 def _left_out(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -63,9 +63,6 @@ class PlanOptions:
     hop_exponent: float | None = None
     """See `CostModel`."""
 
-    share_tolerance: float = 0.1
-    """With several targets, the part of its cheapest path's cost that a path may cost more to share stages."""
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> PlanOptions:
         """The inverse of `dataclasses.asdict`. Raises KeyError or TypeError where a field is missing or unknown."""

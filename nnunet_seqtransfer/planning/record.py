@@ -119,12 +119,8 @@ class SequencePlan:
     "Predicted changes of Dice; none without a calibration."
     gpu_hours: float = 0.0
     "Of the chosen path's stages that are still to train."
-    flips: tuple[str, ...] = ()
-    "Where the cheapest path changes with the constants, a sentence each."
     left_out: tuple[str, ...] = ()
     "Datasets of the affinity that cannot be trained on here."
-    trained_for: str | None = None
-    "Another target whose source stages this plan shares; None where they are trained for its own target."
     version: str = __version__
     "Version of this package that made it."
 

@@ -52,8 +52,6 @@ class Setting:
     "(B, n, n) distances of the problem's tasks, NaN where a pair was not resampled; None where there are none."
     left_out: tuple[str, ...]
     "Tasks of the affinity that cannot be trained on here."
-    trained_for: str
-    "The target whose source stages are used: the plan's own, or another that shares them."
 
 
 def prepare(
@@ -61,7 +59,6 @@ def prepare(
     affinity_file: Path,
     options: PlanOptions,
     calibration: Calibration | None = None,
-    trained_for: str | None = None,
     *,
     epoch: EpochTime,
     finished: Finished,
@@ -92,7 +89,6 @@ def prepare(
         finished=finished,
         resamples=_resamples(affinity, affinity_file, combination, kept),
         left_out=tuple(task.dataset for task in affinity.tasks if not task.registered),
-        trained_for=trained_for or affinity.target,
     )
 
 

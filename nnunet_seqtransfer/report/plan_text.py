@@ -22,12 +22,7 @@ def plan_text(plan: SequencePlan) -> str:
     ]
     ruled_out = any(entry.ruled_out for entry in plan.candidates)
     notes = ["", "x ruled out, listed for comparison"] if ruled_out else []
-    flips = (
-        ["", "Where the exact strategy's choice flips (see the picture):", *(f"  {line}" for line in plan.flips)]
-        if plan.flips
-        else []
-    )
-    return "\n".join([*plan.explanation, "", text_table(header, rows), *notes, *flips])
+    return "\n".join([*plan.explanation, "", text_table(header, rows), *notes])
 
 
 def _mark(entry: CandidatePath, chosen: tuple[str, ...]) -> str:

@@ -113,7 +113,7 @@ def _will_read(run: RunStatus, data: Data) -> bool:
     if run.run is None or match is None:
         return run.run is None
     request = run.run.request
-    made_for = f"{request.plans}_for{dataset_id(request.sources_for or request.target)}_{request.configuration}_"
+    made_for = f"{request.plans}_for{dataset_id(request.target)}_{request.configuration}_"
     return data.path.name.startswith(made_for) and any(
         stage.role == "source" and stage.state not in DONE and stage.entry.dataset == data.path.parent.name
         for stage in run.stages

@@ -26,7 +26,6 @@ from nnunet_seqtransfer.training.prepare import (
     require_space,
     stage_plans,
 )
-from nnunet_seqtransfer.training.sharing import load_shared
 from nnunet_seqtransfer.training.stage_files import FINAL, stage_log
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage, chain_stages, previous_stage
 from nnunet_seqtransfer.training.state import Action, StageState, action_of, decide, inspect, require_same_origin
@@ -152,10 +151,7 @@ def load_chain(
     if exclusions is None:
         exclusions = find_exclusions(request, tasks, target_plans, processes, notify, write=may_extract)
     stages = chain_stages(request, exclusions)
-    owners = {target.dataset: (target_plans, target)}
-    if request.sources_for is not None:
-        owners[request.sources_for] = load_shared(request, target_plans, exclusions)
-    plans = {stage: stage_plans(stage, *owners[stage.target], tasks[stage.dataset]) for stage in stages}
+    plans = {stage: stage_plans(stage, target_plans, target, tasks[stage.dataset]) for stage in stages}
     states = {stage: inspect(stage) for stage in stages}
     actions = decide(stages, states, probabilities=devices.npz)
     to_preprocess = {

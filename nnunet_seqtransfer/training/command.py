@@ -19,8 +19,7 @@ def seq_train_command(request: ChainRequest, options: DeviceOptions) -> list[str
     Of a model that it begins with only the name is given: pages are sent to others.
     """
     words = ["nnUNetv2_seq_train", str(dataset_id(request.target)), request.configuration, *request.folds]
-    if request.sources_for is None:  # else the plan says so, and -s would train sources of its own
-        words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]
+    words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]
     for name, values, usual in (*_recipes(request), *_others(request, options)):
         if any(value not in (usual, None) for value in values):
             words += [name, *(_word(value) for value in values)]

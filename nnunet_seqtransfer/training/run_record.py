@@ -175,6 +175,8 @@ def _request_content(request: ChainRequest) -> dict[str, Any]:
 
 
 def _read_request(content: Mapping[str, Any]) -> ChainRequest:
+    # Version 0.1.0 also recorded another target whose source stages were shared, which is not possible any more.
+    content = {name: value for name, value in content.items() if name != "sources_for"}
     landmark = content["landmark"]
     changed = {
         "sources": tuple(content["sources"]),

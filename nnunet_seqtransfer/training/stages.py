@@ -118,8 +118,6 @@ class ChainRequest:
     "Told apart from chains along the same path with another recipe."
     overlap: Literal["refuse", "allow", "exclude"] = "refuse"
     "What is done about cases of the sources that the target validates on."
-    sources_for: str | None = None
-    "Another target, of plans that train sources alike, whose source stages are used; None for this target's own."
     landmark: Landmark | None = None
     "An existing model whose weights the first stage starts from; None for random weights."
     min_coverage: float = DEFAULT_COVERAGE
@@ -160,7 +158,7 @@ def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) ->
     stages = []
     for place, source in enumerate(request.sources):
         via = _via(path[:place])
-        name = f"{request.plans}_for{dataset_id(request.sources_for or request.target)}{via}"
+        name = f"{request.plans}_for{dataset_id(request.target)}{via}"
         folds = {fold: _excludes(exclusions or {}, fold, path[: place + 1]) for fold in request.folds}
         for without in dict.fromkeys(fold if excludes else None for fold, excludes in folds.items()):
             excluded = () if without is None else tuple(sorted((exclusions or {})[without].get(source, ())))
@@ -200,7 +198,7 @@ def _stage(
     warmup = min(request.warmup_epochs, recipe.epochs // 10)
     return Stage(
         path=path,
-        target=request.target if role == "target" else request.sources_for or request.target,
+        target=request.target,
         role=role,
         plans_name=plans_name,
         configuration=request.configuration,

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take seconds and have tests of their own; one test here draws them."""
     if request.function is not test_every_file_that_is_named_is_written:
-        for name in ("pathmap.draw_path", "sourcegraph.draw_graph", "sensitivity_map.draw_sensitivity"):
+        for name in ("pathmap.draw_path", "sourcegraph.draw_graph"):
             monkeypatch.setattr(f"nnunet_seqtransfer.report.{name}", lambda *_: None)
 
 
@@ -89,14 +89,14 @@ def test_the_plan_names_path_doubt_and_effort(archive: Archive, command: Command
     assert (plan.sources, plan.supported, plan.resamples) == ((A, B), True, 60)
     assert [win.path for win in plan.wins] == [(A, B, T)]
     assert plan.gpu_hours == pytest.approx(750 * 45 / 3600)
-    assert plan.options == PlanOptions() and plan.calibration is None and plan.trained_for is None
+    assert plan.options == PlanOptions() and plan.calibration is None
 
 
 def test_every_file_that_is_named_is_written(archive: Archive, command: Command) -> None:
-    """The record, the bars, the graph and the map of flips; PNG and SVG."""
+    """The record, the bars and the graph; PNG and SVG."""
     outcome = command("plan", "-t", "4")
     written = [Path(line.split()[-1]) for line in outcome.out.split("written:")[1].strip().splitlines()]
-    assert len(written) == 6 and all(path.stat().st_size > 1000 for path in written)
+    assert len(written) == 4 and all(path.stat().st_size > 1000 for path in written)
     assert {path.suffix for path in written} == {".json", ".png", ".svg"}
 
 
@@ -309,56 +309,6 @@ def test_a_source_to_be_avoided_may_be_no_source(archive: Archive, command: Comm
     archive.register("Dataset030_Other")
     assert command("plan", "-t", "4", "-avoid", "30").status == 0
     assert read_plan(plan_path(T, PLANS, CONFIGURATION)).sources == (A, B)
-
-
-@pytest.fixture
-def two(archive: Archive) -> Archive:
-    """A second target, beside T, that prefers B alone by a little."""
-    archive.add_affinity({A: (0.0, 0.0), B: (0.5, 0.0), U: (1.0, 0.04)}, COUNTS)
-    archive.add_plans(T)
-    archive.add_plans(U, normalization_schemes=["CTNormalization"])
-    return archive
-
-
-def test_two_targets_share_stages(two: Archive, command: Command) -> None:
-    """Both paths begin with A and B, which are trained once; the record names the target they are trained for."""
-    outcome = command("plan", "-t", "4", "7")
-    assert outcome.status == 0, outcome.err
-    assert f"{A} is trained once for {T} and {U}." in outcome.out
-    assert f"{A} -> {B} is trained once for {T} and {U}." in outcome.out
-    assert "All 2 targets take about 12.5 GPU hours, 6.2 fewer than one by one (18.8)." in outcome.out
-    first, second = (read_plan(plan_path(name, PLANS, CONFIGURATION)) for name in (T, U))
-    assert first.sources == second.sources == (A, B)
-    assert (first.trained_for, second.trained_for) == (None, T)
-
-
-def test_targets_of_other_plans_are_planned_separately(two: Archive, command: Command) -> None:
-    """A line says which settings differ."""
-    two.add_plans(U, patch_size=[8, 8, 8], spacing=[2.0, 1.0, 1.0])
-    outcome = command("plan", "-t", "4", "7")
-    assert f"{U} cannot share stages with {T}: their plans differ in patch_size, spacing." in outcome.out
-    assert "No stage is shared." in outcome.out and ", 0.0 fewer than one by one" in outcome.out
-    assert read_plan(plan_path(U, PLANS, CONFIGURATION)).trained_for is None
-
-
-def test_a_target_gives_way_to_share(two: Archive, command: Command) -> None:
-    """Within the tolerance it takes a path that is not its cheapest, and says so; without tolerance it does not."""
-    two.add_affinity({A: (0.0, 0.0), B: (0.5, 0.0), C: (0.05, 0.02), U: (1.0, 0.04)}, COUNTS | {C: 450})
-    command("plan", "-t", "7")
-    alone = read_plan(plan_path(U, PLANS, CONFIGURATION)).sources
-    assert alone == (C, B)
-    outcome = command("plan", "-t", "4", "7", "-share_tolerance", "0.3")
-    assert "To share stages with another target, 21 -> 24 is taken instead of 25 -> 24, at" in outcome.out
-    assert read_plan(plan_path(U, PLANS, CONFIGURATION)).sources == (A, B)
-    command("plan", "-t", "4", "7", "-share_tolerance", "0")
-    assert read_plan(plan_path(U, PLANS, CONFIGURATION)).sources == (C, B)
-    assert read_plan(plan_path(U, PLANS, CONFIGURATION)).trained_for is None
-
-
-def test_targets_named_twice_are_refused(two: Archive, command: Command) -> None:
-    """By number and by name is twice too."""
-    outcome = command("plan", "-t", "4", T)
-    assert outcome.status == 2 and "a target is named more than once" in outcome.err
 
 
 def test_a_plan_is_read_as_it_was_written(archive: Archive, command: Command, tmp_path: Path) -> None:

@@ -57,12 +57,6 @@ def test_without_resamples_there_is_no_share(plan: SequencePlan) -> None:
     assert "wins" not in text and "%" not in text
 
 
-def test_flips_are_listed(plan: SequencePlan) -> None:
-    """After the table, a sentence a line."""
-    text = plan_text(replace(plan, flips=("From a hop exponent of 2.5 on, A replaces B.",)))
-    assert text.splitlines()[-1] == "  From a hop exponent of 2.5 on, A replaces B."
-
-
 def test_bars_say_cost_share_and_what_is_ruled_out(
     plan: SequencePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,14 +100,6 @@ def test_an_unfinished_run_keeps_what_it_will_read(world):
     assert listed("sources") == listed("unused") == set()
 
 
-def test_a_source_trained_for_another_target_keeps_its_data_there():
-    """A run that uses the stages of another target reads the data made for that one."""
-    chain = record(sources=(NEAR,), sources_for="Dataset005_Other")
-    needed = cases(chain.stages[0], "nnUNetPlans_for5_3d_fullres_fedcba98")
-    other = cases(chain.stages[0], "nnUNetPlans_for4_3d_fullres_fedcba98")
-    assert needed not in listed("preprocessed") and other in listed("preprocessed")
-
-
 def test_a_stage_begun_by_hand_keeps_its_data(world):
     """No run mentions it, but it has a checkpoint to go on from."""
     chain = finished_chain(sources=(NEAR,))

@@ -237,7 +237,6 @@ def write_made_plan(affinity: Path, sources: Sequence[str] = (NEAR,)) -> None:
         wins=(Win((NEAR, TARGET), 0.97), Win((NEAR, SMALL, TARGET), 0.03)),
         compared=(Against((TARGET,), 0.46, 0.41, 0.5, 1.0),),
         supported=True,
-        flips=("Scratch would be chosen where starting cost less.",),
     )
     write_plan(plan_path(TARGET, DEFAULT_PLANS, CONFIGURATION), plan)
 

@@ -54,12 +54,6 @@ def test_the_command_says_no_more_than_it_must() -> None:
     assert words == [*f"nnUNetv2_seq_train {PLAIN} -s 902 903 -init model.zip".split()]
 
 
-def test_sources_of_another_target_are_left_to_the_plan() -> None:
-    """Where the plan shares another target's stages, -s would train sources of its own, and is not given."""
-    request, options = requested(f"{PLAIN} -s 902")
-    assert "-s" not in seq_train_command(replace(request, sources_for=FAR), options)
-
-
 def test_minutes_between_checkpoints_come_from_the_option_else_from_the_variable(monkeypatch, capsys):
     """Else they are ten; what is no number is one line that names where it may come from."""
     words = PLAIN.split()

@@ -15,7 +15,7 @@ from nnunet_seqtransfer.report.page.graph import draw_graph, lay_out
 from nnunet_seqtransfer.report.page.heatmap import MOST, heat_map, legend
 from nnunet_seqtransfer.report.page.markup import element
 from nnunet_seqtransfer.report.page.methods import CITATIONS, methods
-from nnunet_seqtransfer.report.page.naming import arrows, counted, decimals, short
+from nnunet_seqtransfer.report.page.naming import counted, decimals, short
 from nnunet_seqtransfer.report.page.overlays import case_views
 from nnunet_seqtransfer.report.page.result_tables import cases_table
 from nnunet_seqtransfer.report.page.tables import Cell, table
@@ -74,7 +74,6 @@ def choice(found: Findings) -> dict[str, Any]:
     return {
         "plan": plan,
         "why": words.reasons(found),
-        "flips": [arrows(line) for line in plan.flips] if plan else [],
         "proposed": bool(proposed),
         "graph": draw_graph(layout, affinity, path, proposed) if layout and affinity else None,
         "stress": f"{layout.stress:.2f}" if layout else "",
