@@ -7,15 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.metric import find_metric, metrics
+from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, find_metric, metric_names
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.calibration.calibrate import MetricEntry, calibrate
 from nnunet_seqtransfer.calibration.measurements import MeasuredRun, find_name, read_measurements
 from nnunet_seqtransfer.calibration.record import Calibration, write_calibration
 from nnunet_seqtransfer.calibration.trained import read_trained
 from nnunet_seqtransfer.calibration.transfers import join
-from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, add_plans_and_configuration, metric_name
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command, seed
+from nnunet_seqtransfer.entry_points.common import (
+    SeqArgumentParser,
+    add_plans_and_configuration,
+    metric_name,
+    notify,
+    run_command,
+    seed,
+)
 from nnunet_seqtransfer.errors import DatasetError, RecordError
 from nnunet_seqtransfer.nnunet.folders import registered_datasets
 
@@ -135,7 +141,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-m",
         type=metric_name,
         metavar="METRIC",
-        help=f"[OPTIONAL] Metric of the affinities, one of: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
+        help=f"[OPTIONAL] Metric of the affinities, one of: {', '.join(metric_names())}. Default: {DEFAULT_METRIC}",
     )
     add_plans_and_configuration(parser)
     parser.add_argument(

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer import __version__
+from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
 from nnunet_seqtransfer.training.epoch_progress import CHECKPOINT_MINUTES, VARIABLE
 from nnunet_seqtransfer.training.stop_signals import STOPPED, Stopped, raising_on_signals
@@ -78,6 +80,11 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
+
+
+def case_count(text: str) -> int:
+    """Return a number of cases, or 0 for "auto", as an argparse type."""
+    return 0 if text == "auto" else positive_int(text)
 
 
 def seed(text: str) -> int:
@@ -152,8 +159,53 @@ def default_processes() -> int:
     return max(1, min(int(wanted) if wanted.isdecimal() else 8, available))
 
 
-def add_processes(parser: argparse.ArgumentParser) -> None:
-    """The option -np."""
+Options = argparse.ArgumentParser | argparse._ArgumentGroup
+"""A parser, or a group of options in its help."""
+
+
+def add_metric(parser: Options, default: str | None = DEFAULT_METRIC) -> None:
+    """Add the option -m; the help names `DEFAULT_METRIC` as the default."""
+    parser.add_argument(
+        "-m",
+        type=metric_name,
+        default=default,
+        metavar="METRIC",
+        help=f"[OPTIONAL] Metric, one of: {', '.join(metric_names())}. Default: {DEFAULT_METRIC}",
+    )
+
+
+def metric_name(text: str) -> str:
+    """Check the name of a metric, as an argparse type."""
+    if text not in metric_names():
+        raise argparse.ArgumentTypeError(f"there is no metric {text!r}; choose one of: {', '.join(metric_names())}")
+    return text
+
+
+def add_plans_and_configuration(parser: Options) -> None:
+    """Add the options -p and -c."""
+    parser.add_argument(
+        "-p",
+        default=DEFAULT_PLANS,
+        metavar="PLANS",
+        help=f"[OPTIONAL] Plans identifier of the target. Default: {DEFAULT_PLANS}",
+    )
+    parser.add_argument(
+        "-c",
+        default=DEFAULT_CONFIGURATION,
+        metavar="CONFIGURATION",
+        help=f"[OPTIONAL] nnU-Net configuration: 2d, 3d_fullres or 3d_lowres. Default: {DEFAULT_CONFIGURATION}",
+    )
+
+
+def add_seed(parser: Options) -> None:
+    """Add the option -seed."""
+    parser.add_argument(
+        "-seed", type=seed, default=0, metavar="N", help="[OPTIONAL] Seed of the sample of cases. Default: 0"
+    )
+
+
+def add_processes(parser: Options) -> None:
+    """Add the option -np."""
     parser.add_argument(
         "-np",
         type=positive_int,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.compute import AffinityRequest
-from nnunet_seqtransfer.affinity.metric import metrics
-from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
+from nnunet_seqtransfer.affinity.measure import AffinityRequest, find_affinity, measure_affinity
+from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, require_fitting
 from nnunet_seqtransfer.calibration.measurements import split_path
-from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC, run_affinity
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import notify, run_command
 from nnunet_seqtransfer.entry_points.compare_options import parse_compare
-from nnunet_seqtransfer.entry_points.plan import find_affinity, require_fitting, run_plan
+from nnunet_seqtransfer.entry_points.plan import run_plan
 from nnunet_seqtransfer.entry_points.recipe_options import fine_tuned
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 from nnunet_seqtransfer.evaluation.arms import ArmChoice, choose_arms
@@ -97,7 +96,9 @@ def _affinity(options: argparse.Namespace, target: str) -> tuple[Affinity, list[
     path = affinity_path(target, options.p, options.configuration, DEFAULT_METRIC)
     if options.dry_run and not path.is_file():
         raise RecordError(f"there is no affinity yet: {path}; run nnUNetv2_seq_affinity, --dry_run writes nothing")
-    affinity, path = find_affinity(target, options.p, options.configuration, DEFAULT_METRIC, options.np)
+    affinity, path = find_affinity(
+        target, options.p, options.configuration, DEFAULT_METRIC, Context(notify, options.np)
+    )
     return affinity, [path]
 
 
@@ -211,16 +212,15 @@ def _affinities(options: argparse.Namespace, affinity: Affinity, arms: tuple[Arm
     if sum(len(arm.sources) == 1 for arm in arms) < FEWEST:
         return tuple(found)
     sources = tuple(task.dataset for task in affinity.tasks[:-1] if task.registered)
-    for name in (name for name in metrics() if name != affinity.metric):
+    for name in (name for name in metric_names() if name != affinity.metric):
         path = affinity_path(affinity.target, options.p, options.configuration, name)
-        request = AffinityRequest(affinity.target, sources, options.p, options.configuration, processes=options.np)
-        make = partial(run_affinity, request, name)
+        request = AffinityRequest(affinity.target, sources, options.p, options.configuration, name)
         try:
             if path.is_file():
                 found.append(read_affinity(path))
             elif not options.dry_run:
                 notify(f"no affinity by {name} yet; its ranking is to be judged")
-                found.append(make().affinity)
+                found.append(measure_affinity(request, Context(notify, options.np)).affinity)
         except SeqTransferError as error:
             notify(f"the ranking by {name} is not judged: {error}")
     return tuple(found)

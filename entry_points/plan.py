@@ -8,18 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.compute import AffinityRequest
-from nnunet_seqtransfer.affinity.metric import find_metric, metrics
-from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
+from nnunet_seqtransfer.affinity.measure import find_affinity
+from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, find_metric
+from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
 from nnunet_seqtransfer.calibration.record import Calibration, read_calibration, require_metric
-from nnunet_seqtransfer.entry_points.affinity import (
-    DEFAULT_METRIC,
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.entry_points.common import (
+    SeqArgumentParser,
+    add_metric,
     add_plans_and_configuration,
-    metric_name,
-    run_affinity,
+    add_processes,
+    notify,
+    run_command,
 )
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, notify, run_command
 from nnunet_seqtransfer.entry_points.plan_options import (
     add_constraints,
     add_strategy,
@@ -27,8 +28,7 @@ from nnunet_seqtransfer.entry_points.plan_options import (
     full_names,
     plan_options,
 )
-from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.nnunet.folders import dataset_name, registered_datasets
+from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.planning.decide import Outcome, decide, make_plan
 from nnunet_seqtransfer.planning.options import PlanOptions
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, write_plan
@@ -58,35 +58,6 @@ def _prepare(affinity: Affinity, affinity_file: Path, options: PlanOptions, cali
     return prepare(affinity, affinity_file, options, calibration, epoch=epoch, finished=finished)
 
 
-def find_affinity(target: str, plans: str, configuration: str, metric: str, processes: int) -> tuple[Affinity, Path]:
-    """The affinity of a target, computed over all registered datasets where there is none yet."""
-    path = affinity_path(target, plans, configuration, metric)
-    if path.is_file():
-        affinity = read_affinity(path)
-        require_fitting(affinity, path, (target, plans, configuration), "nnUNetv2_seq_affinity")
-        return affinity, path
-    notify(f"no affinity of {target} yet; comparing it with all registered datasets")
-    request = AffinityRequest(target, (ALL_SOURCES,), plans, configuration, processes=processes)
-    return run_affinity(request, metric).affinity, path
-
-
-def require_fitting(record: Affinity | SequencePlan, path: Path, wanted: tuple[str, str, str], maker: str) -> None:
-    """Raises RecordError where a record is not for the ``wanted`` target, plans and configuration, or names lost data.
-
-    ``maker`` is the command that makes such a record.
-    """
-    remedy = f"run {maker} for this target"
-    made_for = (record.target, record.plans, record.configuration)
-    if made_for != wanted:
-        raise RecordError(f"this file was made for {' '.join(made_for)}, not for {' '.join(wanted)}: {path}; {remedy}")
-    elsewhere = {task.dataset for task in getattr(record, "tasks", ()) if not task.registered}
-    lost = sorted(set(record.sources) - elsewhere - set(registered_datasets()))
-    if lost:
-        raise RecordError(
-            f"this file names {lost[0]}, which is not registered any more: {path}; restore that dataset, or {remedy}"
-        )
-
-
 def _run(options: argparse.Namespace) -> None:
     target = dataset_name(options.t)
     asked = replace(options.asked, must=full_names(options.asked.must), avoid=full_names(options.asked.avoid))
@@ -104,7 +75,7 @@ def _affinity(options: argparse.Namespace, target: str) -> tuple[Affinity, Path,
         affinity = read_affinity(path)
         require_fitting(affinity, path, (target, options.p, options.c), "nnUNetv2_seq_affinity")
     else:
-        affinity, path = find_affinity(target, options.p, options.c, options.m, options.np)
+        affinity, path = find_affinity(target, options.p, options.c, options.m, Context(notify, options.np))
     calibration = None if options.weights is None else read_calibration(Path(options.weights))
     if calibration:
         require_metric(calibration, affinity.metric, find_metric(affinity.metric).version)
@@ -138,12 +109,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("-t", required=True, metavar="TARGET", help="[REQUIRED] Name or number of the target dataset")
     add_plans_and_configuration(parser)
-    parser.add_argument(
-        "-m",
-        type=metric_name,
-        metavar="METRIC",
-        help=f"[OPTIONAL] Metric of the affinity, one of: {', '.join(metrics())}. Default: {DEFAULT_METRIC}",
-    )
+    add_metric(parser, default=None)  # -a names another file, with a metric of its own
     parser.add_argument(
         "-a",
         metavar="FILE",

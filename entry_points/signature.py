@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnunet_seqtransfer.affinity.metric import find_metric
-from nnunet_seqtransfer.entry_points.affinity import (
-    DEFAULT_METRIC,
+from nnunet_seqtransfer.entry_points.common import (
+    SeqArgumentParser,
     add_metric,
     add_plans_and_configuration,
+    add_processes,
     add_seed,
+    notify,
+    positive_int,
+    run_command,
 )
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, notify, positive_int, run_command
 from nnunet_seqtransfer.errors import SeqTransferError, SequenceError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
 from nnunet_seqtransfer.nnunet.plans import read_plans, read_plans_file
@@ -46,7 +49,7 @@ def _run(options: argparse.Namespace) -> None:
     (task,) = load_tasks([dataset_name(options.d)], options.np, notify)
     plans = _plans(options, task)
     (signature,) = profile_tasks(
-        [request_profile(task, plans, options.c, options.cases, options.seed)], metric, options.np
+        [request_profile(task, plans, options.c, options.n_cases, options.seed)], metric, options.np
     )
     if isinstance(signature, SeqTransferError):
         raise signature
@@ -87,13 +90,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "which fit targets of the same spacing",
     )
     add_plans_and_configuration(parser)
-    add_metric(parser, DEFAULT_METRIC)
+    add_metric(parser)
     parser.add_argument(
-        "-cases",
+        "-n_cases",
         type=positive_int,
         default=DEFAULT_CASES,
         metavar="N",
-        help=f"[OPTIONAL] Cases to look at. Default: {DEFAULT_CASES}",
+        help=f"[OPTIONAL] Cases to sample. Default: {DEFAULT_CASES}",
     )
     add_seed(parser)
     parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] Replace the file where it exists")

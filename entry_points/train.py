@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.record import read_affinity
-from nnunet_seqtransfer.entry_points.affinity import DEFAULT_METRIC
+from nnunet_seqtransfer.affinity.measure import find_affinity
+from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
+from nnunet_seqtransfer.affinity.record import read_affinity, require_fitting
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_checkpoint_minutes,
@@ -30,8 +32,6 @@ from nnunet_seqtransfer.entry_points.executor_options import (
     require_consistent,
 )
 from nnunet_seqtransfer.entry_points.plan import (
-    find_affinity,
-    require_fitting,
     run_plan,
 )
 from nnunet_seqtransfer.entry_points.recipe_options import (
@@ -148,7 +148,9 @@ def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequenceP
     if options.dry_run:
         raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
     notify(f"no plan for {target} yet; making one")
-    affinity, file = find_affinity(target, options.p, options.configuration, DEFAULT_METRIC, options.np)
+    affinity, file = find_affinity(
+        target, options.p, options.configuration, DEFAULT_METRIC, Context(notify, options.np)
+    )
     return run_plan(affinity, file, PlanOptions(training=training))
 
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nnunet_seqtransfer.affinity.measure import AffinityRequest, MeasuredAffinity, measure_affinity
+    from nnunet_seqtransfer.context import Context
     from nnunet_seqtransfer.planning.planner import plan_sequence
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "plan_sequence"]
+__all__ = [
+    "AffinityRequest",
+    "Context",
+    "MeasuredAffinity",
+    "__version__",
+    "measure_affinity",
+    "plan_sequence",
+]
+
+_HOMES = {
+    "AffinityRequest": "affinity.measure",
+    "Context": "context",
+    "MeasuredAffinity": "affinity.measure",
+    "measure_affinity": "affinity.measure",
+    "plan_sequence": "planning.planner",
+}
+"""Module of each public name, imported when the name is first used: every command imports this package."""
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `plan_sequence` when it is first asked for: every command imports this package, few of them plan."""
-    if name != "plan_sequence":
+    """Import and return a public name."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nnunet_seqtransfer.planning.planner import plan_sequence  # noqa: PLC0415 - see above
-
-    return plan_sequence
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from nnunet_seqtransfer.affinity import metric as metric_module
-from nnunet_seqtransfer.affinity.metric import find_metric, metrics
+from nnunet_seqtransfer.affinity.metric import find_metric, metric_names
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
 from support.world import load_script
@@ -108,7 +108,7 @@ def test_the_page_of_commands_is_what_the_parsers_say(generator: ModuleType) -> 
 
 def test_examples_use_existing_options(generator: ModuleType, example_metric: str) -> None:
     """Every command of this project in the documentation is accepted by its parser, values included."""
-    assert example_metric in metrics()
+    assert example_metric in metric_names()
     parsers = {name: generator.parser_of(name, main) for name, main in generator.commands().items()}
     examples = list(example_commands())
     assert {words[0] for _, words in examples} == set(parsers), "every command is shown somewhere"
@@ -139,7 +139,7 @@ def test_nothing_is_left_to_be_written(page: Path) -> None:
 def test_the_example_of_a_metric_works(tmp_path: Path, example_metric: str) -> None:
     """The class of the how-to, registered as it says, is found, profiles a case, and gives a distance."""
     metric = find_metric(example_metric)
-    assert metric.name == example_metric and {"descriptors", "fingerprint", "published"} < set(metrics())
+    assert metric.name == example_metric and {"descriptors", "fingerprint", "published"} < set(metric_names())
     signatures = [signature_of(metric, slices, tmp_path) for slices in (2, 4)]
     itself, other = (metric.compare(signatures[0], signature).components for signature in signatures)
     assert metric.combination.distances(itself) == 0

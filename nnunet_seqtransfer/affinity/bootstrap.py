@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nnunet_seqtransfer.affinity.base import AffinityMetric, BatchMetric
 from nnunet_seqtransfer.affinity.mean_distance import multipliers
-from nnunet_seqtransfer.affinity.metric import AffinityMetric, BatchMetric
 from nnunet_seqtransfer.tasks.signature import Signature
 
 RESAMPLES = 200

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_seqtransfer.affinity.base import Components
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.matching import Match
 from nnunet_seqtransfer.affinity.mean_distance import (
@@ -25,7 +26,6 @@ from nnunet_seqtransfer.affinity.mean_distance import (
     stacked,
 )
 from nnunet_seqtransfer.affinity.memory import Memory
-from nnunet_seqtransfer.affinity.metric import Comparison
 from nnunet_seqtransfer.tasks.signature import Signature
 
 Array = NDArray[np.float64]
@@ -77,12 +77,12 @@ class EuclideanMetric(ABC, Generic[SummaryType]):
         All tasks of a, and all of b, have the same numbers of channels and labels. ``shared``: see `embedding.squares`.
         """
 
-    def compare(self, source: Signature, target: Signature) -> Comparison:
+    def compare(self, source: Signature, target: Signature) -> Components:
         """The components of one distance, and in words what was matched."""
         found = self._pair(source, target)
         words = [f"{source.channels[i]} -> {target.channels[j]}" for i, j in found.channels.pairs]
         words += [f"{source.labels[i]} -> {target.labels[j]}" for i, j in found.labels.pairs]
-        return Comparison({name: float(values[0]) for name, values in _lengths(found).items()}, tuple(words))
+        return Components({name: float(values[0]) for name, values in _lengths(found).items()}, tuple(words))
 
     def compare_many(self, source: Signature, targets: Sequence[Signature]) -> dict[str, Array]:
         """Targets of equal numbers of channels and labels, and without a case of the source, go together."""

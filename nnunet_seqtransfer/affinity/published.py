@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_seqtransfer.affinity.base import Components
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.mean_distance import multipliers, shared_cases
 from nnunet_seqtransfer.affinity.memory import Memory, content_key
-from nnunet_seqtransfer.affinity.metric import Comparison
 from nnunet_seqtransfer.affinity.published_terms import (
     ALPHA,
     BETA,
@@ -78,14 +78,14 @@ class PublishedMetric:
             "contents": np.frombuffer(contents, dtype=np.uint8).reshape(2, -1),
         }
 
-    def compare(self, source: Signature, target: Signature) -> Comparison:
+    def compare(self, source: Signature, target: Signature) -> Components:
         """See the class."""
         if source.digest == target.digest:
-            return Comparison({"wasserstein": 0.0, "dissimilarity": 0.0})
+            return Components({"wasserstein": 0.0, "dissimilarity": 0.0})
         first, second, same = _pairs(source, target)
         terms = _components(*_terms(source, target, first, second), np.ones((1, len(first))))
         paired = "same patients" if same else "all pairs of cases"
-        return Comparison({name: float(values[0]) for name, values in terms.items()}, (paired,))
+        return Components({name: float(values[0]) for name, values in terms.items()}, (paired,))
 
     def compare_many(self, source: Signature, targets: Sequence[Signature]) -> dict[str, Array]:
         """One by one: what takes time, the terms of pairs of volumes, is remembered."""

@@ -6,7 +6,7 @@ import csv
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
-from nnunet_seqtransfer.nnunet.folders import cache_folder
+from nnunet_seqtransfer.nnunet.folders import cache_folder, registered_datasets
 from nnunet_seqtransfer.storage import read_record, replacing, write_record
 
 FORMAT = 2
@@ -135,6 +135,43 @@ def read_affinity(path: Path) -> Affinity:
         return Affinity(tasks=tasks, components=components, combination=combination, calibration=calibration, **fields)
     except (TypeError, KeyError, AttributeError, ValueError, SeqTransferError) as error:
         raise RecordError(f"the affinity file lacks entries ({error}): {path}; {remedy}") from None
+
+
+class MadeForTarget(Protocol):
+    """A record of an affinity or of a plan, as far as `require_fitting` looks at it."""
+
+    @property
+    def target(self) -> str:
+        """Full name of the target."""
+
+    @property
+    def plans(self) -> str:
+        """Name of the target's plans."""
+
+    @property
+    def configuration(self) -> str:
+        """nnU-Net configuration."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Full names of the sources."""
+
+
+def require_fitting(record: MadeForTarget, path: Path, wanted: tuple[str, str, str], maker: str) -> None:
+    """Raise RecordError if a record is not for the ``wanted`` target, plans and configuration, or names lost datasets.
+
+    ``maker`` is the command that makes such a record.
+    """
+    remedy = f"run {maker} for this target"
+    made_for = (record.target, record.plans, record.configuration)
+    if made_for != wanted:
+        raise RecordError(f"this file was made for {' '.join(made_for)}, not for {' '.join(wanted)}: {path}; {remedy}")
+    elsewhere = {task.dataset for task in getattr(record, "tasks", ()) if not task.registered}
+    lost = sorted(set(record.sources) - elsewhere - set(registered_datasets()))
+    if lost:
+        raise RecordError(
+            f"this file names {lost[0]}, which is not registered any more: {path}; restore that dataset, or {remedy}"
+        )
 
 
 def _to_json(value: Any) -> Any:

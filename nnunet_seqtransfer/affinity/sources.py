@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.affinity.metric import AffinityMetric
+from nnunet_seqtransfer.affinity.base import AffinityMetric
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, SequenceError
 from nnunet_seqtransfer.nnunet.folders import registered_datasets
 from nnunet_seqtransfer.tasks.alignment import align_plans

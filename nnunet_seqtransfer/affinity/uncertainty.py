@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_seqtransfer.affinity.base import AffinityMetric
 from nnunet_seqtransfer.affinity.bootstrap import resample_to_target
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.metric import AffinityMetric
 from nnunet_seqtransfer.tasks.signature import Signature
 
 COVERAGE = 0.95

@@ -13,6 +13,7 @@ from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
 from nnunet_seqtransfer.storage import read_json
 
 DEFAULT_PLANS = "nnUNetPlans"
+DEFAULT_CONFIGURATION = "3d_fullres"
 PLANS_ENTRIES = (
     "plans_name",
     "configurations",

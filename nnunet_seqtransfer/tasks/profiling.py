@@ -136,7 +136,7 @@ def _finish(request: ProfileRequest, metric: Profiler, found: Found) -> Signatur
     if not any(profile.labelled for profile in profiles):
         return DatasetError(
             f"{task.dataset}: none of the {len(profiles)} cases looked at has a voxel of its labels "
-            f"{', '.join(task.labels)}; check labelsTr and the labels in dataset.json, or give a larger -cases"
+            f"{', '.join(task.labels)}; check labelsTr and the labels in dataset.json, or give a larger -n_cases"
         )
     channels = task.fingerprint["foreground_intensity_properties_per_channel"]
     return Signature(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunet_seqtransfer.affinity.base import BatchMetric, Components
 from nnunet_seqtransfer.affinity.bootstrap import all_pairs, resample, resample_pairs, resample_to_target
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
-from nnunet_seqtransfer.affinity.metric import BatchMetric, Comparison
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.profiling import Labels, View
 from nnunet_seqtransfer.tasks.signature import Signature
@@ -31,9 +31,9 @@ class Brightness:
     def profile(self, case: CaseData, labels: Labels) -> dict[str, np.ndarray]:
         return {"mean": np.asarray(case.images.mean(dtype=np.float64))}
 
-    def compare(self, source: Signature, target: Signature) -> Comparison:
+    def compare(self, source: Signature, target: Signature) -> Components:
         first, second = (np.mean([profile["mean"] for profile in task.profiles]) for task in (source, target))
-        return Comparison({"up": float(max(0.0, second - first)), "down": float(max(0.0, first - second))})
+        return Components({"up": float(max(0.0, second - first)), "down": float(max(0.0, first - second))})
 
 
 def tasks(metric: Any) -> list[Signature]:
@@ -86,7 +86,7 @@ def test_cases_are_drawn_with_replacement() -> None:
     means: list[list[int]] = []
 
     class Watching(Brightness):
-        def compare(self, source: Signature, target: Signature) -> Comparison:
+        def compare(self, source: Signature, target: Signature) -> Components:
             drawn = [int(profile["mean"]) for profile in source.profiles]
             assert len(source.cases) == len(source.geometry) == len(drawn) == 10
             assert [int(name.split()[-1]) for name in source.cases] == drawn

@@ -14,11 +14,12 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.compute import AUTO_CASES, AffinityRequest, AffinityResult, compute_affinity
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric
+from nnunet_seqtransfer.affinity.measure import AUTO_CASES, AffinityRequest, ComputedAffinity, compute_affinity
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.affinity.resamples import read_resamples
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.report.tables import affinity_table
@@ -31,14 +32,14 @@ from support.bad_inputs import Command, error_line, truncate
 from support.world import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
 
 METRIC = DescriptorMetric()
-COMMAND = ("affinity", "-t", "901", "-cases", "4", "-np", "1", "-s")
+COMMAND = ("affinity", "-t", "901", "-n_cases", "4", "-np", "1", "-s")
 
 
 def compute(
     *sources: str, notify: Callable[[str], None] = print, metric: Any = METRIC, **changes: Any
-) -> AffinityResult:
+) -> ComputedAffinity:
     request = AffinityRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", cases=4)
-    return compute_affinity(replace(request, **changes), metric, notify)
+    return compute_affinity(replace(request, **changes), Context(notify), metric)
 
 
 def written(world: World) -> Affinity:
@@ -241,10 +242,10 @@ def test_bad_signature_files_are_named(world: World, command: Command, kind: str
 
 
 def test_all_cases_are_looked_at_in_vain(world: World, command: Command) -> None:
-    """-cases auto draws more until the nearest are told apart; where no more are left it says that they are not."""
+    """-n_cases auto draws more until the nearest are told apart; where no more are left it says that they are not."""
     shutil.copytree(world.raw / NEAR, world.raw / "Dataset905_Twin")
     shutil.copytree(world.preprocessed / NEAR, world.preprocessed / "Dataset905_Twin")
-    outcome = command("affinity", "-t", "901", "-s", "902", "905", "-cases", "auto", "-np", "1")
+    outcome = command("affinity", "-t", "901", "-s", "902", "905", "-n_cases", "auto", "-np", "1")
     assert outcome.status == 0, outcome.err
     assert (
         "The order of the nearest 2 is not certain with up to 6 cases a task; there are no more cases." in outcome.out
@@ -253,9 +254,9 @@ def test_all_cases_are_looked_at_in_vain(world: World, command: Command) -> None
     assert affinity.cases == AUTO_CASES and affinity.indistinct == (True,)
 
 
-def growing(monkeypatch: pytest.MonkeyPatch, *sources: str) -> tuple[list[str], list[str], AffinityResult]:
-    """Runs -cases auto from two cases on; returns what was said, the cases looked at, and the result."""
-    monkeypatch.setattr("nnunet_seqtransfer.affinity.compute.FIRST_CASES", 2)
+def growing(monkeypatch: pytest.MonkeyPatch, *sources: str) -> tuple[list[str], list[str], ComputedAffinity]:
+    """Runs -n_cases auto from two cases on; returns what was said, the cases looked at, and the result."""
+    monkeypatch.setattr("nnunet_seqtransfer.affinity.measure.FIRST_CASES", 2)
     said: list[str] = []
     looked: list[str] = []
     original = profiling.profile_case
@@ -273,7 +274,7 @@ def test_more_cases_are_looked_at_where_it_helps(world: World, monkeypatch: pyte
     shutil.copytree(world.raw / NEAR, world.raw / "Dataset905_Twin")
     shutil.copytree(world.preprocessed / NEAR, world.preprocessed / "Dataset905_Twin")
     said, looked, result = growing(monkeypatch, "902", "905")
-    assert [line.split()[-1] for line in said] == ["4", "6"] and not result.stands
+    assert [line.split()[-1] for line in said] == ["4", "6"] and not result.stable
     assert len(looked) == len(set(looked)) == 18
     assert [len(task.sampled_cases) for task in result.affinity.tasks] == [6, 6, 6]
     fixed = compute("902", "905", cases=6).affinity
@@ -285,14 +286,14 @@ def test_no_more_cases_are_looked_at_than_needed(world: World, monkeypatch: pyte
     edit_labels(world, FAR, lambda _, label: np.roll(label, 8, axis=1))
     monkeypatch.setattr("nnunet_seqtransfer.affinity.uncertainty.COVERAGE", 0.5)
     said, looked, result = growing(monkeypatch, "902", "903")
-    assert said == [] and len(looked) == 6 and result.stands
+    assert said == [] and len(looked) == 6 and result.stable
 
 
 def test_a_single_case_does_not_make_others_grow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source of one case in all has no interval, however many cases of the others are looked at."""
     keep_one_case(world, NEAR)
     said, looked, result = growing(monkeypatch, "902", "903")
-    assert said == [] and len(looked) == 1 + 2 + 2 and not result.stands
+    assert said == [] and len(looked) == 1 + 2 + 2 and not result.stable
 
 
 def keep_one_case(world: World, name: str) -> None:
@@ -345,7 +346,7 @@ ODD: dict[str, Callable[[World], Any]] = {
 def test_odd_datasets_are_compared(world: World, command: Command, kind: str, metric: str) -> None:
     """A source that is unusual but whole gets a distance and an interval like any other."""
     ODD[kind](world)
-    outcome = command("affinity", "-t", "901", "-cases", "6", "-np", "1", "-m", metric, "-s", "903", "902")
+    outcome = command("affinity", "-t", "901", "-n_cases", "6", "-np", "1", "-m", metric, "-s", "903", "902")
     assert outcome.status == 0, outcome.err
     affinity = read_affinity(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", metric))
     assert np.isfinite(affinity.matrix()).all() and (np.diag(affinity.matrix()) == 0).all()
@@ -375,7 +376,7 @@ def test_other_weights_change_the_distance_alone(world: World) -> None:
     plain = compute("902", "903").affinity
     request = AffinityRequest(TARGET, ("902", "903"), "nnUNetPlans", "3d_fullres", cases=4)
     weights = Combination({"label": 2.0, "image": 0.5}, 1.0, unit=3.0)
-    other = compute_affinity(request, METRIC, print, weights, "ours").affinity
+    other = compute_affinity(replace(request, weights=weights, calibration="ours"), Context(), METRIC).affinity
     assert other.components == plain.components and (other.calibration, other.unit) == ("ours", 3.0)
     expected = 2 * np.asarray(plain.components["label"]) + 0.5 * np.asarray(plain.components["image"])
     np.testing.assert_allclose(other.matrix(), expected)

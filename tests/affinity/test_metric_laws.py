@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_seqtransfer.affinity.base import AffinityMetric, BatchMetric
 from nnunet_seqtransfer.affinity.bootstrap import resample
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.compute import AffinityRequest, compute_affinity
-from nnunet_seqtransfer.affinity.metric import AffinityMetric, BatchMetric, metrics
+from nnunet_seqtransfer.affinity.measure import AffinityRequest, compute_affinity
+from nnunet_seqtransfer.affinity.metric import find_metric, metric_names
 from nnunet_seqtransfer.affinity.uncertainty import scatter_to_target
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.alignment import align_plans
@@ -55,9 +57,9 @@ ROUNDING = 1e-9
 Change = Callable[[CaseData], CaseData]
 
 
-@pytest.fixture(params=sorted(metrics()), scope="module")
+@pytest.fixture(params=metric_names(), scope="module")
 def metric(request: pytest.FixtureRequest) -> AffinityMetric:
-    return metrics()[request.param]()
+    return find_metric(request.param)
 
 
 def skip_if_exempt(metric: AffinityMetric, law: str) -> None:
@@ -102,7 +104,7 @@ def distance(metric: AffinityMetric, source: Signature, target: Signature) -> fl
 
 def test_every_exemption_is_of_a_metric_that_exists() -> None:
     """The table of exemptions names metrics that are there, and the documentation has the same table."""
-    assert {name for name, _ in EXEMPT} <= set(metrics())
+    assert {name for name, _ in EXEMPT} <= set(metric_names())
     page = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.*) \|$", page, re.MULTILINE)
     assert {(name, law): reason for name, law, reason in rows} == EXEMPT
@@ -381,7 +383,7 @@ def assert_same_arrays(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]])
 def affinity(metric: AffinityMetric, target: str, sources: tuple[str, ...], seed: int = 0) -> Any:
     configuration = "2d" if target == FLAT_TARGET else "3d_fullres"
     request = AffinityRequest(target, sources, "nnUNetPlans", configuration, cases=4, seed=seed)
-    return compute_affinity(request, metric, lambda line: None).affinity
+    return compute_affinity(request, Context(), metric).affinity
 
 
 def clear_caches(world: Any) -> None:

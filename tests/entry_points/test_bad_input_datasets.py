@@ -17,7 +17,7 @@ from support.bad_inputs import AFFINITY, COMMANDS, DRY, PLAN, TRAIN, Command, as
 from support.world import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
 
 FINGERPRINT = "dataset_fingerprint.json"
-FLAT = ("affinity", "-t", "911", "-c", "2d", "-cases", "1", "-np", "1")
+FLAT = ("affinity", "-t", "911", "-c", "2d", "-n_cases", "1", "-np", "1")
 FLAT_TRAIN = ("train", "911", "2d", "0", "-np", "1", "-device", "cpu", "-s")
 
 CASES = tuple(f"case{number}" for number in range(6))
@@ -336,14 +336,14 @@ def test_labels_that_are_all_empty(world: World, command: Command, metric: str) 
     """A source none of whose cases has a labelled voxel is named with its labels, and no signature is kept."""
     erase_labels(world.raw / NEAR, CASES)
     words = (f"{NEAR}: none of the 2 cases looked at has a voxel of its labels organ", "check labelsTr")
-    assert_refused(world, command, (*AFFINITY, "-cases", "2", "-m", metric), *words, alone=False, keeps=(TARGET,))
+    assert_refused(world, command, (*AFFINITY, "-n_cases", "2", "-m", metric), *words, alone=False, keeps=(TARGET,))
 
 
 @pytest.mark.parametrize("metric", ["descriptors", "published"])
 def test_some_empty_labels(world: World, command: Command, metric: str) -> None:
     """Some cases without a labelled voxel are fine: the distance is a number."""
     erase_labels(world.raw / NEAR, (SAMPLED,))
-    outcome = command(*AFFINITY, "-cases", "2", "-m", metric)
+    outcome = command(*AFFINITY, "-n_cases", "2", "-m", metric)
     assert outcome.status == 0, outcome.err
     record = world.preprocessed / TARGET / f"seqtransfer/affinity_nnUNetPlans_3d_fullres_{metric}.json"
     assert 0 < json.loads(record.read_text())["distances"][0][1] < 10

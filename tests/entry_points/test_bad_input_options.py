@@ -43,9 +43,9 @@ def test_version(command: Command, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        ("affinity", ("-case", "3"), ("unknown option -case", "did you mean -cases?")),
+        ("affinity", ("-case", "3"), ("unknown option -case", "did you mean -n_cases?")),
         ("affinity", ("-source", "902"), ("unknown option -source",)),
-        ("affinity", ("--cases", "3"), ("unknown option --cases", "did you mean -cases?")),
+        ("affinity", ("--cases", "3"), ("unknown option --cases", "did you mean -n_cases?")),
         ("plan", ("-max_source", "1"), ("unknown option -max_source", "did you mean -max_sources?")),
         ("plan", ("-strategie=exact",), ("unknown option -strategie", "did you mean -strategy?")),
         ("train", ("-source_epoch", "3"), ("unknown option -source_epoch", "did you mean -source_epochs?")),
@@ -67,7 +67,7 @@ def test_misspelt_options(
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        *(("affinity", ("-cases", value), ("argument -cases", value)) for value in NO_COUNTS),
+        *(("affinity", ("-n_cases", value), ("argument -n_cases", value)) for value in NO_COUNTS),
         *(("affinity", ("-np", value), ("argument -np", value)) for value in NO_COUNTS),
         ("affinity", ("-seed", "-1"), ("argument -seed", "'-1' is not a whole number from 0")),
         ("affinity", ("-seed", "4294967296"), ("argument -seed", "to 2147483647")),

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -129,21 +129,3 @@ def test_what_slurm_refuses_is_one_line_with_its_words(slurm, world, command):
     outcome = command("train", "901", "3d_fullres", "0", "-s", "902", *SMALL, *SITE, "-slurm", "partition=nowhere")
     assert outcome.status == 2 and "partitions are: " in outcome.err
     assert not list(world.results.glob("*/seqtransfer"))
-
-
-def test_signatures_are_made_by_an_array_and_the_distances_after_it(hostile_world, command: Callable[..., object]):
-    """The table is the one that is computed here."""
-    world = hostile_world
-    arguments = ("-t", "901", "-s", "902", "903", "-np", "1")
-    outcome = command("affinity", *arguments, *SITE)
-    assert outcome.status == 0 and "signatures: array of 3 jobs" in outcome.err, outcome.err
-    deadline = time.monotonic() + 300
-    table = world.preprocessed / TARGET / "seqtransfer" / "affinity_nnUNetPlans_3d_fullres_descriptors.csv"
-    while not table.is_file():
-        assert time.monotonic() < deadline, squeue()
-        time.sleep(1)
-    text = table.read_text()
-    table.unlink()
-    here = command("affinity", *arguments, *SITE)
-    assert here.status == 0 and "array" not in here.err, "all signatures are there: nothing is submitted"
-    assert table.read_text() == text

@@ -9,7 +9,7 @@ import pytest
 
 from support.world import Outcome, World
 
-AFFINITY = ("affinity", "-t", "901", "-s", "902", "-cases", "1", "-np", "1")
+AFFINITY = ("affinity", "-t", "901", "-s", "902", "-n_cases", "1", "-np", "1")
 """A good command of each kind, to which a test does one thing that is bad."""
 PLAN = ("plan", "-t", "901", "-np", "1")
 TRAIN = ("train", "901", "3d_fullres", "0", "-s", "902", "-np", "1", "-device", "cpu")

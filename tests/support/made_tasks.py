@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_seqtransfer.affinity.metric import AffinityMetric
+from nnunet_seqtransfer.affinity.base import AffinityMetric
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature
 

@@ -15,8 +15,8 @@ from nnunet_seqtransfer.tasks.signature import read_signature
 from support.bad_inputs import Command, assert_refused, error_line, truncate
 from support.world import FAR, FLAT_SOURCE, NEAR, TARGET, TWO_CHANNELS, World
 
-SIGNATURE = ("signature", "-t", "901", "-cases", "3", "-np", "1")
-AFFINITY = ("affinity", "-t", "901", "-cases", "3", "-np", "1")
+SIGNATURE = ("signature", "-t", "901", "-n_cases", "3", "-np", "1")
+AFFINITY = ("affinity", "-t", "901", "-n_cases", "3", "-np", "1")
 
 
 def write(command: Command, folder: Path, number: str, *more: str) -> Path:
@@ -63,7 +63,7 @@ def test_the_targets_plans_file_is_enough(world: World, command: Command, tmp_pa
     with_target = read_signature(write(command, tmp_path, "902"))
     remove(world, TARGET)
     outcome = command(
-        "signature", "-plans", str(plans), "-cases", "3", "-np", "1", "-d", "902", "-o", str(tmp_path / "b.npz")
+        "signature", "-plans", str(plans), "-n_cases", "3", "-np", "1", "-d", "902", "-o", str(tmp_path / "b.npz")
     )
     assert outcome.status == 0, outcome.err
     assert read_signature(tmp_path / "b.npz").digest == with_target.digest

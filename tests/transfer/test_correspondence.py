@@ -294,7 +294,7 @@ def test_a_planned_chain_uses_what_the_affinity_compared(
         raise StageError("seen")
 
     monkeypatch.setattr(train, "load_chain", stop)
-    assert command("affinity", "-t", "901", "-s", "902", "904", "-cases", "2", "-np", "1").status == 0
+    assert command("affinity", "-t", "901", "-s", "902", "904", "-n_cases", "2", "-np", "1").status == 0
     assert command("plan", "-t", "901", "-must", "904", "-max_sources", "1", "-np", "1").status == 0
     arguments = ("train", "901", "3d_fullres", "0", "-device", "cpu", "-np", "1", "--dry_run")
     command(*arguments)

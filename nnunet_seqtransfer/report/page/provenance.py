@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from nnunet_seqtransfer.affinity.compute import AUTO_CASES
+from nnunet_seqtransfer.affinity.measure import AUTO_CASES
 from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.affinity.sources import SIGNATURE_ENDING
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder, results_folder
@@ -96,7 +96,7 @@ def _affinity_command(affinity: Affinity, where: list[str]) -> tuple[str, list[s
     here = [str(dataset_id(task.dataset)) for task in affinity.tasks[:-1] if task.registered]
     sources = ["-s", *here, *(f"{name}{SIGNATURE_ENDING}" for name in elsewhere)]
     cases = "auto" if affinity.cases == AUTO_CASES else str(affinity.cases)
-    own = ["-m", affinity.metric, "-cases", cases, "-seed", str(affinity.seed), *_weights(affinity.calibration)]
+    own = ["-m", affinity.metric, "-n_cases", cases, "-seed", str(affinity.seed), *_weights(affinity.calibration)]
     signatures = f"the signature file{'s' * (len(elsewhere) > 1)} of {listed(elsewhere)}" if elsewhere else ""
     needed = [part for part in (signatures, _weights_words(affinity.calibration)) if part]
     what = "Measure the distances" + (f" (with {listed(needed)})" if needed else "")
@@ -111,7 +111,7 @@ def _plan_command(plan: SequencePlan, where: list[str]) -> tuple[str, list[str]]
 
 def _weights(calibration: str | None) -> list[str]:
     """A calibration is called by the stem of its file."""
-    return ["-weights", f"{calibration}.json"] if calibration else []
+    return ["-calibration", f"{calibration}.json"] if calibration else []
 
 
 def _weights_words(calibration: str | None) -> str:
