@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_demo: the whole way on phantoms, without data of one's own and without a GPU."""
+"""nnUNetv2_seq_demo: the whole way on phantoms, without your own data and without a GPU."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ DEFAULT_FOLDER = "nnunet_seqtransfer_demo"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs what is left of the demo."""
+    """Run what is left of the demo."""
     parser = SeqArgumentParser(
-        "Draws phantoms, plans a sequence, trains scratch, every direct transfer and the sequence, and compares them "
-        "on held-out cases. Needs no data and no GPU, and some minutes. Run it again after any interruption.",
+        "Draws phantoms, plans a path, trains scratch, scratch as long, a direct transfer and the planned path, and "
+        "compares them on held-out cases. Needs no data and no GPU, and takes some minutes. Run it again after any "
+        "interruption.",
         "nnUNetv2_seq_demo -o demo",
     )
     parser.add_argument(
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         type=Path,
         default=Path(DEFAULT_FOLDER),
         metavar="FOLDER",
-        help=f"[OPTIONAL] Where everything goes; created, or a demo begun before. Default: {DEFAULT_FOLDER}",
+        help=f"[OPTIONAL] New folder, or one with a demo to resume. Default: {DEFAULT_FOLDER}",
     )
     parser.add_argument(
         "-seeds", type=positive_int, default=2, metavar="N", help="[OPTIONAL] Trainings of every path. Default: 2"

@@ -8,22 +8,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnunet_seqtransfer.affinity.measure import AffinityRequest, MeasuredAffinity, measure_affinity
     from nnunet_seqtransfer.context import Context
+    from nnunet_seqtransfer.evaluation.compare import compare_paths
+    from nnunet_seqtransfer.evaluation.comparison import Comparison
+    from nnunet_seqtransfer.evaluation.trials import CompareRequest
     from nnunet_seqtransfer.planning.planner import plan_sequence
 
 __version__ = "0.1.0"
 __all__ = [
     "AffinityRequest",
+    "CompareRequest",
+    "Comparison",
     "Context",
     "MeasuredAffinity",
     "__version__",
+    "compare_paths",
     "measure_affinity",
     "plan_sequence",
 ]
 
 _HOMES = {
     "AffinityRequest": "affinity.measure",
+    "CompareRequest": "evaluation.trials",
+    "Comparison": "evaluation.comparison",
     "Context": "context",
     "MeasuredAffinity": "affinity.measure",
+    "compare_paths": "evaluation.compare",
     "measure_affinity": "affinity.measure",
     "plan_sequence": "planning.planner",
 }

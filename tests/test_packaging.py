@@ -110,7 +110,6 @@ def test_every_command_can_be_called(project: dict[str, Any]) -> None:
     assert called == {path.stem for path in (ROOT / "entry_points").glob("*.py")} - {
         "__init__",
         "common",
-        "compare_options",
         "executor_options",
         "plan_options",
         "recipe_options",

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +26,7 @@ from nnunet_seqtransfer.entry_points.common import (
     seed,
 )
 from nnunet_seqtransfer.errors import SeqTransferError, StageError
-from nnunet_seqtransfer.evaluation.comparison import comparison_folder
+from nnunet_seqtransfer.evaluation.comparison import MEASUREMENTS, comparison_path
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
@@ -139,9 +140,9 @@ def parts(target: Target, seed: int, options: argparse.Namespace) -> list[list[s
     sources = used_sources(target, options)
     chosen = []
     for first in sources:
-        paths = [(first,), *((first, second) for second in sources if second != first)]
         kinds = ["scratch"] if chosen else ["scratch", "long", "planned"]
-        chosen.append(["-arms", *kinds, *(word for path in paths for word in ("-path", *map(str, path)))])
+        paths = [path for path in all_paths(sources) if path[0] == first]
+        chosen.append(["-arms", *kinds, "-paths", *(",".join(map(str, path)) for path in paths)])
     return [[*compare_options(target, [seed], options, words), "--wait"] for words in chosen]
 
 
@@ -223,6 +224,11 @@ def used_sources(target: Target, options: argparse.Namespace) -> tuple[int, ...]
     return target.sources[:2] if options.quick else target.sources
 
 
+def all_paths(sources: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return every source alone and every ordered pair of sources."""
+    return [(source,) for source in sources] + list(permutations(sources, 2))
+
+
 def recipe_options(target: Target, options: argparse.Namespace) -> tuple[str, ...]:
     """How long the stages are."""
     lengths = (1, 1, 2) if options.quick else (target.epochs, target.source_epochs, target.iterations)
@@ -238,11 +244,12 @@ def compare_options(
 ) -> list[str]:
     """The options of nnUNetv2_seq_compare for one target; ``chosen``: those that say which paths, all by default."""
     if options.pilot:
-        chosen = ["-arms", "scratch", "direct", "-top", "1"]
+        chosen = ["-arms", "scratch", "direct", "-nearest", "1"]
     elif chosen is None:
-        chosen = ["-arms", "scratch", "long", "planned", "--all_direct", "--all_pairs"]
+        paths = all_paths(used_sources(target, options))
+        chosen = ["-arms", "scratch", "long", "planned", "-paths", *(",".join(map(str, path)) for path in paths)]
     return [
-        *(str(target.number), target.configuration, "-folds", *options.folds, "-seeds", *map(str, seeds)),
+        *(str(target.number), target.configuration, "-f", *options.f, "-seeds", *map(str, seeds)),
         *("-test", str(target.test_number), "--disable_tta", *chosen),
         *recipe_options(target, options),
         *("-initial_lr", str(target.initial_lr)),
@@ -256,8 +263,8 @@ def _calibrate(work: Path, targets: Sequence[Target]) -> None:
     table, rows = work / "measurements.csv", []
     for target in targets:
         test = dataset_name(target.test_number)
-        folder = comparison_folder(dataset_name(target.number), DEFAULT_PLANS, target.configuration, test=test)
-        with (folder / "measurements.csv").open(newline="") as stream:
+        record = comparison_path(dataset_name(target.number), DEFAULT_PLANS, target.configuration, test=test)
+        with record.with_name(MEASUREMENTS).open(newline="") as stream:
             rows += list(csv.DictReader(stream))
     with replacing(table) as aside, aside.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, ["path", "target", "dice", "seed"])
@@ -323,7 +330,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-seeds", nargs="+", type=seed, default=[0, 1, 2], metavar="N", help="[OPTIONAL] Seeds. Default: 0 1 2"
     )
     parser.add_argument(
-        "-folds",
+        "-f",
         nargs="+",
         default=["0"],
         metavar="FOLD",

@@ -1,1 +1,1 @@
-"""The demonstration: phantoms, real commands, and the table of what they gave."""
+"""The demonstration: phantoms, a plan, and a comparison of paths on them."""

@@ -1,4 +1,4 @@
-"""The demo's datasets: one target with few labelled cases, and sources near and far, as nnU-Net wants them stored."""
+"""The demo's datasets: a target with few labelled cases, and near and far sources, in nnU-Net's raw format."""
 
 from __future__ import annotations
 
@@ -14,46 +14,15 @@ from nnunet_seqtransfer.storage import write_json
 
 ENDING = ".nii.gz"
 SPACING = (3.0, 3.0, 5.0)
-"""Millimetres along x, y and between slices."""
+"""Millimetres along x and y, and between slices."""
 
-_T1 = {
-    "scalp": 0.9,
-    "skull": 0.15,
-    "fluid": 0.15,
-    "grey matter": 0.55,
-    "white matter": 0.8,
-    "lesion": 0.8,
-    "ventricle": 0.15,
-    "caudate": 0.56,
-    "putamen": 0.56,
-    "thalamus": 0.6,
-}
-_T1_OTHER_SITE = {**_T1, "white matter": 0.75, "lesion": 0.75, "caudate": 0.57, "putamen": 0.57, "thalamus": 0.6}
-_T1_LOW_FIELD = {
-    "scalp": 0.8,
-    "skull": 0.2,
-    "fluid": 0.25,
-    "grey matter": 0.55,
-    "white matter": 0.7,
-    "lesion": 0.7,
-    "ventricle": 0.25,
-    "caudate": 0.57,
-    "putamen": 0.57,
-    "thalamus": 0.57,
-}
-_T2 = {
-    "scalp": 0.6,
-    "skull": 0.1,
-    "fluid": 1.0,
-    "grey matter": 0.55,
-    "white matter": 0.4,
-    "lesion": 0.4,
-    "ventricle": 1.0,
-    "caudate": 0.55,
-    "putamen": 0.55,
-    "thalamus": 0.5,
-}
-"""Lesions look like white matter everywhere: who labels them has seen them in another kind of image."""
+_TISSUES = ("scalp", "skull", "fluid", "grey matter", "white matter", "lesion", "ventricle", "caudate", "putamen",
+            "thalamus")  # fmt: skip
+# The lesion has the brightness of white matter everywhere: it cannot be seen, and so teaches nothing.
+_T1 = dict(zip(_TISSUES, (0.9, 0.15, 0.15, 0.55, 0.8, 0.8, 0.15, 0.56, 0.56, 0.6), strict=True))
+_T1_OTHER_SITE = {**_T1, "white matter": 0.75, "lesion": 0.75, "caudate": 0.57, "putamen": 0.57}
+_T1_LOW_FIELD = dict(zip(_TISSUES, (0.8, 0.2, 0.25, 0.55, 0.7, 0.7, 0.25, 0.57, 0.57, 0.57), strict=True))
+_T2 = dict(zip(_TISSUES, (0.6, 0.1, 1.0, 0.55, 0.4, 0.4, 1.0, 0.55, 0.55, 0.5), strict=True))
 
 
 @dataclass(frozen=True)
@@ -63,15 +32,15 @@ class PhantomTask:
     name: str
     "nnU-Net's name, DatasetXXX_Name."
     channel: str
-    "Name of its channel."
+    "Name of its only channel."
     labels: tuple[str, ...]
-    "Structures that are labelled, 1, 2, ..."
+    "Labelled structures; their values are 1, 2, ..."
     scanner: Scanner
-    "How its images look."
+    "Contrast, noise and bias of the images."
     cases: int
-    "Labelled cases to train on."
+    "Number of labelled training cases."
     tests: int = 0
-    "Held-out cases."
+    "Number of held-out cases."
 
 
 TARGET = PhantomTask("Dataset210_StriatumT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.15, 0.12), 5, 20)
@@ -83,9 +52,9 @@ SOURCES = (
 
 
 def write_task(raw: Path, task: PhantomTask) -> None:
-    """Writes a dataset into nnUNet_raw; dataset.json comes last, so that one without it is known to be unfinished.
+    """Write a dataset into nnUNet_raw unless it is there.
 
-    Every case has a generator of its own, seeded by the number of the dataset and of the case: always the same data.
+    Each case has its own random generator, seeded with the numbers of dataset and case, so the data never change.
     """
     folder = raw / task.name
     if (folder / "dataset.json").is_file():
@@ -97,24 +66,20 @@ def write_task(raw: Path, task: PhantomTask) -> None:
         name = f"case{index:02d}"
         _write(folder / f"images{part}" / f"{name}_0000{ENDING}", phantom.image)
         _write(folder / f"labels{part}" / f"{name}{ENDING}", label_image(phantom, task.labels))
+    # last: a dataset without it was interrupted, and is written again
     write_json(
         folder / "dataset.json",
         {
             "channel_names": {"0": task.channel},
-            "labels": {"background": 0, **label_values(task)},
+            "labels": {"background": 0, **{name: value for value, name in enumerate(task.labels, 1)}},
             "numTraining": task.cases,
             "file_ending": ENDING,
         },
     )
 
 
-def label_values(task: PhantomTask) -> dict[str, int]:
-    """Label -> its value."""
-    return {name: value for value, name in enumerate(task.labels, 1)}
-
-
 def label_image(phantom: Phantom, labels: tuple[str, ...]) -> NDArray[np.uint8]:
-    """The structures named by ``labels`` as 1, 2, ... on background 0."""
+    """Return the structures named by ``labels`` as 1, 2, ... on background 0, in the shape of the image."""
     image = np.zeros(phantom.image.shape, dtype=np.uint8)
     for value, name in enumerate(labels, 1):
         image[phantom.structures[name]] = value
@@ -122,7 +87,7 @@ def label_image(phantom: Phantom, labels: tuple[str, ...]) -> NDArray[np.uint8]:
 
 
 def _write(path: Path, slice_: NDArray[np.float32] | NDArray[np.uint8]) -> None:
-    """One slice as a NIfTI volume with a third axis of length 1, which nnU-Net treats as a 2-D image."""
+    # a third axis of length 1 makes a NIfTI volume that nnU-Net treats as a 2-D image
     image = sitk.GetImageFromArray(slice_[None])
     image.SetSpacing(SPACING)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,199 +1,216 @@
-"""The whole demo: phantoms, affinity, plan, trainings, predictions, and what came of it."""
+"""The whole demo: draw phantoms, plan the target, compare paths to it, and write the report."""
 
 from __future__ import annotations
 
-import csv
-import shutil
+import os
+import subprocess
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
-from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.demo.children import Children, run_lanes
-from nnunet_seqtransfer.demo.datasets import SOURCES, TARGET, write_task
-from nnunet_seqtransfer.demo.pictures import draw_trials
-from nnunet_seqtransfer.demo.summary import Outcome, Row, path_words, results_table, verdict
-from nnunet_seqtransfer.demo.trials import (
-    CONFIGURATION,
-    FEATURES,
-    SOURCE_EPOCHS,
-    Trial,
-    judge,
-    predict,
-    recipe_digest,
-    train,
-)
-from nnunet_seqtransfer.demo.workplace import Workplace, nnunet_folders, open_workplace
-from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.evaluation.dice import CaseDice, mean_dice
-from nnunet_seqtransfer.nnunet.folders import dataset_id
-from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
-from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, read_plan
-from nnunet_seqtransfer.report.plan_text import plan_text
-from nnunet_seqtransfer.report.tables import affinity_table
-from nnunet_seqtransfer.storage import read_json, replacing, write_json
-from nnunet_seqtransfer.tasks.task import load_target
+import numpy as np
 
-METRIC = DescriptorMetric.name
-NUMBER = str(dataset_id(TARGET.name))
-Found = dict[Trial, tuple[CaseDice, ...]]
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.demo.datasets import SOURCES, TARGET, label_image, write_task
+from nnunet_seqtransfer.demo.phantoms import STRUCTURES, draw_phantom
+from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.evaluation.compare import run_comparison
+from nnunet_seqtransfer.evaluation.comparison import Comparison
+from nnunet_seqtransfer.evaluation.trials import CompareRequest, CompareSurvey, survey_comparison
+from nnunet_seqtransfer.nnunet.folders import dataset_id, installed_command, own_command
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.report.comparison_pictures import draw_comparison
+from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
+from nnunet_seqtransfer.report.page.page import write_report
+from nnunet_seqtransfer.storage import checksum, read_json, read_record, write_json, write_record
+from nnunet_seqtransfer.tasks.task import load_target
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.recipe import Recipe
+
+MARK, KIND, FORMAT = "nnunet_seqtransfer_demo.json", "demo", 1
+CONFIGURATION, FOLD = "2d", "all"
+EPOCHS, SOURCE_EPOCHS, ITERATIONS = 3, 3, 100
+ARMS = ("scratch", "long", "direct", "planned")
+FEATURES = (8, 16, 32, 64, 64)
+"""Features per stage of the network; nnU-Net plans 32 to 512, which a CPU would train for hours."""
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @dataclass
 class Clock:
-    """Prints a line with the time since the demo began."""
+    """Prints lines with the time since the demo began."""
 
     begun: float = field(default_factory=time.monotonic)
 
     def say(self, line: str) -> None:
-        """One line, at once."""
+        """Print one line at once."""
         seconds = int(time.monotonic() - self.begun)
         print(f"[{seconds // 60}:{seconds % 60:02d}] {line}", flush=True)
 
 
-def run_demo(folder: Path, seeds: int, processes: int) -> None:
-    """Runs what is left of the demo in ``folder`` and prints it. Raises SeqTransferError for what a user can mend."""
+def run_demo(folder: Path, seeds: int, processes: int) -> Path:
+    """Run what is left of the demo in ``folder``, print the results, and return the path of the report.
+
+    Seeds are trained side by side, one process each.
+
+    Raises SeqTransferError if the folder holds anything else, or a command fails.
+    """
     clock = Clock()
-    place = open_workplace(folder, recipe_digest())
-    with nnunet_folders(place):
-        children = Children(place, processes)
-        _prepare(place, children, clock.say)
-        affinity, plan = _choose(children, clock.say)
-        print(f"\n{affinity_table(affinity)}\n\n{plan_text(plan)}\n")
-        found = _train_all(children, affinity, plan, seeds, clock.say)
-        outcome = _outcome(affinity, plan, seeds, found)
-        _write_dice(place.root / "dice.csv", found)
-        pictures = _pictures(place, outcome, found)
-        clock.say("done")
-    print(f"\nMean Dice of {TARGET.tests} held-out cases of {TARGET.name}\n\n{results_table(outcome, TARGET.name)}\n")
-    print("\n".join(verdict(outcome, TARGET.name)))
-    print("\npictures: " + "\n          ".join(str(path) for path in pictures))
-    print(f"numbers:  {place.root / 'dice.csv'}\nlogs:     {place.logs}")
+    folder = open_folder(folder, demo_digest())
+    context = Context(clock.say, processes)
+    with demo_environment(folder):
+        clock.say(f"drawing {1 + len(SOURCES)} datasets of phantoms in {folder / 'nnUNet_raw'}")
+        for task in (TARGET, *SOURCES):
+            write_task(folder / "nnUNet_raw", task)
+        _plan_target(folder, clock)
+        request = demo_request(seeds)
+        clock.say(f"distances of {len(SOURCES)} sources, and a plan")
+        survey = survey_comparison(request, context)
+        clock.say(f"what will be trained, on {TARGET.cases} labelled cases, {seeds} seeds:")
+        print(f"\n{budget_text(survey.arms, survey.budget, request.seeds)}\n", flush=True)
+        if not all(chain.is_finished for chain in survey.chains.values()):
+            _train_side_by_side(folder, seeds, processes)
+        comparison = run_comparison(survey_comparison(request, context), context)
+        pictures = draw_comparison(comparison, survey.path.parent)
+        report = _report(folder, survey, comparison)
+    clock.say("done")
+    print(f"\nreport: {report}\n\n{comparison_text(comparison)}\n")
+    print("A few phantoms show how the commands work; they are no evidence for or against the method.")
+    print("pictures: " + "\n          ".join(str(path) for path in pictures))
+    return report
 
 
-def _prepare(place: Workplace, children: Children, say: Callable[[str], None]) -> None:
-    say(f"drawing {1 + len(SOURCES)} datasets of phantoms into {place.raw}")
-    for task in (TARGET, *SOURCES):
-        write_task(place.raw, task)
+def demo_request(seeds: int) -> CompareRequest:
+    """Return the comparison that the demo runs: scratch, scratch as long, the nearest source, the planned path."""
+    return CompareRequest(
+        target=TARGET.name,
+        configuration=CONFIGURATION,
+        folds=(FOLD,),
+        seeds=tuple(range(seeds)),
+        kinds=ARMS,
+        nearest=1,
+        recipe=Recipe(EPOCHS, ITERATIONS),
+        source_epochs=SOURCE_EPOCHS,
+        test=TARGET.name,
+        mirroring=False,
+        devices=DeviceOptions("cpu"),
+    )
+
+
+def compare_command(seed: int) -> tuple[str, ...]:
+    """Return the words of the command that does the part of `demo_request` with one seed."""
+    return (
+        *(str(dataset_id(TARGET.name)), CONFIGURATION, "-f", FOLD, "-seeds", str(seed)),
+        *("-arms", *ARMS, "-nearest", "1", "-test", str(dataset_id(TARGET.name)), "--disable_tta"),
+        *("-epochs", str(EPOCHS), "-source_epochs", str(SOURCE_EPOCHS), "-iterations", str(ITERATIONS)),
+        *("-device", "cpu", "-np", "1", "-np_ahead", "0", "--wait"),
+    )
+
+
+def demo_digest() -> str:
+    """Return a checksum of everything that the results depend on; another one needs another folder."""
+    drawn = draw_phantom(np.random.default_rng(0), TARGET.scanner)
+    example = [drawn.image.tobytes().hex(), label_image(drawn, STRUCTURES).tobytes().hex()]
+    return checksum([[asdict(task) for task in (TARGET, *SOURCES)], example, compare_command(0), FEATURES])
+
+
+def open_folder(folder: Path, digest: str) -> Path:
+    """Return the absolute path of the demo's folder; create it, or check that it holds this demo.
+
+    Raises SeqTransferError if it holds anything else.
+    """
+    folder = folder.absolute()
+    mark, remedy = folder / MARK, "choose another folder with -o, or delete this one"
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not mark.is_file())):
+        raise SeqTransferError(f"{folder} exists and holds no demo; {remedy}")
+    if not mark.is_file():
+        write_record(mark, KIND, FORMAT, {"recipe": digest})
+    elif read_record(mark, KIND, FORMAT, remedy).get("recipe") != digest:
+        raise SeqTransferError(f"{folder} holds the demo of another version of nnunet-seqtransfer; {remedy}")
+    for name in (*FOLDERS, "logs"):
+        (folder / name).mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def demo_environment(folder: Path) -> Iterator[None]:
+    """Point nnU-Net at the demo's folders, and give every process one thread and no workers; restore both at the end.
+
+    Images this small are computed fastest on one thread: more of them mostly wait for each other. Without workers for
+    augmentation a training is also deterministic.
+    """
+    wanted = {name: str(folder / name) for name in FOLDERS}
+    wanted |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
+    unwanted = ("nnUNet_extTrainer", "nnUNet_compile")
+    before = {name: os.environ.pop(name, None) for name in (*wanted, *unwanted)}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def run_logged(folder: Path, log: str, command: str, arguments: Sequence[str], **environment: str) -> None:
+    """Run a command to its end, with its output appended to ``folder``/logs/``log``.log.
+
+    Raises SeqTransferError if it fails.
+    """
+    path = folder / "logs" / f"{log}.log"
+    with path.open("ab") as stream:
+        finished = subprocess.run(
+            [command, *arguments],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if finished.returncode:
+        raise SeqTransferError(
+            f"{Path(command).name} ended with exit status {finished.returncode}, see {path}; run the demo again to "
+            "resume it"
+        )
+
+
+def _plan_target(folder: Path, clock: Clock) -> None:
+    """Plan and preprocess the target with nnU-Net, then narrow its network."""
     try:
         load_target(TARGET.name, DEFAULT_PLANS, CONFIGURATION)
-        say(f"{TARGET.name} is planned and preprocessed already")
-    except SeqTransferError:
-        say(f"nnUNetv2_plan_and_preprocess: {TARGET.name}, {TARGET.cases} labelled cases")
-        options = ("-d", NUMBER, "-c", CONFIGURATION, "-np", "1", "-npfp", "1")
-        children.run("plan_and_preprocess", "nnUNetv2_plan_and_preprocess", *options)
-    _narrow(say)
-
-
-def _narrow(say: Callable[[str], None]) -> None:
-    """The one thing edited in nnU-Net's plans: fewer features, so that a CPU trains the network in seconds."""
+    except SeqTransferError:  # not done yet, or interrupted
+        clock.say(f"nnUNetv2_plan_and_preprocess for {TARGET.name}")
+        options = ("-d", str(dataset_id(TARGET.name)), "-c", CONFIGURATION, "-np", "1", "-npfp", "1")
+        # nnU-Net's planning divides by the number of workers for augmentation
+        run_logged(folder, "plan", installed_command("nnUNetv2_plan_and_preprocess"), options, nnUNet_n_proc_DA="1")
     path = plans_path(TARGET.name, DEFAULT_PLANS)
     plans = read_json(path, "the target's plans file", "delete the demo's folder")
     settings = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
-    if settings["features_per_stage"] == list(FEATURES):
-        return
-    say(f"for speed on a CPU, features_per_stage of its plans: {settings['features_per_stage']} -> {list(FEATURES)}")
-    settings["features_per_stage"] = list(FEATURES)
-    write_json(path, plans)
+    if settings["features_per_stage"] != list(FEATURES):
+        clock.say(f"features per stage {settings['features_per_stage']} -> {list(FEATURES)}, for speed on a CPU")
+        settings["features_per_stage"] = list(FEATURES)
+        write_json(path, plans)
 
 
-def _choose(children: Children, say: Callable[[str], None]) -> tuple[Affinity, SequencePlan]:
-    say(f"nnUNetv2_seq_affinity: {len(SOURCES)} sources")
-    common = ("-t", NUMBER, "-c", CONFIGURATION, "-np", str(children.side_by_side))
-    children.run("affinity", "nnUNetv2_seq_affinity", *common, "-s", "all")
-    say("nnUNetv2_seq_plan")
-    children.run("plan", "nnUNetv2_seq_plan", *common)
-    affinity = read_affinity(affinity_path(TARGET.name, DEFAULT_PLANS, CONFIGURATION, METRIC))
-    return affinity, read_plan(plan_path(TARGET.name, DEFAULT_PLANS, CONFIGURATION))
+def _train_side_by_side(folder: Path, seeds: int, processes: int) -> None:
+    """Train and evaluate each seed in its own process; the first error is raised after the others have ended."""
+    with ThreadPoolExecutor(processes) as pool:
+        jobs = [
+            pool.submit(run_logged, folder, f"seed{seed}", own_command("compare"), compare_command(seed))
+            for seed in range(seeds)
+        ]
+        for job in jobs:
+            job.result()
 
 
-def _train_all(
-    children: Children, affinity: Affinity, plan: SequencePlan, seeds: int, say: Callable[[str], None]
-) -> Found:
-    """Scratch (also for longer) and every direct transfer, then the sequence: its first stage is trained by then.
-
-    What runs side by side never preprocesses the same source, nor trains the same stage.
-    """
-    found: Found = {}
-
-    def run(trial: Trial) -> None:
-        train(children, trial)
-        predict(children, trial)
-        found[trial] = judge(children.place, trial)
-        row = Row(trial.sources, (mean_dice(found[trial]),), trial.extra_epochs > 0)
-        say(f"seed {trial.seed}: {path_words(row, TARGET.name)}: Dice {row.mean:.3f}")
-
-    def lanes(trials: Iterable[Trial]) -> list[list[Callable[[], None]]]:
-        return [[partial(run, trial)] for trial in trials]
-
-    directs = [[partial(run, Trial((source,), seed)) for seed in range(seeds)] for source in reversed(ranked(affinity))]
-    scratch = lanes(Trial((), seed, extra) for extra in (0, extra_epochs(plan)) for seed in range(seeds))
-    say(f"nnUNetv2_seq_train and nnUNetv2_predict: {len(directs)} direct transfers and scratch, {seeds} seeds")
-    run_lanes([*directs, *scratch], children.side_by_side)
-    sequence = sequence_of(plan)
-    if sequence is not None:
-        say(f"nnUNetv2_seq_train and nnUNetv2_predict: the sequence, {seeds} seeds")
-        run_lanes(lanes(Trial(sequence, seed) for seed in range(seeds)), children.side_by_side)
-    return found
-
-
-def ranked(affinity: Affinity) -> list[str]:
-    """Names of the sources, nearest first."""
-    return [affinity.names[index] for index in affinity.ranking()]
-
-
-def sequence_of(plan: SequencePlan) -> tuple[str, ...] | None:
-    """The planned sources where they are a sequence, else those of the cheapest sequence among the candidates."""
-    if len(plan.sources) > 1:
-        return plan.sources
-    return next((entry.path[:-1] for entry in plan.candidates if len(entry.path) > 2), None)
-
-
-def extra_epochs(plan: SequencePlan) -> int:
-    """What scratch has to be trained on top to see as many iterations as the longest path does in all its stages."""
-    return SOURCE_EPOCHS * len(sequence_of(plan) or ("a direct transfer's source",))
-
-
-def _outcome(affinity: Affinity, plan: SequencePlan, seeds: int, found: Found) -> Outcome:
-    def row(sources: tuple[str, ...], extra: int = 0) -> Row:
-        dice = tuple(mean_dice(found[Trial(sources, seed, extra)]) for seed in range(seeds))
-        return Row(sources, dice, as_long=extra > 0)
-
-    sequence = sequence_of(plan)
-    return Outcome(
-        scratch=row(()),
-        long_scratch=row((), extra_epochs(plan)),
-        directs=tuple(row((source,)) for source in ranked(affinity)),
-        sequence=row(sequence) if sequence is not None else None,
-        planned=plan.sources,
-    )
-
-
-def _write_dice(path: Path, found: Found) -> None:
-    with replacing(path) as aside, aside.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["sources", "seed", "extra_epochs", "case", "label", "dice"])
-        for trial, entries in sorted(found.items(), key=lambda item: item[0].name):
-            for entry in entries:
-                writer.writerow(
-                    [" ".join(trial.numbers), trial.seed, trial.extra_epochs, entry.case, entry.label, entry.dice]
-                )
-
-
-def _pictures(place: Workplace, outcome: Outcome, found: Found) -> list[Path]:
-    """Copies the pictures that the commands drew, and draws the overlay."""
-    made = (
-        affinity_path(TARGET.name, DEFAULT_PLANS, CONFIGURATION, METRIC),
-        plan_path(TARGET.name, DEFAULT_PLANS, CONFIGURATION),
-    )
-    paths = []
-    for record, name in zip(made, ("distances.png", "paths.png"), strict=True):
-        paths.append(place.root / name)
-        with replacing(paths[-1]) as aside:
-            shutil.copyfile(record.with_suffix(".png"), aside)
-    compared = outcome.sequence or outcome.best_direct
-    draw_trials(place, Trial((), 0), Trial(compared.sources, 0), found, place.root / "held_out.png")
-    return [*paths, place.root / "held_out.png"]
+def _report(folder: Path, survey: CompareSurvey, comparison: Comparison) -> Path:
+    """Write the report of the planned path's run with the first seed, which includes the comparison."""
+    arm = next(arm for arm in comparison.arms if "planned" in arm.roles)
+    chain = next(chain for trial, chain in survey.chains.items() if trial.arm == arm)
+    report = folder / "report.html"
+    write_report(chain.folder, report)
+    return report

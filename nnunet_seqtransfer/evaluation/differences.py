@@ -1,119 +1,159 @@
-"""From scores to differences between arms: what is averaged, what is paired, and what is corrected together."""
+"""From the Dice of single cases to differences between arms, with intervals and p values over the cases."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, wilcoxon
 
-from nnunet_seqtransfer.evaluation.comparison import Arm, Difference, Score
-from nnunet_seqtransfer.evaluation.statistics import holm, mean_interval, signed_rank_p
+from nnunet_seqtransfer.evaluation.comparison import Arm, Comparison, Difference, ModelScores
+from nnunet_seqtransfer.nnunet.folders import dataset_id
 
-Metric = Literal["dice", "nsd"]
-METRICS: tuple[Metric, ...] = ("dice", "nsd")
-Run = tuple[str, int]
-"""Fold and seed of one trained model."""
+Model = tuple[str, int]
+"""Fold and seed of a trained model."""
+CaseMeans = Mapping[Model, Mapping[str, float]]
+"""Fold and seed -> case -> Dice averaged over its labels, of one arm."""
+RESAMPLES = 9999
+LEVEL = 0.95
 
 
-def differences(arms: Sequence[Arm], scores: Iterable[Score], seed: int = 0) -> tuple[Difference, ...]:
-    """Every arm against scratch, and the planned path against every other but scratch; each a family for Holm.
+def differences(arms: Sequence[Arm], scores: Iterable[ModelScores], seed: int = 0) -> tuple[Difference, ...]:
+    """Compare every arm with scratch, and the planned path with every other arm.
 
-    The unit is the case: its labels are averaged first (NaN left out), then the models that both arms have of it, fold
-    by fold and seed by seed. So the interval says how the difference varies between cases, for models averaged over
-    the seeds; it does not hold what further seeds would add. Whether seeds agree is told by their own means.
+    Each of these two groups is one family for Holm's correction. The unit is the case: labels are averaged first, then
+    the models that both arms have. The interval therefore holds for models averaged over these seeds. It does not
+    include the spread between seeds.
 
-    ``seed``: of the bootstrap.
+    ``seed`` is the seed of the bootstrap.
     """
-    values = {metric: case_values(scores, metric) for metric in METRICS}
+    values = case_values(scores)
+    names = [arm.name for arm in arms]
     scratch = next((arm.name for arm in arms if "scratch" in arm.roles), None)
     planned = next((arm.name for arm in arms if "planned" in arm.roles), None)
-    names = [arm.name for arm in arms]
     against_scratch = [(name, scratch) for name in names if scratch is not None and name != scratch]
-    against_plan = [(planned, name) for name in names if planned not in (None, scratch) and name != planned]
-    families = [against_scratch, [(one, other) for one, other in against_plan if one and other != scratch]]
+    against_others = [(planned, name) for name in names if planned not in (None, scratch, name) and name != scratch]
     return tuple(
         entry
-        for family in families
-        for metric in METRICS
-        for entry in _family([(str(one), str(other)) for one, other in family], values[metric], metric, seed)
+        for family in (against_scratch, against_others)
+        for entry in _family([(str(one), str(other)) for one, other in family], values, seed)
     )
 
 
-def case_values(scores: Iterable[Score], metric: Metric) -> dict[str, dict[Run, dict[str, float]]]:
-    """Arm -> fold and seed -> case -> mean over its labels; cases without any value are left out.
+def case_values(scores: Iterable[ModelScores]) -> dict[str, dict[Model, dict[str, float]]]:
+    """Return arm -> fold and seed -> case -> Dice averaged over the labels.
 
-    A label of a case counts where every arm of that fold and seed has a value, so that all means are over the same.
-    One arm has none (NaN) where the label is absent and it has, rightly, found nothing.
+    A label of a case counts only if every arm with that fold and seed has a Dice for it, so that all means are over
+    the same labels and cases. (An arm has none if the label is absent and it correctly predicts nothing.)
     """
     scores = list(scores)
     undefined = {
-        (score.fold, score.seed, score.case, score.label)
-        for score in scores
-        if math.isnan(float(getattr(score, metric)))
+        (model.fold, model.seed, one.case, one.label) for model in scores for one in model.cases if one.dice is None
     }
-    found: dict[str, dict[Run, dict[str, list[float]]]] = {}
-    for score in scores:
-        if (score.fold, score.seed, score.case, score.label) not in undefined:
-            runs = found.setdefault(score.arm, {}).setdefault((score.fold, score.seed), {})
-            runs.setdefault(score.case, []).append(float(getattr(score, metric)))
-    return {
-        arm: {run: {case: sum(values) / len(values) for case, values in cases.items()} for run, cases in runs.items()}
-        for arm, runs in found.items()
-    }
+    found: dict[str, dict[Model, dict[str, float]]] = {}
+    for model in scores:
+        by_case: dict[str, list[float]] = {}
+        for one in model.cases:
+            if one.dice is not None and (model.fold, model.seed, one.case, one.label) not in undefined:
+                by_case.setdefault(one.case, []).append(one.dice)
+        means = {case: sum(values) / len(values) for case, values in by_case.items()}
+        found.setdefault(model.arm, {})[model.fold, model.seed] = means
+    return found
 
 
-def seed_means(runs: Mapping[Run, Mapping[str, float]]) -> dict[int, float]:
-    """Seed -> mean over the cases of all folds, from one arm's part of `case_values`."""
+def seed_means(models: CaseMeans) -> dict[int, float]:
+    """Return seed -> mean Dice over the cases of all folds of one arm."""
     by_seed: dict[int, list[float]] = {}
-    for (_, seed), cases in sorted(runs.items()):
+    for (_, seed), cases in sorted(models.items()):
         by_seed.setdefault(seed, []).extend(cases.values())
-    return {seed: sum(values) / len(values) for seed, values in by_seed.items()}
+    return {seed: sum(values) / len(values) for seed, values in by_seed.items() if values}
 
 
-def paired(one: Mapping[Run, Mapping[str, float]], other: Mapping[Run, Mapping[str, float]]) -> dict[str, float]:
-    """Case -> mean difference over the runs that both arms have."""
-    return {
-        case: sum(first - second for first, second in values) / len(values)
-        for case, values in _in_common(one, other).items()
-    }
+def paired(one: CaseMeans, other: CaseMeans) -> dict[str, float]:
+    """Return case -> mean difference over the models that both arms have."""
+    return {case: first - second for case, (first, second) in paired_means(one, other).items()}
 
 
-def paired_means(
-    one: Mapping[Run, Mapping[str, float]], other: Mapping[Run, Mapping[str, float]]
-) -> dict[str, tuple[float, float]]:
-    """Case -> what `paired` is the difference of: the means of both arms over the runs that both have."""
+def paired_means(one: CaseMeans, other: CaseMeans) -> dict[str, tuple[float, float]]:
+    """Return case -> mean Dice of both arms over the models that both have, sorted by case."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for model in sorted(one.keys() & other.keys()):
+        for case in one[model].keys() & other[model].keys():
+            found.setdefault(case, []).append((one[model][case], other[model][case]))
     return {
         case: (sum(first for first, _ in values) / len(values), sum(second for _, second in values) / len(values))
-        for case, values in _in_common(one, other).items()
+        for case, values in sorted(found.items())
     }
 
 
-def _in_common(
-    one: Mapping[Run, Mapping[str, float]], other: Mapping[Run, Mapping[str, float]]
-) -> dict[str, list[tuple[float, float]]]:
-    """Case -> both arms' values of each run that both have, runs and cases sorted."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for run in sorted(one.keys() & other.keys()):
-        for case in sorted(one[run].keys() & other[run].keys()):
-            found.setdefault(case, []).append((one[run][case], other[run][case]))
-    return dict(sorted(found.items()))
+def measurements(comparison: Comparison) -> list[tuple[str, str, str, int]]:
+    """Return the rows path, target, Dice and seed that nnUNetv2_seq_calibrate reads.
+
+    There is one row for each arm and seed with all folds, but none for scratch trained as long as a path.
+    """
+    values = case_values(comparison.scores)
+    rows = []
+    for arm in comparison.arms:
+        models = {} if arm.extra_epochs else values.get(arm.name, {})
+        path = " -> ".join(str(dataset_id(source)) for source in arm.sources) or "scratch"
+        for seed, dice in seed_means(models).items():
+            if all((fold, seed) in models for fold in comparison.folds):
+                rows.append((path, comparison.target, f"{dice:.6f}", seed))
+    return rows
 
 
-def _family(
-    pairs: Sequence[tuple[str, str]],
-    values: Mapping[str, Mapping[Run, Mapping[str, float]]],
-    metric: Metric,
-    seed: int,
-) -> list[Difference]:
+def mean_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap interval of the mean of ``values``, shape (n,); None for n < 2.
+
+    Bias-corrected and accelerated (Efron, Journal of the American Statistical Association 82, 1987), by SciPy.
+    """
+    if len(values) < 2:
+        return None
+    if np.ptp(values) == 0:  # BCa divides by the spread
+        return float(values[0]), float(values[0])
+    interval = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa",
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    low, high = float(interval.low), float(interval.high)
+    return (low, high) if math.isfinite(low + high) else None
+
+
+def signed_rank_p(values: NDArray[np.float64]) -> float | None:
+    """Return the two-sided p of Wilcoxon's signed-rank test that ``values``, shape (n,), are symmetric around 0.
+
+    Zeros are dropped, as Wilcoxon did. The result is 1 if all are 0, None for n < 2.
+    """
+    if len(values) < 2:
+        return None
+    return float(wilcoxon(values, zero_method="wilcox").pvalue) if values.any() else 1.0
+
+
+def holm(p: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Return the p values of one family of tests, corrected for their number; None is no test and stays.
+
+    Step-down procedure of Holm (Scandinavian Journal of Statistics 6, 1979): the k-th smallest of m is multiplied by
+    m - k + 1; corrected values never decrease and are at most 1.
+    """
+    known = sorted((value, index) for index, value in enumerate(p) if value is not None)
+    corrected: list[float | None] = [None] * len(p)
+    highest = 0.0
+    for rank, (value, index) in enumerate(known):
+        highest = max(highest, min(1.0, value * (len(known) - rank)))
+        corrected[index] = highest
+    return tuple(corrected)
+
+
+def _family(pairs: Sequence[tuple[str, str]], values: Mapping[str, CaseMeans], seed: int) -> list[Difference]:
     entries = []
     for one, other in pairs:
         by_case = np.array(list(paired(values.get(one, {}), values.get(other, {})).values()), dtype=np.float64)
         if len(by_case):
-            low, high = mean_interval(by_case, seed)
+            low, high = mean_interval(by_case, seed) or (None, None)
             p = signed_rank_p(by_case)
-            entries.append(Difference(one, other, metric, float(by_case.mean()), low, high, p, math.nan, len(by_case)))
+            entries.append(Difference(one, other, float(by_case.mean()), low, high, p, p, len(by_case)))
     corrected = holm([entry.p for entry in entries])
     return [replace(entry, p_holm=value) for entry, value in zip(entries, corrected, strict=True)]

@@ -1,18 +1,89 @@
-"""The trainings behind a comparison: a chain for each arm and seed, and what all of them cost together."""
+"""What a comparison trains: the request, the chain of every arm and seed, and what all of them take."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-from nnunet_seqtransfer.evaluation.comparison import Arm, Budget
-from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.affinity.measure import find_affinity
+from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, require_fitting
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.evaluation.arms import KINDS, ArmChoice, choose_arms
+from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, comparison_path
+from nnunet_seqtransfer.evaluation.prediction import HeldOutSet, load_held_out
+from nnunet_seqtransfer.evaluation.unseen import require_unseen_folds, require_unseen_test
+from nnunet_seqtransfer.nnunet.datasets import split_cases
+from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS, data_folder
+from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.planning.decide import decide, make_plan
+from nnunet_seqtransfer.planning.options import PlanOptions
+from nnunet_seqtransfer.planning.prices import Training
+from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, read_plan, write_plan
+from nnunet_seqtransfer.planning.setting import prepare
+from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks, named_sources
+from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.dry_run import stage_seconds
+from nnunet_seqtransfer.training.history import find_epoch_time, find_finished
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.overlap_guard import find_exclusions
 from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.training.stages import ChainRequest, Stage
+from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS, ChainRequest, Exclusions, Stage
 from nnunet_seqtransfer.training.state import Action
 
-LEFT = (Action.START, Action.RESUME)
+PACKAGES = ("nnunetv2", "torch", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What to compare, and how to train and evaluate it."""
+
+    target: str
+    "Name or number of the target dataset."
+    configuration: str = DEFAULT_CONFIGURATION
+    "nnU-Net configuration."
+    folds: tuple[str, ...] = ("0",)
+    "Folds of the target."
+    seeds: tuple[int, ...] = (0,)
+    "Seeds of the trainings; every path is trained with each of them."
+    plans: str = DEFAULT_PLANS
+    "Name of the target's plans."
+    affinity: Path | None = None
+    "Affinity file to choose the paths by; None for the target's own, which is measured if it is missing."
+    kinds: tuple[str, ...] = KINDS
+    "Kinds of paths, see `arms.KINDS`."
+    nearest: int = 2
+    "Number of nearest sources to transfer from directly."
+    paths: tuple[tuple[str, ...], ...] = ()
+    "Additional paths: names or numbers of their sources in order."
+    recipe: Recipe = field(default_factory=Recipe)
+    "Recipe of every stage; the seed is replaced by each of `seeds`."
+    source_epochs: int = 250
+    "Epochs of each source's stage."
+    warmup_epochs: int = WARMUP_EPOCHS
+    "Warm-up epochs of stages that start from another stage's weights."
+    keep_heads: bool = False
+    "True to keep segmentation heads of labels with equal names."
+    exclude_overlap: bool = False
+    "True to train sources without cases that a fold validates on; if False, such cases are an error."
+    test: str | None = None
+    "Name or number of a dataset with test cases, the target for its imagesTs; None for the folds' validation cases."
+    mirroring: bool = True
+    "True to predict the test set with nnU-Net's test time augmentation."
+    tag: str | None = None
+    "Name that keeps comparisons with different recipes apart."
+    devices: DeviceOptions = field(default_factory=DeviceOptions)
+    "Where to train."
+    epoch_seconds: float | None = None
+    "Seconds of an epoch for the estimate; None to take them from logs."
 
 
 @dataclass(frozen=True)
@@ -20,60 +91,262 @@ class Trial:
     """One arm with one seed."""
 
     arm: Arm
-    "The path."
+    "Path of the trial."
     seed: int
-    "Of all its trainings."
+    "Seed of all of its trainings."
+
+    @property
+    def title(self) -> str:
+        """Return the name for people."""
+        return f"{self.arm.name}, seed {self.seed}"
 
 
-def trials(arms: Sequence[Arm], seeds: Sequence[int]) -> tuple[Trial, ...]:
-    """All trials, seed by seed: an interrupted comparison has complete pairs."""
-    return tuple(Trial(arm, seed) for seed in seeds for arm in arms)
+@dataclass(frozen=True)
+class CompareSurvey:
+    """Everything that a comparison depends on, known before anything is trained."""
+
+    request: CompareRequest
+    "The request."
+    base: ChainRequest
+    "What the chains of all trials have in common."
+    arms: tuple[Arm, ...]
+    "Paths to compare."
+    chains: Mapping[Trial, Chain]
+    "Chain of each trial, in the order of training."
+    exclusions: Exclusions
+    "Cases that sources are trained without, see `find_exclusions`."
+    path: Path
+    "Where to write the record."
+    task: Task
+    "The target."
+    reader_writer: str
+    "Name of the nnU-Net class that reads the target's files."
+    test: HeldOutSet | None
+    "The test set; None to evaluate each fold on its validation cases."
+    cases: int
+    "Number of cases to evaluate."
+    affinities: tuple[Affinity, ...]
+    "Distances by each metric with a record; the first one chose the arms."
+    budget: Budget
+    "What is left to train."
+    provenance: dict[str, Any]
+    "See `Comparison.provenance`."
+
+
+def survey_comparison(request: CompareRequest, context: Context, *, write: bool = True) -> CompareSurvey:
+    """Choose the paths, load all chains and check them; train nothing.
+
+    ``write`` allows to make a missing affinity or plan and to keep fingerprints and sketches; if False, a missing one
+    is an error.
+
+    Raises a SeqTransferError for whatever would stop the comparison later.
+    """
+    target = dataset_name(request.target)
+    test_name = None if request.test is None else dataset_name(request.test)
+    own = tuple(named_sources(target, path) if path else () for path in request.paths)
+    affinity, affinity_file = _affinity(request, target, context, write=write)
+    plan, plan_file = _plan(request, affinity, affinity_file, test_name, context, write=write) or (None, None)
+    without = () if test_name is None else (test_name,)
+    arms = choose_arms(affinity, plan, ArmChoice(request.kinds, request.nearest, own, request.source_epochs, without))
+    base = _base(request, target)
+    task, plans = load_target(target, base.plans, base.configuration)
+    splits = split_cases(target, preprocessed_cases(data_folder(target, plans, base.configuration)))
+    test = None if test_name is None else load_held_out(test_name, task)
+    chains, exclusions = _load_chains(base, arms, request.seeds, context, write=write)
+    if test is None:
+        require_unseen_folds(task, base.folds, splits, context, write=write)
+        cases = sum(len(splits[fold]["val"]) for fold in base.folds)
+    else:
+        tasks = {name: one for chain in chains.values() for name, one in chain.tasks.items() if name != target}
+        require_unseen_test(test, task, tasks.values(), base.folds, splits, context, write=write)
+        cases = len(test.cases)
+    return CompareSurvey(
+        request=request,
+        base=base,
+        arms=arms,
+        chains=chains,
+        exclusions=exclusions,
+        path=comparison_path(target, base.plans, base.configuration, base.tag, test_name),
+        task=task,
+        reader_writer=str(plans["image_reader_writer"]),
+        test=test,
+        cases=cases,
+        affinities=(affinity, *_other_metrics(affinity)),
+        budget=count_budget(list(chains.values()), request),
+        provenance=_provenance(request, base, [file for file in (affinity_file, plan_file) if file], test),
+    )
 
 
 def trial_request(base: ChainRequest, trial: Trial) -> ChainRequest:
-    """The chain of a trial; its tag keeps seeds, and scratch trained as long as a path, apart.
+    """Return the chain of a trial; its tag tells seeds, and scratch trained as long as a path, apart.
 
-    Within a seed the paths share stages, as all chains with a common beginning do.
-
-    ``base``: what all trials have in common; its sources and seeds are replaced, its tag is put in front.
+    Paths with the same seed share stages, like all chains with a common start.
     """
     extra = trial.arm.extra_epochs
     parts = [base.tag, f"long{extra}" if extra else None, f"seed{trial.seed}"]
-    target = replace(base.target_recipe, epochs=base.target_recipe.epochs + extra, seed=trial.seed)
+    target = base.target_recipe
     return replace(
         base,
         sources=trial.arm.sources,
         source_recipe=replace(base.source_recipe, seed=trial.seed),
-        target_recipe=target,
+        target_recipe=replace(target, epochs=target.epochs + extra, seed=trial.seed),
         tag="_".join(part for part in parts if part),
     )
 
 
-def budget(chains: Sequence[Chain], recipe: Recipe, device: str, epoch_seconds: float | None) -> Budget:
-    """What all chains train together, a stage that several share counted once.
+def exclusions_along(exclusions: Exclusions, sources: Sequence[str]) -> Exclusions:
+    """Return the exclusions of these sources; the names of stages depend on whether there are any."""
+    found = {
+        fold: {name: cases for name, cases in by_source.items() if name in sources}
+        for fold, by_source in exclusions.items()
+    }
+    return {fold: by_source for fold, by_source in found.items() if by_source}
 
-    Args:
-        chains: one for each trial.
-        recipe: of the target's stage.
-        device: where it is trained.
-        epoch_seconds: measured or given time of an epoch; None for a rough estimate from the size of the batches.
-    """
-    needed: dict[str, tuple[Chain, Stage]] = {}
+
+def load_trial(
+    base: ChainRequest, trial: Trial, exclusions: Exclusions, context: Context, *, write: bool = True
+) -> Chain:
+    """Load the chain of a trial as it is on disk now. Raises as `load_chain`."""
+    own = exclusions_along(exclusions, trial.arm.sources)
+    request = trial_request(base, trial)
+    return load_chain(request, context.processes, context.notify, may_extract=write, exclusions=own)
+
+
+def count_budget(chains: Sequence[Chain], request: CompareRequest) -> Budget:
+    """Return what all chains train together; a stage that several of them share counts once."""
+    left: dict[str, tuple[Chain, Stage]] = {}
     done = set()
     for chain in chains:
-        for stage in chain.stages:
-            if chain.actions[stage] in LEFT:
-                needed.setdefault(stage.key, (chain, stage))
-            elif chain.actions[stage] is not Action.NOT_NEEDED:
+        for stage, action in chain.actions.items():
+            if action in (Action.START, Action.RESUME):
+                left.setdefault(stage.key, (chain, stage))
+            elif action is not Action.NOT_NEEDED:
                 done.add(stage.key)
     seconds = [
-        stage_seconds(chain, stage, device) if epoch_seconds is None else epoch_seconds * stage.recipe.epochs
-        for chain, stage in needed.values()
+        stage_seconds(chain, stage, request.devices.device)
+        if request.epoch_seconds is None
+        else request.epoch_seconds * stage.recipe.epochs
+        for chain, stage in left.values()
     ]
     return Budget(
-        stages=len(needed.keys() | done),
-        finished=len(done - needed.keys()),
-        iterations=sum(stage.recipe.epochs * stage.recipe.iterations for _, stage in needed.values()),
+        stages=len(left.keys() | done),
+        finished=len(done - left.keys()),
+        iterations=sum(stage.recipe.epochs * stage.recipe.iterations for _, stage in left.values()),
         hours=sum(seconds) / 3600,
-        target_iterations=recipe.epochs * recipe.iterations,
+        target_iterations=request.recipe.epochs * request.recipe.iterations,
     )
+
+
+def _load_chains(
+    base: ChainRequest, arms: Sequence[Arm], seeds: Sequence[int], context: Context, *, write: bool
+) -> tuple[dict[Trial, Chain], Exclusions]:
+    """Return the chain of every trial, all arms of a seed before the next seed, and the cases left out of sources.
+
+    Shared cases are looked for once, for all sources together.
+    """
+    sources = tuple(dict.fromkeys(source for arm in arms for source in arm.sources))
+    target, plans = load_target(base.target, base.plans, base.configuration)
+    tasks = load_tasks(sources, context.processes, context.notify, extract=write)
+    by_name = {task.dataset: task for task in [*tasks, target]}
+    whole = replace(base, sources=sources)
+    exclusions = find_exclusions(whole, by_name, plans, context.processes, context.notify, write=write)
+    trials = [Trial(arm, seed) for seed in dict.fromkeys(seeds) for arm in arms]
+    return {trial: load_trial(base, trial, exclusions, context, write=write) for trial in trials}, exclusions
+
+
+def _base(request: CompareRequest, target: str) -> ChainRequest:
+    return ChainRequest(
+        target=target,
+        sources=(),
+        plans=request.plans,
+        configuration=request.configuration,
+        folds=tuple(dict.fromkeys(request.folds)),
+        source_recipe=replace(request.recipe, epochs=request.source_epochs),
+        target_recipe=request.recipe,
+        warmup_epochs=request.warmup_epochs,
+        tag=request.tag,
+        overlap="exclude" if request.exclude_overlap else "refuse",
+        keep_heads=request.keep_heads,
+    )
+
+
+def _affinity(request: CompareRequest, target: str, context: Context, *, write: bool) -> tuple[Affinity, Path]:
+    """Return the affinity that the arms are chosen by, and its file."""
+    names = (target, request.plans, request.configuration)
+    if request.affinity is not None:
+        affinity = read_affinity(request.affinity)
+        require_fitting(affinity, request.affinity, names, "nnUNetv2_seq_affinity")
+        return affinity, request.affinity
+    path = affinity_path(*names, DEFAULT_METRIC)
+    if not write and not path.is_file():
+        raise RecordError(f"there is no affinity yet: {path}; run nnUNetv2_seq_affinity, --dry_run writes nothing")
+    return find_affinity(*names, DEFAULT_METRIC, context)
+
+
+def _plan(
+    request: CompareRequest, affinity: Affinity, file: Path, test: str | None, context: Context, *, write: bool
+) -> tuple[SequencePlan, Path] | None:
+    """Return the stored plan and its file, made first if it is missing; None if no arm needs a plan.
+
+    Raises RecordError if the stored plan rests on another metric or leads through the test set.
+    """
+    if not {"planned", "runner-up"} & set(request.kinds):
+        return None
+    names = (affinity.target, affinity.plans, affinity.configuration)
+    path = plan_path(*names)
+    if not path.is_file():
+        if not write:
+            raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
+        context.notify(f"no plan for {affinity.target} yet; making one")
+        _make_plan(request, affinity, file, test)
+    plan = read_plan(path)
+    require_fitting(plan, path, names, "nnUNetv2_seq_plan")
+    if plan.metric != affinity.metric:
+        raise RecordError(
+            f"the plan {path} rests on the metric {plan.metric}, the affinity on {affinity.metric}; give the plan's "
+            "affinity after -a, make a plan with nnUNetv2_seq_plan -a, or leave planned and runner-up out of -arms"
+        )
+    if test in plan.sources:
+        command = f"nnUNetv2_seq_plan -t {dataset_id(plan.target)} -c {plan.configuration} -avoid {dataset_id(test)}"
+        raise RecordError(f"the plan {path} goes through the test set {test}; run {command}")
+    if sha256(file) != plan.affinity_sha256:
+        context.notify(f"the plan rests on another affinity than {file}; nnUNetv2_seq_plan makes a new one")
+    return plan, path
+
+
+def _make_plan(request: CompareRequest, affinity: Affinity, file: Path, test: str | None) -> None:
+    names = (affinity.target, affinity.plans, affinity.configuration)
+    training = Training(request.recipe.epochs, request.source_epochs, request.recipe.iterations, len(request.folds))
+    avoid = () if test is None or test not in affinity.sources else (test,)
+    epoch, finished = find_epoch_time(training, *names), find_finished(*names, training)
+    setting = prepare(affinity, file, PlanOptions(training=training, avoid=avoid), epoch=epoch, finished=finished)
+    write_plan(plan_path(*names), make_plan(setting, decide(setting)))
+
+
+def _other_metrics(affinity: Affinity) -> list[Affinity]:
+    """Return the affinities by other metrics that are on disk, so that their rankings are judged too."""
+    found = []
+    for name in metric_names():
+        path = affinity_path(affinity.target, affinity.plans, affinity.configuration, name)
+        if name != affinity.metric and path.is_file():
+            found.append(read_affinity(path))
+    return found
+
+
+def _provenance(
+    request: CompareRequest, base: ChainRequest, files: Sequence[Path], test: HeldOutSet | None
+) -> dict[str, Any]:
+    source, target = asdict(base.source_recipe), asdict(base.target_recipe)
+    return {
+        "source_recipe": {key: value for key, value in source.items() if key != "seed"},
+        "target_recipe": {key: value for key, value in target.items() if key != "seed"},
+        "warmup_epochs": base.warmup_epochs,
+        "overlap": base.overlap,
+        "keep_heads": base.keep_heads,
+        "test_set": None if test is None else test.name,
+        "mirroring": request.mirroring or test is None,  # nnU-Net's validation always mirrors
+        "device": request.devices.device,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "files": {path.name: sha256(path) for path in files},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }

@@ -2,131 +2,138 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, Comparison, Difference
+from nnunet_seqtransfer.evaluation.comparison import (
+    DIFFERENCES,
+    MEASUREMENTS,
+    SCORES,
+    Arm,
+    Budget,
+    Comparison,
+    Difference,
+)
 from nnunet_seqtransfer.evaluation.differences import case_values, seed_means
 from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.report.tables import text_table
 
-FEW = 10
-"""Of fewer cases it is said that intervals and p values can tell little."""
+FEW_CASES = 10
+"""With fewer cases, intervals and p values are called rough."""
 
 
-def budget_text(arms: tuple[Arm, ...], budget: Budget, seeds: tuple[int, ...], origin: str) -> str:
-    """What will be trained and for how long; ``origin``: in words, how the time of an epoch is known."""
-    rows = [[arm.name, ", ".join(arm.roles)] for arm in arms]
+def budget_text(arms: Sequence[Arm], budget: Budget, seeds: Sequence[int]) -> str:
+    """Return the paths, their roles, and what they take."""
     left = budget.stages - budget.finished
+    exception = " (scratch as long as a path has more)" if any(arm.extra_epochs for arm in arms) else ""
     return "\n".join(
         [
-            text_table(["path", "why"], rows),
+            text_table(["path", "why"], [[arm.name, ", ".join(arm.roles)] for arm in arms]),
             "",
-            f"{len(arms)} paths, {len(seeds)} seed{'s' * (len(seeds) > 1)}: {budget.stages} stages, those that several "
-            f"paths share counted once; {budget.finished} finished, {left} left.",
-            f"Left are {budget.iterations} iterations, at most about {duration(budget.hours * 3600)} ({origin}). "
-            f"Every target stage has {budget.target_iterations} iterations"
-            + (", but for scratch as long." if any(arm.extra_epochs for arm in arms) else "."),
+            f"{_counted(len(arms), 'path')}, {_counted(len(seeds), 'seed')}: {_counted(budget.stages, 'stage')}, "
+            f"shared ones counted once; {budget.finished} finished, {left} left.",
+            f"Left: {budget.iterations} iterations, roughly {duration(budget.hours * 3600)} of training. "
+            f"Every target stage has {budget.target_iterations} iterations{exception}.",
         ]
     )
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The tables of what was reached, of the differences and of the rankings."""
+    """Return the tables of results, differences and rankings, with notes."""
     blocks = [
-        f"{comparison.target}, {comparison.configuration}: Dice of {comparison.evaluated_on}",
+        f"{comparison.target}, {comparison.configuration}: Dice of {evaluated_on(comparison)}",
         _results(comparison),
-        *_difference_tables(comparison),
+        *_difference_table(comparison),
         *_ranking_table(comparison),
         "\n".join(_notes(comparison)),
     ]
-    return "\n\n".join(block for block in blocks if block)
+    return "\n\n".join(blocks)
+
+
+def evaluated_on(comparison: Comparison) -> str:
+    """Return which cases were evaluated: "30 held-out cases of Dataset604_X"."""
+    if comparison.test_set is not None:
+        return f"{_counted(comparison.cases, 'held-out case')} of {comparison.test_set}"
+    return f"{_counted(comparison.cases, 'validation case')} of fold {', '.join(comparison.folds)}"
+
+
+def written_text(record: Path, pictures: Sequence[Path]) -> str:
+    """Return the list of the files of a comparison."""
+    files = (record, *(record.with_name(name) for name in (SCORES, DIFFERENCES, MEASUREMENTS)), *pictures)
+    return "written: " + "\n         ".join(str(path) for path in files)
 
 
 def _results(comparison: Comparison) -> str:
-    dice, nsd = case_values(comparison.scores, "dice"), case_values(comparison.scores, "nsd")
-    savings = {saving.arm: saving for saving in comparison.savings}
-    header = ["path", "", *(f"seed {seed}" for seed in comparison.seeds), "Dice", "spread", "NSD", "epochs to scratch"]
+    values = case_values(comparison.scores)
+    predicted = any(arm.predicted is not None for arm in comparison.arms)
+    scratch = _mean(list(seed_means(values.get("scratch", {})).values()))
+    header = ["path", "", *(f"seed {seed}" for seed in comparison.seeds), "Dice", "spread"]
     rows = []
     for arm in comparison.arms:
-        seeds = seed_means(dice.get(arm.name, {}))
+        seeds = seed_means(values.get(arm.name, {}))
         means = list(seeds.values())
-        saving = savings.get(arm.name)
-        rows.append(
-            [
-                arm.name,
-                ", ".join(role for role in arm.roles if role != arm.name),
-                *(_number(seeds.get(seed, math.nan)) for seed in comparison.seeds),
-                _number(_mean(means)),
-                _number(max(means) - min(means)) if len(means) > 1 else "-" * len(means),
-                _number(_mean(list(seed_means(nsd.get(arm.name, {})).values()))),
-                "" if saving is None else f"{saving.epochs or 'never'} of {saving.of}",
-            ]
-        )
-    return text_table(header, rows)
+        reached = _mean(means)
+        row = [arm.name, ", ".join(role for role in arm.roles if role != arm.name)]
+        row += [_number(seeds.get(seed)) for seed in comparison.seeds]
+        row += [_number(reached), _number(max(means) - min(means)) if len(means) > 1 else "-" * len(means)]
+        if predicted:
+            row += [_signed(arm.predicted), _signed(None if reached is None or scratch is None else reached - scratch)]
+        rows.append(row)
+    return text_table([*header, *(["predicted gain", "measured gain"] if predicted else [])], rows)
 
 
-def _difference_tables(comparison: Comparison) -> Iterator[str]:
-    """One table against scratch, one of the planned path against the others."""
-    entries: dict[tuple[str, str], dict[str, Difference]] = {}
-    for one in comparison.differences:
-        entries.setdefault((one.arm, one.against), {})[one.metric] = one
-    header = ["path", "against", "cases", "Dice", "95 % interval", "p", "p Holm", "NSD", "95 % interval", "p Holm"]
-    rows = []
-    for (arm, against), both in entries.items():
-        dice, nsd = both.get("dice"), both.get("nsd")
-        rows.append(
-            [
-                *(arm, against, str(dice.cases if dice else nsd.cases if nsd else 0)),
-                *([*_cells(dice), _number(dice.p_holm)] if dice else [""] * 4),
-                *([*_cells(nsd)[:2], _number(nsd.p_holm)] if nsd else [""] * 3),
-            ]
-        )
+def _difference_table(comparison: Comparison) -> Iterator[str]:
+    header = ["path", "against", "cases", "Dice", "95 % interval", "p", "p Holm"]
+    rows = [
+        [one.arm, one.against, str(one.cases), _signed(one.mean), _interval(one), _number(one.p), _number(one.p_holm)]
+        for one in comparison.differences
+    ]
     if rows:
         yield text_table(header, rows)
 
 
-def _cells(difference: Difference) -> tuple[str, str, str]:
-    interval = "" if math.isnan(difference.low) else f"{difference.low:+.3f} to {difference.high:+.3f}"
-    return f"{difference.mean:+.3f}", interval, _number(difference.p)
-
-
 def _ranking_table(comparison: Comparison) -> Iterator[str]:
-    if comparison.rankings:
-        rows = [
-            [one.metric, _number(one.spearman), _number(one.weighted_tau), _number(one.regret), str(one.transfers)]
-            for one in comparison.rankings
-        ]
-        yield "How well each ranked the direct transfers\n\n" + text_table(
-            ["ranking", "Spearman", "weighted tau", "regret", "transfers"], rows
-        )
+    rows = [
+        [one.metric, _number(one.spearman), _number(one.weighted_tau), _number(one.regret), str(one.transfers)]
+        for one in comparison.rankings
+    ]
+    if rows:
+        table = text_table(["ranking", "Spearman", "weighted tau", "regret", "transfers"], rows)
+        yield f"How well each ranked the direct transfers\n\n{table}"
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
-    seeds = len(comparison.seeds)
     yield (
-        "Differences are means over cases, each averaged over labels and models first; intervals are bootstrapped over "
-        "cases, p is Wilcoxon's."
+        "Differences are means over cases; labels and models are averaged first. Intervals are bootstrapped over "
+        "cases; p is Wilcoxon's."
     )
-    yield f"NSD: normalised surface distance at {comparison.tolerance:.3g} mm."
-    if comparison.savings:
-        curves = "the training cases themselves" if "all" in comparison.folds else "the validation cases"
-        yield (
-            "Epochs to scratch: of the target's stage, until the pseudo Dice (smoothed, on patches of "
-            f"{curves}) is what scratch has at its end; the sources' epochs come on top."
-        )
     cases = max((one.cases for one in comparison.differences), default=0)
-    if 0 < cases < FEW:
-        yield f"With {cases} case{'s' * (cases > 1)} intervals are rough, and p cannot fall below {2 / 2**cases:.2g}."
-    if seeds < 3:
-        yield f"With {seeds} seed{'s' * (seeds > 1)} chance of the training can be as large as what is compared."
+    if 0 < cases < FEW_CASES:
+        # the smallest p of a signed-rank test: all differences have one sign
+        yield f"With {_counted(cases, 'case')}, intervals are rough and p is at least {2 / 2**cases:.2g}."
+    if len(comparison.seeds) < 3:
+        yield f"With {_counted(len(comparison.seeds), 'seed')}, random effects of training can be as large as these."
     if not comparison.complete:
-        yield "Not everything is finished; the same command goes on."
+        yield "Some models are not finished; run the same command again."
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def _interval(difference: Difference) -> str:
+    if difference.low is None or difference.high is None:
+        return ""
+    return f"{difference.low:+.3f} to {difference.high:+.3f}"
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}"
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

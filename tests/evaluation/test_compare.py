@@ -1,9 +1,10 @@
-"""A real, small comparison: trained, scored, gone on with, and evaluated on a test set."""
+"""A real, small comparison: trained, evaluated, resumed, and evaluated on a test set."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from nnunet_seqtransfer.affinity.record import affinity_path
 from nnunet_seqtransfer.calibration.measurements import read_measurements
 from nnunet_seqtransfer.evaluation.comparison import comparison_path, read_comparison
 from nnunet_seqtransfer.nnunet.plans import plans_path
+from nnunet_seqtransfer.nnunet.validation import mean_dice
 from nnunet_seqtransfer.storage import read_json
 from nnunet_seqtransfer.training.recipe import read_block
 from support.world import TARGET
 
 TINY = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "2", "-np", "1", "-layer_decay", "0.7")
-WANTED = ("901", "3d_fullres", "-arms", "scratch", "direct", "-top", "1", *TINY)
+WANTED = ("901", "3d_fullres", "-arms", "scratch", "direct", "-nearest", "1", *TINY)
 
 
 def test_without_an_affinity_a_dry_run_says_what_to_run(world, command):
@@ -31,14 +33,13 @@ def test_without_an_affinity_a_dry_run_says_what_to_run(world, command):
 
 MISTAKES = (
     (("-arms", "best"), "invalid choice: 'best'"),
-    (("-path", "901"), "the target Dataset901_Target is among its sources"),
-    (("-folds", "7"), "has no fold 7"),
-    (("-folds", "all"), "fold all holds no case out"),
+    (("-paths", "901"), "the target Dataset901_Target is among its sources"),
+    (("-f", "7"), "has no fold 7"),
+    (("-f", "all"), "fold all holds no case out"),
     (("-test", "902"), "has other channels and labels"),
     (("-test", "901"), "has no labelled test cases"),
-    (("-paths", "nowhere.txt"), "the file of paths nowhere.txt cannot be read"),
-    (("-arms", "scratch"), "two are needed"),
-    (("-tolerance", "-1"), "is not a number from 0 on"),
+    (("-paths", "nowhere.txt"), "cannot read the file of paths nowhere.txt"),
+    (("-arms", "scratch"), "at least two are needed"),
 )
 
 
@@ -61,14 +62,14 @@ def test_a_stored_plan_of_another_metric_or_through_the_test_set_is_not_compared
     assert command("affinity", "-t", "901", "-s", "902", "903", "-m", "fingerprint", "-np", "1").status == 0
     other = str(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "fingerprint"))
     outcome = command("compare", *wanted, "-a", other)
-    assert outcome.status == 2 and "is by the metric descriptors, the affinity by fingerprint" in outcome.err
+    assert outcome.status == 2 and "rests on the metric descriptors, the affinity on fingerprint" in outcome.err
     assert command("compare", *WANTED, "-a", other, "--dry_run").status == 0
 
 
 def test_paths_of_ones_own(compared, command, tmp_path):
     """From options and from a file, by number or name, once each; comments and empty lines are left out."""
     (tmp_path / "paths.txt").write_text("# mine\n\n902 -> 903\nDataset903_Far\n")
-    own = ("-path", "903", "902", "-path", "903", "-paths", str(tmp_path / "paths.txt"))
+    own = ("-paths", "903,902", "903", str(tmp_path / "paths.txt"))
     outcome = command("compare", "901", "3d_fullres", "-arms", "scratch", *own, *TINY, "--dry_run")
     assert outcome.status == 0, outcome.err
     lines = [line.split("  ")[0] for line in outcome.out.splitlines() if line.rstrip().endswith(("own", "scratch"))]
@@ -99,23 +100,22 @@ def test_a_comparison_from_the_budget_to_a_test_set(compared, command, monkeypat
     assert found.complete and [arm.name for arm in found.arms] == ["scratch", "902 -> 901"]
     block = read_block(read_json(plans_path(TARGET, "nnUNetPlans_via902_seed0"), "plans", ""), "3d_fullres")
     assert block is not None and block.recipe.layer_decay == 0.7, "every path is fine-tuned as asked for"
-    assert len(found.curves) == 2 and all(len(curve.ema) == 1 for curve in found.curves)
     assert {one.cases for one in found.differences} == {2}
     _agrees_with_nnunet(world, found)
-    assert {path.name for path in path.parent.glob("*.png")} == {"differences.png", "curves.png"}
+    assert {path.name for path in path.parent.glob("*.png")} == {"differences.png"}
     runs = read_measurements(path.with_name("measurements.csv"))
     assert [(run.sources, run.seed) for run in runs] == [((), "0"), (("902",), "0")]
 
-    trained = {name: stamp for name, stamp in world.snapshot().items() if "nnUNetTrainer" in name or "/scores/" in name}
+    trained = {name: stamp for name, stamp in world.snapshot().items() if "nnUNetTrainer" in name}
     again = command("compare", *WANTED)
     assert again.status == 0 and "3 finished, 0 left" in again.out
     after = world.snapshot()
-    assert {name: after[name] for name in trained} == trained, "nothing is trained or scored twice"
+    assert {name: after[name] for name in trained} == trained, "nothing is trained twice"
     assert read_comparison(path).scores == found.scores
 
     with monkeypatch.context() as patch:
         patch.setattr("nnunet_seqtransfer.training.job.train_command", lambda: "/bin/false")
-        failed = command("compare", *WANTED, "-path", "903")
+        failed = command("compare", *WANTED, "-paths", "903")
     assert failed.status == 2, failed.err
     kept = read_comparison(path)
     assert kept.scores == found.scores and not kept.complete, "a further path that fails takes nothing away"
@@ -123,9 +123,9 @@ def test_a_comparison_from_the_budget_to_a_test_set(compared, command, monkeypat
     _add_test_set(world)
     tested = command("compare", *WANTED, "-test", "901", "--disable_tta")
     assert tested.status == 0, tested.err
-    assert "1 held-out cases of Dataset901_Target/imagesTs" in tested.out
+    assert "1 held-out case of Dataset901_Target/imagesTs" in tested.out
     apart = comparison_path(TARGET, "nnUNetPlans", "3d_fullres", test=TARGET)
-    assert {score.case for score in read_comparison(apart).scores} == {"new"}
+    assert {one.case for model in read_comparison(apart).scores for one in model.cases} == {"new"}
     assert read_comparison(path).scores == found.scores, "the comparison on the folds stays"
 
 
@@ -135,15 +135,14 @@ def _agrees_with_nnunet(world, found):
         folder = world.results / TARGET / f"nnUNetTrainerSeqTransfer__{plans}__3d_fullres" / "fold_0"
         summary = json.loads((folder / "validation" / "summary.json").read_text())
         cases = {entry["reference_file"].split("/")[-1][:5]: entry["metrics"] for entry in summary["metric_per_case"]}
-        own = [score for score in found.scores if score.arm == name]
-        assert {score.case for score in own} == set(cases)
-        for score in own:
-            wanted = cases[score.case][{"front": "1", "back": "2"}[score.label]]["Dice"]
-            assert score.dice == pytest.approx(wanted, nan_ok=True)
-        (curve,) = [curve for curve in found.curves if curve.arm == name]
-        assert curve.dice == pytest.approx(summary["foreground_mean"]["Dice"])
+        (model,) = [model for model in found.scores if model.arm == name]
+        assert {one.case for one in model.cases} == set(cases)
+        for one in model.cases:
+            wanted = cases[one.case][{"front": "1", "back": "2"}[one.label]]["Dice"]
+            assert (math.nan if one.dice is None else one.dice) == pytest.approx(wanted, nan_ok=True)
+        assert mean_dice(model.cases) == pytest.approx(summary["foreground_mean"]["Dice"])
     with comparison_path(TARGET, "nnUNetPlans", "3d_fullres").with_name("scores.csv").open() as stream:
-        assert len(list(csv.DictReader(stream))) == len(found.scores)
+        assert len(list(csv.DictReader(stream))) == sum(len(model.cases) for model in found.scores)
 
 
 def _add_test_set(world):

@@ -1,39 +1,36 @@
-"""The record of a comparison, its tables and its pictures."""
+"""The record of a comparison and its tables."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.evaluation.cache import cached
-from nnunet_seqtransfer.evaluation.comparison import Budget, Comparison, Score, read_comparison, write_comparison
-from nnunet_seqtransfer.evaluation.curves import savings
-from nnunet_seqtransfer.evaluation.differences import differences
+from nnunet_seqtransfer.evaluation.comparison import Budget, Comparison, read_comparison, write_comparison
+from nnunet_seqtransfer.evaluation.differences import differences, measurements
 from nnunet_seqtransfer.evaluation.rankings import rankings
-from nnunet_seqtransfer.report.comparison_pictures import draw_comparison, drawn_differences
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
-from support.comparison_cases import A, B, affinity, arm, curve, scores
+from nnunet_seqtransfer.storage import read_record, write_record
+from support.comparison_cases import A, B, affinity, arm, scores
 
 ARMS = (arm(roles=("scratch",)), arm(A, B, roles=("planned",)), arm(B), arm(roles=("long",), extra=4))
 
 
 @pytest.fixture
 def comparison() -> Comparison:
-    """Three arms of two seeds, one of them without a curve, and a label that a case does not have."""
+    """Three arms of two seeds, and a label that a case does not have; a fourth arm is not trained."""
     rng = np.random.default_rng(0)
-    every, curves = [], []
-    for place, one in enumerate(ARMS[:3]):
+    every = []
+    for number, one in enumerate(ARMS[:3]):
         for seed in (0, 1):
-            dice = {f"case{number}": float(rng.uniform(0.2, 0.5) + 0.1 * place) for number in range(6)}
-            every += scores(one.name, dice, seed)
-            every.append(Score(one.name, "0", seed, "case0", "other", math.nan, math.nan))
-            curves.append(curve(one.name, (0.1 + 0.1 * place, 0.2 + 0.1 * place, 0.3 + 0.1 * place), seed))
+            dice = {f"case{case}": float(rng.uniform(0.2, 0.5) + 0.1 * number) for case in range(6)}
+            model = scores(one.name, dice, seed)
+            absent = scores(one.name, {"case0": None}, seed, label="other")
+            every.append(replace(model, cases=(*model.cases, *absent.cases)))
     direct = dict(zip(affinity().sources, (0.6, 0.8, 0.7, 0.1), strict=True))
     return Comparison(
         target="Dataset004_Target",
@@ -41,31 +38,41 @@ def comparison() -> Comparison:
         configuration="3d_fullres",
         folds=("0",),
         seeds=(0, 1),
-        tolerance=1.0,
-        evaluated_on="6 cases",
+        test_set=None,
+        cases=6,
         budget=Budget(9, 8, 500, 0.5, 500),
         arms=ARMS,
         scores=tuple(every),
-        curves=tuple(curves),
         differences=differences(ARMS, every),
-        savings=savings(ARMS, curves),
         rankings=rankings((affinity(),), direct),
         provenance={"device": "cpu"},
     )
 
 
 def test_a_record_is_read_as_it_was_written(comparison, tmp_path):
-    """Everything comes back equal, NaN included; the tables beside it hold the same rows."""
-    write_comparison(tmp_path / "comparison.json", comparison)
-    found = read_comparison(tmp_path / "comparison.json")
-    assert repr(found.scores) == repr(comparison.scores) and math.isnan(found.scores[6].dice)
-    assert found.curves == comparison.curves and found.differences == comparison.differences
-    assert (found.arms, found.savings, found.rankings) == (comparison.arms, comparison.savings, comparison.rankings)
-    assert (found.folds, found.seeds, found.budget) == (comparison.folds, comparison.seeds, comparison.budget)
+    """Everything comes back equal; the tables next to it hold the same rows."""
+    path = tmp_path / "comparison.json"
+    write_comparison(path, comparison, measurements(comparison))
+    assert read_comparison(path) == comparison
     with (tmp_path / "scores.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == len(comparison.scores) and float(rows[0]["dice"]) == comparison.scores[0].dice
-    assert not found.complete, "one arm is not trained yet"
+    assert len(rows) == 3 * 2 * 7 and float(rows[0]["dice"]) == comparison.scores[0].cases[0].dice
+    assert rows[6]["label"] == "other" and rows[6]["dice"] == ""
+    with (tmp_path / "measurements.csv").open() as stream:
+        assert [row["path"] for row in csv.DictReader(stream)] == ["scratch"] * 2 + ["21 -> 22"] * 2 + ["22"] * 2
+    assert not comparison.complete, "one arm is not trained yet"
+
+
+def test_a_record_of_format_1_is_refused_with_a_remedy(comparison, tmp_path):
+    """Version 0.1.0 wrote flat scores with surface distances, and what was evaluated in words."""
+    path = tmp_path / "comparison.json"
+    write_comparison(path, comparison)
+    content = read_record(path, "comparison", 2, "")
+    del content["test_set"], content["cases"]
+    content |= {"scores": [], "curves": [], "savings": [], "tolerance": 1.0, "evaluated_on": "6 cases"}
+    write_record(path, "comparison", 1, content)
+    with pytest.raises(RecordError, match=r"run nnUNetv2_seq_compare again"):
+        read_comparison(path)
 
 
 @pytest.mark.parametrize("broken", ["edited", "cut", "newer", "lacking"])
@@ -76,9 +83,7 @@ def test_a_broken_record_is_refused(comparison, tmp_path, broken):
     if broken == "cut":
         path.write_text(path.read_text()[:500])
     elif broken == "lacking":
-        from nnunet_seqtransfer.storage import write_record
-
-        write_record(path, "comparison", 1, {"target": "x"})
+        write_record(path, "comparison", 2, {"target": "x"})
     else:
         content = json.loads(path.read_text())
         content |= {"target": "other"} if broken == "edited" else {"format": 99}
@@ -87,43 +92,32 @@ def test_a_broken_record_is_refused(comparison, tmp_path, broken):
         read_comparison(path)
 
 
-def test_the_tables_say_what_was_reached(comparison):
-    """Means, spread, differences with intervals, epochs, rankings, and what is not finished."""
+def test_the_tables_hold_what_was_reached(comparison):
+    """Means, spread, differences with intervals, rankings, and what is not finished."""
     text = comparison_text(comparison)
-    line = next(line for line in text.splitlines() if line.startswith("21 -> 22 -> 4") and "planned" in line)
-    assert "3 of 3" in line
-    for words in ("95 % interval", "p Holm", "weighted tau", "regret", "largest source", "at 1 mm", "not everything"):
-        assert words in text or words.capitalize() in text
-    assert "training cases themselves" not in text
+    (entry,) = [one for one in comparison.differences if one.against == ARMS[2].name]
+    rows = [line.split("  ") for line in text.splitlines()]
+    (row,) = [[cell.strip() for cell in row if cell] for row in rows if ARMS[2].name in map(str.strip, row[1:])]
+    wanted = [f"{entry.mean:+.3f}", f"{entry.low:+.3f} to {entry.high:+.3f}", f"{entry.p:.3f}", f"{entry.p_holm:.3f}"]
+    assert row == [ARMS[1].name, ARMS[2].name, "6", *wanted]
+    assert "6 validation cases of fold 0" in text and "not finished" in text
+    assert all(name in text for name in ("largest source", "same modality", "random", "descriptors"))
+
+
+def test_predicted_gains_are_shown_next_to_measured_ones(comparison):
+    """Only if there is a plan that predicts them; the measured one is the difference of the means."""
+    assert "predicted gain" not in comparison_text(comparison)
+    arms = (comparison.arms[0], replace(comparison.arms[1], predicted=0.0625), *comparison.arms[2:])
+    lines = comparison_text(replace(comparison, arms=arms)).splitlines()
+    (line,) = [line for line in lines if line.startswith("21 -> 22 -> 4") and "planned" in line]
+    measured = next(one.mean for one in comparison.differences if one.arm == arms[1].name)
+    assert line.split()[-2:] == ["+0.062", f"{measured:+.3f}"]
 
 
 def test_the_budget_counts_shared_stages_once(comparison):
-    """The text before anything is trained says how many stages, iterations and hours."""
-    text = budget_text(comparison.arms, comparison.budget, (0, 1), "given")
-    assert "9 stages" in text and "1 left" in text and "500 iterations" in text and "30 min (given)" in text
-
-
-def test_pictures_are_drawn(comparison, tmp_path):
-    """A picture of the differences and one of the curves, each as PNG and SVG; twice the same bytes."""
-    found = draw_comparison(comparison, tmp_path)
-    assert [path.name for path in found] == ["differences.png", "curves.png"]
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(before) == 4
-    draw_comparison(comparison, tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_every_pair_is_drawn_where_there_is_no_scratch(comparison, tmp_path):
-    """Against scratch the arms alone; without scratch the plan against each other path, not only against the first."""
-    assert [one.against for one in drawn_differences(comparison)] == ["scratch"] * 2
-    arms = (ARMS[1], ARMS[2], arm(A))
-    every = (*comparison.scores, *scores(arms[2].name, {f"case{number}": 0.3 for number in range(6)}))
-    changed = replace(comparison, arms=arms, scores=every, differences=differences(arms, every), curves=())
-    found = drawn_differences(changed)
-    assert {(one.arm, one.against) for one in found} == {(arms[0].name, arms[1].name), (arms[0].name, arms[2].name)}
-    assert found[0].mean <= found[1].mean
-    (picture,) = draw_comparison(changed, tmp_path)
-    assert picture.name == "differences.png"
+    """The text before anything is trained has the stages, iterations and time."""
+    text = budget_text(comparison.arms, comparison.budget, (0, 1))
+    assert "9 stages" in text and "1 left" in text and "500 iterations" in text and "30 min" in text
 
 
 def test_one_seed_has_no_spread(comparison):
@@ -132,32 +126,10 @@ def test_one_seed_has_no_spread(comparison):
     def spread(shown: Comparison) -> str:
         lines = comparison_text(shown).splitlines()
         heading = next(number for number, line in enumerate(lines) if "spread" in line)
-        place = lines[heading].index("spread")
+        start = lines[heading].index("spread")
         line = next(line for line in lines[heading:] if line.startswith("scratch"))
-        return line[place : place + len("spread")].strip()
+        return line[start : start + len("spread")].strip()
 
     assert float(spread(comparison)) > 0
-    alone = tuple(score for score in comparison.scores if score.seed == 0)
+    alone = tuple(model for model in comparison.scores if model.seed == 0)
     assert spread(replace(comparison, seeds=(0,), scores=alone)) == "-"
-
-
-def test_what_is_cached_is_made_again_when_a_file_or_setting_changes(tmp_path):
-    """Nothing changed: not made; another file, setting, or a damaged cache: made anew; an error leaves nothing."""
-    file, cache = tmp_path / "file", tmp_path / "cache.json"
-    file.write_text("a")
-    made = []
-
-    def make():
-        made.append(1)
-        return [len(made)]
-
-    assert cached(cache, [file], 1, make) == cached(cache, [file], 1, make) == [1]
-    assert cached(cache, [file], 2, make) == [2]
-    file.write_text("longer")
-    assert cached(cache, [file], 2, make) == [3]
-    cache.write_text("{")
-    assert cached(cache, [file], 2, make) == [4]
-    cache.unlink()
-    with pytest.raises(ZeroDivisionError):
-        cached(cache, [file], 2, lambda: 1 / 0)
-    assert not cache.exists()

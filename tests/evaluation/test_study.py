@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from itertools import permutations
+from itertools import permutations, takewhile
 from types import ModuleType
 
 import pytest
 
 from support.world import load_script
 
-OPTIONS = Namespace(quick=False, pilot=False, dry_run=False, folds=["0"], device="cpu", np=1)
+OPTIONS = Namespace(quick=False, pilot=False, dry_run=False, f=["0"], device="cpu", np=1)
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +20,9 @@ def study() -> ModuleType:
 
 
 def paths_of(words: list[str]) -> list[tuple[str, ...]]:
-    """The words after each -path, up to the next option."""
-    paths, current = [], None
-    for word in words:
-        if word.startswith("-"):
-            current = [] if word == "-path" else None
-            if current is not None:
-                paths.append(current)
-        elif current is not None:
-            current.append(word)
-    return [tuple(path) for path in paths]
+    """Return the paths after -paths, up to the next option."""
+    rest = words[words.index("-paths") + 1 :]
+    return [tuple(word.split(",")) for word in takewhile(lambda word: not word.startswith("-"), rest)]
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -44,7 +37,7 @@ def test_the_parts_of_a_seed_are_every_source_and_every_ordered_pair_once(study:
 def test_parts_differ_from_the_whole_in_the_paths_alone(study: ModuleType) -> None:
     """The last comparison finds every training of the parts: data, recipe and seed are asked for with equal words."""
     target = study.TARGETS[0]
-    paths = {"-arms", "-path", "--all_direct", "--all_pairs", "--wait"}
+    paths = {"-arms", "-paths", "--wait"}
 
     def common(words: list[str]) -> list[str]:
         kept, inside = [], False

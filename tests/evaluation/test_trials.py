@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from nnunet_seqtransfer.evaluation.compare import exclusions_along
 from nnunet_seqtransfer.evaluation.comparison import Arm
-from nnunet_seqtransfer.evaluation.trials import Trial, budget, trial_request, trials
+from nnunet_seqtransfer.evaluation.trials import CompareRequest, Trial, count_budget, exclusions_along, trial_request
 from nnunet_seqtransfer.training.chain import load_chain
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest, chain_stages
@@ -19,16 +18,6 @@ from support.world import FAR, NEAR, TARGET
 RECIPE = Recipe(4, 10)
 BASE = ChainRequest(T, (), "nnUNetPlans", "3d_fullres", ("0",), replace(RECIPE, epochs=3), RECIPE, 0, "mine")
 SCRATCH, LONG, PAIR, NEAREST = arm(), arm(extra=6), arm(A, B), arm(A)
-
-
-def test_all_arms_of_a_seed_come_before_the_next_seed():
-    """So an interrupted comparison has complete pairs."""
-    assert [(one.arm.name, one.seed) for one in trials((SCRATCH, NEAREST), (3, 1))] == [
-        ("scratch", 3),
-        ("21 -> 4", 3),
-        ("scratch", 1),
-        ("21 -> 4", 1),
-    ]
 
 
 def test_seeds_are_apart_and_share_stages_within():
@@ -64,19 +53,17 @@ def test_exclusions_are_those_along_the_path():
     assert exclusions_along(every, ()) == {}
 
 
-@pytest.mark.parametrize("seconds", [36.0, None])
-def test_the_budget_counts_shared_and_finished_stages_once(world, seconds):
+def test_the_budget_counts_shared_and_finished_stages_once(world):
     """Four paths with a common source; then with that source finished."""
     arms = [Arm(str(path), path, ("own",)) for path in ((), (NEAR,), (FAR,), (NEAR, FAR))]
     base = replace(BASE, target=TARGET)
     chains = [load_chain(trial_request(base, Trial(one, 0)), 1, print, exclusions={}) for one in arms]
-    whole = budget(chains, RECIPE, "cpu", seconds)
+    request = CompareRequest(TARGET, recipe=RECIPE, epoch_seconds=36.0)
+    whole = count_budget(chains, request)
     # four targets of 4 epochs; 902, 903 and 903 after 902 of 3 epochs
     assert (whole.stages, whole.finished, whole.iterations) == (7, 0, (4 * 4 + 3 * 3) * 10)
-    assert whole.target_iterations == 40
-    if seconds is not None:
-        assert whole.hours == pytest.approx(25 * 36 / 3600)
-    assert whole.hours > 0
+    assert whole.target_iterations == 40 and whole.hours == pytest.approx(25 * 36 / 3600)
+    assert count_budget(chains, replace(request, epoch_seconds=None)).hours > 0
     done = [
         replace(
             chain,
@@ -86,5 +73,5 @@ def test_the_budget_counts_shared_and_finished_stages_once(world, seconds):
         )
         for chain in chains
     ]
-    left = budget(done, RECIPE, "cpu", seconds)
+    left = count_budget(done, request)
     assert (left.stages, left.finished, left.iterations) == (7, 1, (4 * 4 + 2 * 3) * 10)

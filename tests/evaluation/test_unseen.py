@@ -1,4 +1,4 @@
-"""No case that any stage was trained on enters the evaluation: the rule, and the look at real datasets."""
+"""No case that any stage is trained on is evaluated: the folds of the target, and test sets."""
 
 from __future__ import annotations
 
@@ -7,74 +7,27 @@ import shutil
 
 import pytest
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import DatasetError, StageError
-from nnunet_seqtransfer.evaluation.guard import check_unseen
-from nnunet_seqtransfer.evaluation.held_out import load_held_out
-from nnunet_seqtransfer.evaluation.unseen import Evaluated, Trained, require_unseen, seen_cases, trained_cases
+from nnunet_seqtransfer.evaluation.prediction import load_held_out
+from nnunet_seqtransfer.evaluation.trials import CompareRequest, survey_comparison
+from nnunet_seqtransfer.evaluation.unseen import require_unseen_folds, require_unseen_test
 from nnunet_seqtransfer.nnunet.datasets import split_cases
-from nnunet_seqtransfer.overlap.matching import SharedCase
 from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
-from nnunet_seqtransfer.training.chain import Chain, load_chain
-from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.training.stages import ChainRequest
+from nnunet_seqtransfer.tasks.task import load_target, load_task
 from support.world import FAR, NEAR, TARGET, World
 
-EVALUATED = Evaluated("Dataset004_T", frozenset({"a", "b"}))
+CASES = [f"case{number}" for number in range(6)]
 
 
-@pytest.mark.parametrize(
-    ("trained", "shared", "expected"),
-    [
-        (Trained("t", "Dataset004_T", frozenset({"c", "d"})), (), []),
-        (Trained("t", "Dataset004_T", frozenset({"b", "c"})), (), [("b", "b", "the same case")]),
-        (Trained("s", "Dataset021_S", frozenset({"a", "b"})), (), []),
-        (
-            Trained("s", "Dataset021_S", frozenset({"x"})),
-            (SharedCase("Dataset021_S", "x", "a", "same image", 1.0),),
-            [("a", "x", "same image")],
-        ),
-        (
-            Trained("s", "Dataset021_S", frozenset({"y"})),
-            (SharedCase("Dataset021_S", "x", "a", "same image", 1.0),),
-            [],
-        ),
-        (
-            Trained("s", "Dataset021_S", frozenset({"x"})),
-            (SharedCase("Dataset022_R", "x", "a", "same image", 1.0), SharedCase("Dataset021_S", "x", "z", "", 1.0)),
-            [],
-        ),
-        (
-            Trained("t", "Dataset004_T", frozenset({"c"})),
-            (SharedCase("Dataset004_T", "c", "a", "labels equal", 0.0),),
-            [("a", "c", "labels equal")],
-        ),
-    ],
-    ids=["apart", "same case", "same name elsewhere", "shared", "left out", "other pairs", "twice in the target"],
-)
-def test_what_counts_as_seen(trained, shared, expected):
-    """A case of the evaluated dataset itself, or one anywhere that shares image or labels with an evaluated one."""
-    found = seen_cases(EVALUATED, [trained], shared)
-    assert [(one.case, one.trained_case, one.evidence) for one in found] == expected
-    assert all(one.stage == trained.stage for one in found)
-    if expected:
-        with pytest.raises(StageError, match=f"{expected[0][0]}, which is .* of {trained.stage}.*; do this"):
-            require_unseen(EVALUATED, [trained], shared, "do this")
+def guard(*folds: str, test: str | None = None, sources: tuple[str, ...] = ()) -> None:
+    target, _ = load_target(TARGET, "nnUNetPlans", "3d_fullres")
+    splits = split_cases(TARGET, target.cases)
+    if test is None:
+        require_unseen_folds(target, folds, splits, Context(), write=True)
     else:
-        require_unseen(EVALUATED, [trained], shared, "do this")
-
-
-def chain_of(*sources: str, folds: tuple[str, ...] = ("0",), overlap: str = "refuse") -> Chain:
-    recipe = Recipe(1, 2)
-    request = ChainRequest(
-        TARGET, sources, "nnUNetPlans", "3d_fullres", folds, recipe, recipe, 0, overlap=overlap
-    )  # fmt: skip
-    return load_chain(request, 1, print)
-
-
-def guard(chain: Chain, test: str | None = None) -> None:
-    splits = split_cases(TARGET, chain.tasks[TARGET].cases)
-    held_out = None if test is None else load_held_out(test, chain.tasks[TARGET])
-    check_unseen([chain], splits, held_out, 1, print, write=True)
+        tasks = [load_task(source) for source in sources]
+        require_unseen_test(load_held_out(test, target), target, tasks, folds, splits, Context(), write=True)
 
 
 def share(world: World, source: str, own: str, case: str) -> None:
@@ -82,69 +35,68 @@ def share(world: World, source: str, own: str, case: str) -> None:
     shutil.copy(world.raw / TARGET / f"imagesTr/{case}_0000.nii.gz", world.raw / source / f"imagesTr/{own}_0000.nii.gz")
 
 
-def test_the_cases_of_every_stage_are_known(world):
-    """Sources with all their cases but excluded ones, the target's fold with those it trains on."""
-    chain = chain_of(NEAR, FAR, folds=("0", "1"))
-    splits = split_cases(TARGET, chain.tasks[TARGET].cases)
-    for fold in ("0", "1"):
-        last = next(stage for stage in chain.stages if stage.fold == fold)
-        found = trained_cases(chain, last, splits)
-        assert [one.dataset for one in found] == [TARGET, FAR, NEAR]
-        assert found[0].cases == set(splits[fold]["train"]) and len(found[1].cases) == len(found[2].cases) == 6
-        assert not found[0].cases & set(splits[fold]["val"])
-
-
-def test_a_source_with_a_case_that_a_fold_holds_out_is_refused(world):
-    """Also where the chain itself was told to allow it: a comparison has no such switch."""
-    held_out = split_cases(TARGET, [f"case{number}" for number in range(6)])["0"]["val"][0]
-    share(world, NEAR, "case3", held_out)
-    chain = chain_of(NEAR, overlap="allow")
-    with pytest.raises(StageError, match=rf"such as {held_out}, which is case3 of {NEAR}/.*same image"):
-        guard(chain)
-    guard(chain_of(NEAR, overlap="exclude"))
-
-
 def test_splits_that_overlap_are_refused(world):
-    """splits_final.json can put a case on both sides; then it is not evaluated."""
-    cases = [f"case{number}" for number in range(6)]
-    (world.preprocessed / TARGET / "splits_final.json").write_text(json.dumps([{"train": cases[:4], "val": cases[3:]}]))
-    with pytest.raises(StageError, match=r"trained on 1 of the cases .* such as case3, which is case3"):
-        guard(chain_of())
+    """splits_final.json can put a case on both sides of a fold."""
+    guard("0", "1")
+    (world.preprocessed / TARGET / "splits_final.json").write_text(json.dumps([{"train": CASES[:4], "val": CASES[3:]}]))
+    with pytest.raises(StageError, match=r"^1 of the cases .*fold 0.* such as case3, which is case3 of"):
+        guard("0")
 
 
 def test_a_patient_that_is_in_the_target_twice_is_refused(world):
-    """The same image under two names, one on each side of the fold."""
-    split = split_cases(TARGET, [f"case{number}" for number in range(6)])["0"]
-    share(world, TARGET, split["train"][0], split["val"][0])
-    with pytest.raises(StageError, match=f"such as {split['val'][0]}, which is {split['train'][0]} of {TARGET}"):
-        guard(chain_of())
+    """The same image under two names, one on each side of the fold; the other folds are welcome."""
+    splits = split_cases(TARGET, CASES)
+    share(world, TARGET, splits["0"]["train"][0], splits["0"]["val"][0])
+    with pytest.raises(StageError, match=f"such as {splits['0']['val'][0]}, which is {splits['0']['train'][0]} of"):
+        guard("0")
 
 
-def test_fold_all_has_nothing_to_evaluate_but_a_test_set(world):
+def test_a_source_with_a_case_that_a_fold_validates_on_is_refused(world, command):
+    """A comparison has no switch to allow it, only one to exclude such cases."""
+    held_out = split_cases(TARGET, CASES)["0"]["val"][0]
+    share(world, NEAR, "case3", held_out)
+    assert command("affinity", "-t", "901", "-s", "902", "-np", "1").status == 0
+    request = CompareRequest(TARGET, kinds=("scratch", "direct"), nearest=1)
+    with pytest.raises(StageError, match=f"case3 with {held_out}"):
+        survey_comparison(request, Context())
+    survey = survey_comparison(CompareRequest(TARGET, kinds=("scratch", "direct"), exclude_overlap=True), Context())
+    assert survey.exclusions["0"][NEAR] == ("case3",)
+
+
+def test_fold_all_needs_a_test_set(world):
     """Its validation is on the training cases; with a test set it is welcome."""
     with pytest.raises(StageError, match="fold all holds no case out"):
-        guard(chain_of(folds=("all",)))
+        guard("all")
     make_test_images(world, "new", case="case0", noise=True)
-    guard(chain_of(NEAR, folds=("all",)), TARGET)
+    guard("all", test=TARGET, sources=(NEAR, FAR))
 
 
-def test_a_test_case_that_the_target_was_trained_on_is_refused(world):
-    """imagesTs with a copy of a training image; a derived dataset that references a training file."""
+def test_a_test_case_that_is_trained_on_is_refused(world):
+    """imagesTs with a copy of a training image; a derived dataset that refers to a training file; a source itself."""
     make_test_images(world, "new", case="case2", noise=False)
-    with pytest.raises(StageError, match=rf"such as new, which is case2 of {TARGET}/.*same image.*leave that dataset"):
-        guard(chain_of(folds=("all",)), TARGET)
+    with pytest.raises(StageError, match=rf"such as new, which is case2 of {TARGET} .*same image.*leave that dataset"):
+        guard("all", test=TARGET)
     derive_task(DeriveRequest(TARGET, 950, "Test", cases=("case4",)), print)
     with pytest.raises(StageError, match=r"such as case4, which is case4 .*same file"):
-        guard(chain_of(folds=("all",)), "Dataset950_Test")
+        guard("all", test="Dataset950_Test")
+
+
+def test_a_test_case_of_another_fold_is_no_training_case(world):
+    """A test set of cases that the compared fold validates on is welcome; another fold trains on them."""
+    held_out = split_cases(TARGET, CASES)["0"]["val"]
+    derive_task(DeriveRequest(TARGET, 950, "Test", cases=tuple(held_out)), print)
+    guard("0", test="Dataset950_Test")
+    with pytest.raises(StageError, match="would be trained on"):
+        guard("0", "1", test="Dataset950_Test")
 
 
 def test_a_test_set_has_to_fit_the_target(world):
-    """Other labels or channels cannot be evaluated; where imagesTs is missing the error says so."""
-    chain = chain_of()
+    """Other labels or channels cannot be evaluated; if imagesTs is missing, the error says so."""
+    target, _ = load_target(TARGET, "nnUNetPlans", "3d_fullres")
     with pytest.raises(DatasetError, match="has other channels and labels than"):
-        load_held_out(NEAR, chain.tasks[TARGET])
+        load_held_out(NEAR, target)
     with pytest.raises(DatasetError, match="has no labelled test cases: there are none in"):
-        load_held_out(TARGET, chain.tasks[TARGET])
+        load_held_out(TARGET, target)
 
 
 def make_test_images(world: World, name: str = "new", case: str = "case0", noise: bool = True) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from nnunet_seqtransfer.affinity.record import read_affinity, write_affinity
-from nnunet_seqtransfer.evaluation.comparison import Score, comparison_path, read_comparison
+from nnunet_seqtransfer.evaluation.comparison import ModelScores, comparison_path, read_comparison
 from nnunet_seqtransfer.nnunet.training_log import read_lines
-from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, mean_dice, telling
+from nnunet_seqtransfer.nnunet.validation import CaseDice, ValidatedCase, case_dice, mean_dice, telling
 from nnunet_seqtransfer.report.page.curves import MOST_POINTS, thinned
 from nnunet_seqtransfer.report.page.findings import find
 from nnunet_seqtransfer.report.page.heatmap import MOST, NUMBERS
@@ -349,7 +349,8 @@ def test_plots_of_an_unfinished_comparison_pair_what_both_have(folders: Path) ->
     comparison = read_comparison(comparison_path(TARGET, "nnUNetPlans", "3d_fullres"))
     dice = {("scratch", 0): 0.5, ("902 -> 901", 0): 0.6, ("902 -> 901", 1): 0.9}
     scores = tuple(
-        Score(arm, "0", seed, case, "front", value, value) for (arm, seed), value in dice.items() for case in "ab"
+        ModelScores(arm, "0", seed, tuple(CaseDice(case, "front", value) for case in "ab"))
+        for (arm, seed), value in dice.items()
     )
     ((_, plot),) = paired_plots(replace(comparison, scores=scores, differences=comparison.differences[:1]))
     (one, other) = (str(attributes["data-tip"]) for attributes, _ in Reader(plot).all("g"))

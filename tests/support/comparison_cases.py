@@ -8,7 +8,8 @@ import numpy as np
 
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry
-from nnunet_seqtransfer.evaluation.comparison import Arm, Curve, Role, Score, arm_name
+from nnunet_seqtransfer.evaluation.comparison import Arm, ModelScores, arm_name
+from nnunet_seqtransfer.nnunet.validation import CaseDice
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
 
 T = "Dataset004_Target"
@@ -59,16 +60,13 @@ def plan(sources: Sequence[str] = (A, B)) -> SequencePlan:
     )
 
 
-def arm(*sources: str, roles: Sequence[Role] = ("direct",), extra: int = 0) -> Arm:
-    """An arm along a path."""
+def arm(*sources: str, roles: Sequence[str] = ("direct",), extra: int = 0) -> Arm:
+    """Return an arm along a path."""
     return Arm(arm_name(sources, T, extra), tuple(sources), tuple(roles), extra)
 
 
-def scores(name: str, dice: Mapping[str, float], seed: int = 0, fold: str = "0") -> list[Score]:
-    """One label a case; the surface distance is half of the Dice."""
-    return [Score(name, fold, seed, case, "organ", value, value / 2) for case, value in dice.items()]
-
-
-def curve(name: str, ema: Sequence[float], seed: int = 0, fold: str = "0") -> Curve:
-    """A learning curve."""
-    return Curve(name, fold, seed, tuple(ema), tuple(ema), ema[-1])
+def scores(
+    name: str, dice: Mapping[str, float | None], seed: int = 0, fold: str = "0", label: str = "organ"
+) -> ModelScores:
+    """Return one model with one label per case."""
+    return ModelScores(name, fold, seed, tuple(CaseDice(case, label, value) for case, value in dice.items()))

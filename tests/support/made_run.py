@@ -21,14 +21,14 @@ from nnunet_seqtransfer.evaluation.comparison import (
     Budget,
     Comparison,
     Difference,
+    ModelScores,
     Ranking,
-    Saving,
-    Score,
     comparison_path,
     write_comparison,
 )
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.nnunet.validation import CaseDice
 from nnunet_seqtransfer.planning.record import Against, CandidatePath, SequencePlan, Win, plan_path, write_plan
 from nnunet_seqtransfer.storage import sha256, write_json, write_record
 from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, with_block
@@ -252,10 +252,15 @@ def write_made_comparison(cases: int = 8, tag: str | None = None, test: str | No
     base = rng.uniform(0.4, 0.8, cases)
     scores = []
     for place, arm in enumerate(arms):
-        for case, value in enumerate(base + 0.06 * place + rng.normal(0, 0.04, cases)):
-            scores += [Score(arm.name, "0", 0, f"case{case}", label, float(value), 0.9) for label in ("front", "back")]
+        values = base + 0.06 * place + rng.normal(0, 0.04, cases)
+        dice = [
+            CaseDice(f"case{case}", label, float(value))
+            for case, value in enumerate(values)
+            for label in ("front", "back")
+        ]
+        scores.append(ModelScores(arm.name, "0", 0, tuple(dice)))
     differences = tuple(
-        Difference(arm.name, "scratch", "dice", 0.06 * place, 0.02 * place, 0.1 * place, 0.02, 0.04, cases)
+        Difference(arm.name, "scratch", 0.06 * place, 0.02 * place, 0.1 * place, 0.02, 0.04, cases)
         for place, arm in enumerate(arms)
         if place
     )
@@ -265,15 +270,12 @@ def write_made_comparison(cases: int = 8, tag: str | None = None, test: str | No
         configuration=CONFIGURATION,
         folds=("0",),
         seeds=(0,),
-        tolerance=1.0,
-        evaluated_on=f"{cases} held-out cases of {test}" if test else "the cases that each fold holds out",
-        provenance={"test_set": test},
+        test_set=test,
+        cases=cases,
         budget=Budget(4, 4, 0, 0.0, 120),
         arms=arms,
         scores=tuple(scores),
-        curves=(),
         differences=differences,
-        savings=(Saving("902 -> 901", "scratch", 0.7, 6, 12), Saving("902 -> 905 -> 901", "scratch", 0.7, None, 12)),
         rankings=(Ranking("descriptors", 0.8, 0.7, 0.01, 3),),
     )
     write_comparison(comparison_path(TARGET, DEFAULT_PLANS, CONFIGURATION, tag, test), comparison)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path
+from nnunet_seqtransfer.report.comparison_text import evaluated_on
 from nnunet_seqtransfer.report.page.naming import counted, short
 from nnunet_seqtransfer.report.page.paired import paired_plots
 from nnunet_seqtransfer.report.page.result_tables import comparison_tables
@@ -36,8 +37,7 @@ def find_comparisons(run: Run, read: Callable[[Path], Comparison | None]) -> tup
 
 def test_set(comparison: Comparison) -> str | None:
     """Name of the test set that it was evaluated on; None for the folds."""
-    name = comparison.provenance.get("test_set")
-    return None if name is None else str(name)
+    return comparison.test_set
 
 
 def section(comparison: Comparison, place: int) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def section(comparison: Comparison, place: int) -> dict[str, Any]:
         "entry": "Comparison" if name is None else f"Comparison on {short(name)}",
         "heading": "Comparison with other paths" + ("" if name is None else f" on the test set {name}"),
         "words": f"{arms} to this target, trained alike with {seeds}; {state}. Scores are of "
-        f"{comparison.evaluated_on}.",
+        f"{evaluated_on(comparison)}.",
         "plots": paired_plots(comparison),
         "tables": comparison_tables(comparison),
     }

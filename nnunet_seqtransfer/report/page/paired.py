@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from markupsafe import Markup
@@ -25,8 +24,8 @@ def paired_plots(comparison: Comparison) -> tuple[tuple[str, Markup], ...]:
 
     A case is averaged over the models that both paths have of it, as in the difference itself.
     """
-    shown = [entry for entry in comparison.differences if entry.metric == "dice"]
-    arms = case_values(comparison.scores, "dice")
+    shown = comparison.differences
+    arms = case_values(comparison.scores)
     columns = [paired_means(arms.get(entry.against, {}), arms.get(entry.arm, {})) for entry in shown]
     values = [value for cases in columns for both in cases.values() for value in both] or [0.0, 1.0]
     low, high = max(0.0, min(values) - 0.03), min(1.0, max(values) + 0.03)
@@ -39,9 +38,9 @@ def paired_plots(comparison: Comparison) -> tuple[tuple[str, Markup], ...]:
 
 def difference_words(entry: Difference) -> str:
     """The mean difference with its interval and its corrected p."""
-    known = math.isfinite(entry.low) and math.isfinite(entry.high)
+    known = entry.low is not None and entry.high is not None
     interval = f" (95 % interval {entry.low:+.3f} to {entry.high:+.3f})" if known else ""
-    tested = f", p = {entry.p_holm:.2g} after Holm" if math.isfinite(entry.p_holm) else ""
+    tested = "" if entry.p_holm is None else f", p = {entry.p_holm:.2g} after Holm"
     return f"{entry.mean:+.3f}{interval}{tested}, {counted(entry.cases, 'case')}"
 
 
@@ -62,7 +61,7 @@ def _plot(entry: Difference, cases: Mapping[str, tuple[float, float]], ends: tup
     parts.append(element("text", arrows(entry.against)[:LONGEST], x=LEFT, y=HEIGHT - 22, class_="tick"))
     parts.append(element("text", arrows(entry.arm)[:LONGEST], x=RIGHT, y=HEIGHT - 6, class_="tick end"))
     parts.append(element("text", f"{entry.mean:+.3f}", x=WIDTH - 2, y=HEIGHT / 2 - 8, class_="big end"))
-    if math.isfinite(entry.low) and math.isfinite(entry.high):
+    if entry.low is not None and entry.high is not None:
         for row, text in enumerate((f"{entry.low:+.3f}", f"to {entry.high:+.3f}")):
             parts.append(element("text", text, x=WIDTH - 2, y=HEIGHT / 2 + 9 + 15 * row, class_="tick end"))
     words = f"Dice of {counted(len(cases), 'case')}: {entry.arm} minus {entry.against} {difference_words(entry)}"

@@ -38,25 +38,14 @@ def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Markup], ...]:
         rows = [
             [
                 text(arrows(f"{entry.arm} against {entry.against}")),
-                text({"dice": "Dice", "nsd": "surface Dice"}[entry.metric]),
-                Cell(interval(entry.mean, entry.low, entry.high, "+"), float(entry.mean)),
-                Cell(_p(entry.p_holm), entry.p_holm),
+                Cell(interval(entry.mean, _known(entry.low), _known(entry.high), "+"), float(entry.mean)),
+                Cell(_p(_known(entry.p_holm)), _known(entry.p_holm)),
                 Cell(str(entry.cases), float(entry.cases)),
             ]
             for entry in comparison.differences
         ]
-        header = ["paths", "measure", "mean difference (95 % interval)", "p (Holm)", "cases"]
+        header = ["paths", "mean difference (95 % interval)", "p (Holm)", "cases"]
         tables.append(("Differences", table("Differences between paths", header, rows)))
-    if comparison.savings:
-        rows = [
-            [
-                text(arrows(entry.arm)),
-                Cell(MISSING if entry.epochs is None else f"{entry.epochs} of {entry.of}", entry.share or math.inf),
-            ]
-            for entry in comparison.savings
-        ]
-        header = ["path", f"epochs until as good as {comparison.savings[0].against}"]
-        tables.append(("Epochs saved", table("Epochs saved", header, rows)))
     if comparison.rankings:
         rows = [
             [text(entry.metric), figure(entry.spearman), figure(entry.weighted_tau), figure(entry.regret)]
@@ -69,3 +58,7 @@ def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Markup], ...]:
 
 def _p(value: float) -> str:
     return f"{value:.2g}" if math.isfinite(value) else MISSING
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value

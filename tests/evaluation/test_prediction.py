@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_seqtransfer.evaluation import held_out
-from nnunet_seqtransfer.evaluation.held_out import HeldOutSet, predict
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.evaluation import prediction
+from nnunet_seqtransfer.evaluation.prediction import HeldOutSet, predict
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.training.job import Job
 from nnunet_seqtransfer.training.recipe import Recipe
@@ -48,7 +49,7 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             time.sleep(0.05)
             (folder / image.name.replace("_0000", "")).write_bytes(image.name.encode())
 
-    monkeypatch.setattr(held_out, "run_job", run)
+    monkeypatch.setattr(prediction, "run_job", run)
     return calls
 
 
@@ -60,7 +61,7 @@ def test_two_comparisons_at_once_predict_once(
 
     def ask() -> None:
         try:
-            found.append(predict(cases, stage, tmp_path, "cpu", lambda _: None, mirroring=False))
+            found.append(predict(cases, stage, tmp_path, "cpu", Context(), mirroring=False))
         except BaseException as error:
             errors.append(error)
 
@@ -70,19 +71,19 @@ def test_two_comparisons_at_once_predict_once(
     for thread in threads:
         thread.join(120)
     assert not errors and len(predicted) == 1 and found[0] == found[1]
-    assert all(any(found[0].glob(f"{case}.*")) for case in cases.cases)
+    assert all(any(found[0][1].glob(f"{case}.*")) for case in cases.cases)
 
 
 def test_a_prediction_that_is_gone_is_made_again(
     stage: Stage, cases: HeldOutSet, predicted: list[Path], tmp_path: Path
 ) -> None:
     """With all the others of its model; what is whole is left alone."""
-    folder = predict(cases, stage, tmp_path, "cpu", print, mirroring=False)
-    predict(cases, stage, tmp_path, "cpu", print, mirroring=False)
+    _, folder = predict(cases, stage, tmp_path, "cpu", Context(), mirroring=False)
+    predict(cases, stage, tmp_path, "cpu", Context(), mirroring=False)
     assert len(predicted) == 1
     gone = next(iter(folder.glob(f"{min(cases.cases)}.*")))
     gone.unlink()
-    predict(cases, stage, tmp_path, "cpu", print, mirroring=False)
+    predict(cases, stage, tmp_path, "cpu", Context(), mirroring=False)
     assert len(predicted) == 2 and gone.exists()
 
 
@@ -90,8 +91,8 @@ def test_cases_that_left_the_test_set_are_not_predicted(
     stage: Stage, cases: HeldOutSet, predicted: list[Path], tmp_path: Path
 ) -> None:
     """Their links go."""
-    predict(cases, stage, tmp_path, "cpu", print, mirroring=False)
+    predict(cases, stage, tmp_path, "cpu", Context(), mirroring=False)
     first = min(cases.cases)
     fewer = HeldOutSet(TARGET, TARGET, {first: cases.cases[first]})
-    folder = predict(fewer, stage, tmp_path, "cpu", print, mirroring=False)
+    _, folder = predict(fewer, stage, tmp_path, "cpu", Context(), mirroring=False)
     assert {path.name.split(".")[0] for path in folder.glob("*.nii.gz")} == {first}

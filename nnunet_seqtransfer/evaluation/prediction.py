@@ -1,0 +1,152 @@
+"""A test set outside the folds: its cases, and the predictions of each model by nnU-Net's own command."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.errors import DatasetError, RecordError, StageError
+from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, raw_test_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import installed_command
+from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_cases, sketch_dataset
+from nnunet_seqtransfer.storage import read_record, sha256, write_record
+from nnunet_seqtransfer.tasks.task import Task
+from nnunet_seqtransfer.training.job import Job
+from nnunet_seqtransfer.training.locks import locked_in_turn
+from nnunet_seqtransfer.training.stage_files import FINAL
+from nnunet_seqtransfer.training.stages import TRAINER, Stage
+from nnunet_seqtransfer.training.supervise import run_job
+
+MARK, KIND, FORMAT = "seq_compare.json", "predictions", 1
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """Cases that every model predicts and none is trained on."""
+
+    dataset: str
+    "Full name of the dataset that the cases belong to."
+    name: str
+    "Name for messages: the dataset, or DATASET/imagesTs."
+    cases: Mapping[str, RawCase]
+    "Identifier of each case -> its files."
+
+    def sketched(self, processes: int, *, write: bool) -> SketchedDataset:
+        """Return the sketches of the cases; those of a whole dataset are kept if ``write`` is True."""
+        if self.name == self.dataset:
+            return sketch_dataset(self.dataset, processes, write=write)
+        return sketch_cases(self.name, self.cases, read_dataset_json(self.dataset), processes)
+
+
+def load_held_out(dataset: str, target: Task) -> HeldOutSet:
+    """Return the labelled cases of ``dataset``, or imagesTs and labelsTs if it is the target itself.
+
+    Raises DatasetError if channels, labels or file ending differ from the target's, or there are no such cases.
+    """
+    own = read_dataset_json(dataset)
+    if dataset == target.dataset:
+        return HeldOutSet(dataset, f"{dataset}/imagesTs", raw_test_cases(dataset, own))
+    pairs = {
+        "channels": (channel_names(own), target.channels),
+        "labels": (own["labels"], target.dataset_json["labels"]),
+        "file_ending": (own["file_ending"], target.dataset_json["file_ending"]),
+    }
+    differing = [what for what, (one, other) in pairs.items() if one != other]
+    if differing:
+        raise DatasetError(
+            f"the test set {dataset} has other {' and '.join(differing)} than {target.dataset}; "
+            "derive one that fits with nnUNetv2_seq_derive"
+        )
+    cases = raw_cases(dataset, own)
+    if not cases:
+        raise DatasetError(f"the test set {dataset} has no raw images here; copy it to nnUNet_raw")
+    return HeldOutSet(dataset, dataset, cases)
+
+
+def predict(
+    test: HeldOutSet, stage: Stage, folder: Path, device: str, context: Context, *, mirroring: bool
+) -> tuple[Path, Path]:
+    """Predict all cases with one model unless that is done; return the folders of references and of predictions.
+
+    Predictions remember their checkpoint: those of another checkpoint are replaced. If another process predicts the
+    same cases, wait for it.
+
+    Args:
+        test: the cases.
+        stage: stage of the target with the final checkpoint to use.
+        folder: folder of the comparison.
+        device: cuda, cpu or mps.
+        context: reports the wait.
+        mirroring: use nnU-Net's test time augmentation.
+    """
+    final = folder / "predictions" / f"{test.dataset}_{stage.plans_name}_fold_{stage.fold}"
+    with locked_in_turn(final.with_name(f".{final.name}.lock"), f"the predictions {final}", context.notify):
+        made_by = {"checkpoint": sha256(stage.output / FINAL), "cases": sorted(test.cases), "mirroring": mirroring}
+        if not _is_made_by(final, made_by):
+            _predict(test, stage, folder, final, device, mirroring=mirroring)
+            write_record(final / MARK, KIND, FORMAT, made_by)  # last: a folder without it is predicted again
+        references = folder / "test_labels" / test.dataset
+        _link(references, {f"{case}{_ending(files.label)}": files.label for case, files in test.cases.items()})
+    return references, final
+
+
+def _predict(test: HeldOutSet, stage: Stage, folder: Path, final: Path, device: str, *, mirroring: bool) -> None:
+    shutil.rmtree(final, ignore_errors=True)
+    images = folder / "test_images" / test.dataset
+    _link(
+        images,
+        {
+            f"{case}_{channel:04d}{_ending(image)}": image
+            for case, files in test.cases.items()
+            for channel, image in enumerate(files.images)
+        },
+    )
+    command = [
+        *(installed_command("nnUNetv2_predict"), "-d", stage.dataset, "-i", str(images), "-o", str(final)),
+        *("-tr", TRAINER, "-p", stage.plans_name, "-c", stage.configuration, "-f", stage.fold, "-device", device),
+        *("-npp", "1", "-nps", "1", *([] if mirroring else ["--disable_tta"])),
+    ]
+    log = folder / "logs" / f"predict_{stage.plans_name}_fold_{stage.fold}.log"
+    run_job(Job(f"predicting {test.name}", tuple(command), {"PYTHONUNBUFFERED": "1"}, log, 1))
+    missing = [case for case in test.cases if not any(final.glob(f"{case}.*"))]
+    if missing:
+        raise StageError(f"nnUNetv2_predict left out case {missing[0]}; see {log}")
+
+
+def _is_made_by(folder: Path, made_by: dict[str, object]) -> bool:
+    try:
+        found = read_record(folder / MARK, KIND, FORMAT, "")
+    except RecordError:
+        return False
+    return found == made_by and all(any(folder.glob(f"{case}.*")) for case in found["cases"])
+
+
+def _link(folder: Path, files: Mapping[str, Path]) -> None:
+    """Fill ``folder`` with links to the files under the given names, or with copies if links are not possible.
+
+    Other files in the folder are removed: they belong to cases that have left the test set.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove(path for path in folder.iterdir() if path.name not in files or not path.exists())
+    for name, file in files.items():
+        link = folder / name
+        if link.exists():
+            continue
+        try:
+            link.symlink_to(file.resolve())
+        except FileExistsError:  # another comparison of the same target was faster
+            continue
+        except OSError:
+            shutil.copyfile(file, link)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        path.unlink(missing_ok=True)
+
+
+def _ending(file: Path) -> str:
+    return "".join(file.suffixes[-2:]) if file.name.endswith(".gz") else file.suffix
