@@ -88,7 +88,7 @@ def _request(options: argparse.Namespace) -> CompareRequest:
 
 
 def _read_paths(text: str) -> Iterator[tuple[str, ...]]:
-    """Yield the sources of a path such as "21,24", or of each line of a file if ``text`` is the name of one.
+    """Yield the path in ``text``, such as "21,24", or every line's path if ``text`` names a file.
 
     Empty lines and lines that start with # are skipped.
     """

@@ -12,7 +12,7 @@ DEFAULT_FOLDER = "nnunet_seqtransfer_demo"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run what is left of the demo."""
+    """Run or resume the demo."""
     parser = SeqArgumentParser(
         "Draws phantoms, plans a path, trains scratch, scratch as long, a direct transfer and the planned path, and "
         "compares them on held-out cases. Needs no data and no GPU, and takes some minutes. Run it again after any "

@@ -1,1 +1,1 @@
-"""The demonstration: phantoms, a plan, and a comparison of paths on them."""
+"""The demonstration: phantoms, a plan, and a comparison."""

@@ -32,15 +32,15 @@ class PhantomTask:
     name: str
     "nnU-Net's name, DatasetXXX_Name."
     channel: str
-    "Name of its only channel."
+    "Name of the only channel."
     labels: tuple[str, ...]
     "Labelled structures; their values are 1, 2, ..."
     scanner: Scanner
-    "Contrast, noise and bias of the images."
+    "Contrast, noise and bias."
     cases: int
-    "Number of labelled training cases."
+    "Labelled training cases."
     tests: int = 0
-    "Number of held-out cases."
+    "Held-out cases."
 
 
 TARGET = PhantomTask("Dataset210_StriatumT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.15, 0.12), 5, 20)
@@ -54,7 +54,7 @@ SOURCES = (
 def write_task(raw: Path, task: PhantomTask) -> None:
     """Write a dataset into nnUNet_raw unless it is there.
 
-    Each case has its own random generator, seeded with the numbers of dataset and case, so the data never change.
+    Each case has its own random generator, seeded with dataset number and case number, so the data never change.
     """
     folder = raw / task.name
     if (folder / "dataset.json").is_file():
@@ -79,7 +79,7 @@ def write_task(raw: Path, task: PhantomTask) -> None:
 
 
 def label_image(phantom: Phantom, labels: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Return the structures named by ``labels`` as 1, 2, ... on background 0, in the shape of the image."""
+    """Return a label image, shape (SIZE, SIZE): the structures in ``labels`` as 1, 2, ... on background 0."""
     image = np.zeros(phantom.image.shape, dtype=np.uint8)
     for value, name in enumerate(labels, 1):
         image[phantom.structures[name]] = value

@@ -35,7 +35,7 @@ CONFIGURATION, FOLD = "2d", "all"
 EPOCHS, SOURCE_EPOCHS, ITERATIONS = 3, 3, 100
 ARMS = ("scratch", "long", "direct", "planned")
 FEATURES = (8, 16, 32, 64, 64)
-"""Features per stage of the network; nnU-Net plans 32 to 512, which a CPU would train for hours."""
+"""Features per network stage; nnU-Net plans 32 to 512, which a CPU would train for hours."""
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -52,7 +52,7 @@ class Clock:
 
 
 def run_demo(folder: Path, seeds: int, processes: int) -> Path:
-    """Run what is left of the demo in ``folder``, print the results, and return the path of the report.
+    """Run or resume the demo in ``folder``, print the results, and return the report's path.
 
     Seeds are trained side by side, one process each.
 
@@ -73,7 +73,7 @@ def run_demo(folder: Path, seeds: int, processes: int) -> Path:
         print(f"\n{budget_text(survey.arms, survey.budget, request.seeds)}\n", flush=True)
         if not all(chain.is_finished for chain in survey.chains.values()):
             _train_side_by_side(folder, seeds, processes)
-        comparison = run_comparison(survey_comparison(request, context), context)
+        comparison = run_comparison(survey, context)  # evaluates what the children have trained
         pictures = draw_comparison(comparison, survey.path.parent)
         report = _report(folder, survey, comparison)
     clock.say("done")
@@ -101,7 +101,7 @@ def demo_request(seeds: int) -> CompareRequest:
 
 
 def compare_command(seed: int) -> tuple[str, ...]:
-    """Return the words of the command that does the part of `demo_request` with one seed."""
+    """Return the arguments for nnUNetv2_seq_compare that do one seed's part in `demo_request`."""
     return (
         *(str(dataset_id(TARGET.name)), CONFIGURATION, "-f", FOLD, "-seeds", str(seed)),
         *("-arms", *ARMS, "-nearest", "1", "-test", str(dataset_id(TARGET.name)), "--disable_tta"),
@@ -111,14 +111,14 @@ def compare_command(seed: int) -> tuple[str, ...]:
 
 
 def demo_digest() -> str:
-    """Return a checksum of everything that the results depend on; another one needs another folder."""
+    """Return a checksum over everything that the results depend on; another one needs another folder."""
     drawn = draw_phantom(np.random.default_rng(0), TARGET.scanner)
     example = [drawn.image.tobytes().hex(), label_image(drawn, STRUCTURES).tobytes().hex()]
     return checksum([[asdict(task) for task in (TARGET, *SOURCES)], example, compare_command(0), FEATURES])
 
 
 def open_folder(folder: Path, digest: str) -> Path:
-    """Return the absolute path of the demo's folder; create it, or check that it holds this demo.
+    """Create the demo's folder, or check that it holds this demo; return the absolute path.
 
     Raises SeqTransferError if it holds anything else.
     """
@@ -139,7 +139,7 @@ def open_folder(folder: Path, digest: str) -> Path:
 def demo_environment(folder: Path) -> Iterator[None]:
     """Point nnU-Net at the demo's folders, and give every process one thread and no workers; restore both at the end.
 
-    Images this small are computed fastest on one thread: more of them mostly wait for each other. Without workers for
+    Images this small are computed fastest on one thread: more threads mostly wait for each other. Without workers for
     augmentation a training is also deterministic.
     """
     wanted = {name: str(folder / name) for name in FOLDERS}
@@ -208,7 +208,7 @@ def _train_side_by_side(folder: Path, seeds: int, processes: int) -> None:
 
 
 def _report(folder: Path, survey: CompareSurvey, comparison: Comparison) -> Path:
-    """Write the report of the planned path's run with the first seed, which includes the comparison."""
+    """Write the report on the planned path's run with the first seed; it includes the comparison."""
     arm = next(arm for arm in comparison.arms if "planned" in arm.roles)
     chain = next(chain for trial, chain in survey.chains.items() if trial.arm == arm)
     report = folder / "report.html"

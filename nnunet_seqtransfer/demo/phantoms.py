@@ -1,4 +1,4 @@
-"""Brain-like phantoms: one axial slice of a head, drawn from a seed, with the outlines of what is in it."""
+"""Brain-like phantoms: axial head slices, drawn from a seed, with masks for their structures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 SIZE = 64
-"""Edge of a phantom in pixels."""
+"""Edge length in pixels."""
 STRUCTURES = ("lesion", "ventricle", "caudate", "putamen", "thalamus")
-"""What can be labelled."""
+"""Structures that can be labelled."""
 HEAD_RADIUS = 0.9
-"""Of the image's half edge."""
+"""Mean head radius as a share of half the edge."""
 ENLARGED = 4
-"""Tissues are drawn at this many times the resolution and then averaged, so that edges are as soft as a scanner's."""
+"""Factor by which tissues are drawn larger and then averaged, so that edges are as soft as a scanner's."""
 
 BOTH_SIDES: Mapping[str, tuple[float, float, float, float, float]] = {
     # centre x (to either side) and y, half axes x and y, tilt in degrees; in head radii, front is at the top
@@ -27,19 +27,19 @@ BOTH_SIDES: Mapping[str, tuple[float, float, float, float, float]] = {
     "putamen": (0.48, -0.06, 0.11, 0.27, 14.0),
     "thalamus": (0.18, 0.24, 0.13, 0.17, 30.0),
 }
-"""Structures that lie on both sides of the midline; what comes later is drawn over what came before."""
+"""Structures on both sides; later ones are drawn over earlier ones."""
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """How one site's scanner shows the tissues."""
+    """Appearance that one site's scanner gives to tissues."""
 
     intensities: Mapping[str, float]
-    "Tissue -> brightness, air being 0."
+    "Tissue -> brightness; air is 0."
     noise: float
-    "Standard deviation of the noise, in the units of the intensities."
+    "Standard deviation, same unit as `intensities`."
     bias: float
-    "How far the brightness drifts over the image, as a share."
+    "Relative brightness drift over the image."
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Phantom:
     """One case."""
 
     image: NDArray[np.float32]
-    "Shape (SIZE, SIZE), in hundreds, as stored by scanners."
+    "Shape (SIZE, SIZE), intensities times 100."
     structures: dict[str, NDArray[np.bool_]]
-    "Structure -> where it is, shape (SIZE, SIZE)."
+    "Structure -> mask, shape (SIZE, SIZE)."
 
 
 def draw_phantom(rng: np.random.Generator, scanner: Scanner) -> Phantom:
-    """A head with its own proportions, pose and folds, as ``scanner`` sees it. Equal generators draw equal phantoms."""
+    """Draw a head with random proportions, pose and folds. Equal generators draw equal phantoms."""
     x, y = _head_coordinates(rng)
     tissues = _tissues(rng, x, y)
     brightness = np.zeros(x.shape)
@@ -68,7 +68,7 @@ def draw_phantom(rng: np.random.Generator, scanner: Scanner) -> Phantom:
 
 
 def _head_coordinates(rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Coordinates in head radii of every fine pixel: turned, shifted, stretched, and gently warped."""
+    """Return x and y in head radii for every fine pixel: turned, shifted, stretched, and gently warped."""
     fine = SIZE * ENLARGED
     axis = (np.arange(fine) + 0.5) / fine * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
@@ -83,14 +83,14 @@ def _head_coordinates(rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[A
 
 
 def _smooth(rng: np.random.Generator, fine: int, amplitude: float) -> NDArray[Any]:
-    """A field that varies slowly over the image, of about the given standard deviation."""
+    """Return a slowly varying field, shape (fine, fine), with about the given standard deviation."""
     coarse = rng.normal(0, amplitude, (5, 5))
     field: NDArray[Any] = ndimage.zoom(coarse, fine / 5, order=3, mode="nearest", grid_mode=True)
     return field
 
 
 def _tissues(rng: np.random.Generator, x: NDArray[Any], y: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
-    """Tissue -> mask, in the order of drawing."""
+    """Return tissue -> mask, in drawing order."""
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     folds = sum(
         rng.uniform(0.01, 0.03) * np.sin(waves * angle + rng.uniform(0, 2 * math.pi)) for waves in (7, 11, 16, 23)
@@ -115,7 +115,7 @@ def _tissues(rng: np.random.Generator, x: NDArray[Any], y: NDArray[Any]) -> dict
 
 
 def _lesion(rng: np.random.Generator, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.bool_]:
-    """A round spot anywhere in the white matter."""
+    """Return a round spot anywhere in the white matter."""
     where, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.25, 0.55)
     half_axes = rng.uniform(0.12, 0.22, 2)
     centre = distance * math.cos(where), distance * math.sin(where)
@@ -132,19 +132,19 @@ def _ellipse(
 
 
 def _visible(tissues: Mapping[str, NDArray[np.bool_]], name: str) -> NDArray[np.bool_]:
-    """A structure less what is drawn over it."""
+    """Return a structure without the parts that are drawn over."""
     later = list(tissues)[list(tissues).index(name) + 1 :]
     covered = np.any([tissues[other] for other in later], axis=0) if later else np.zeros_like(tissues[name])
     return tissues[name] & ~covered
 
 
 def _shrink(fine: NDArray[Any]) -> NDArray[Any]:
-    """Averages blocks of fine pixels."""
+    """Average blocks of ENLARGED x ENLARGED fine pixels."""
     averaged: NDArray[Any] = fine.reshape(SIZE, ENLARGED, SIZE, ENLARGED).mean(axis=(1, 3))
     return averaged
 
 
 def _drift(rng: np.random.Generator, bias: float) -> NDArray[Any]:
-    """A smooth factor around 1, like the field of a coil."""
+    """Return a smooth factor around 1, like a coil's field."""
     field: NDArray[Any] = np.exp(ndimage.zoom(rng.normal(0, bias, (3, 3)), SIZE / 3, order=2, mode="nearest"))
     return field

@@ -1,1 +1,1 @@
-"""Dice of predictions against reference segmentations."""
+"""Comparisons: which paths to train, their Dice on unseen cases, and how much they differ."""

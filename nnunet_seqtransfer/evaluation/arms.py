@@ -1,4 +1,4 @@
-"""Choose the paths to compare: a pure function of the distances, the plan, and the request."""
+"""Choose the paths to compare: a pure function with distances, plan and request as input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnunet_seqtransfer.evaluation.comparison import Arm, arm_name
 from nnunet_seqtransfer.planning.record import SequencePlan
 
 KINDS = ("scratch", "long", "direct", "planned", "runner-up")
-"""Kinds of arms: the target alone; the same for as many iterations as the longest path; each of the nearest sources;
+"""Kinds of arms: the target alone; the target for as many iterations as the longest path; the nearest sources alone;
 the plan's path; the plan's next sequences. Own paths come on top with the role "own"."""
 RUNNERS_UP = 2
 """Number of sequences after the planned path."""
@@ -24,22 +24,22 @@ class ArmChoice:
     """Which paths to compare."""
 
     kinds: tuple[str, ...] = KINDS
-    "Kinds of arms, a subset of `KINDS`."
+    "Kinds to include, a subset of `KINDS`."
     nearest: int = 2
     "Number of nearest sources to transfer from directly."
     own: tuple[Path, ...] = ()
     "Additional paths; the empty path is scratch."
     source_epochs: int = 250
-    "Epochs of each source's stage, which scratch gets on top if it is trained as long as a path."
+    "Epochs per source stage; scratch gets them on top if it is trained as long as a path."
     without: Path = ()
     "Datasets that must not be sources: the test set."
 
 
 def choose_arms(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice) -> tuple[Arm, ...]:
-    """Return the arms, each path once with all of its roles: scratch first, then the planned path, then the others.
+    """Return the arms, each path once with all roles: scratch first, then the planned path, then the others.
 
     Args:
-        affinity: distances of the target; sources without local data (known by signature only) are left out.
+        affinity: distances to the target; sources without local data (known by signature only) are left out.
         plan: the plan; None if neither the planned path nor runners-up are wanted.
         choice: the request.
 
@@ -78,7 +78,7 @@ def _wanted(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice) ->
 
 
 def _runners_up(plan: SequencePlan, available: Sequence[str]) -> list[Path]:
-    """Return the plan's best sequences of at least two sources that could have been chosen, without the plan itself."""
+    """Return the plan's best allowed sequences (two sources or more), without the planned path."""
     paths = [candidate.path[:-1] for candidate in plan.candidates if not candidate.ruled_out]
     found = [path for path in paths if len(path) > 1 and path != plan.sources and set(path) <= set(available)]
     return found[:RUNNERS_UP]

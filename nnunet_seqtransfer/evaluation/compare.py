@@ -1,4 +1,4 @@
-"""Compare paths to one target: train what is left, evaluate, and write the record after every model."""
+"""Compare paths to one target: train what is left, evaluate, and write the record after every trial."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nnunet_seqtransfer.training.stages import Stage
 def compare_paths(request: CompareRequest, context: Context) -> Comparison:
     """Train several paths to one target with equal target iterations, evaluate them on unseen cases, and compare.
 
-    What earlier calls have finished is not repeated. The record is written after every model.
+    What earlier calls have finished is not repeated. The record is written after every trial.
 
     Raises a SeqTransferError if the request makes no sense or a training fails; the record then holds what is finished.
     """
@@ -33,7 +33,7 @@ def compare_paths(request: CompareRequest, context: Context) -> Comparison:
 def run_comparison(survey: CompareSurvey, context: Context, executor: Executor | None = None) -> Comparison:
     """Train, predict and evaluate what is left, trial by trial; see `compare_paths`.
 
-    Finished trials are evaluated first, so that an interruption takes nothing out of the record.
+    Finished trials are evaluated first, so that an interruption removes nothing from the record.
     """
     executor = executor or LocalExecutor()
     devices = survey.request.devices
@@ -59,7 +59,7 @@ def run_comparison(survey: CompareSurvey, context: Context, executor: Executor |
 
 
 def _announce_dropped(survey: CompareSurvey, context: Context) -> None:
-    """Say so if the record of an earlier call has paths or seeds that this call does not ask for."""
+    """Report paths and seeds in an earlier record that this call does not ask for."""
     try:
         earlier = read_comparison(survey.path)
     except RecordError:  # missing or unreadable: nothing to drop
@@ -82,7 +82,7 @@ def _evaluate(survey: CompareSurvey, trial: Trial, chain: Chain, context: Contex
 
 
 def _scores(survey: CompareSurvey, stage: Stage, context: Context) -> tuple[CaseDice, ...]:
-    """Return the Dice of one model by nnU-Net: of its final validation, or of the predicted test set."""
+    """Return one model's Dice by nnU-Net, on the final validation or on the predicted test set."""
     content = survey.task.dataset_json
     if survey.test is None:
         return read_summary(stage.output / "validation" / SUMMARY, foreground_labels(content), content["file_ending"])
@@ -93,7 +93,7 @@ def _scores(survey: CompareSurvey, stage: Stage, context: Context) -> tuple[Case
 
 
 def _record(survey: CompareSurvey, found: Mapping[Trial, tuple[ModelScores, ...]]) -> Comparison:
-    """Return the record of what is finished so far, in the order of the trials."""
+    """Return the record with all finished trials, in training order."""
     scores = tuple(model for trial in survey.chains for model in found.get(trial, ()))
     return Comparison(
         target=survey.base.target,

@@ -1,4 +1,4 @@
-"""The record of a comparison: the paths that were trained, their Dice on unseen cases, and how they differ."""
+"""The record of a comparison: trained paths, their Dice on unseen cases, and the differences."""
 
 from __future__ import annotations
 
@@ -30,77 +30,77 @@ class Arm:
     roles: tuple[str, ...]
     "Reasons to train it, see `arms.KINDS`; several if the planned path is also the nearest source, say."
     extra_epochs: int = 0
-    "Additional epochs of the target's stage; above 0 only for scratch trained as long as a whole path."
+    "Additional epochs on the target; above 0 only for scratch trained as long as a whole path."
     predicted: float | None = None
     "Gain in Dice over scratch that the plan predicts, -1 to 1; None without a plan or for a path it does not list."
 
 
 @dataclass(frozen=True)
 class ModelScores:
-    """The Dice of one trained model on the evaluated cases."""
+    """One trained model with the Dice that it reaches on the evaluated cases."""
 
     arm: str
     "Name of the arm."
     fold: str
     "Fold of the target."
     seed: int
-    "Seed of the trainings."
+    "Training seed."
     cases: tuple[CaseDice, ...]
-    "One entry for each label of each case."
+    "One entry per case and label."
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The Dice of an arm minus that of another on the same cases, averaged over labels, folds and seeds per case."""
+    """The mean Dice difference between two arms; each case is averaged over labels, folds and seeds first."""
 
     arm: str
     "Name of the arm."
     against: str
-    "Name of the other arm."
+    "Name of the arm to subtract."
     mean: float
     "Mean difference over the cases; positive if the arm is better."
     low: float | None
-    "Lower end of the 95 % bootstrap interval of the mean; None for fewer than two cases."
+    "Lower end of the 95 % bootstrap interval; None for fewer than two cases."
     high: float | None
     "Upper end of the interval; None for fewer than two cases."
     p: float | None
-    "Two-sided p of Wilcoxon's signed-rank test; None for fewer than two cases."
+    "Two-sided p by Wilcoxon's signed-rank test; None for fewer than two cases."
     p_holm: float | None
-    "The same p corrected by Holm for all arms against scratch, or for the planned path against all others."
+    "p corrected by Holm for all comparisons with scratch, or for all comparisons with the planned path."
     cases: int
     "Cases that both arms have."
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well a metric or a simple rule ranked the measured direct transfers."""
+    """Agreement between a ranking (by a metric or a simple rule) and the measured direct transfers."""
 
     metric: str
-    """Name of the affinity metric, or "largest source", "same modality" or "random"."""
+    """Affinity metric, or "largest source", "same modality" or "random"."""
     spearman: float
-    "Rank correlation of nearness and Dice, -1 to 1; 0 if one of them is constant."
+    "Rank correlation between nearness and Dice, -1 to 1; 0 if either is constant."
     weighted_tau: float
-    "Weighted Kendall's tau, which counts exchanges at the top more; 0 if one of them is constant."
+    "Weighted Kendall's tau, which counts exchanges at the top more; 0 if either is constant."
     regret: float
-    "Best measured Dice minus the Dice of the first choice."
+    "Best measured Dice minus the first choice's Dice."
     transfers: int
-    "Number of direct transfers ranked."
+    "Number of ranked transfers."
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a comparison trains; a stage that several arms share counts once."""
+    """The amount to train; a stage that several arms share counts once."""
 
     stages: int
     "Number of trainings."
     finished: int
-    "Number of trainings that were finished when the command started."
+    "Trainings that were finished when the command started."
     iterations: int
     "Iterations left to train."
     hours: float
     "Estimated hours for the iterations that are left."
     target_iterations: int
-    "Iterations of the target's stage of every arm but scratch trained as long as a path."
+    "Iterations per target stage, except for scratch trained as long as a path."
 
 
 @dataclass(frozen=True)
@@ -116,25 +116,25 @@ class Comparison:
     folds: tuple[str, ...]
     "Folds of the target."
     seeds: tuple[int, ...]
-    "Seeds of the trainings."
+    "Training seeds."
     test_set: str | None
-    "Full name of the test set, with /imagesTs for the target's own; None if each fold is evaluated on its own cases."
+    "Full name of the test set, or TARGET/imagesTs; None if folds are evaluated on their validation cases."
     cases: int
     "Number of evaluated cases."
     budget: Budget
-    "State at the start of the last call."
+    "State when the last call started."
     arms: tuple[Arm, ...]
     "Compared paths, scratch first."
     scores: tuple[ModelScores, ...] = field(repr=False)
-    "Results of the finished models."
+    "Results for the finished models."
     differences: tuple[Difference, ...] = ()
-    "Differences of all pairs of finished arms that matter: to scratch, and of the planned path to the others."
+    "Finished arms against scratch, and the planned path against the other arms."
     rankings: tuple[Ranking, ...] = ()
     "Quality of the distances; empty for fewer than three direct transfers."
     provenance: dict[str, Any] = field(default_factory=dict)
     "Recipe, device, versions, and files with their SHA-256."
     version: str = __version__
-    "Version of this package that wrote the record."
+    "Package version that wrote the record."
 
     @property
     def complete(self) -> bool:
@@ -146,16 +146,16 @@ class Comparison:
 def comparison_path(
     target: str, plans: str, configuration: str, tag: str | None = None, test: str | None = None
 ) -> Path:
-    """Return the path of a record; its folder also holds tables, pictures and predictions.
+    """Return the path of a record; the same folder holds tables, pictures and predictions.
 
-    ``test`` is the full name of the test set's dataset.
+    ``test`` is the full name of a test dataset.
     """
     name = f"compare_{plans}_{configuration}{f'_{tag}' if tag else ''}{f'_test{dataset_id(test)}' if test else ''}"
     return results_folder() / target / SEQTRANSFER_FOLDER / name / FILE
 
 
 def arm_name(sources: Iterable[str], target: str, extra_epochs: int = 0) -> str:
-    """Return the name of an arm, made of dataset numbers: "21 -> 24 -> 4"."""
+    """Return an arm's name in dataset numbers: "21 -> 24 -> 4"."""
     numbers = [str(dataset_id(name)) for name in sources]
     if not numbers:
         return "scratch, as long" if extra_epochs else "scratch"
@@ -165,7 +165,7 @@ def arm_name(sources: Iterable[str], target: str, extra_epochs: int = 0) -> str:
 def write_comparison(path: Path, comparison: Comparison, measured: Sequence[Sequence[object]] = ()) -> None:
     """Write the tables scores.csv, differences.csv and measurements.csv, then the record next to them.
 
-    ``measured`` has the rows of measurements.csv, see `differences.measurements`.
+    ``measured`` has the rows for measurements.csv, see `differences.measurements`.
     """
     _write_table(
         path.with_name(SCORES),
@@ -185,7 +185,7 @@ def write_comparison(path: Path, comparison: Comparison, measured: Sequence[Sequ
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Return the record at ``path``. Raises RecordError if it is missing, damaged, or of another format."""
+    """Return the record at ``path``. Raises RecordError if it is missing, damaged, or has another format."""
     return read_dataclass(path, Comparison, KIND, FORMAT, "run nnUNetv2_seq_compare again; nothing is trained twice")
 
 

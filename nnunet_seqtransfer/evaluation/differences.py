@@ -1,4 +1,4 @@
-"""From the Dice of single cases to differences between arms, with intervals and p values over the cases."""
+"""From single cases to Dice differences between arms, with intervals and p values over the cases."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nnunet_seqtransfer.evaluation.comparison import Arm, Comparison, Difference
 from nnunet_seqtransfer.nnunet.folders import dataset_id
 
 Model = tuple[str, int]
-"""Fold and seed of a trained model."""
+"""Fold and seed, which identify a model within an arm."""
 CaseMeans = Mapping[Model, Mapping[str, float]]
-"""Fold and seed -> case -> Dice averaged over its labels, of one arm."""
+"""Fold and seed -> case -> Dice averaged over labels, for one arm."""
 RESAMPLES = 9999
 LEVEL = 0.95
 
@@ -24,11 +24,11 @@ LEVEL = 0.95
 def differences(arms: Sequence[Arm], scores: Iterable[ModelScores], seed: int = 0) -> tuple[Difference, ...]:
     """Compare every arm with scratch, and the planned path with every other arm.
 
-    Each of these two groups is one family for Holm's correction. The unit is the case: labels are averaged first, then
+    Both groups are a family for Holm's correction. The unit is the case: labels are averaged first, then
     the models that both arms have. The interval therefore holds for models averaged over these seeds. It does not
     include the spread between seeds.
 
-    ``seed`` is the seed of the bootstrap.
+    ``seed`` is for the bootstrap.
     """
     values = case_values(scores)
     names = [arm.name for arm in arms]
@@ -46,7 +46,7 @@ def differences(arms: Sequence[Arm], scores: Iterable[ModelScores], seed: int = 
 def case_values(scores: Iterable[ModelScores]) -> dict[str, dict[Model, dict[str, float]]]:
     """Return arm -> fold and seed -> case -> Dice averaged over the labels.
 
-    A label of a case counts only if every arm with that fold and seed has a Dice for it, so that all means are over
+    A label in a case counts only if every arm with that fold and seed has a Dice for it, so that all means are over
     the same labels and cases. (An arm has none if the label is absent and it correctly predicts nothing.)
     """
     scores = list(scores)
@@ -65,7 +65,7 @@ def case_values(scores: Iterable[ModelScores]) -> dict[str, dict[Model, dict[str
 
 
 def seed_means(models: CaseMeans) -> dict[int, float]:
-    """Return seed -> mean Dice over the cases of all folds of one arm."""
+    """Return seed -> one arm's mean Dice over the cases from all folds."""
     by_seed: dict[int, list[float]] = {}
     for (_, seed), cases in sorted(models.items()):
         by_seed.setdefault(seed, []).extend(cases.values())
@@ -78,7 +78,7 @@ def paired(one: CaseMeans, other: CaseMeans) -> dict[str, float]:
 
 
 def paired_means(one: CaseMeans, other: CaseMeans) -> dict[str, tuple[float, float]]:
-    """Return case -> mean Dice of both arms over the models that both have, sorted by case."""
+    """Return case -> both arms' mean Dice over the models that both have, sorted by case."""
     found: dict[str, list[tuple[float, float]]] = {}
     for model in sorted(one.keys() & other.keys()):
         for case in one[model].keys() & other[model].keys():
@@ -106,7 +106,7 @@ def measurements(comparison: Comparison) -> list[tuple[str, str, str, int]]:
 
 
 def mean_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval of the mean of ``values``, shape (n,); None for n < 2.
+    """Return the 95 % bootstrap interval for the mean over ``values``, shape (n,); None for n < 2.
 
     Bias-corrected and accelerated (Efron, Journal of the American Statistical Association 82, 1987), by SciPy.
     """
@@ -123,7 +123,7 @@ def mean_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, fl
 
 
 def signed_rank_p(values: NDArray[np.float64]) -> float | None:
-    """Return the two-sided p of Wilcoxon's signed-rank test that ``values``, shape (n,), are symmetric around 0.
+    """Return the two-sided p, by Wilcoxon's signed-rank test, that ``values``, shape (n,), are symmetric around 0.
 
     Zeros are dropped, as Wilcoxon did. The result is 1 if all are 0, None for n < 2.
     """
@@ -133,9 +133,9 @@ def signed_rank_p(values: NDArray[np.float64]) -> float | None:
 
 
 def holm(p: Sequence[float | None]) -> tuple[float | None, ...]:
-    """Return the p values of one family of tests, corrected for their number; None is no test and stays.
+    """Return one family's p values, corrected for their number; None is no test and stays.
 
-    Step-down procedure of Holm (Scandinavian Journal of Statistics 6, 1979): the k-th smallest of m is multiplied by
+    Step-down procedure (Holm, Scandinavian Journal of Statistics 6, 1979): the k-th smallest among m is multiplied by
     m - k + 1; corrected values never decrease and are at most 1.
     """
     known = sorted((value, index) for index, value in enumerate(p) if value is not None)

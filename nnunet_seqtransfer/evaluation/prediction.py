@@ -1,4 +1,4 @@
-"""A test set outside the folds: its cases, and the predictions of each model by nnU-Net's own command."""
+"""A test set outside the folds, and predictions for it by nnU-Net's own command."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class HeldOutSet:
     """Cases that every model predicts and none is trained on."""
 
     dataset: str
-    "Full name of the dataset that the cases belong to."
+    "Full name of the dataset with these cases."
     name: str
     "Name for messages: the dataset, or DATASET/imagesTs."
     cases: Mapping[str, RawCase]
-    "Identifier of each case -> its files."
+    "Case identifier -> files."
 
     def sketched(self, processes: int, *, write: bool) -> SketchedDataset:
-        """Return the sketches of the cases; those of a whole dataset are kept if ``write`` is True."""
+        """Sketch the cases; keep the sketches if ``write`` is True and the cases are a whole dataset."""
         if self.name == self.dataset:
             return sketch_dataset(self.dataset, processes, write=write)
         return sketch_cases(self.name, self.cases, read_dataset_json(self.dataset), processes)
 
 
 def load_held_out(dataset: str, target: Task) -> HeldOutSet:
-    """Return the labelled cases of ``dataset``, or imagesTs and labelsTs if it is the target itself.
+    """Return the labelled cases of ``dataset``, or those in imagesTs and labelsTs if it is the target itself.
 
     Raises DatasetError if channels, labels or file ending differ from the target's, or there are no such cases.
     """
@@ -69,15 +69,15 @@ def load_held_out(dataset: str, target: Task) -> HeldOutSet:
 def predict(
     test: HeldOutSet, stage: Stage, folder: Path, device: str, context: Context, *, mirroring: bool
 ) -> tuple[Path, Path]:
-    """Predict all cases with one model unless that is done; return the folders of references and of predictions.
+    """Predict all cases with one model unless that is done; return the folders with references and predictions.
 
-    Predictions remember their checkpoint: those of another checkpoint are replaced. If another process predicts the
+    Predictions remember their checkpoint, and are replaced if it changes. If another process predicts the
     same cases, wait for it.
 
     Args:
         test: the cases.
-        stage: stage of the target with the final checkpoint to use.
-        folder: folder of the comparison.
+        stage: target stage with the final checkpoint to use.
+        folder: the comparison's folder.
         device: cuda, cpu or mps.
         context: reports the wait.
         mirroring: use nnU-Net's test time augmentation.
@@ -86,14 +86,17 @@ def predict(
     with locked_in_turn(final.with_name(f".{final.name}.lock"), f"the predictions {final}", context.notify):
         made_by = {"checkpoint": sha256(stage.output / FINAL), "cases": sorted(test.cases), "mirroring": mirroring}
         if not _is_made_by(final, made_by):
-            _predict(test, stage, folder, final, device, mirroring=mirroring)
+            _predict(test, stage, folder, final, (device, context.processes), mirroring=mirroring)
             write_record(final / MARK, KIND, FORMAT, made_by)  # last: a folder without it is predicted again
         references = folder / "test_labels" / test.dataset
         _link(references, {f"{case}{_ending(files.label)}": files.label for case, files in test.cases.items()})
     return references, final
 
 
-def _predict(test: HeldOutSet, stage: Stage, folder: Path, final: Path, device: str, *, mirroring: bool) -> None:
+def _predict(
+    test: HeldOutSet, stage: Stage, folder: Path, final: Path, resources: tuple[str, int], *, mirroring: bool
+) -> None:
+    device, processes = resources
     shutil.rmtree(final, ignore_errors=True)
     images = folder / "test_images" / test.dataset
     _link(
@@ -104,10 +107,12 @@ def _predict(test: HeldOutSet, stage: Stage, folder: Path, final: Path, device: 
             for channel, image in enumerate(files.images)
         },
     )
+    # 0: nnU-Net reads and writes in the predicting process, which saves the start of two others
+    workers = str(min(1, processes - 1))
     command = [
         *(installed_command("nnUNetv2_predict"), "-d", stage.dataset, "-i", str(images), "-o", str(final)),
         *("-tr", TRAINER, "-p", stage.plans_name, "-c", stage.configuration, "-f", stage.fold, "-device", device),
-        *("-npp", "1", "-nps", "1", *([] if mirroring else ["--disable_tta"])),
+        *("-npp", workers, "-nps", workers, *([] if mirroring else ["--disable_tta"])),
     ]
     log = folder / "logs" / f"predict_{stage.plans_name}_fold_{stage.fold}.log"
     run_job(Job(f"predicting {test.name}", tuple(command), {"PYTHONUNBUFFERED": "1"}, log, 1))

@@ -1,4 +1,4 @@
-"""How well distances, and simple rules without them, rank the direct transfers that were measured."""
+"""Judge distances, and simple rules without them, by the direct transfers that were measured."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nnunet_seqtransfer.evaluation.differences import case_values
 
 LARGEST, MODALITY, RANDOM = "largest source", "same modality", "random"
 MIN_TRANSFERS = 3
-"""Fewer direct transfers are not ranked: two are in the right order half of the time."""
+"""Fewer direct transfers are not ranked: two are in the right order every other time."""
 
 
 def rankings(affinities: Sequence[Affinity], direct: Mapping[str, float]) -> tuple[Ranking, ...]:
     """Judge each metric and three simple rules on the measured direct transfers.
 
     Args:
-        affinities: records of one target by several metrics; the first one also gives sizes and channels.
-        direct: full name of each source -> mean Dice of the target after that source alone.
+        affinities: one target's records by several metrics; the first one also gives sizes and channels.
+        direct: full source name -> mean Dice on the target after that source alone.
 
-    A metric is judged on the transfers that it has a distance for. "random" is the expectation of a blind draw. The
+    A metric is judged on the transfers that it has a distance for. "random" is the expectation for a blind draw. The
     result is empty for fewer than `MIN_TRANSFERS` transfers.
     """
     if len(direct) < MIN_TRANSFERS or not affinities:
@@ -47,10 +47,10 @@ def rankings(affinities: Sequence[Affinity], direct: Mapping[str, float]) -> tup
 
 
 def rank_agreement(values: NDArray[np.float64], costs: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return Spearman's rho, weighted tau and regret of ranking ``values``, shape (n,), by low ``costs``, shape (n,).
+    """Rank ``values``, shape (n,), by low ``costs``, shape (n,); return Spearman's rho, weighted tau and regret.
 
     Weighted tau: Vigna, Proceedings of the 24th International Conference on World Wide Web, 2015. Regret is the largest
-    value minus that of the lowest cost, averaged over ties. Correlations are 0 if values or costs are constant.
+    value minus the value with the lowest cost, averaged over ties. Correlations are 0 if values or costs are constant.
     """
     cheapest = np.isclose(costs, costs.min(), rtol=1e-9, atol=1e-12)
     regret = float(values.max() - values[cheapest].mean())
@@ -71,7 +71,7 @@ def direct_dice(arms: Iterable[Arm], scores: Iterable[ModelScores]) -> dict[str,
 
 
 def shared_channels(affinity: Affinity) -> dict[str, float]:
-    """Return source -> channel names in common with the target over all names of both, ignoring case."""
+    """Return source -> channel names in common with the target over all names in either, ignoring case."""
     target = {name.lower() for name in affinity.tasks[-1].channels}
     names = {task.dataset: {name.lower() for name in task.channels} for task in affinity.tasks[:-1]}
     return {name: len(own & target) / len(own | target) for name, own in names.items()}

@@ -1,4 +1,4 @@
-"""What a comparison trains: the request, the chain of every arm and seed, and what all of them take."""
+"""Survey a comparison: the request, the chain for every arm and seed, and the amount to train."""
 
 from __future__ import annotations
 
@@ -44,46 +44,46 @@ PACKAGES = ("nnunetv2", "torch", "numpy", "scipy")
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What to compare, and how to train and evaluate it."""
+    """Paths to compare, and how to train and evaluate them."""
 
     target: str
-    "Name or number of the target dataset."
+    "Name or number of the target."
     configuration: str = DEFAULT_CONFIGURATION
     "nnU-Net configuration."
     folds: tuple[str, ...] = ("0",)
     "Folds of the target."
     seeds: tuple[int, ...] = (0,)
-    "Seeds of the trainings; every path is trained with each of them."
+    "Training seeds; every path is trained with each."
     plans: str = DEFAULT_PLANS
     "Name of the target's plans."
     affinity: Path | None = None
     "Affinity file to choose the paths by; None for the target's own, which is measured if it is missing."
     kinds: tuple[str, ...] = KINDS
-    "Kinds of paths, see `arms.KINDS`."
+    "Kinds to include, see `arms.KINDS`."
     nearest: int = 2
     "Number of nearest sources to transfer from directly."
     paths: tuple[tuple[str, ...], ...] = ()
-    "Additional paths: names or numbers of their sources in order."
+    "Additional paths: source names or numbers in order."
     recipe: Recipe = field(default_factory=Recipe)
-    "Recipe of every stage; the seed is replaced by each of `seeds`."
+    "Recipe for every stage; `seeds` replaces the seed."
     source_epochs: int = 250
-    "Epochs of each source's stage."
+    "Epochs per source stage."
     warmup_epochs: int = WARMUP_EPOCHS
-    "Warm-up epochs of stages that start from another stage's weights."
+    "Warm-up epochs for stages that start from another stage's weights."
     keep_heads: bool = False
-    "True to keep segmentation heads of labels with equal names."
+    "True to keep segmentation heads if labels have equal names."
     exclude_overlap: bool = False
     "True to train sources without cases that a fold validates on; if False, such cases are an error."
     test: str | None = None
-    "Name or number of a dataset with test cases, the target for its imagesTs; None for the folds' validation cases."
+    "Name or number of a test dataset; the target means imagesTs, None the folds' validation cases."
     mirroring: bool = True
     "True to predict the test set with nnU-Net's test time augmentation."
     tag: str | None = None
     "Name that keeps comparisons with different recipes apart."
     devices: DeviceOptions = field(default_factory=DeviceOptions)
-    "Where to train."
+    "Device and checkpoints."
     epoch_seconds: float | None = None
-    "Seconds of an epoch for the estimate; None to take them from logs."
+    "Seconds per epoch for the estimate; None for a rough guess."
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Trial:
     """One arm with one seed."""
 
     arm: Arm
-    "Path of the trial."
+    "Path to train."
     seed: int
-    "Seed of all of its trainings."
+    "Seed for all stages."
 
     @property
     def title(self) -> str:
@@ -108,15 +108,15 @@ class CompareSurvey:
     request: CompareRequest
     "The request."
     base: ChainRequest
-    "What the chains of all trials have in common."
+    "Chain request without path and seed, shared by all trials."
     arms: tuple[Arm, ...]
     "Paths to compare."
     chains: Mapping[Trial, Chain]
-    "Chain of each trial, in the order of training."
+    "Trial -> chain, in training order."
     exclusions: Exclusions
     "Cases that sources are trained without, see `find_exclusions`."
     path: Path
-    "Where to write the record."
+    "Path of the record."
     task: Task
     "The target."
     reader_writer: str
@@ -128,9 +128,9 @@ class CompareSurvey:
     affinities: tuple[Affinity, ...]
     "Distances by each metric with a record; the first one chose the arms."
     budget: Budget
-    "What is left to train."
+    "Amount to train."
     provenance: dict[str, Any]
-    "See `Comparison.provenance`."
+    "Recipe, device, versions, and files with their SHA-256."
 
 
 def survey_comparison(request: CompareRequest, context: Context, *, write: bool = True) -> CompareSurvey:
@@ -178,7 +178,7 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
 
 
 def trial_request(base: ChainRequest, trial: Trial) -> ChainRequest:
-    """Return the chain of a trial; its tag tells seeds, and scratch trained as long as a path, apart.
+    """Return a trial's chain request; the tag tells seeds, and scratch trained as long as a path, apart.
 
     Paths with the same seed share stages, like all chains with a common start.
     """
@@ -195,7 +195,7 @@ def trial_request(base: ChainRequest, trial: Trial) -> ChainRequest:
 
 
 def exclusions_along(exclusions: Exclusions, sources: Sequence[str]) -> Exclusions:
-    """Return the exclusions of these sources; the names of stages depend on whether there are any."""
+    """Return the exclusions for these sources alone; stage names depend on whether there are any."""
     found = {
         fold: {name: cases for name, cases in by_source.items() if name in sources}
         for fold, by_source in exclusions.items()
@@ -206,14 +206,14 @@ def exclusions_along(exclusions: Exclusions, sources: Sequence[str]) -> Exclusio
 def load_trial(
     base: ChainRequest, trial: Trial, exclusions: Exclusions, context: Context, *, write: bool = True
 ) -> Chain:
-    """Load the chain of a trial as it is on disk now. Raises as `load_chain`."""
+    """Load a trial's chain as it is on disk now. Raises as `load_chain`."""
     own = exclusions_along(exclusions, trial.arm.sources)
     request = trial_request(base, trial)
     return load_chain(request, context.processes, context.notify, may_extract=write, exclusions=own)
 
 
 def count_budget(chains: Sequence[Chain], request: CompareRequest) -> Budget:
-    """Return what all chains train together; a stage that several of them share counts once."""
+    """Return the amount that all chains train together; a shared stage counts once."""
     left: dict[str, tuple[Chain, Stage]] = {}
     done = set()
     for chain in chains:
@@ -240,7 +240,7 @@ def count_budget(chains: Sequence[Chain], request: CompareRequest) -> Budget:
 def _load_chains(
     base: ChainRequest, arms: Sequence[Arm], seeds: Sequence[int], context: Context, *, write: bool
 ) -> tuple[dict[Trial, Chain], Exclusions]:
-    """Return the chain of every trial, all arms of a seed before the next seed, and the cases left out of sources.
+    """Return all trials with their chains, one seed after the other, and the exclusions.
 
     Shared cases are looked for once, for all sources together.
     """

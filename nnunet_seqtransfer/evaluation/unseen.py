@@ -1,4 +1,4 @@
-"""The guard of every comparison: no case that a stage is trained on, under any name, is evaluated."""
+"""Guard against leaks: no case that a stage is trained on, under any name, may be evaluated."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nnunet_seqtransfer.overlap.matching import SharedCase, announced_sketches, 
 from nnunet_seqtransfer.tasks.task import Task
 
 Splits = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""Fold -> "train" and "val" -> identifiers of cases."""
+"""Fold -> "train" and "val" -> case identifiers."""
 
 
 def require_unseen_folds(target: Task, folds: Sequence[str], splits: Splits, context: Context, *, write: bool) -> None:
-    """Check that no fold of the target trains on a case that it validates on, under the same or another name.
+    """Check that no fold trains on a case that it validates on, under the same or another name.
 
-    Cases of sources are the business of `find_exclusions`. ``write`` keeps the sketches of the cases.
+    Cases in sources are found by `find_exclusions`. ``write`` keeps sketches.
 
-    Raises StageError for fold "all", which holds no case out, and if a case is on both sides of a fold.
+    Raises StageError for fold "all", which holds no case out, and if a case is on both sides.
     """
     if "all" in folds:
         raise StageError(
@@ -40,9 +40,9 @@ def require_unseen_test(
     test: HeldOutSet, target: Task, sources: Iterable[Task], folds: Sequence[str], splits: Splits, context: Context,
     *, write: bool,
 ) -> None:  # fmt: skip
-    """Check that no case of the test set is trained on, in the folds of the target or in any source.
+    """Check that no test case is trained on, in the target's folds or in any source.
 
-    Cases are compared by file, by content and, in the target, by name. ``write`` keeps the sketches of the cases.
+    Cases are compared by file, by content and, in the target, by name. ``write`` keeps sketches.
 
     Raises StageError if one is.
     """
@@ -59,9 +59,9 @@ def require_unseen_test(
 
 
 def same_files(dataset: str, raw: Mapping[str, RawCase], cases: Mapping[str, RawCase]) -> tuple[SharedCase, ...]:
-    """Return the pairs of a case of ``dataset`` and one of ``cases`` that read the same image file.
+    """Return pairs that read the same image file, one from ``dataset`` (files in ``raw``) and one from ``cases``.
 
-    Derived datasets refer to the files of their origin.
+    Derived datasets refer to the original files.
     """
     names = {image.resolve(): name for name, case in cases.items() for image in case.images}
     return tuple(

@@ -39,7 +39,7 @@ def budget_text(arms: Sequence[Arm], budget: Budget, seeds: Sequence[int]) -> st
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return the tables of results, differences and rankings, with notes."""
+    """Return tables with results, differences and rankings, and notes."""
     blocks = [
         f"{comparison.target}, {comparison.configuration}: Dice of {evaluated_on(comparison)}",
         _results(comparison),
@@ -51,14 +51,14 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def evaluated_on(comparison: Comparison) -> str:
-    """Return which cases were evaluated: "30 held-out cases of Dataset604_X"."""
+    """Return which cases were evaluated, for people."""
     if comparison.test_set is not None:
         return f"{_counted(comparison.cases, 'held-out case')} of {comparison.test_set}"
     return f"{_counted(comparison.cases, 'validation case')} of fold {', '.join(comparison.folds)}"
 
 
 def written_text(record: Path, pictures: Sequence[Path]) -> str:
-    """Return the list of the files of a comparison."""
+    """Return a list with all files that a comparison wrote."""
     files = (record, *(record.with_name(name) for name in (SCORES, DIFFERENCES, MEASUREMENTS)), *pictures)
     return "written: " + "\n         ".join(str(path) for path in files)
 
@@ -85,7 +85,7 @@ def _results(comparison: Comparison) -> str:
 def _difference_table(comparison: Comparison) -> Iterator[str]:
     header = ["path", "against", "cases", "Dice", "95 % interval", "p", "p Holm"]
     rows = [
-        [one.arm, one.against, str(one.cases), _signed(one.mean), _interval(one), _number(one.p), _number(one.p_holm)]
+        [one.arm, one.against, str(one.cases), _signed(one.mean), _interval(one), _p(one.p), _p(one.p_holm)]
         for one in comparison.differences
     ]
     if rows:
@@ -129,6 +129,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
 
 
 def _signed(value: float | None) -> str:

@@ -98,7 +98,7 @@ def test_the_tables_hold_what_was_reached(comparison):
     (entry,) = [one for one in comparison.differences if one.against == ARMS[2].name]
     rows = [line.split("  ") for line in text.splitlines()]
     (row,) = [[cell.strip() for cell in row if cell] for row in rows if ARMS[2].name in map(str.strip, row[1:])]
-    wanted = [f"{entry.mean:+.3f}", f"{entry.low:+.3f} to {entry.high:+.3f}", f"{entry.p:.3f}", f"{entry.p_holm:.3f}"]
+    wanted = [f"{entry.mean:+.3f}", f"{entry.low:+.3f} to {entry.high:+.3f}", f"{entry.p:.2g}", f"{entry.p_holm:.2g}"]
     assert row == [ARMS[1].name, ARMS[2].name, "6", *wanted]
     assert "6 validation cases of fold 0" in text and "not finished" in text
     assert all(name in text for name in ("largest source", "same modality", "random", "descriptors"))
