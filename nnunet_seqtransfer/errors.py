@@ -72,3 +72,9 @@ def raise_collected(errors: Sequence[SeqTransferError]) -> None:
         raise errors[0]
     if errors:
         raise Problems(errors)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the last line of a library's message, at most 200 characters, or the error type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What nnU-Net says about a dataset: dataset.json, the files of its cases, and its splits."""
+"""Read what nnU-Net knows about a dataset: dataset.json, the files of each case, and the folds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, raw_folder
 from nnunet_seqtransfer.storage import read_json, write_json
 
 COLOUR_FORMATS = (".png", ".bmp", ".tif")
-"""Endings of the files from which nnU-Net reads three channels where they hold colours."""
+"""File endings from which nnU-Net reads three channels if the image has colours."""
+Splits = dict[str, dict[str, tuple[str, ...]]]
+"""Fold -> "train" and "val" -> case identifiers."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +25,21 @@ class RawCase:
     """The files of one labelled case."""
 
     images: tuple[Path, ...]
-    "One file per channel, in the order of the channels; one file alone where it holds colours."
+    "One file per channel in channel order; a colour image is a single file."
     label: Path
-    "The reference segmentation."
+    "Reference segmentation."
 
 
 def read_dataset_json(dataset: str) -> dict[str, Any]:
-    """dataset.json, from nnUNet_raw or else from nnUNet_preprocessed, checked for what nnU-Net needs.
+    """Read dataset.json from nnUNet_raw, otherwise from nnUNet_preprocessed, and check the entries.
 
-    Raises RecordError where it is missing or broken, DatasetError where a needed entry is missing or senseless.
+    Raises RecordError if the file is missing or broken, DatasetError if an entry that nnU-Net needs is missing or
+    invalid, or if both copies disagree.
     """
     candidates = [folder / dataset / "dataset.json" for folder in (raw_folder(), preprocessed_folder())]
     path = next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
-    content = read_json(path, f"dataset.json of {dataset}", "restore it from the dataset's origin")
-    problems = _problems(content)
+    content = read_json(path, f"dataset.json of {dataset}", "restore it from the source of the dataset")
+    problems = list(_dataset_json_problems(content))
     if problems:
         raise DatasetError(f"dataset.json of {dataset} has {' and '.join(problems)}; correct {path}")
     if path != candidates[1] and candidates[1].is_file():
@@ -45,7 +48,6 @@ def read_dataset_json(dataset: str) -> dict[str, Any]:
 
 
 def _require_same_meaning(raw: dict[str, Any], copy: Path) -> None:
-    """Raises DatasetError where the copy that nnU-Net trains with has other channels or labels than the raw dataset."""
     copied = read_json(copy, "the copy of dataset.json", "delete it and preprocess the dataset again")
     for entry in ("channel_names", "modality", "labels", "regions_class_order"):
         if raw.get(entry) != copied.get(entry):
@@ -55,59 +57,57 @@ def _require_same_meaning(raw: dict[str, Any], copy: Path) -> None:
             )
 
 
-def _problems(content: dict[str, Any]) -> list[str]:
-    """What is wrong with the content of a dataset.json, in words that follow "it has"."""
-    problems = []
+def _dataset_json_problems(content: dict[str, Any]) -> Iterator[str]:
+    """Yield each problem as words that follow "it has"."""
     channels = content.get("channel_names", content.get("modality"))
     if not isinstance(channels, dict) or not channels:
-        problems.append("no channel_names")
+        yield "no channel_names"
     elif not all(str(key).isdecimal() for key in channels):
-        problems.append("channel_names whose keys are no numbers")
+        yield "channel_names whose keys are no numbers"
     labels = content.get("labels")
     if not isinstance(labels, dict) or labels.get("background") != 0:
-        problems.append("labels without background 0")
+        yield "labels without background 0"
     elif not set(labels) - {"background", "ignore"}:
-        problems.append("no label but background")
+        yield "no label but background"
     elif not all(_is_label(value) for value in labels.values()):
-        problems.append("labels that are no whole numbers")
+        yield "labels that are no whole numbers"
     elif any(isinstance(value, list) for value in labels.values()) and "regions_class_order" not in content:
-        problems.append("regions, but no regions_class_order")
+        yield "regions, but no regions_class_order"
     if not isinstance(content.get("file_ending"), str):
-        problems.append("no file_ending")
-    return problems
+        yield "no file_ending"
 
 
 def _is_label(value: Any) -> bool:
-    return all(str(part).isdecimal() for part in value) if isinstance(value, list) else str(value).isdecimal()
+    return all(str(part).isdecimal() for part in (value if isinstance(value, list) else [value]))
 
 
 def channel_names(dataset_json: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the input channels in their order ("modality" is the key of older datasets)."""
+    """Return the input channels in order. Older datasets name them under "modality"."""
     names: dict[str, Any] = dataset_json.get("channel_names") or dataset_json["modality"]
     return tuple(str(names[key]) for key in sorted(names, key=int))
 
 
 def foreground_labels(dataset_json: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Label (or region) name -> the label values it consists of; background and the ignore label left out."""
+    """Return label or region name -> label values, without background and the ignore label."""
     return {
-        name: tuple(int(part) for part in value) if isinstance(value, list) else (int(value),)
+        name: tuple(map(int, value)) if isinstance(value, list) else (int(value),)
         for name, value in dataset_json["labels"].items()
         if name not in ("background", "ignore")
     }
 
 
 def raw_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
-    """Identifier -> files of all labelled cases in nnUNet_raw, as nnU-Net lists them; empty where there is no raw data.
+    """Return identifier -> files for all labelled cases in nnUNet_raw, listed as nnU-Net lists them.
 
-    Raises DatasetError where a channel or a label file of a case is missing, naming the first such file.
+    The result is empty if the dataset has no raw folder. Raises DatasetError, naming the first missing file, if an
+    image or label file is missing.
     """
     folder = raw_folder() / dataset
     if not folder.is_dir():
         return {}
-    cases = dict(
-        _listed_cases(folder, dataset_json) if "dataset" in dataset_json else _found_cases(folder, dataset_json)
-    )
-    missing = [path for case in cases.values() for path in (*case.images, case.label) if not path.is_file()]
+    listed = "dataset" in dataset_json
+    cases = dict(_listed_cases(folder, dataset_json) if listed else _cases_by_file_name(folder, dataset_json))
+    missing = _missing_files(cases)
     if missing:
         raise DatasetError(
             f"{dataset} is incomplete: {len(missing)} of its files are missing, the first is {missing[0]}; "
@@ -118,8 +118,26 @@ def raw_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
     return cases
 
 
+def raw_test_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
+    """Return identifier -> files for the cases in imagesTs and labelsTs of nnUNet_raw.
+
+    Raises DatasetError if there are none, or if an image or label file is missing.
+    """
+    folder = raw_folder() / dataset
+    cases = dict(_cases_by_file_name(folder, dataset_json, "Ts"))
+    missing = _missing_files(cases)
+    if missing or not cases:
+        reason = f"{missing[0]} is missing" if missing else f"there are none in {folder / 'imagesTs'}"
+        raise DatasetError(f"{dataset} has no labelled test cases: {reason}; copy imagesTs and labelsTs there")
+    return cases
+
+
+def _missing_files(cases: dict[str, RawCase]) -> list[Path]:
+    return [path for case in cases.values() for path in (*case.images, case.label) if not path.is_file()]
+
+
 def _listed_cases(folder: Path, dataset_json: dict[str, Any]) -> Iterator[tuple[str, RawCase]]:
-    """Cases that dataset.json lists itself, with paths relative to the dataset's folder and variables expanded."""
+    """Yield the cases that dataset.json lists in the entry "dataset"."""
     for identifier, entry in dataset_json["dataset"].items():
         try:
             images = tuple(_listed_path(folder, image) for image in entry["images"])
@@ -133,35 +151,36 @@ def _listed_cases(folder: Path, dataset_json: dict[str, Any]) -> Iterator[tuple[
 
 
 def _listed_path(folder: Path, text: str) -> Path:
-    # As nnU-Net does: ".." is taken away from the text, which matters where the dataset's folder is a symbolic link.
+    # nnU-Net removes ".." from the text before it looks at the disk; this matters if the folder is a symbolic link.
     return Path(os.path.abspath(folder / os.path.expandvars(text)))  # noqa: PTH100
 
 
-def raw_test_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
-    """Identifier -> files of the cases in imagesTs and labelsTs of nnUNet_raw.
+def reference_from(dataset: str, path: Path) -> str:
+    """Return the text that refers to ``path`` in the entry "dataset" of the dataset.json of ``dataset``.
 
-    Raises DatasetError where there are none, or a channel or a label file of one is missing.
+    The text is relative if the file lies in nnUNet_raw, so that nnUNet_raw can be moved as a whole, else absolute.
+    Raises DatasetError if nnU-Net would read a part of the path as an environment variable.
     """
-    folder = raw_folder() / dataset
-    cases = dict(_found_cases(folder, dataset_json, "Ts"))
-    missing = [path for case in cases.values() for path in (*case.images, case.label) if not path.is_file()]
-    if missing or not cases:
-        what = f"{missing[0]} is missing" if missing else f"there are none in {folder / 'imagesTs'}"
-        raise DatasetError(f"{dataset} has no labelled test cases: {what}; copy imagesTs and labelsTs there")
-    return cases
+    # As in `_listed_path`: text only, symbolic links are not resolved.
+    raw, absolute = Path(os.path.abspath(raw_folder())), Path(os.path.abspath(path))  # noqa: PTH100
+    inside = absolute.is_relative_to(raw)
+    reference = Path(os.path.relpath(absolute, raw / dataset)).as_posix() if inside else str(absolute)
+    if os.path.expandvars(reference) != reference:
+        raise DatasetError(f"nnU-Net would replace the environment variable in the name of {path}; rename this file")
+    return reference
 
 
-def _found_cases(folder: Path, dataset_json: dict[str, Any], part: str = "Tr") -> Iterator[tuple[str, RawCase]]:
-    """Cases found by their file names: imagesTr/CASE_0000.EXT ... and labelsTr/CASE.EXT."""
+def _cases_by_file_name(folder: Path, dataset_json: dict[str, Any], part: str = "Tr") -> Iterator[tuple[str, RawCase]]:
+    """Yield the cases found by file name: imagesTr/CASE_0000.EXT ... and labelsTr/CASE.EXT."""
     ending = dataset_json["file_ending"]
     pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(ending))
     images, labels = folder / f"images{part}", folder / f"labels{part}"
-    found = [match for name in _names(images) if (match := pattern.fullmatch(name))]
+    matches = [match for name in _names(images) if (match := pattern.fullmatch(name))]
     labelled = {name.removesuffix(ending) for name in _names(labels) if name.endswith(ending)}
     stored = range(len(channel_names(dataset_json)))
     if ending in COLOUR_FORMATS:  # one file may hold several channels
-        stored = range(1 + max((int(match["channel"]) for match in found), default=0))
-    for identifier in sorted({match["case"] for match in found} | labelled):
+        stored = range(1 + max((int(match["channel"]) for match in matches), default=0))
+    for identifier in sorted({match["case"] for match in matches} | labelled):
         files = tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in stored)
         yield identifier, RawCase(files, labels / f"{identifier}{ending}")
 
@@ -171,44 +190,53 @@ def _names(folder: Path) -> list[str]:
 
 
 def write_missing_splits(dataset: str, identifiers: Iterable[str]) -> None:
-    """Writes splits_final.json as nnU-Net would at the start of a training, but aside: two folds may start at once.
+    """Write splits_final.json with nnU-Net's seeded five folds if the file is missing.
 
-    ``identifiers``: of all preprocessed cases. A file that is there is left as it is.
+    nnU-Net writes it in place when a training starts; two folds that start at once would collide.
+    ``identifiers`` names all preprocessed cases.
     """
-    from nnunetv2.utilities.crossval_split import generate_crossval_split  # noqa: PLC0415 - slow import
-
-    path = preprocessed_folder() / dataset / "splits_final.json"
+    path = _splits_path(dataset)
     if not path.is_file():
-        write_json(path, generate_crossval_split(sorted(identifiers), seed=12345, n_splits=5))
+        write_json(path, _five_folds(identifiers))
 
 
-def fold_count(dataset: str, cases: int) -> int:
-    """How many folds the dataset's splits have: those of splits_final.json, or the five that nnU-Net would make.
+def split_cases(dataset: str, cases: Collection[str]) -> Splits:
+    """Return the folds in splits_final.json, or otherwise nnU-Net's seeded five folds.
 
-    Raises DatasetError where the splits are broken, or nnU-Net could not make its five folds of ``cases`` cases.
+    ``cases`` names all preprocessed cases. The result is empty if there is no file and fewer than five cases.
+    Raises DatasetError if the file is broken.
     """
-    path = preprocessed_folder() / dataset / "splits_final.json"
+    path = _splits_path(dataset)
+    splits: list[dict[str, list[str]]] = []
     if path.is_file():
-        return len(_read_splits(dataset, path))
-    if cases < 5:
-        raise DatasetError(
-            f"{dataset} has {cases} cases, too few for nnU-Net's five folds; train fold all, or write {path}"
-        )
-    return 5
+        splits = _read_splits(dataset, path)
+    elif len(cases) >= 5:
+        splits = _five_folds(cases)
+    return {
+        str(fold): {part: tuple(str(case) for case in split[part]) for part in ("train", "val")}
+        for fold, split in enumerate(splits)
+    }
+
+
+def validation_cases(dataset: str, cases: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return fold -> validation cases, see `split_cases`."""
+    return {fold: split["val"] for fold, split in split_cases(dataset, cases).items()}
 
 
 def require_folds(dataset: str, folds: Iterable[str], cases: Collection[str]) -> None:
-    """Raises DatasetError where the dataset has no such fold, or its splits name cases that it does not have."""
+    """Raise DatasetError if a fold does not exist, or if the splits name cases that the dataset does not have."""
     numbered = [fold for fold in folds if fold != "all"]
     if not numbered:
         return
-    count = fold_count(dataset, len(cases))
-    wrong = [fold for fold in numbered if fold not in {str(number) for number in range(count)}]
+    path, splits = _splits_path(dataset), split_cases(dataset, cases)
+    if not splits and not path.is_file():
+        raise DatasetError(
+            f"{dataset} has {len(cases)} cases, too few for nnU-Net's five folds; train fold all, or write {path}"
+        )
+    wrong = [fold for fold in numbered if fold not in splits]
     if wrong:
-        raise DatasetError(f"{dataset} has no fold {wrong[0]}; choose from 0 to {count - 1}, or all")
-    path = preprocessed_folder() / dataset / "splits_final.json"
-    splits = _read_splits(dataset, path) if path.is_file() else []
-    unknown = sorted({case for split in splits for part in split.values() for case in part} - set(cases))
+        raise DatasetError(f"{dataset} has no fold {wrong[0]}; choose from 0 to {len(splits) - 1}, or all")
+    unknown = sorted({case for split in splits.values() for part in split.values() for case in part} - set(cases))
     if unknown:
         raise DatasetError(
             f"the splits of {dataset} name cases that it does not have, the first is {unknown[0]}: {path}; "
@@ -216,33 +244,15 @@ def require_folds(dataset: str, folds: Iterable[str], cases: Collection[str]) ->
         )
 
 
-def validation_cases(dataset: str, cases: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Fold -> the cases it holds out for validation, by splits_final.json or else nnU-Net's own seeded five folds.
-
-    Args:
-        dataset: full name.
-        cases: identifiers of its preprocessed cases, which nnU-Net would split; fewer than five have no folds.
-
-    Raises DatasetError where the splits are broken.
-    """
-    return {fold: split["val"] for fold, split in split_cases(dataset, cases).items()}
+def _splits_path(dataset: str) -> Path:
+    return preprocessed_folder() / dataset / "splits_final.json"
 
 
-def split_cases(dataset: str, cases: Collection[str]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Fold -> "train" and "val" -> its cases; arguments and errors as `validation_cases`."""
-    path = preprocessed_folder() / dataset / "splits_final.json"
-    if path.is_file():
-        splits = _read_splits(dataset, path)
-    elif len(cases) < 5:
-        return {}
-    else:
-        from nnunetv2.utilities.crossval_split import generate_crossval_split  # noqa: PLC0415 - imports scikit-learn
+def _five_folds(cases: Iterable[str]) -> list[dict[str, list[str]]]:
+    from nnunetv2.utilities.crossval_split import generate_crossval_split  # noqa: PLC0415 - imports scikit-learn
 
-        splits = generate_crossval_split(sorted(cases))
-    return {
-        str(fold): {part: tuple(str(case) for case in split[part]) for part in ("train", "val")}
-        for fold, split in enumerate(splits)
-    }
+    folds: list[dict[str, list[str]]] = generate_crossval_split(sorted(cases), seed=12345, n_splits=5)
+    return folds
 
 
 def _read_splits(dataset: str, path: Path) -> list[dict[str, list[str]]]:

@@ -1,4 +1,4 @@
-"""nnU-Net's dataset fingerprints: reading them with checks, and having them extracted."""
+"""Read nnU-Net's dataset fingerprints with checks, and have nnU-Net extract missing ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.errors import DatasetError, reason_of
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import reader_writer
@@ -25,14 +25,14 @@ FINGERPRINT = "dataset_fingerprint.json"
 
 
 def read_fingerprint(dataset: str) -> dict[str, Any]:
-    """nnU-Net's dataset fingerprint. Raises RecordError (missing, broken) or DatasetError (entries missing)."""
+    """Read a dataset fingerprint. Raises RecordError if missing or broken, DatasetError if entries are invalid."""
     path = preprocessed_folder() / dataset / FINGERPRINT
     remedy = f"delete it and run nnUNetv2_extract_fingerprint -d {dataset_id(dataset)}"
     content = read_json(path, f"the dataset fingerprint of {dataset}", remedy)
     needed = ("spacings", "shapes_after_crop", "foreground_intensity_properties_per_channel")
-    lacking = [entry for entry in needed if not content.get(entry)]
-    if lacking:
-        raise DatasetError(f"the dataset fingerprint of {dataset} lacks {', '.join(lacking)}: {path}; {remedy}")
+    missing = [entry for entry in needed if not content.get(entry)]
+    if missing:
+        raise DatasetError(f"the dataset fingerprint of {dataset} lacks {', '.join(missing)}: {path}; {remedy}")
     for channel, properties in content["foreground_intensity_properties_per_channel"].items():
         if not all(math.isfinite(value) for value in properties.values()):
             raise DatasetError(
@@ -48,18 +48,17 @@ def read_fingerprint(dataset: str) -> dict[str, Any]:
 
 
 def has_fingerprint(dataset: str) -> bool:
-    """Whether nnU-Net's fingerprint of this dataset exists."""
+    """Return True if the fingerprint of the dataset exists."""
     return (preprocessed_folder() / dataset / FINGERPRINT).is_file()
 
 
 def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, DatasetError]:
-    """Has nnU-Net extract fingerprints (reads every case once), each put in place only when it is complete.
+    """Have nnU-Net extract fingerprints, which reads every case once.
 
-    nnU-Net's own extractor writes in place, so that a run killed in that moment leaves half a file behind; it is
-    therefore pointed at a folder of its own, and the results are moved. Most of its time on a small dataset is the
-    start of its worker processes, so that several datasets go side by side.
+    Each fingerprint is moved into place when complete: nnU-Net writes in place, and a killed run would leave half a
+    file. Several datasets run at once, because nnU-Net spends most of the time on starting worker processes.
 
-    Returns the errors of the datasets that have a case which cannot be read, by name; the others are extracted.
+    Returns dataset -> error for those with a case that cannot be read; the others are extracted.
     """
     failed = _unreadable(datasets)
     datasets = [dataset for dataset in datasets if dataset not in failed]
@@ -67,18 +66,18 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
         return failed
     home = preprocessed_folder()
     staging = home / f".seqtransfer_fingerprints_{os.getpid()}"
-    side_by_side = max(1, min(processes, len(datasets)))
+    at_once = max(1, min(processes, len(datasets)))
     with naming_full_and_read_only_disks(home):
-        staging.mkdir(exist_ok=True)  # a killed process may have had this process id
+        staging.mkdir(exist_ok=True)  # a killed process may have had the same process id
         try:
             with (
                 _preprocessed_at(staging),
                 _file_names_without_forks(),
                 contextlib.redirect_stdout(io.StringIO()),
-                ThreadPoolExecutor(side_by_side) as pool,
+                ThreadPoolExecutor(at_once) as pool,
                 tqdm(total=len(datasets), desc="Extracting fingerprints", unit="dataset") as bar,
             ):
-                workers = max(1, processes // side_by_side)
+                workers = max(1, processes // at_once)
                 jobs = {pool.submit(_extract, name, workers, len(datasets) == 1): name for name in datasets}
                 for job in as_completed(jobs):
                     bar.update()
@@ -96,7 +95,7 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
 
 @contextlib.contextmanager
 def _file_names_without_forks() -> Iterator[None]:
-    """nnU-Net lists file names with a pool of forked processes, which may hang in one that has threads, as this has."""
+    """Replace nnU-Net's forking pool for file names by threads: a fork may hang, because this process has threads."""
     from nnunetv2.utilities import utils  # noqa: PLC0415 - slow import
 
     pool, utils.Pool = utils.Pool, ThreadPool
@@ -107,7 +106,7 @@ def _file_names_without_forks() -> Iterator[None]:
 
 
 def _unreadable(datasets: Sequence[str]) -> dict[str, DatasetError]:
-    """The datasets whose first image nnU-Net has no reader for; its extractor would print a traceback for each."""
+    """Return an error per dataset whose first image has no reader; nnU-Net would print a traceback for each."""
     failed: dict[str, DatasetError] = {}
     for dataset in datasets:
         content = read_dataset_json(dataset)
@@ -131,16 +130,15 @@ def _extract(dataset: str, workers: int, show_progress: bool) -> None:
     except Exception as error:  # image readers raise all kinds for a damaged file
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, a permission
             raise
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise DatasetError(
-            f"the fingerprint of {dataset} cannot be extracted ({reason}); check the dataset with "
+            f"the fingerprint of {dataset} cannot be extracted ({reason_of(error)}); check the dataset with "
             f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} --verify_dataset_integrity"
         ) from error
 
 
 @contextlib.contextmanager
 def _preprocessed_at(folder: Path) -> Iterator[None]:
-    """Lets nnU-Net see ``folder`` as nnUNet_preprocessed (it looks the variable up whenever it needs it)."""
+    """Set nnUNet_preprocessed to ``folder``; nnU-Net looks the variable up at every use."""
     before = os.environ["nnUNet_preprocessed"]
     os.environ["nnUNet_preprocessed"] = str(folder)
     try:

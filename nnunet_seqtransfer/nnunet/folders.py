@@ -1,7 +1,8 @@
-"""Where nnU-Net keeps things: its three folders, and the names of the datasets registered in them."""
+"""Locate nnU-Net's folders, commands and registered datasets, and find what a user means by a name."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,21 +15,22 @@ from nnunet_seqtransfer.errors import DatasetError, EnvironmentNotSetError, Stag
 
 DATASET_NAME = re.compile(r"Dataset(\d{3,})_.+")
 SEQTRANSFER_FOLDER = "seqtransfer"
-"""Our folder inside a dataset's preprocessed and results folders."""
+"""Our folder inside the preprocessed and results folders of a dataset."""
+_MAX_LISTED = 10
 
 
 def raw_folder() -> Path:
-    """nnUNet_raw. Raises EnvironmentNotSetError."""
+    """Return nnUNet_raw. Raises EnvironmentNotSetError."""
     return _folder("nnUNet_raw", nnUNet_raw.get())
 
 
 def preprocessed_folder() -> Path:
-    """nnUNet_preprocessed. Raises EnvironmentNotSetError."""
+    """Return nnUNet_preprocessed. Raises EnvironmentNotSetError."""
     return _folder("nnUNet_preprocessed", nnUNet_preprocessed.get())
 
 
 def results_folder() -> Path:
-    """nnUNet_results. Raises EnvironmentNotSetError."""
+    """Return nnUNet_results. Raises EnvironmentNotSetError."""
     return _folder("nnUNet_results", nnUNet_results.get())
 
 
@@ -44,20 +46,27 @@ def _folder(variable: str, value: str | None) -> Path:
 
 
 def registered_datasets() -> tuple[str, ...]:
-    """Names of all datasets in nnUNet_raw or nnUNet_preprocessed, sorted."""
-    names = {
-        entry.name
-        for folder in (raw_folder(), preprocessed_folder())
-        for entry in folder.iterdir()
-        if DATASET_NAME.fullmatch(entry.name) and entry.is_dir()
-    }
-    return tuple(sorted(names))
+    """Return the names of all datasets in nnUNet_raw or nnUNet_preprocessed, sorted."""
+    return _dataset_names((raw_folder(), preprocessed_folder()))
+
+
+def datasets_with_number(number: int) -> tuple[str, ...]:
+    """Return all datasets with this number in nnU-Net's three folders, sorted. nnU-Net looks numbers up there."""
+    folders = [raw_folder(), preprocessed_folder()]
+    with contextlib.suppress(EnvironmentNotSetError):  # nnU-Net needs it only to train
+        folders.append(results_folder())
+    return tuple(name for name in _dataset_names(folders) if dataset_id(name) == number)
+
+
+def _dataset_names(folders: Sequence[Path]) -> tuple[str, ...]:
+    entries = [entry for folder in folders for entry in folder.iterdir() if DATASET_NAME.fullmatch(entry.name)]
+    return tuple(sorted({entry.name for entry in entries if entry.is_dir()}))
 
 
 def dataset_name(name_or_id: str | int) -> str:
-    """The full name of a registered dataset, from its name ("Dataset004_X") or its number ("4").
+    """Return the full name of a registered dataset, given that name ("Dataset004_X") or a number ("4").
 
-    Raises DatasetError where no dataset, or more than one, has that name or number.
+    Raises DatasetError if no dataset, or more than one, has that name or number.
     """
     text = str(name_or_id)
     registered = registered_datasets()
@@ -75,87 +84,88 @@ def dataset_name(name_or_id: str | int) -> str:
     return matches[0]
 
 
+def _listed(names: tuple[str, ...]) -> str:
+    if not names:
+        return "none (nnUNet_raw and nnUNet_preprocessed hold no dataset)"
+    more = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
 def dataset_id(name: str) -> int:
-    """The number in a dataset's name: 4 for "Dataset004_Hippocampus"."""
+    """Return the number in a dataset name: 4 for "Dataset004_Hippocampus"."""
     match = DATASET_NAME.fullmatch(name)
     if match is None:
         raise DatasetError(f"{name!r} is no dataset name; nnU-Net's names read DatasetXXX_Name")
     return int(match.group(1))
 
 
+def find_name(wanted: str, names: Sequence[str], what: str) -> int:
+    """Return the index in ``names`` that a user means by ``wanted``.
+
+    An equal name wins; otherwise case, punctuation and spaces are ignored ("T1-Gd" equals "t1 gd"). ``what`` says
+    what is named, such as "channel of Dataset051_BraTS6". Raises DatasetError, listing the names, if none or several
+    match.
+    """
+    exact = [index for index, name in enumerate(names) if name == wanted]
+    loose = [index for index, name in enumerate(names) if _letters(wanted) and _letters(name) == _letters(wanted)]
+    matches = exact or loose
+    if len(matches) > 1:
+        listed = ", ".join(names[index] for index in matches)
+        raise DatasetError(f"{wanted!r} fits more than one {what}: {listed}; write it exactly, or rename one of them")
+    if not matches:
+        raise DatasetError(f"{wanted!r} is no {what}; choose from: {', '.join(names)}")
+    return matches[0]
+
+
+def _letters(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
 def cache_folder(dataset: str) -> Path:
-    """Our folder beside a dataset's preprocessed data: signatures, and for a target its affinity and plan files."""
+    """Return our folder next to the preprocessed data: signatures, sketches and, for a target, affinity and plan."""
     return preprocessed_folder() / dataset / SEQTRANSFER_FOLDER
 
 
 def output_base(dataset: str, trainer: str, plans_name: str, configuration: str) -> Path:
-    """nnU-Net's results folder of one (dataset, trainer, plans, configuration); it holds fold_0 ... fold_all."""
+    """Return nnU-Net's results folder that holds fold_0 ... fold_all."""
     return results_folder() / dataset / f"{trainer}__{plans_name}__{configuration}"
 
 
 def scripts_folder() -> Path:
-    """Where this Python environment keeps its commands, ``nnUNetv2_train`` among them."""
-    import sysconfig  # noqa: PLC0415 - only the chain needs it
+    """Return the folder of commands in this Python environment; ``nnUNetv2_train`` is one of them."""
+    import sysconfig  # noqa: PLC0415 - few commands need it
 
     return Path(sysconfig.get_path("scripts"))
 
 
 def installed_command(name: str) -> str:
-    """The path of a command of this environment: beside its Python, else, as after ``pip install --user``, on PATH.
+    """Return the absolute path of a command: next to this Python, otherwise on PATH (``pip install --user``).
 
-    Raises StageError where it is in neither place.
+    Raises StageError if it is in neither.
     """
-    beside = scripts_folder() / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
+    installed = scripts_folder() / name
+    path = str(installed) if installed.is_file() else shutil.which(name)
+    if path is None:
         package = "nnunet-seqtransfer" if name.startswith("nnUNetv2_seq_") else "nnunetv2"
         raise StageError(
             f"the command {name} is neither in {scripts_folder()} nor on PATH; pip install {package} there, or add the "
             "folder that it is in to PATH"
         )
-    return str(Path(found).absolute())
+    return str(Path(path).absolute())
 
 
 def own_command(name: str) -> str:
-    """The path of one of this project's commands, ``continue`` for nnUNetv2_seq_continue; see `installed_command`."""
+    """Return the path of one of our commands: ``continue`` for nnUNetv2_seq_continue, see `installed_command`."""
     return installed_command(f"nnUNetv2_seq_{name}")
 
 
 def shim_folder() -> Path:
-    """The folder that nnU-Net's trainer search has to see: see nnunet_ext/."""
+    """Return nnunet_ext/, the folder that nnU-Net must search for our trainers."""
     return Path(__file__).parents[1] / "nnunet_ext"
 
 
 def external_trainers(environment: dict[str, str] | None = None) -> str:
-    """The value of nnUNet_extTrainer that keeps what is set and adds our shim folder (once)."""
-    known = (os.environ if environment is None else environment).get("nnUNet_extTrainer", "")
-    folders = [folder for folder in known.split(os.pathsep) if folder.strip()]
+    """Return a value for nnUNet_extTrainer: the folders that are set, then ours once."""
+    current = (os.environ if environment is None else environment).get("nnUNet_extTrainer", "")
+    folders = [folder for folder in current.split(os.pathsep) if folder.strip()]
     return os.pathsep.join([*(f for f in folders if f != str(shim_folder())), str(shim_folder())])
-
-
-def _listed(names: tuple[str, ...], most: int = 10) -> str:
-    if not names:
-        return "none (nnUNet_raw and nnUNet_preprocessed hold no dataset)"
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def find_name(wanted: str, names: Sequence[str], what: str) -> int:
-    """The place of ``wanted`` among ``names``: the one that is equal, else the one equal but for case and punctuation.
-
-    Raises DatasetError, listing the names, where none or more than one of them is meant. ``what`` says what is named,
-    such as "channel of Dataset051_BraTS6".
-    """
-    exact = [place for place, name in enumerate(names) if name == wanted]
-    loose = [place for place, name in enumerate(names) if _letters(wanted) and _letters(name) == _letters(wanted)]
-    found = exact or loose
-    if len(found) > 1:
-        matches = ", ".join(names[place] for place in found)
-        raise DatasetError(f"{wanted!r} fits more than one {what}: {matches}; write it exactly, or rename one of them")
-    if not found:
-        raise DatasetError(f"{wanted!r} is no {what}; choose from: {', '.join(names)}")
-    return found[0]
-
-
-def _letters(name: str) -> str:
-    """A name without case, punctuation and spaces: "T1-Gd" and "t1 gd" are the same."""
-    return "".join(character for character in name.casefold() if character.isalnum())

@@ -1,4 +1,4 @@
-"""nnU-Net's plans: reading them with checks, and what they say about a source's channels and files."""
+"""Read nnU-Net's plans with checks, and choose normalisation and reader as nnU-Net does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLANS_ENTRIES = (
     "transpose_backward",
     "foreground_intensity_properties_per_channel",
 )
-"""What we read of a plans file, beside what is in its configurations."""
+"""Entries of a plans file that we read, besides the configurations."""
 CONFIGURATION_ENTRIES = (
     "data_identifier",
     "preprocessor_name",
@@ -34,23 +34,23 @@ CONFIGURATION_ENTRIES = (
     "resampling_fn_data",
     "resampling_fn_seg",
 )
-"""What we read of one of its configurations."""
+"""Entries of a configuration that we read."""
 
 
 def plans_path(dataset: str, plans_name: str) -> Path:
-    """Where nnU-Net looks for the plans of that name."""
+    """Return the path of a plans file."""
     return preprocessed_folder() / dataset / f"{plans_name}.json"
 
 
 def read_plans(dataset: str, plans_name: str, configuration: str) -> dict[str, Any]:
-    """The plans of a dataset as nnU-Net wrote them, checked for ``configuration``.
+    """Read the plans of a dataset and check them for ``configuration``.
 
-    Raises RecordError where the file is missing or broken, DatasetError where it lacks entries, or the configuration
-    is unknown or inherits from another one (as nnU-Net's cascade does).
+    Raises RecordError if the file is missing or broken. Raises DatasetError if entries are missing, or if the
+    configuration is unknown or inherits from another one (as nnU-Net's cascade does).
     """
     path = plans_path(dataset, plans_name)
     remedy = f"run nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} -c {configuration}"
-    if path.is_file():  # nnU-Net's planner reads what is there first, and ends with a traceback where it cannot
+    if path.is_file():  # nnU-Net's planner reads an existing file first, and fails if it is broken
         remedy = f"delete it and {remedy}"
     if plans_name != DEFAULT_PLANS:
         remedy += " with the planner that writes these plans, or correct -p"
@@ -60,8 +60,8 @@ def read_plans(dataset: str, plans_name: str, configuration: str) -> dict[str, A
 
 
 def read_plans_file(path: Path, configuration: str) -> dict[str, Any]:
-    """The plans in a file that came from elsewhere. Raises as `read_plans`."""
-    remedy = "have the target's nnUNetPlans.json sent again"
+    """Read a plans file from elsewhere. Raises as `read_plans`."""
+    remedy = "ask for the target's nnUNetPlans.json again"
     plans = read_json(path, "the plans file", remedy)
     _require_entries(plans, ("dataset_name",), path, remedy)
     _check(plans, str(plans["dataset_name"]), configuration, path, remedy)
@@ -87,21 +87,21 @@ def _check(plans: dict[str, Any], dataset: str, configuration: str, path: Path, 
 
 
 def _require_entries(content: dict[str, Any], needed: Sequence[str], path: Path, remedy: str) -> None:
-    lacking = [entry for entry in needed if entry not in content]
-    if lacking:
-        raise DatasetError(f"the plans file lacks {', '.join(lacking)}: {path}; {remedy}")
+    missing = [entry for entry in needed if entry not in content]
+    if missing:
+        raise DatasetError(f"the plans file lacks {', '.join(missing)}: {path}; {remedy}")
 
 
 def data_folder(dataset: str, plans: dict[str, Any], configuration: str) -> Path:
-    """The folder of the preprocessed cases of (dataset, plans, configuration)."""
+    """Return the folder with the preprocessed cases of a dataset."""
     return preprocessed_folder() / dataset / str(plans["configurations"][configuration]["data_identifier"])
 
 
 def normalization(channels: Sequence[str], median_relative_size_after_cropping: float) -> tuple[list[str], list[bool]]:
-    """Normalisation scheme, and whether it is confined to the non-zero mask, for each channel.
+    """Return, for each channel, the normalisation scheme and whether it uses only the non-zero mask.
 
-    The rule of nnU-Net's ExperimentPlanner: the channel's name decides the scheme; the mask is used where cropping
-    to non-zero voxels leaves less than 3/4 of the median image.
+    Follows nnU-Net's ExperimentPlanner: the channel name decides the scheme, and the mask is used if cropping to
+    non-zero voxels leaves less than 3/4 of the median image.
     """
     from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import (  # noqa: PLC0415 - slow import
         get_normalization_scheme,
@@ -114,13 +114,15 @@ def normalization(channels: Sequence[str], median_relative_size_after_cropping: 
 
 
 def reader_writer(dataset_json: dict[str, Any], example: Path) -> str:
-    """The name of the nnU-Net class that reads files such as ``example``. Raises DatasetError where none can."""
+    """Return the name of nnU-Net's reader class for files such as ``example``. Raises DatasetError if none fits."""
     from nnunetv2.imageio.reader_writer_registry import (  # noqa: PLC0415 - slow import
         determine_reader_writer_from_dataset_json,
     )
 
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback for every reader that fails
+        with contextlib.redirect_stderr(io.StringIO()):  # nnU-Net prints a traceback for every reader that fails
             return str(determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False).__name__)
     except RuntimeError:
-        raise DatasetError(f"nnU-Net cannot read {example}; check the file and file_ending in dataset.json") from None
+        raise DatasetError(
+            f"nnU-Net cannot read {example}; restore the file, or correct file_ending in dataset.json"
+        ) from None

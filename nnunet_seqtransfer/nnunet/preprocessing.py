@@ -1,4 +1,4 @@
-"""nnU-Net's preprocessing of single cases: in memory, onto disk, and read back from there."""
+"""Preprocess single cases with nnU-Net, in memory or to disk, and read cases back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.errors import DatasetError, reason_of
 from nnunet_seqtransfer.nnunet.datasets import RawCase
 from nnunet_seqtransfer.storage import is_whole_archive
 
@@ -25,20 +25,20 @@ _END_OF_PICKLE = b"."
 
 @dataclass(frozen=True)
 class CaseData:
-    """One case as arrays, axes as nnU-Net stores them."""
+    """Arrays of one case, with axes as nnU-Net stores them."""
 
     images: NDArray[np.float32]
-    "Shape (channels, x, y, z), float32; 2-D images have x = 1."
+    "Shape (channels, x, y, z); 2-D images have x = 1."
     segmentation: NDArray[np.int16]
-    "Shape (x, y, z), integers; -1 marks voxels outside of the non-zero region, where nnU-Net fills with background."
+    "Shape (x, y, z); -1 marks voxels outside the non-zero region, which nnU-Net treats as background."
 
 
 def preprocess_case(
     identifier: str, case: RawCase, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
 ) -> CaseData:
-    """One raw case through nnU-Net's preprocessor (crop, normalise, resample), nothing written.
+    """Crop, normalise and resample one raw case with nnU-Net's preprocessor, in memory.
 
-    Raises DatasetError, naming the file, where the case cannot be read or image and label do not fit.
+    Raises DatasetError, naming the file, if the case cannot be read or image and label do not fit.
     """
     manager, settings = _managers(plans, configuration)
     with _naming_case(identifier, case):
@@ -51,7 +51,7 @@ def preprocess_case(
 def preprocess_case_to(
     target: Path, case: RawCase, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
 ) -> None:
-    """Writes one preprocessed case as nnU-Net does: ``target`` + .b2nd, _seg.b2nd, .pkl. Raises as preprocess_case."""
+    """Write one preprocessed case as nnU-Net does: ``target`` + .b2nd, _seg.b2nd, .pkl. Raises as `preprocess_case`."""
     manager, settings = _managers(plans, configuration)
     with _naming_case(target.name, case):
         settings.preprocessor_class(verbose=False).run_case_save(
@@ -60,10 +60,8 @@ def preprocess_case_to(
 
 
 def read_raw_case(identifier: str, case: RawCase, reader_writer: str) -> CaseData:
-    """One raw case as nnU-Net's reader gives it: intensities as stored, axes z, y, x. Raises as preprocess_case."""
-    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
-
-    reader = recursive_find_reader_writer_by_name(reader_writer)()
+    """Read one raw case: intensities as stored, axes z, y, x. Raises as `preprocess_case`."""
+    reader = make_reader(reader_writer)
     with _naming_case(identifier, case):
         images, _ = reader.read_images([str(image) for image in case.images])
         segmentation, _ = reader.read_seg(str(case.label))
@@ -73,25 +71,28 @@ def read_raw_case(identifier: str, case: RawCase, reader_writer: str) -> CaseDat
 
 
 def read_raw_labels(identifier: str, label: Path, reader_writer: str) -> NDArray[np.int16]:
-    """The labels in one file, (z, y, x), as `read_raw_case` gives them. Raises as preprocess_case."""
-    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
-
+    """Read the labels in one file, shape (z, y, x). Raises as `preprocess_case`."""
     with _naming_case(identifier, RawCase((), label)):
-        segmentation, _ = recursive_find_reader_writer_by_name(reader_writer)().read_seg(str(label))
+        segmentation, _ = make_reader(reader_writer).read_seg(str(label))
     return np.asarray(segmentation[0]).astype(np.int16)
 
 
 def read_spacing(case: RawCase, reader_writer: str) -> tuple[float, ...]:
-    """Distance of voxels along z, y, x, as the arrays of `read_raw_case` have them; z says nothing for a 2-D image."""
-    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
-
+    """Return the voxel spacing in mm along z, y, x (the axes of `read_raw_case`); z is meaningless for 2-D images."""
     with _naming_case(case.label.name, case):
-        _, properties = recursive_find_reader_writer_by_name(reader_writer)().read_seg(str(case.label))
+        _, properties = make_reader(reader_writer).read_seg(str(case.label))
     return tuple(float(value) for value in properties["spacing"])
 
 
+def make_reader(name: str) -> Any:
+    """Return an instance of nnU-Net's reader and writer class ``name``."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
+
+    return recursive_find_reader_writer_by_name(name)()
+
+
 def load_preprocessed_case(folder: Path, identifier: str) -> CaseData:
-    """One case from a folder of preprocessed data. Raises DatasetError, naming the file, where it is broken."""
+    """Load one case from a folder of preprocessed data. Raises DatasetError, naming the files, if it is broken."""
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class  # noqa: PLC0415 - slow import
 
     try:
@@ -99,58 +100,50 @@ def load_preprocessed_case(folder: Path, identifier: str) -> CaseData:
         return CaseData(np.asarray(data[:], dtype=np.float32), np.asarray(segmentation[0]).astype(np.int16))
     except Exception as error:  # blosc2, pickle and zip readers raise all kinds for a damaged file
         raise DatasetError(
-            f"the preprocessed case {identifier} is broken ({_first_line(error)}): {folder / identifier}.*; "
+            f"the preprocessed case {identifier} is broken ({reason_of(error)}): {folder / identifier}.*; "
             "delete these files and preprocess the dataset again"
         ) from error
 
 
 def preprocessed_cases(folder: Path) -> tuple[str, ...]:
-    """Identifiers of the complete cases in a folder of preprocessed data: image, segmentation and properties."""
-    if not folder.is_dir():
-        return ()
-    names = {entry.name for entry in folder.iterdir()}
-    complete = (
-        name.removesuffix(".pkl")
-        for name in names
-        if name.endswith(".pkl")
-        and (
-            {name.removesuffix(".pkl") + ".b2nd", name.removesuffix(".pkl") + "_seg.b2nd"} <= names
-            or name.removesuffix(".pkl") + ".npz" in names
-        )
+    """Return the identifiers of complete cases: image, segmentation and properties are there."""
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    cases = (name.removesuffix(".pkl") for name in names if name.endswith(".pkl"))
+    return tuple(
+        sorted(case for case in cases if {f"{case}.b2nd", f"{case}_seg.b2nd"} <= names or f"{case}.npz" in names)
     )
-    return tuple(sorted(complete))
 
 
 def cut_off_files(folder: Path, identifiers: Iterable[str]) -> dict[str, tuple[Path, ...]]:
-    """Identifier -> its files that end too early, as after a crash of the machine; 2 ms a case, no voxel is read.
+    """Return identifier -> truncated files, as a machine crash leaves them. No voxel is read; 2 ms per case.
 
     nnU-Net would stop in the middle of a training when it draws such a case.
     """
-    found = {}
+    truncated = {}
     for identifier in identifiers:
         names = (f"{identifier}.b2nd", f"{identifier}_seg.b2nd", f"{identifier}.npz", f"{identifier}.pkl")
         cut_off = tuple(path for path in map(folder.joinpath, names) if path.is_file() and not _has_its_end(path))
         if cut_off:
-            found[identifier] = cut_off
-    return found
+            truncated[identifier] = cut_off
+    return truncated
 
 
 def _has_its_end(path: Path) -> bool:
     if path.suffix == ".npz":
         return is_whole_archive(path)
-    if path.suffix == ".pkl":  # not loaded: a pickle ends in its instruction to stop
+    if path.suffix == ".pkl":  # loading a pickle would run code; the last byte is the STOP instruction
         with path.open("rb") as stream:
             stream.seek(-min(1, path.stat().st_size), os.SEEK_END)
             return stream.read() == _END_OF_PICKLE
     try:
-        blosc2.open(str(path), mode="r")  # a frame's description is repeated in its end
+        blosc2.open(str(path), mode="r")  # fails without the trailer at the end of the file
     except RuntimeError:
         return False
     return True
 
 
 def resampled_voxels(fingerprint: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[int]:
-    """How many voxels each case has after resampling to the configuration's spacing (nnU-Net's rounding)."""
+    """Return the number of voxels per case after resampling to the configuration's spacing (nnU-Net's rounding)."""
     from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape  # noqa: PLC0415 - imports torch
 
     spacing = list(plans["configurations"][configuration]["spacing"])
@@ -158,7 +151,7 @@ def resampled_voxels(fingerprint: dict[str, Any], plans: dict[str, Any], configu
     voxels = []
     for shape, original in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True):
         moved = [original[axis] for axis in forward]
-        # A 2-D configuration has two spacings; the distance between slices stays as it is.
+        # A 2-D configuration has two spacings; the slice distance does not change.
         goal = spacing if len(spacing) == len(moved) else [moved[0], *spacing]
         voxels.append(int(np.prod(compute_new_shape([shape[axis] for axis in forward], moved, goal))))
     return voxels
@@ -187,7 +180,7 @@ def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
 
 
 def _require_whole(path: Path) -> None:
-    """Raises EOFError where the end of a NIfTI file is missing, for which ITK's reader silently puts zeros."""
+    """Raise EOFError if a NIfTI file is truncated; ITK's reader would silently fill with zeros."""
     if path.suffix == ".gz":
         with gzip.open(path) as stream:
             while stream.read(1 << 20):
@@ -203,9 +196,4 @@ def _require_whole(path: Path) -> None:
 
 def _broken(identifier: str, case: RawCase, error: Exception) -> DatasetError:
     files = " with ".join(str(path) for path in (*case.images[:1], case.label))
-    return DatasetError(f"case {identifier} cannot be read ({_first_line(error)}): {files}; restore these files")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
+    return DatasetError(f"case {identifier} cannot be read ({reason_of(error)}): {files}; restore these files")

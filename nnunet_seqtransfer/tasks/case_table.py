@@ -1,29 +1,30 @@
-"""A table of cases, such as the site or scanner of each: a CSV beside dataset.json or elsewhere."""
+"""Select cases by a table, such as the site or scanner of each case: a CSV next to dataset.json or elsewhere."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_seqtransfer.context import Notify
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.folders import find_name
 from nnunet_seqtransfer.storage import replacing
 
 TABLE_NAME = "cases.csv"
-"""The table of a dataset, beside its dataset.json."""
-_MOST_LISTED = 10
+"""Default table of a dataset, next to dataset.json."""
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
 class CaseTable:
-    """See `read_case_table`."""
+    """A table of cases; see `read_case_table`."""
 
     path: Path
-    "Where it lies."
+    "CSV file."
     key: str
-    "The column of identifiers."
+    "Column of identifiers."
     columns: tuple[str, ...]
     "Names of all columns."
     rows: dict[str, dict[str, str]]
@@ -31,14 +32,13 @@ class CaseTable:
 
 
 def read_case_table(path: Path, key: str | None = None) -> CaseTable:
-    """The table in a CSV file: a header, then a row a case; separated by comma, semicolon or tab.
+    """Read a CSV file with a header and one row per case; comma, semicolon or tab separate columns.
 
-    Identifiers stand in the column ``key``, or else in the one named case, or else in the first.
-
-    Raises DatasetError, naming the file, where it is missing or no such table, or lists a case twice.
+    Identifiers come from the column ``key``, otherwise from the column named case, otherwise from the first column.
+    Raises DatasetError, naming the file, if it is missing, no such table, or lists a case twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise DatasetError(f"there is no table of cases {path}; write it, or name another with -table") from None
     except UnicodeDecodeError as error:
@@ -50,26 +50,23 @@ def read_case_table(path: Path, key: str | None = None) -> CaseTable:
     if not body or len(set(header)) < len(header) or uneven is not None:
         problem = f"row {uneven} has other columns than the header" if uneven else "no rows, or no distinct columns"
         raise DatasetError(f"the table of cases is no CSV with a header ({problem}): {path}; correct it")
-    column = _key_column(path, header, key)
-    rows = [dict(zip(header, row, strict=True)) for row in body]
-    identifiers = [row[column] for row in rows]
-    repeated = next((name for name in identifiers if identifiers.count(name) > 1), None)
-    if repeated is not None:
-        raise DatasetError(
-            f"column {column} of {path} lists {repeated!r} more than once; it must hold the identifiers of cases: "
-            "correct it, or name another column with -table_key"
-        )
-    return CaseTable(path, column, tuple(header), dict(zip(identifiers, rows, strict=True)))
-
-
-def _key_column(path: Path, header: Sequence[str], key: str | None) -> str:
-    if key is not None:
-        return header[find_name(key, header, f"column of {path}")]
-    return next((name for name in header if name.casefold() == "case"), header[0])
+    if key is None:
+        column = next((name for name in header if name.casefold() == "case"), header[0])
+    else:
+        column = header[find_name(key, header, f"column of {path}")]
+    rows: dict[str, dict[str, str]] = {}
+    for row in (dict(zip(header, cells, strict=True)) for cells in body):
+        if row[column] in rows:
+            raise DatasetError(
+                f"column {column} of {path} lists {row[column]!r} more than once; it must hold the identifiers of "
+                "cases: correct it, or name another column with -table_key"
+            )
+        rows[row[column]] = row
+    return CaseTable(path, column, tuple(header), rows)
 
 
 def write_case_table(path: Path, table: CaseTable, cases: Sequence[str]) -> None:
-    """Writes the rows of some of the cases, the column of identifiers first and named case."""
+    """Write the rows of some cases; the column of identifiers comes first and is named case."""
     others = [name for name in table.columns if name != table.key]
     with replacing(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -80,14 +77,13 @@ def write_case_table(path: Path, table: CaseTable, cases: Sequence[str]) -> None
 
 
 def select_cases(
-    table: CaseTable, conditions: Sequence[str], cases: Collection[str], notify: Callable[[str], None]
+    table: CaseTable, conditions: Sequence[str], cases: Collection[str], notify: Notify
 ) -> tuple[str, ...]:
-    """Those of the ``cases`` that fulfil all conditions ("column=value" or "column=value,value"), sorted.
+    """Return the ``cases`` that meet all conditions ("column=value" or "column=value,value"), sorted.
 
-    Cases that the table does not list are not selected, and rows of other cases are passed over; both are announced.
-
-    Raises DatasetError where a condition names no column or a value that no case has, where the table lists none of
-    the cases, or where no case is selected.
+    Cases without a row are not selected, and rows of other cases are ignored; both are reported to ``notify``.
+    Raises DatasetError if a condition names an unknown column or value, if the table lists none of the cases, or if
+    no case is selected.
     """
     known = sorted(set(table.rows) & set(cases))
     if not known:
@@ -95,19 +91,25 @@ def select_cases(
             f"column {table.key} of {table.path} holds none of the dataset's cases: {_some(table.rows)} there, "
             f"{_some(cases)} in the dataset; name the column of identifiers with -table_key"
         )
-    _announce(table, cases, notify)
+    unlisted, others = set(cases) - set(table.rows), set(table.rows) - set(cases)
+    if unlisted:
+        notify(f"{table.path} does not list {len(unlisted)} of the dataset's cases, not selected: {_some(unlisted)}")
+    if others:
+        notify(f"{table.path} lists {len(others)} that are no cases of the dataset, ignored: {_some(others)}")
     selected = set(known)
     for condition in conditions:
-        selected &= _fulfilling(condition, table, known)
+        selected &= _meeting(condition, table, known)
     if not selected:
-        raise DatasetError(f"no case fulfils all of -cases-where {' '.join(conditions)}; ask for less: {table.path}")
+        raise DatasetError(
+            f"no case meets all conditions of -where {' '.join(conditions)}; drop some of them: {table.path}"
+        )
     return tuple(sorted(selected))
 
 
-def _fulfilling(condition: str, table: CaseTable, cases: Sequence[str]) -> set[str]:
+def _meeting(condition: str, table: CaseTable, cases: Sequence[str]) -> set[str]:
     name, equals, wanted = condition.partition("=")
     if not equals:
-        raise DatasetError(f"-cases-where {condition!r} is no condition; write column=value or column=value,value")
+        raise DatasetError(f"-where {condition!r} is no condition; write column=value or column=value,value")
     column = table.columns[find_name(name.strip(), table.columns, f"column of {table.path}")]
     values = {case: table.rows[case][column] for case in cases}
     accepted = [value.strip() for value in wanted.split(",")]
@@ -120,15 +122,7 @@ def _fulfilling(condition: str, table: CaseTable, cases: Sequence[str]) -> set[s
     return {case for case in cases if values[case] in accepted}
 
 
-def _announce(table: CaseTable, cases: Collection[str], notify: Callable[[str], None]) -> None:
-    unlisted, others = sorted(set(cases) - set(table.rows)), sorted(set(table.rows) - set(cases))
-    if unlisted:
-        notify(f"{table.path} does not list {len(unlisted)} of the dataset's cases, not selected: {_some(unlisted)}")
-    if others:
-        notify(f"{table.path} lists {len(others)} that are no cases of the dataset, passed over: {_some(others)}")
-
-
 def _some(names: Collection[str]) -> str:
     distinct = sorted(set(names))
-    more = len(distinct) - _MOST_LISTED
-    return ", ".join(distinct[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = len(distinct) - _MAX_LISTED
+    return ", ".join(distinct[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""From labels kept and merged to the labels of a derived dataset: consecutive values, regions where classes overlap."""
+"""Choose the labels of a derived dataset: consecutive label values, or regions if classes overlap."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ _RESERVED = ("background", "ignore")
 
 @dataclass(frozen=True)
 class LabelChoice:
-    """The labels of a derived dataset, and how the label files of its origin become its own."""
+    """Labels of a derived dataset, and how label values change."""
 
     labels: dict[str, Any]
-    "The entry labels of dataset.json: background, the classes, and the ignore label where the origin has one."
+    "Entry labels of dataset.json: background, the classes, and the ignore label if the original has one."
     regions_class_order: tuple[int, ...] | None
-    "The entry of that name of dataset.json; None where no two classes overlap."
+    "Entry regions_class_order of dataset.json; None if no classes overlap."
     values: dict[int, int]
-    "Label value of the origin -> label value here; 0 where the label is left out."
+    "Original label value -> derived label value; 0 if the label is left out."
     indistinct: tuple[str, ...] = ()
-    "Regions that hold more than one kind of voxel that nnU-Net's exported label maps cannot tell apart."
+    "Regions with several kinds of voxels that nnU-Net's exported label maps cannot distinguish."
 
     @property
     def changes_files(self) -> bool:
-        """Whether any label value changes; where none does, the origin's label files serve as they are."""
+        """Return True if any label value changes; otherwise the original label files can be referenced."""
         return any(old != new for old, new in self.values.items())
 
 
 def choose_labels(dataset_json: Mapping[str, Any], wanted: Sequence[str], dataset: str) -> LabelChoice:
-    """The labels named in ``wanted``: "edema", "whole=necrosis+edema" or "whole=1+2"; all as they are for none.
+    """Return the labels named in ``wanted`` ("edema", "whole=necrosis+edema", "whole=1+2"), or all if it is empty.
 
-    Classes that share no voxel are numbered from 1 in the order given. Classes that overlap become regions: every
-    combination of classes that occurs gets one value, and larger regions come first, since nnU-Net paints them in
-    this order, each over those before it. The ignore label is kept, with the highest value.
+    Disjoint classes are numbered from 1 in the given order. Overlapping classes become regions: each combination of
+    classes gets one value, and larger regions come first, because nnU-Net paints regions in order, each over the
+    previous ones. The ignore label is kept with the highest value.
 
-    Raises DatasetError for a label that is unknown, given twice, equal to another, or that holds background.
+    Raises DatasetError if a label is unknown, given twice, equal to another, or contains background.
     """
     old = foreground_labels(dict(dataset_json))
     ignore = dataset_json["labels"].get("ignore")
@@ -60,7 +60,7 @@ def choose_labels(dataset_json: Mapping[str, Any], wanted: Sequence[str], datase
 
 
 def _classes(wanted: Sequence[str], old: Mapping[str, tuple[int, ...]], dataset: str) -> dict[str, frozenset[int]]:
-    """Name -> label values of the origin, in the order given."""
+    """Return name -> original label values, in the given order."""
     classes: dict[str, frozenset[int]] = {}
     for text in wanted:
         name, values = _class(text, old, dataset)
@@ -78,16 +78,16 @@ def _classes(wanted: Sequence[str], old: Mapping[str, tuple[int, ...]], dataset:
 
 
 def _class(text: str, old: Mapping[str, tuple[int, ...]], dataset: str) -> tuple[str, frozenset[int]]:
-    """Name and label values of one word of -labels; a name of the dataset may itself hold = or +."""
+    """Return name and label values for one word of -labels. Names in the dataset may contain = or +."""
     name, equals, terms = text.partition("=")
     if text in old or not equals:
-        found = list(old)[find_name(text, list(old), f"label of {dataset}")]
-        return found, frozenset(old[found])
+        known = list(old)[find_name(text, list(old), f"label of {dataset}")]
+        return known, frozenset(old[known])
     return name.strip(), frozenset().union(*(_term(term.strip(), old, dataset) for term in terms.split("+")))
 
 
 def _term(term: str, old: Mapping[str, tuple[int, ...]], dataset: str) -> frozenset[int]:
-    """The label values of one part of a merge: a name, or a label value."""
+    """Return the label values for one part of a merge, a name or a label value."""
     if term in old or not (term.isascii() and term.isdecimal()):
         return frozenset(old[list(old)[find_name(term, list(old), f"label of {dataset}")]])
     known = {0}.union(*old.values())
@@ -98,13 +98,13 @@ def _term(term: str, old: Mapping[str, tuple[int, ...]], dataset: str) -> frozen
 
 
 def _plain_labels(classes: Mapping[str, frozenset[int]]) -> LabelChoice:
-    labels = {name: place for place, name in enumerate(classes, start=1)}
+    labels = {name: number for number, name in enumerate(classes, start=1)}
     values = {value: labels[name] for name, members in classes.items() for value in members}
     return LabelChoice({"background": 0, **labels}, None, values)
 
 
 def _regions(classes: Mapping[str, frozenset[int]]) -> LabelChoice:
-    """Overlapping classes. Voxels that lie in the same classes are of one kind, and get one value."""
+    """Number the kinds of voxels: voxels that lie in the same classes get one value."""
     kinds: dict[frozenset[str], list[int]] = {}
     for value in sorted(set().union(*classes.values())):
         kinds.setdefault(frozenset(name for name in classes if value in classes[name]), []).append(value)
@@ -120,11 +120,11 @@ def _regions(classes: Mapping[str, frozenset[int]]) -> LabelChoice:
 def _class_order(
     ordered: Sequence[str], members: Mapping[str, list[int]], numbered: Mapping[frozenset[str], int]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The value that nnU-Net paints each region with, and the regions that have more than one value to paint.
+    """Return the value that nnU-Net paints each region with, and the regions that would need several values.
 
-    A voxel in several regions ends with the value of the last of them, so a region paints the value of the voxels of
-    which it is the last. Regions that hold one another have at most one such value each; of regions that only cross,
-    the last one has several, and paints that which lies in the fewest regions.
+    A voxel in several regions keeps the value of the last one, so a region paints the value of voxels for which it is
+    the last. Nested regions have at most one such value each. If regions cross, the last one has several, and paints
+    the value that lies in the fewest regions.
     """
     last = {number: max(holders, key=ordered.index) for holders, number in numbered.items()}
     width = {number: len(holders) for holders, number in numbered.items()}

@@ -1,4 +1,4 @@
-"""From tasks to signatures: the sampled cases of all tasks go through one pool of processes, once."""
+"""Turn tasks into signatures: read the sampled cases of all tasks once, in one pool of processes."""
 
 from __future__ import annotations
 
@@ -28,33 +28,173 @@ from nnunet_seqtransfer.tasks.alignment import preprocessing_of, target_preproce
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
 from nnunet_seqtransfer.tasks.task import Task, sample_cases
 
-_LOOKED_THROUGH = 8
-"""Older signatures of a dataset that are searched for cases already profiled."""
+_MAX_OLDER = 8
+"""Older signatures of a dataset that are searched for profiled cases."""
+Labels = tuple[tuple[int, ...], ...]
+"""Label values of each label or region."""
+View = Literal["raw", "preprocessed", "labels"]
+"""Voxels as stored in nnUNet_raw, voxels as the network sees them, or stored labels without image.
+
+Axes of "raw" are those of nnU-Net's readers; axes of the others are those of preprocessed data.
+"""
+
+
+class Profiler(Protocol):
+    """The half of a metric that looks at one case."""
+
+    name: str
+    "Name of the metric on the command line."
+    version: int
+    "Version of the profiles; raise it whenever they change, so that older signatures are not used."
+    view: View
+    "Voxels that the metric needs."
+
+    def profile(self, case: CaseData, labels: Labels) -> dict[str, NDArray[Any]]:
+        """Return arrays that describe one case."""
+        ...
+
+
+@dataclass(frozen=True)
+class CaseProfile:
+    """Profile of one case."""
+
+    arrays: dict[str, NDArray[Any]]
+    "Arrays of the metric."
+    labelled: bool
+    "True if any voxel has a label of the task."
+
+
+Profiles = dict[str, CaseProfile | SeqTransferError]
+"""Case -> profile, or the reason that the case could not be read."""
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """The cases of a task to profile."""
+
+    task: Task
+    "Task that the cases belong to."
+    plans: dict[str, Any]
+    "Plans aligned to the target; for the target, the target's plans."
+    configuration: str
+    "Configuration of the plans."
+    cases: tuple[str, ...]
+    "Identifiers of the sampled cases."
+
+    def base(self, metric: Profiler) -> str:
+        """Return a checksum of everything that a case's profile depends on, except the files of that case."""
+        preprocessed = metric.view == "preprocessed"
+        return checksum(
+            {
+                "metric": [metric.name, metric.version],
+                "preprocessing": preprocessing_of(self.plans, self.configuration)
+                if preprocessed
+                else self.plans["image_reader_writer"],
+                "transposition": self.plans["transpose_forward"],
+                "dataset_json": self.task.dataset_json,
+                "fingerprint": checksum(self.task.fingerprint),
+                "labelled_cases": len(self.task.cases),
+            }
+        )
+
+    def stamps(self) -> tuple[str, ...]:
+        """Return a checksum per case of the names, sizes and times of the files; a changed case is profiled again."""
+        return tuple(checksum([case, *self._file_stats(case)])[:16] for case in self.cases)
+
+    def load(self, case: str, view: View) -> CaseData:
+        """Load the voxels of one case; preprocess in memory if there is no preprocessed copy."""
+        raw, reader = self.task.raw.get(case), self.plans["image_reader_writer"]
+        if view == "labels":
+            labels = read_raw_labels(case, self._label_file(case), reader).transpose(self.plans["transpose_forward"])
+            return CaseData(np.zeros((0, *labels.shape), dtype=np.float32), labels)
+        if view == "preprocessed" and case in preprocessed_cases(self._data_folder):
+            return load_preprocessed_case(self._data_folder, case)
+        if raw is None:
+            aligned = "" if view == "raw" else ", and it is not preprocessed as the target is"
+            raise DatasetError(
+                f"{self.task.dataset} has no raw images of {case}{aligned}; copy the dataset to nnUNet_raw"
+            )
+        if view == "raw":
+            return read_raw_case(case, raw, reader)
+        return preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
+
+    def geometry(self) -> NDArray[np.float64]:
+        """Return spacing and extent in mm, shape (cases, 2, axes), axes as preprocessed."""
+        rows = [self.task.fingerprint_row(case) for case in self.cases]
+        forward = self.plans["transpose_forward"]
+        spacings = np.asarray(self.task.fingerprint["spacings"], dtype=float)[rows][:, forward]
+        shapes = np.asarray(self.task.fingerprint["shapes_after_crop"], dtype=float)[rows][:, forward]
+        return np.stack([spacings, shapes * spacings], axis=1)
+
+    @property
+    def _data_folder(self) -> Path:
+        return data_folder(self.task.dataset, self.plans, self.configuration)
+
+    @property
+    def _label_copies(self) -> Path:
+        return preprocessed_folder() / self.task.dataset / "gt_segmentations"
+
+    def _label_file(self, case: str) -> Path:
+        """Return the label file in nnUNet_raw, or the copy that nnU-Net keeps next to preprocessed data."""
+        raw = self.task.raw.get(case)
+        path = raw.label if raw else self._label_copies / f"{case}{self.task.dataset_json['file_ending']}"
+        if not path.is_file():
+            raise DatasetError(
+                f"{self.task.dataset} has no labels of {case} in nnUNet_raw, and none in {self._label_copies}; copy "
+                "the dataset to nnUNet_raw"
+            )
+        return path
+
+    def _file_stats(self, case: str) -> list[list[Any]]:
+        raw = self.task.raw.get(case)
+        if raw is None:
+            copies = self._label_copies.glob(f"{case}.*")
+            files: list[Path] = sorted([*self._data_folder.glob(f"{case}[._]*"), *copies])
+        else:
+            files = [*raw.images, raw.label]
+        stats = [(path.name, path.stat()) for path in files]
+        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+def request_profile(
+    task: Task, plans: dict[str, Any], configuration: str, case_count: int, seed: int
+) -> ProfileRequest:
+    """Return the request for at most ``case_count`` cases of a task, drawn by ``seed``."""
+    return ProfileRequest(task, plans, configuration, sample_cases(task.cases, case_count, seed))
+
+
+def preprocessing_for(view: View, plans: dict[str, Any], configuration: str) -> str:
+    """Return a text that identifies what the target's plans decide about voxels; only equal ones are comparable."""
+    if view == "raw":
+        return "raw"
+    if view == "labels":
+        return "labels, axes " + " ".join(str(axis) for axis in plans["transpose_forward"])
+    return checksum(target_preprocessing_of(plans, configuration))[:16]
 
 
 def profile_tasks(
     requests: Sequence[ProfileRequest], metric: Profiler, processes: int
 ) -> tuple[Signature | SeqTransferError, ...]:
-    """The signature of each request, from the cache where it is there, else computed and cached.
+    """Return the signature of each request, from the cache if possible; new ones are cached.
 
-    Where a case cannot be read, or no sampled case of a task has a label, that task's place holds the error instead.
+    If a case cannot be read, or no sampled case has a label, the task's entry is an error instead.
     """
     paths = [_path(request, metric) for request in requests]
     known: dict[Path, Signature | SeqTransferError] = {
         path: signature for path in paths if (signature := _cached(path)) is not None
     }
     missing = {path: request for request, path in zip(requests, paths, strict=True) if path not in known}
-    found = {path: _profiles_of_older(request, metric) for path, request in missing.items()}
-    _profile_missing(missing, found, metric, processes)
+    profiles = {path: _older_profiles(request, metric) for path, request in missing.items()}
+    _add_missing(profiles, missing, metric, processes)
     for path, request in missing.items():
-        known[path] = _finish(request, metric, found[path])
+        known[path] = _signature_or_error(request, metric, profiles[path])
         if isinstance(made := known[path], Signature):
             write_signature(path, made)
     return tuple(known[path] for path in paths)
 
 
 def has_signature(request: ProfileRequest, metric: Profiler) -> bool:
-    """Whether the signature of a request is in the cache."""
+    """Return True if the signature of a request is cached."""
     return _cached(_path(request, metric)) is not None
 
 
@@ -67,251 +207,72 @@ def _digest(request: ProfileRequest, metric: Profiler) -> str:
 
 
 def _cached(path: Path) -> Signature | None:
-    """The signature in ``path``; a missing or damaged one is made again."""
-    if not path.is_file():
-        return None
     try:
-        return read_signature(path)
-    except RecordError:
+        return read_signature(path) if path.is_file() else None
+    except RecordError:  # a damaged signature is made again
         return None
 
 
-def _profiles_of_older(request: ProfileRequest, metric: Profiler) -> Found:
-    """Profiles of the wanted cases out of signatures of other samples, where neither they nor the rest has changed."""
+def _older_profiles(request: ProfileRequest, metric: Profiler) -> Profiles:
+    """Return profiles of the wanted cases from older samples, if neither the case nor anything else has changed."""
     folder = cache_folder(request.task.dataset)
     paths = sorted(folder.glob(f"signature_{metric.name}_*.npz"), key=lambda path: -path.stat().st_mtime_ns)
     base, wanted = request.base(metric), dict(zip(request.cases, request.stamps(), strict=True))
-    found: Found = {}
-    for path in paths[:_LOOKED_THROUGH]:
+    profiles: Profiles = {}
+    for path in paths[:_MAX_OLDER]:
         older = _cached(path)
         if older is not None and older.base == base:
-            known = zip(older.cases, older.stamps, older.profiles, older.labelled, strict=True)
-            found |= {
-                case: CaseProfile(profile, labelled)
-                for case, stamp, profile, labelled in known
+            entries = zip(older.cases, older.stamps, older.profiles, older.labelled, strict=True)
+            profiles |= {
+                case: CaseProfile(arrays, labelled)
+                for case, stamp, arrays, labelled in entries
                 if wanted.get(case) == stamp
             }
-    return found
+    return profiles
 
 
-def _profile_missing(
-    missing: dict[Path, ProfileRequest], found: dict[Path, Found], metric: Profiler, processes: int
+def _add_missing(
+    profiles: dict[Path, Profiles], missing: dict[Path, ProfileRequest], metric: Profiler, processes: int
 ) -> None:
-    """Completes ``found``. Tasks that share an image go together: it is read once, and a metric may remember it."""
+    """Profile all cases that ``profiles`` lacks and add them."""
+    # Tasks that share an image form one job: the image is read once, and a metric may cache it.
     groups: dict[Any, list[tuple[Path, str]]] = {}
     for path, request in missing.items():
         for case in request.cases:
-            if case not in found[path]:
+            if case not in profiles[path]:
                 raw = request.task.raw.get(case)
-                images = (
-                    tuple(image.resolve() for image in raw.images) if raw and metric.view == "raw" else (path, case)
-                )
-                groups.setdefault(images, []).append((path, case))
-    units = list(groups.values())
-    jobs = [[(missing[path], case, metric) for path, case in unit] for unit in units]
+                shared = raw is not None and metric.view == "raw"
+                key = tuple(image.resolve() for image in raw.images) if raw and shared else (path, case)
+                groups.setdefault(key, []).append((path, case))
+    jobs = [[(missing[path], case, metric) for path, case in group] for group in groups.values()]
     results = run_in_processes(_profile_job, jobs, processes, "Profiling cases")
-    for unit, profiles in zip(units, results, strict=True):
-        for (path, case), profile in zip(unit, profiles, strict=True):
-            found[path][case] = profile
+    for group, made in zip(groups.values(), results, strict=True):
+        for (path, case), profile in zip(group, made, strict=True):
+            profiles[path][case] = profile
 
 
 def _profile_job(job: list[tuple[ProfileRequest, str, Profiler]]) -> list[CaseProfile | SeqTransferError]:
-    return [_profile_or_error(*entry) for entry in job]
-
-
-def _profile_or_error(request: ProfileRequest, case: str, metric: Profiler) -> CaseProfile | SeqTransferError:
-    try:
-        return profile_case(request, case, metric)
-    except SeqTransferError as error:
-        return error
-
-
-def _finish(request: ProfileRequest, metric: Profiler, found: Found) -> Signature | SeqTransferError:
-    """The signature out of the profiles of all cases, or the first error."""
-    errors = [result for case in request.cases if isinstance(result := found[case], SeqTransferError)]
-    if errors:
-        return errors[0]
-    profiles = [result for case in request.cases if isinstance(result := found[case], CaseProfile)]
-    task = request.task
-    if not any(profile.labelled for profile in profiles):
-        return DatasetError(
-            f"{task.dataset}: none of the {len(profiles)} cases looked at has a voxel of its labels "
-            f"{', '.join(task.labels)}; check labelsTr and the labels in dataset.json, or give a larger -n_cases"
-        )
-    channels = task.fingerprint["foreground_intensity_properties_per_channel"]
-    return Signature(
-        dataset=task.dataset,
-        metric=metric.name,
-        version=metric.version,
-        digest=_digest(request, metric),
-        base=request.base(metric),
-        preprocessing=request.preprocessing(metric),
-        channels=task.channels,
-        labels=tuple(task.labels),
-        labelled_cases=len(task.cases),
-        cases=request.cases,
-        stamps=request.stamps(),
-        labelled=tuple(profile.labelled for profile in profiles),
-        geometry=request.geometry(),
-        intensities=np.asarray(
-            [[channels[key][name] for name in INTENSITY_PROPERTIES] for key in sorted(channels, key=int)], dtype=float
-        ),
-        profiles=tuple(profile.arrays for profile in profiles),
-    )
-
-
-Labels = tuple[tuple[int, ...], ...]
-"""For each label or region the values it consists of."""
-View = Literal["raw", "preprocessed", "labels"]
-"""Voxels as stored in nnUNet_raw; as the network will see them; or the labels alone, as stored, and no image.
-
-Axes of the first are those of nnU-Net's readers, of the others those of preprocessed data.
-"""
-
-
-class Profiler(Protocol):
-    """The half of a metric that looks at one case."""
-
-    name: str
-    "What users call the metric."
-    version: int
-    "Raised whenever profiles change, so that older signatures are not used."
-    view: View
-    "Which voxels it wants."
-
-    def profile(self, case: CaseData, labels: Labels) -> dict[str, NDArray[Any]]:
-        """Arrays that describe one case."""
-        ...
-
-
-@dataclass(frozen=True)
-class ProfileRequest:
-    """What to profile of a task, and where its voxels come from."""
-
-    task: Task
-    plans: dict[str, Any]
-    "Plans aligned to the target (for the target: its own)."
-    configuration: str
-    cases: tuple[str, ...]
-    "Identifiers of the sampled cases."
-
-    def base(self, metric: Profiler) -> str:
-        """Checksum of all that the profile of a case depends on, but for the files of that case."""
-        seen = {
-            "preprocessed": preprocessing_of(self.plans, self.configuration),
-            "raw": self.plans["image_reader_writer"],
-            "labels": self.plans["image_reader_writer"],
-        }
-        return checksum(
-            {
-                "metric": [metric.name, metric.version],
-                "preprocessing": seen[metric.view],
-                "transposition": self.plans["transpose_forward"],
-                "dataset_json": self.task.dataset_json,
-                "fingerprint": checksum(self.task.fingerprint),
-                "labelled_cases": len(self.task.cases),
-            }
-        )
-
-    def stamps(self) -> tuple[str, ...]:
-        """For each case a checksum of the name, size and time of its files: a changed file is looked at again."""
-        return tuple(checksum([case, *self._files(case)])[:16] for case in self.cases)
-
-    def preprocessing(self, metric: Profiler) -> str:
-        """See `preprocessing_for`."""
-        return preprocessing_for(metric.view, self.plans, self.configuration)
-
-    def load(self, case: str, view: View) -> CaseData:
-        """The voxels of one case: preprocessed data where they exist, else preprocessed in memory."""
-        raw, reader = self.task.raw.get(case), self.plans["image_reader_writer"]
-        folder = data_folder(self.task.dataset, self.plans, self.configuration)
-        if view == "raw":
-            if raw is None:
-                raise DatasetError(f"{self.task.dataset} has no raw images of {case}; copy the dataset to nnUNet_raw")
-            return read_raw_case(case, raw, reader)
-        if view == "labels":
-            labels = read_raw_labels(case, self._reference(case), reader).transpose(self.plans["transpose_forward"])
-            return CaseData(np.zeros((0, *labels.shape), dtype=np.float32), labels)
-        if case in preprocessed_cases(folder):
-            return load_preprocessed_case(folder, case)
-        if raw is None:
-            raise DatasetError(
-                f"{self.task.dataset} has no raw images of {case}, and it is not preprocessed as the target is; copy "
-                "the dataset to nnUNet_raw"
-            )
-        return preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
-
-    def geometry(self) -> NDArray[np.float64]:
-        """(cases, 2, axes) spacing and extent in mm, axes as preprocessed."""
-        rows = [self.task.fingerprint_row(case) for case in self.cases]
-        forward = self.plans["transpose_forward"]
-        spacings = np.asarray(self.task.fingerprint["spacings"], dtype=float)[rows][:, forward]
-        shapes = np.asarray(self.task.fingerprint["shapes_after_crop"], dtype=float)[rows][:, forward]
-        return np.stack([spacings, shapes * spacings], axis=1)
-
-    def _reference(self, case: str) -> Path:
-        """The file of a case's labels: in nnUNet_raw, or the copy that nnU-Net keeps beside preprocessed data."""
-        raw = self.task.raw.get(case)
-        kept = preprocessed_folder() / self.task.dataset / "gt_segmentations"
-        path = raw.label if raw else kept / f"{case}{self.task.dataset_json['file_ending']}"
-        if not path.is_file():
-            raise DatasetError(
-                f"{self.task.dataset} has no labels of {case} in nnUNet_raw, and none in {kept}; copy the dataset to "
-                "nnUNet_raw"
-            )
-        return path
-
-    def _files(self, case: str) -> list[list[Any]]:
-        raw = self.task.raw.get(case)
-        if raw is None:
-            folder = data_folder(self.task.dataset, self.plans, self.configuration)
-            kept = folder.parent / "gt_segmentations"
-            files: list[Path] = sorted([*folder.glob(f"{case}[._]*"), *kept.glob(f"{case}.*")])
-        else:
-            files = [*raw.images, raw.label]
-        stats = [(path.name, path.stat()) for path in files]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-
-
-@dataclass(frozen=True)
-class CaseProfile:
-    """What was learnt from one case."""
-
-    arrays: dict[str, NDArray[Any]]
-    "The metric's."
-    labelled: bool
-    "Whether any voxel has one of the task's labels."
-
-
-Found = dict[str, CaseProfile | SeqTransferError]
-"""By case: what was learnt from it, or why it could not be looked at."""
-
-
-def preprocessing_for(view: View, plans: dict[str, Any], configuration: str) -> str:
-    """What a target's plans decide about the voxels of a view: a checksum, or of stored labels the order of axes."""
-    if view == "raw":
-        return "raw"
-    if view == "labels":
-        return "labels, axes " + " ".join(str(axis) for axis in plans["transpose_forward"])
-    return checksum(target_preprocessing_of(plans, configuration))[:16]
-
-
-def request_profile(
-    task: Task, plans: dict[str, Any], configuration: str, case_count: int, seed: int
-) -> ProfileRequest:
-    """The request for at most ``case_count`` seeded cases of a task."""
-    return ProfileRequest(task, plans, configuration, sample_cases(task.cases, case_count, seed))
+    results: list[CaseProfile | SeqTransferError] = []
+    for request, case, metric in job:
+        try:
+            results.append(profile_case(request, case, metric))
+        except SeqTransferError as error:
+            results.append(error)
+    return results
 
 
 def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> CaseProfile:
-    """Loads and profiles one case; runs in a worker process."""
+    """Load and profile one case; runs in a worker process."""
     data = request.load(case, metric.view)
     if metric.view != "labels":
         _check_images(request, case, data)
     labels = tuple(request.task.labels.values())
+    values = sorted({value for label in labels for value in label})
+    # slice by slice, because np.isin takes 8 bytes per voxel
+    labelled = any(np.isin(part, values).any() for part in data.segmentation)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # empty labels give NaN on purpose
-        return CaseProfile(metric.profile(data, labels), _is_labelled(data, labels))
+        return CaseProfile(metric.profile(data, labels), labelled)
 
 
 def _check_images(request: ProfileRequest, case: str, data: CaseData) -> None:
@@ -324,6 +285,35 @@ def _check_images(request: ProfileRequest, case: str, data: CaseData) -> None:
         raise DatasetError(f"case {case} of {request.task.dataset} holds NaN or infinite intensities; repair its image")
 
 
-def _is_labelled(data: CaseData, labels: Labels) -> bool:
-    values = sorted({value for label in labels for value in label})
-    return any(np.isin(part, values).any() for part in data.segmentation)  # slice by slice: np.isin takes 8 B a voxel
+def _signature_or_error(request: ProfileRequest, metric: Profiler, profiles: Profiles) -> Signature | SeqTransferError:
+    results = [profiles[case] for case in request.cases]
+    errors = [result for result in results if isinstance(result, SeqTransferError)]
+    if errors:
+        return errors[0]
+    cases = [result for result in results if isinstance(result, CaseProfile)]
+    task = request.task
+    if not any(case.labelled for case in cases):
+        return DatasetError(
+            f"{task.dataset}: none of the {len(cases)} cases looked at has a voxel of its labels "
+            f"{', '.join(task.labels)}; check labelsTr and the labels in dataset.json, or give a larger -n_cases"
+        )
+    channels = task.fingerprint["foreground_intensity_properties_per_channel"]
+    return Signature(
+        dataset=task.dataset,
+        metric=metric.name,
+        version=metric.version,
+        digest=_digest(request, metric),
+        base=request.base(metric),
+        preprocessing=preprocessing_for(metric.view, request.plans, request.configuration),
+        channels=task.channels,
+        labels=tuple(task.labels),
+        labelled_cases=len(task.cases),
+        cases=request.cases,
+        stamps=request.stamps(),
+        labelled=tuple(case.labelled for case in cases),
+        geometry=request.geometry(),
+        intensities=np.asarray(
+            [[channels[key][name] for name in INTENSITY_PROPERTIES] for key in sorted(channels, key=int)], dtype=float
+        ),
+        profiles=tuple(case.arrays for case in cases),
+    )

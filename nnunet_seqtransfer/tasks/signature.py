@@ -1,4 +1,4 @@
-"""A signature: what a metric needs to know of a task, a few MB and no image, computed once and kept."""
+"""Store signatures: what a metric needs of a task, without images, computed once and cached (a few MB)."""
 
 from __future__ import annotations
 
@@ -18,74 +18,74 @@ from nnunet_seqtransfer.storage import replacing
 FORMAT = 2
 
 INTENSITY_PROPERTIES = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
-"""Of the foreground, per channel, as nnU-Net's fingerprint has them."""
+"""Foreground statistics per channel, named as in nnU-Net's fingerprint."""
 
 _ARRAYS = ("geometry", "intensities")
 _OPAQUE = "#"
-"""Begins an identifier that was replaced by its hash."""
+"""First character of a hashed identifier."""
 
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """The profile of one task under one metric. Equal digests: the same profile of the same data."""
+    """Profile of one task under one metric. Equal digests mean equal profiles of equal data."""
 
     dataset: str
     "Full name of the dataset."
     metric: str
     "Name of the metric that made the profiles."
     version: int
-    "Version of that metric's profiles."
+    "Version of the metric's profiles."
     digest: str
-    "Checksum of everything the profiles depend on: data, preprocessing, sample, metric."
+    "Checksum of everything that the profiles depend on: data, preprocessing, sample, metric."
     base: str
-    "The same without the sample and its files: with an equal base, profiles of single cases can be taken over."
+    "Checksum without the sample and the case files: if it is equal, profiles of unchanged cases can be reused."
     preprocessing: str
-    "Checksum of what the target's plans decide about its voxels; only signatures with equal ones can be compared."
+    "Text from `profiling.preprocessing_for`; only signatures with equal texts are comparable."
     channels: tuple[str, ...]
     "Names of the input channels."
     labels: tuple[str, ...]
-    "Names of the labels or regions, background left out."
+    "Names of the labels or regions, without background."
     labelled_cases: int
-    "How many labelled cases the dataset has."
+    "Number of labelled cases in the dataset."
     cases: tuple[str, ...]
-    "Identifiers of the sampled cases; in a signature that travels, their hashes."
+    "Identifiers of the sampled cases, hashed in an anonymous signature."
     stamps: tuple[str, ...]
-    "For each of them a checksum of the names, sizes and times of its files."
+    "Per sampled case: checksum of file names, sizes and times; empty in an anonymous signature."
     labelled: tuple[bool, ...]
-    "For each of them whether any voxel has one of the labels."
+    "Per sampled case: True if any voxel has a label of the task."
     geometry: NDArray[np.float64]
-    "(cases, 2, axes): spacing in mm, and extent in mm after cropping, of the original images; axes as preprocessed."
+    "Shape (cases, 2, axes): spacing and cropped extent of the original images in mm, axes as preprocessed."
     intensities: NDArray[np.float64]
-    "(channels, 7): `INTENSITY_PROPERTIES` of the dataset's fingerprint, intensities as stored."
+    "Shape (channels, 7): `INTENSITY_PROPERTIES` from the fingerprint, intensities as stored."
     profiles: tuple[dict[str, NDArray[Any]], ...] = field(repr=False)
     "One dictionary of arrays per sampled case, in the order of `cases`."
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """The hashed identifiers of the cases: equal for equal identifiers, whether the signature has travelled or not.
+        """Return the hashed identifiers; anonymous signatures give the same ones.
 
-        SHA-256, 16 hexadecimal digits: a name cannot be read from it, but one that is guessed can be recognised.
+        16 hexadecimal digits of SHA-256: a name cannot be read from the hash, but a guessed name can be confirmed.
         """
         return tuple(_key(case) for case in self.cases)
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Median spacing of the sampled cases' original images in mm, axes as preprocessed."""
+        """Return the median spacing of the original images in mm, axes as preprocessed."""
         return tuple(float(value) for value in np.median(self.geometry[:, 0], axis=0))
 
     @property
     def extent(self) -> tuple[float, ...]:
-        """Median size of the sampled cases' images in mm after cropping, axes as preprocessed."""
+        """Return the median cropped size of the images in mm, axes as preprocessed."""
         return tuple(float(value) for value in np.median(self.geometry[:, 1], axis=0))
 
     @property
     def is_planar(self) -> bool:
-        """Whether its images are 2-D: every case has one slice along the first axis."""
+        """Return True for 2-D images: every case has one slice along the first axis."""
         return bool(np.isclose(self.geometry[:, 0, 0], self.geometry[:, 1, 0]).all())
 
 
 def anonymous(signature: Signature) -> Signature:
-    """The signature as it may travel: identifiers hashed, nothing left of the files' names, sizes and times."""
+    """Return a signature to share: identifiers hashed, file names, sizes and times removed."""
     return replace(signature, cases=signature.keys, stamps=("",) * len(signature.cases))
 
 
@@ -94,9 +94,9 @@ def _key(case: str) -> str:
 
 
 def write_signature(path: Path, signature: Signature) -> None:
-    """Writes a signature as a compressed NPZ file that needs no pickle to load.
+    """Write a signature as a compressed NPZ file without pickle.
 
-    Arrays that have the same shape in every case are stored as one.
+    Arrays with the same shape in every case are stacked into one.
     """
     arrays: dict[str, Any] = {name: getattr(signature, name) for name in _ARRAYS}
     stacked, single = [], []
@@ -121,7 +121,7 @@ def write_signature(path: Path, signature: Signature) -> None:
 
 
 def read_signature(path: Path) -> Signature:
-    """Reads a signature. Raises RecordError where the file is truncated, no signature, or of another format."""
+    """Read a signature. Raises RecordError if the file is missing, truncated, of another kind or format."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             header = json.loads(str(archive["header"]))
@@ -136,20 +136,15 @@ def read_signature(path: Path) -> Signature:
     except Exception as error:  # zip, zlib and NumPy raise all kinds for a damaged file
         raise RecordError(
             f"the signature is truncated or damaged ({type(error).__name__}): {path}; delete it and run the same "
-            "command again, or have it sent again"
+            "command again, or ask for it again"
         ) from None
 
 
 def _require_format(found: int, path: Path) -> None:
-    if found > FORMAT:
-        raise RecordError(
-            f"the signature has format {found}, this version reads {FORMAT}: {path}; update nnunet-seqtransfer"
-        )
-    if found < FORMAT:
-        raise RecordError(
-            f"the signature has the old format {found}, this version reads {FORMAT}: {path}; "
-            "make it again with nnUNetv2_seq_signature"
-        )
+    if found != FORMAT:
+        remedy = "update nnunet-seqtransfer" if found > FORMAT else "make it again with nnUNetv2_seq_signature"
+        age = "the newer" if found > FORMAT else "the old"
+        raise RecordError(f"the signature has {age} format {found}, this version reads {FORMAT}: {path}; {remedy}")
 
 
 def _signature(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Signature:
@@ -168,5 +163,5 @@ def _signature(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Signa
     signature = Signature(**fields, profiles=profiles)
     counts = {len(signature.stamps), len(signature.labelled), len(signature.geometry)}
     if counts | {len(arrays[f"all/{name}"]) for name in stacked} != {len(profiles)} or not profiles:
-        raise ValueError("the entries are not of the same number of cases")
+        raise ValueError("the entries have different numbers of cases")
     return signature

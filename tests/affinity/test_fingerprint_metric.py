@@ -16,7 +16,7 @@ from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData, read_raw_case
 from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profiling import ProfileRequest, profile_tasks, request_profile
+from nnunet_seqtransfer.tasks.profiling import preprocessing_for, ProfileRequest, profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous
 from nnunet_seqtransfer.tasks.task import load_task
 from support.made_tasks import phantom, reordered, signature_of, task_of
@@ -226,7 +226,8 @@ def test_axes_are_those_of_the_geometry(world: World) -> None:
     np.testing.assert_array_equal(loaded.segmentation, raw.segmentation.transpose(2, 0, 1))
     np.testing.assert_array_equal(request.load(case, "labels").segmentation, raw.segmentation)
     assert loaded.images.shape == (0, *loaded.segmentation.shape)
-    assert turned.preprocessing(METRIC) != request.preprocessing(METRIC)
+    texts = [preprocessing_for(METRIC.view, one.plans, one.configuration) for one in (turned, request)]
+    assert texts[0] != texts[1]
     assert loaded.segmentation.shape == tuple(np.round(turned.geometry()[0, 1] / turned.geometry()[0, 0]))
 
 

@@ -25,7 +25,8 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet import label_files
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
-from nnunet_seqtransfer.nnunet.label_files import LabelJob, label_reader, rewrite_label_file
+from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
+from nnunet_seqtransfer.nnunet.plans import reader_writer
 from nnunet_seqtransfer.tasks import derive
 from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
 from nnunet_seqtransfer.tasks.label_choice import LabelChoice, choose_labels
@@ -405,10 +406,10 @@ def test_flat_labels(origin: World, command: Command) -> None:
 def test_the_reader_is_nnunets(origin: World) -> None:
     """The reader of a dataset is the one that nnU-Net picks; a file that none reads is named."""
     image = origin.raw / ORIGIN / "imagesTr/case0_0000.nii.gz"
-    assert label_reader({"file_ending": ".nii.gz"}, image) == "SimpleITKIO"
-    assert label_reader({"file_ending": ".nii.gz", "overwrite_image_reader_writer": "NibabelIO"}, image) == "NibabelIO"
+    assert reader_writer({"file_ending": ".nii.gz"}, image) == "SimpleITKIO"
+    assert reader_writer({"file_ending": ".nii.gz", "overwrite_image_reader_writer": "NibabelIO"}, image) == "NibabelIO"
     with pytest.raises(DatasetError, match=r"nnU-Net cannot read .*case0_0000.nii.gz"):
-        label_reader({"file_ending": ".jpg"}, image)
+        reader_writer({"file_ending": ".jpg"}, image)
 
 
 # Cases.
