@@ -193,7 +193,7 @@ def prepare(place: Place, recipe: Recipe, cases: Iterable[str]) -> None:
     make_two_channels(place)
     most = str(recipe.labelled + recipe.held_out)
     place.run(
-        "derive", "nnUNetv2_seq_derive", "-d", "4", "-most", most, "-seed", "0", "-o", "500", "-name", TARGET[11:]
+        "derive", "nnUNetv2_seq_derive", "-d", "4", "-most", most, "-seed", "0", "-number", "500", "-name", TARGET[11:]
     )
     for dataset in dict.fromkeys([TARGET, *(CASES[case].dataset for case in cases)]):
         folder = place.preprocessed / dataset

@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_env: the line that lets a user's own shell find our trainers."""
+"""nnUNetv2_seq_env: print the line that lets a user's own shell find our trainers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from nnunet_seqtransfer.nnunet.folders import external_trainers
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Prints ``export nnUNet_extTrainer=...``."""
+    """Print ``export nnUNet_extTrainer=...``."""
     parser = SeqArgumentParser(
-        "Prints the line that lets nnUNetv2_train find nnUNetTrainerSeqTransfer. The commands of this project set it "
-        "for their own children; a shell needs it only to call nnUNetv2_train with that trainer by hand.",
+        "Print the line that lets nnUNetv2_train find nnUNetTrainerSeqTransfer. The commands of this project set it "
+        "themselves; a shell needs it only to call nnUNetv2_train with that trainer by hand.",
         'eval "$(nnUNetv2_seq_env)"',
     )
     parser.parse(arguments)

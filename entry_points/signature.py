@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnunet_seqtransfer.affinity.metric import find_metric
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_metric,
@@ -46,7 +47,7 @@ def _run(options: argparse.Namespace) -> None:
         raise SequenceError(f"a signature file ends with .npz, not as {path}; give such a name to -o")
     if path.exists() and not options.overwrite:
         raise SequenceError(f"{path} exists; give another name to -o, or --overwrite")
-    (task,) = load_tasks([dataset_name(options.d)], options.np, notify)
+    (task,) = load_tasks([dataset_name(options.d)], Context(notify, options.np))
     plans = _plans(options, task)
     (signature,) = profile_tasks(
         [request_profile(task, plans, options.c, options.n_cases, options.seed)], metric, options.np

@@ -1,4 +1,4 @@
-"""What every verb needs besides its request: a way to report progress, and how many processes it may use."""
+"""Pass progress reports and the number of worker processes from a command down to the work."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def silent(line: str) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """Progress reports and worker processes, passed from a command or script down to where the work happens."""
+    """Progress reports and worker processes."""
 
     notify: Notify = silent
     "Called with each line of progress."
     processes: int = 1
-    "Worker processes at most, at least 1."
+    "Maximum number of worker processes, at least 1."

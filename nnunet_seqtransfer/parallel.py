@@ -1,4 +1,4 @@
-"""One way to run the same function on many things: in worker processes, with a progress bar."""
+"""Run one function on many jobs in worker processes, with a progress bar."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Result = TypeVar("Result")
 def run_in_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, description: str
 ) -> list[Result]:
-    """The results of ``function`` on each of the jobs (cases), in their order; in this process where one is wanted.
+    """Return the results of ``function``, in the order of ``jobs``; use this process if ``processes`` is 1.
 
-    Raises what ``function`` raises first, the jobs not yet begun being dropped, and DatasetError where a worker dies.
+    Raises the first error of ``function`` and drops the jobs that have not started. Raises DatasetError if a worker
+    process dies.
     """
     with tqdm(total=len(jobs), desc=description, unit="case", disable=not jobs) as bar:
         if processes == 1 or len(jobs) < 2:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, natural, notify, run_command
 from nnunet_seqtransfer.nnunet.datasets import channel_names, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.tasks.case_table import read_case_table
-from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task, is_finished, plan_derivation
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset, is_finished, plan_derivation
 
 SITE, KEY = "Partition_ID", "Subject_ID"
 """Columns of the partitioning table that comes with FeTS 2022."""
@@ -50,7 +51,6 @@ def requests(options: argparse.Namespace) -> list[DeriveRequest]:
             conditions=(f"{SITE}={site}",),
             table=options.table,
             table_key=KEY,
-            processes=options.np,
         )
         for number, (site, channel, label) in enumerate(tasks, start=options.o)
     ]
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
         print(f"{derivation.dataset}: {len(derivation.cases)} cases, {state}")
     for request, state in zip(wanted, states, strict=True):
         if state == "to be made" and not options.dry_run:
-            derive_task(request, notes.add)
+            derive_dataset(request, Context(notes.add, options.np))
     print(f"{len(wanted)} tasks{', nothing written' if options.dry_run else ' registered'}")
 
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.record import affinity_path
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_processes,
@@ -32,7 +33,7 @@ from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
 from nnunet_seqtransfer.planning.record import plan_path
 from nnunet_seqtransfer.storage import read_json, replacing, write_json
-from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
 from nnunet_seqtransfer.tasks.task import load_target, sample_cases
 
 LABELLED, HELD_OUT = 6, 30
@@ -173,10 +174,12 @@ def prepare(target: Target, options: argparse.Namespace) -> None:
     rest = tuple(case for case in cases if case not in labelled)
     held_out = sample_cases(rest, 3 if options.quick else HELD_OUT, options.case_seed)
     name = origin.partition("_")[2]
-    derive_task(DeriveRequest(origin, target.number, f"{name}Few", cases=labelled, processes=options.np), notify)
-    derive_task(DeriveRequest(origin, target.test_number, f"{name}HeldOut", cases=held_out), notify)
+    derive_dataset(DeriveRequest(origin, target.number, f"{name}Few", cases=labelled), Context(notify, options.np))
+    derive_dataset(DeriveRequest(origin, target.test_number, f"{name}HeldOut", cases=held_out), Context(notify))
     for number in (number for number in target.sources if number in NUCLEI_SIZES):
-        derive_task(DeriveRequest(dataset_name(NUCLEI), number, f"Nuclei{number}", cases=of_size(number)), notify)
+        derive_dataset(
+            DeriveRequest(dataset_name(NUCLEI), number, f"Nuclei{number}", cases=of_size(number)), Context(notify)
+        )
     plan_narrowly(target, options.np)
     sources = [str(number) for number in used_sources(target, options)]
     common = ("-t", str(target.number), "-c", target.configuration, "-np", str(options.np))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.affinity.base import AffinityMetric
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, SequenceError
 from nnunet_seqtransfer.nnunet.folders import registered_datasets
 from nnunet_seqtransfer.tasks.alignment import align_plans
@@ -74,7 +75,7 @@ def load_sources(
     names = _registered_but(target.name) if others == [ALL_SOURCES] else named_sources(target.name, others)
     failed: dict[str, SeqTransferError] = {}
     tasks: list[Named] = []
-    for name, task in zip(names, load_each(names, processes, notify), strict=True):
+    for name, task in zip(names, load_each(names, Context(notify, processes)), strict=True):
         try:
             if isinstance(task, SeqTransferError):
                 raise task

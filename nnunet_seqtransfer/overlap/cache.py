@@ -1,10 +1,10 @@
-"""The sketches of all cases of a dataset, kept beside its preprocessed data: only new and changed cases are read."""
+"""Cache the sketches of all cases of a dataset next to its preprocessed data; only changed cases are read."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,26 @@ from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum, replacing
 
 FORMAT = 1
-Labels = dict[str, tuple[int, ...]]
 Known = dict[str, tuple[str, Sketch]]
-"""Case -> checksum of the files it was made from, and its sketch."""
+"""Case -> checksum of the files that were sketched, and the sketch."""
 
 
 @dataclass(frozen=True)
 class SketchedDataset:
-    """The sketches of one dataset."""
+    """Sketches of one dataset."""
 
     dataset: str
     "Full name."
     channels: tuple[str, ...]
-    "Names of its channels."
+    "Names of the channels."
     sketches: dict[str, Sketch]
-    "Case -> its sketch; empty where the dataset has neither raw nor preprocessed images."
+    "Case -> sketch; empty if the dataset has neither raw nor preprocessed images."
     resampled: bool = False
-    "Whether there are no raw images, and the sketches are of preprocessed ones, which may have another spacing."
+    "True if there are no raw images: preprocessed images were sketched, perhaps at another spacing."
 
     @property
     def images(self) -> Iterator[tuple[str, str, ChannelSketch]]:
-        """Case, name of the channel, and sketch of every channel."""
+        """Yield case, channel name and sketch for every channel."""
         for case, one in self.sketches.items():
             named = len(self.channels) == len(one.channels)
             for number, channel in enumerate(one.channels):
@@ -48,17 +47,17 @@ class SketchedDataset:
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """Where the voxels of one case come from."""
+class _CaseSource:
+    """Files that the voxels of one case come from."""
 
     case: str
     raw: RawCase | None
-    reader: str
     folder: Path
-    labels: Labels
+    labels: dict[str, tuple[int, ...]]
+    reader: str = ""
 
     def stamp(self) -> str:
-        """Checksum of name, size and time of the case's files and of its labels: anything changed is sketched anew."""
+        """Return a checksum of labels and of the files' names, sizes and times; a changed case is sketched again."""
         if self.raw is not None:
             files: list[Path] = [*self.raw.images, self.raw.label]
         else:
@@ -68,68 +67,103 @@ class _Origin:
 
 
 def sketch_dataset(dataset: str, processes: int, *, write: bool = True) -> SketchedDataset:
-    """The sketches of a dataset's labelled cases, from the cache where they are there; kept unless ``write`` is False.
+    """Return the sketches of a dataset's labelled cases; read only cases that the cache lacks.
 
-    Raises DatasetError or RecordError where the dataset or one of its cases cannot be read.
+    ``write`` keeps new sketches. Raises DatasetError or RecordError if the dataset or a case cannot be read.
     """
     dataset_json = read_dataset_json(dataset)
-    origins = _origins(dataset, dataset_json)
-    path = _path(dataset)
-    known = _read(path) if path.is_file() else {}
-    stamps = {origin.case: origin.stamp() for origin in origins}
-    missing = [origin for origin in origins if known.get(origin.case, ("",))[0] != stamps[origin.case]]
-    made = run_in_processes(_sketch_one, missing, processes, f"Sketching {dataset}")
-    sketches = {origin.case: one for origin, one in zip(missing, made, strict=True)}
-    current = {case: (stamp, sketches.get(case) or known[case][1]) for case, stamp in stamps.items()}
-    if write and (missing or set(known) != set(current)):
-        _write(path, current)
-    resampled = any(origin.raw is None for origin in origins)
-    channels = channel_names(dataset_json)
-    return SketchedDataset(dataset, channels, {case: one for case, (_, one) in current.items()}, resampled)
+    sources = _case_sources(dataset, dataset_json)
+    cached = _read(dataset)
+    known, missing = _split(sources, cached)
+    made = run_in_processes(_sketch_one, _with_reader(missing, dataset_json), processes, f"Sketching {dataset}")
+    known |= {source.case: (source.stamp(), one) for source, one in zip(missing, made, strict=True)}
+    known = {source.case: known[source.case] for source in sources}
+    if write and (missing or set(cached) != set(known)):
+        _write(dataset, known)
+    return _sketched(dataset, dataset_json, sources, known)
+
+
+def cached_sketches(dataset: str) -> SketchedDataset:
+    """Return the cached sketches that still match the files of their case. No image is read."""
+    cached = _read(dataset)
+    if not cached:  # before anything else is read
+        return SketchedDataset(dataset, (), {})
+    dataset_json = read_dataset_json(dataset)
+    sources = _case_sources(dataset, dataset_json)
+    return _sketched(dataset, dataset_json, sources, _split(sources, cached)[0])
 
 
 def sketch_cases(
-    name: str, cases: Mapping[str, RawCase], dataset_json: Mapping[str, Any], processes: int
+    name: str, cases: Mapping[str, RawCase], dataset_json: dict[str, Any], processes: int
 ) -> SketchedDataset:
-    """The sketches of raw cases outside of imagesTr, called ``name``; not kept. Raises as `sketch_dataset`."""
-    labels = foreground_labels(dict(dataset_json))
-    reader = reader_writer(dict(dataset_json), next(iter(cases.values())).images[0])
-    origins = [_Origin(case, files, reader, files.label.parent, labels) for case, files in cases.items()]
-    made = run_in_processes(_sketch_one, origins, processes, f"Sketching {name}")
-    return SketchedDataset(name, channel_names(dict(dataset_json)), dict(zip(cases, made, strict=True)))
+    """Sketch raw cases outside imagesTr without caching; ``name`` is shown to users. Raises as `sketch_dataset`."""
+    sources = _with_reader(_raw_sources(cases, dataset_json), dataset_json)
+    made = run_in_processes(_sketch_one, sources, processes, f"Sketching {name}")
+    return SketchedDataset(name, channel_names(dataset_json), dict(zip(cases, made, strict=True)))
 
 
-def _origins(dataset: str, dataset_json: Mapping[str, Any]) -> list[_Origin]:
-    """Raw cases where there are any, else those of the folder of preprocessed data that holds most."""
-    labels = foreground_labels(dict(dataset_json))
-    raw = raw_cases(dataset, dict(dataset_json))
+def _sketched(dataset: str, dataset_json: dict[str, Any], sources: list[_CaseSource], known: Known) -> SketchedDataset:
+    resampled = any(source.raw is None for source in sources)
+    sketches = {case: one for case, (_, one) in known.items()}
+    return SketchedDataset(dataset, channel_names(dataset_json), sketches, resampled)
+
+
+def _split(sources: list[_CaseSource], cached: Known) -> tuple[Known, list[_CaseSource]]:
+    """Return the cached sketches of unchanged cases, and the other cases."""
+    known: Known = {}
+    missing: list[_CaseSource] = []
+    for source in sources:
+        entry = cached.get(source.case)
+        if entry is not None and entry[0] == source.stamp():
+            known[source.case] = entry
+        else:
+            missing.append(source)
+    return known, missing
+
+
+def _case_sources(dataset: str, dataset_json: dict[str, Any]) -> list[_CaseSource]:
+    """Return the raw cases, otherwise those in the fullest folder of preprocessed data."""
+    raw = raw_cases(dataset, dataset_json)
     if raw:
-        first = next(iter(raw.values()))
-        reader = reader_writer(dict(dataset_json), first.images[0])
-        return [_Origin(case, files, reader, files.label.parent, labels) for case, files in raw.items()]
+        return _raw_sources(raw, dataset_json)
     base = preprocessed_folder() / dataset
     folders = sorted(entry for entry in base.iterdir() if entry.is_dir()) if base.is_dir() else []
     cases = {folder: preprocessed_cases(folder) for folder in folders}
     fullest = max(folders, key=lambda folder: len(cases[folder]), default=None)
-    return [] if fullest is None else [_Origin(case, None, "", fullest, labels) for case in cases[fullest]]
+    labels = foreground_labels(dataset_json)
+    return [] if fullest is None else [_CaseSource(case, None, fullest, labels) for case in cases[fullest]]
 
 
-def _sketch_one(origin: _Origin) -> Sketch:
-    """Runs in a worker process."""
-    if origin.raw is not None:
-        return sketch_case(read_raw_case(origin.case, origin.raw, origin.reader), origin.labels)
-    return sketch_case(load_preprocessed_case(origin.folder, origin.case), origin.labels)
+def _raw_sources(cases: Mapping[str, RawCase], dataset_json: dict[str, Any]) -> list[_CaseSource]:
+    labels = foreground_labels(dataset_json)
+    return [_CaseSource(case, files, files.label.parent, labels) for case, files in cases.items()]
+
+
+def _with_reader(sources: list[_CaseSource], dataset_json: dict[str, Any]) -> list[_CaseSource]:
+    """Add nnU-Net's reader to raw cases. It opens an image to find out, so this waits until a case must be read."""
+    example = next((source.raw.images[0] for source in sources if source.raw is not None), None)
+    if example is None:
+        return sources
+    reader = reader_writer(dataset_json, example)
+    return [replace(source, reader=reader) for source in sources]
+
+
+def _sketch_one(source: _CaseSource) -> Sketch:
+    """Sketch one case in a worker process."""
+    if source.raw is not None:
+        return sketch_case(read_raw_case(source.case, source.raw, source.reader), source.labels)
+    return sketch_case(load_preprocessed_case(source.folder, source.case), source.labels)
 
 
 def _path(dataset: str) -> Path:
-    """The name carries what the sketches depend on beside the files, so that other versions keep files of their own."""
+    # Sketches depend on the constants of both modules: the name keeps files of other versions apart.
     made_by = {
         name: repr(getattr(module, name)) for module in (patterns, sketch) for name in vars(module) if name.isupper()
     }
     return cache_folder(dataset) / f"sketches_{checksum([FORMAT, made_by])[:16]}.npz"
 
 
-def _write(path: Path, known: Known) -> None:
+def _write(dataset: str, known: Known) -> None:
     channels = [channel for _, one in known.values() for channel in one.channels]
     header = {
         "kind": "sketches",
@@ -139,7 +173,7 @@ def _write(path: Path, known: Known) -> None:
             for case, (stamp, one) in known.items()
         ],
     }
-    with replacing(path) as aside:
+    with replacing(_path(dataset)) as aside:
         np.savez(
             aside,
             header=np.asarray(json.dumps(header)),
@@ -150,10 +184,10 @@ def _write(path: Path, known: Known) -> None:
         )
 
 
-def _read(path: Path) -> Known:
-    """The sketches in a file; none where it is damaged: they are made again."""
+def _read(dataset: str) -> Known:
+    """Read the cache; return nothing if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(_path(dataset), allow_pickle=False) as archive:
             header = json.loads(str(archive["header"]))
             counts, limits, wholes = (archive[name] for name in ("counts", "limits", "wholes"))
             hashes = np.split(archive["patterns"], np.cumsum(counts)[:-1])

@@ -1,67 +1,69 @@
-"""Which sketches of two datasets agree, and in what: a join of sorted hashes, no loop over all pairs of cases.
+"""Find shared cases: pairs of cases whose sketches agree in image or labels, under any name.
 
-What counts as evidence, and why chance does not reach it:
+The search joins sorted hashes, so it does not loop over pairs of cases. The evidence is safe from chance:
 
-- Images: `LEAST_COMMON` equal patterns, and at least `LEAST_SHARE` of those that one would find had the smaller image
-  been a part of the other. A pattern is the order of 25 or 27 values. Unrelated scans practically never have one in
-  common (docs/how-to/shared-patients.md counts), four of them less often still. What does recur is what was written
-  into many images (a scale bar, a frame): patterns that lie in more than `MOST_IMAGES` channels of a task are left out,
-  and the least share keeps small insets from counting.
-- Labels: equal masks with a surface of some hundred voxels, each drawn by hand or by a network on that very image. An
-  atlas or a phantom gives many cases the same mask: masks of more than `MOST_CASES` cases of a task are left out.
+- Images need `LEAST_COMMON` equal patterns, and at least `LEAST_SHARE` of the patterns that a crop would keep. A
+  pattern is the order of 25 or 27 values. Unrelated scans practically never have one in common (counts are in
+  docs/how-to/shared-patients.md). Marks written into many images (a scale bar, a frame) do recur: patterns
+  in more than `MOST_IMAGES` channels of a task are ignored, and the minimum share rules out small insets.
+- Labels need equal masks with some hundred surface voxels, each chosen by an annotator or a network on that image. An
+  atlas or a phantom gives many cases the same mask: masks of more than `MOST_CASES` cases of a task are ignored.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.errors import DatasetError, SeqTransferError
+from nnunet_seqtransfer.nnunet.folders import registered_datasets
 from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_dataset
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch
 
 LEAST_COMMON = 4
-"""Common patterns that make evidence."""
+"""Minimum number of common patterns."""
 LEAST_SHARE = 0.01
-"""Their least part of the patterns of the smaller image."""
+"""Minimum share of the smaller image's patterns."""
 MOST_IMAGES = 64
-"""A pattern of more channels of one task is a mark on the images, not their content."""
+"""Maximum number of channels of one task with the same pattern; beyond it the pattern is a mark on the images."""
 MOST_CASES = 8
-"""A mask of more cases of one task is an atlas's or a phantom's."""
+"""Maximum number of cases of one task with the same mask; beyond it the mask comes from an atlas or a phantom."""
 ALIKE = 0.9
-"""From this share on images are called equal, or one a crop of the other; re-saving costs a few patterns."""
+"""Share from which images are called equal, or one a crop of the other; saving an image again loses few patterns."""
 Pair = tuple[str, str]
-"""Case of the source, case of the target."""
+"""Source case, target case."""
 
 
 @dataclass(frozen=True)
 class ChannelMatch:
-    """Two channels with patterns in common. Shares are estimated from the sketches."""
+    """Two channels with common patterns. Shares are estimated from the sketches."""
 
     source_channel: str
-    "Name of the channel of the source."
+    "Channel of the source."
     target_channel: str
-    "Name of the channel of the target."
+    "Channel of the target."
     common: int
-    "Patterns that both sketches hold."
+    "Number of patterns in both sketches."
     share_of_source: float
-    "The part of the source's patterns that the target has."
+    "Part of the source's patterns that the target has."
     share_of_target: float
-    "The part of the target's patterns that the source has."
+    "Part of the target's patterns that the source has."
     inverted: bool
-    "Whether maxima of one are minima of the other."
+    "True if maxima of one image are minima of the other."
 
     @property
     def share(self) -> float:
-        """The part of the smaller image that lies in the other."""
+        """Return the part of the smaller image that lies in the other."""
         return max(self.share_of_source, self.share_of_target)
 
     @property
     def words(self) -> str:
-        """The match as people read it."""
+        """Return the match in words."""
         names = f"{self.source_channel} = {self.target_channel}" + (" (contrast inverted)" if self.inverted else "")
         if min(self.share_of_source, self.share_of_target) >= ALIKE:
             return f"same image, {names}"
@@ -72,22 +74,132 @@ class ChannelMatch:
         return f"images share {self.share:.0%} of their patterns, {names}"
 
 
+@dataclass(frozen=True)
+class SharedCase:
+    """Two cases that hold the same image or labels, in whole or in part."""
+
+    source: str
+    "Full name of the source dataset."
+    source_case: str
+    "Case of the source."
+    target_case: str
+    "Case of the target."
+    images: tuple[ChannelMatch, ...] = ()
+    "Matching channels, best first; no channel occurs twice."
+    labels: tuple[tuple[str, str], ...] = ()
+    "Pairs of labels with equal masks: name in the source, name in the target."
+    file: str = ""
+    "Name of an image file that both datasets reference, if any."
+
+    @property
+    def share(self) -> float:
+        """Return the part of the smaller image that lies in the other; 0 if only labels agree."""
+        return 1.0 if self.file else max((match.share for match in self.images), default=0.0)
+
+    @property
+    def evidence(self) -> str:
+        """Return the evidence in words: "same image, T1inv = T1; labels equal: hippocampus = hippocampus"."""
+        words = [f"the same file {self.file}"] if self.file else []
+        words += [match.words for match in self.images]
+        if self.labels:
+            words.append("labels equal: " + ", ".join(f"{name} = {other}" for name, other in self.labels))
+        return "; ".join(words)
+
+
+@dataclass(frozen=True)
+class SourceOverlap:
+    """The cases that one source shares with the target."""
+
+    source: str
+    "Full name of the source dataset."
+    shared: tuple[SharedCase, ...]
+    "Shared cases, sorted by source case; empty if there are none."
+
+
+def find_overlap(
+    target: str, sources: Sequence[str] | None, context: Context, *, write: bool = True
+) -> tuple[SourceOverlap, ...]:
+    """Return the cases that a target shares with each source.
+
+    Args:
+        target: full name of the target dataset.
+        sources: full names of the source datasets; None compares all other registered datasets and skips, with a
+            line of progress, those that cannot be read.
+        context: progress reports, and worker processes for cases that are not sketched yet.
+        write: keep the sketches for the next time.
+
+    Raises DatasetError or RecordError if a named dataset cannot be read, or if the target has no images.
+    """
+    target_sketches = announced_sketches(target, context, write=write)
+    if not target_sketches.sketches:
+        raise DatasetError(f"{target} has no images to compare with; copy it to nnUNet_raw")
+    overlaps = []
+    for source in _everything_but(target) if sources is None else sources:
+        try:
+            shared = match_datasets(target_sketches, announced_sketches(source, context, write=write))
+        except SeqTransferError as error:
+            if sources is not None:
+                raise
+            context.notify(f"{source} is skipped: {error}")
+        else:
+            overlaps.append(SourceOverlap(source, shared))
+    return tuple(overlaps)
+
+
+def _everything_but(target: str) -> tuple[str, ...]:
+    others = tuple(name for name in registered_datasets() if name != target)
+    if not others:
+        raise DatasetError(f"no dataset but {target} is registered; copy others to nnUNet_raw")
+    return others
+
+
+def announced_sketches(dataset: str, context: Context, *, write: bool = True) -> SketchedDataset:
+    """Return the sketches of a dataset, see `sketch_dataset`; report if there are no images, or only resampled ones."""
+    sketched = sketch_dataset(dataset, context.processes, write=write)
+    if not sketched.sketches:
+        context.notify(f"{dataset} has neither raw nor preprocessed images here: its cases cannot be compared")
+    elif sketched.resampled:
+        context.notify(f"{dataset} has no raw images here: only copies at the preprocessed spacing can be found")
+    return sketched
+
+
+def match_datasets(target: SketchedDataset, source: SketchedDataset) -> tuple[SharedCase, ...]:
+    """Return all pairs of cases with evidence, sorted by source case."""
+    images = image_matches(target, source)
+    labels = label_matches(target, source)
+    return tuple(
+        SharedCase(source.dataset, *pair, _one_to_one(images.get(pair, ())), tuple(labels.get(pair, ())))
+        for pair in sorted({*images, *labels})
+    )
+
+
+def _one_to_one(matches: Iterable[ChannelMatch]) -> tuple[ChannelMatch, ...]:
+    """Return the best matches that use each channel once (a grey picture in colour has three equal channels)."""
+    kept: list[ChannelMatch] = []
+    for match in sorted(matches, key=lambda match: -match.share):
+        if all(
+            match.source_channel != other.source_channel and match.target_channel != other.target_channel
+            for other in kept
+        ):
+            kept.append(match)
+    return tuple(kept)
+
+
 @dataclass(frozen=True, eq=False)
 class _Index:
-    """All patterns of a dataset, each with the channel it comes from."""
+    """All patterns of a dataset with the channel that each comes from."""
 
     owners: list[tuple[str, str, ChannelSketch]]
-    "Case, name and sketch of every channel."
+    "Case, channel name and sketch of every channel."
     keys: NDArray[np.uint64]
-    "The patterns without their lowest bit, ascending."
+    "Patterns without their lowest bit, ascending."
     minimum: NDArray[np.bool_]
-    "That bit: whether the pattern lies around a minimum."
+    "Lowest bit: True if the pattern lies around a minimum."
     owner: NDArray[np.int64]
-    "Place in `owners` of the channel that each comes from."
+    "Index in `owners` per pattern."
 
 
 def _index(dataset: SketchedDataset) -> _Index:
-    """The patterns of all channels in ascending order, those of more than MOST_IMAGES channels left out."""
     owners = list(dataset.images)
     hashes = np.concatenate([np.empty(0, dtype=np.uint64), *(channel.patterns for _, _, channel in owners)])
     owner = np.repeat(np.arange(len(owners)), [len(channel.patterns) for _, _, channel in owners])
@@ -99,13 +211,15 @@ def _index(dataset: SketchedDataset) -> _Index:
 
 
 def image_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair, list[ChannelMatch]]:
-    """Pairs of cases with enough patterns in common: a join of two sorted lists, its cost that of what they share."""
+    """Return pairs of cases with enough common patterns. The time grows with the number of common patterns."""
     ours, theirs = _index(target), _index(source)
+    # join of two sorted lists: every occurrence in the source meets every equal one in the target
     begin = np.searchsorted(ours.keys, theirs.keys, side="left")
     count = np.searchsorted(ours.keys, theirs.keys, side="right") - begin
     in_source = np.repeat(np.arange(len(theirs.keys)), count)
     step = np.arange(len(in_source)) - np.repeat(np.cumsum(count) - count, count)
     in_target = np.repeat(begin, count) + step
+    # one number per pair of channels
     code = theirs.owner[in_source] * max(1, len(ours.owners)) + ours.owner[in_target]
     pairs, place, common = np.unique(code, return_inverse=True, return_counts=True)
     opposite = np.bincount(place, theirs.minimum[in_source] != ours.minimum[in_target], minlength=len(pairs))
@@ -121,7 +235,7 @@ def image_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair
 
 
 def _shares(common: int, channel: ChannelSketch, other: ChannelSketch) -> tuple[float, float]:
-    """The common patterns among those of each sketch that the other could hold: its hashes up to both limits."""
+    """Divide the common patterns by those of each sketch that the other sketch could hold: up to both limits."""
     limit = np.uint64(min(channel.limit, other.limit))
     return (
         common / int(np.searchsorted(channel.patterns, limit, side="right")),
@@ -132,7 +246,7 @@ def _shares(common: int, channel: ChannelSketch, other: ChannelSketch) -> tuple[
 def _add_wholes(
     matches: dict[Pair, list[ChannelMatch]], target: SketchedDataset, source: SketchedDataset
 ) -> dict[Pair, list[ChannelMatch]]:
-    """With pairs of images of few patterns that are equal as a whole."""
+    """Add pairs whose whole images are equal, for images with too few patterns to compare."""
     ours, theirs = (
         _holders((channel.whole, (case, name)) for case, name, channel in dataset.images)
         for dataset in (target, source)
@@ -146,7 +260,7 @@ def _add_wholes(
 
 
 def label_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair, list[tuple[str, str]]]:
-    """Pairs of cases with equal masks: which label of the source equals which of the target."""
+    """Return pairs of cases with equal masks, and the names of the labels in source and target."""
     ours, theirs = (
         _holders(
             (digest, (case, name)) for case, sketch in dataset.sketches.items() for name, digest in sketch.masks.items()
@@ -162,87 +276,9 @@ def label_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair
 
 
 def _holders(digests: Iterable[tuple[int, Pair]]) -> dict[int, list[Pair]]:
-    """Digest -> (case, name) of all that have it; those of more than MOST_CASES cases left out, and 0."""
+    """Return digest -> (case, name) of all that have it, without 0 and digests of more than MOST_CASES cases."""
     holders: dict[int, list[Pair]] = defaultdict(list)
     for digest, pair in digests:
         if digest:
             holders[digest].append(pair)
     return {digest: pairs for digest, pairs in holders.items() if len({case for case, _ in pairs}) <= MOST_CASES}
-
-
-@dataclass(frozen=True)
-class SharedCase:
-    """Two cases that hold the same image or labels, in whole or in part."""
-
-    source: str
-    "Full name of the source dataset."
-    source_case: str
-    "Identifier of the case there."
-    target_case: str
-    "Identifier of the case in the target."
-    evidence: str
-    'In words: "same image, T1inv = T1 (contrast inverted); labels equal: hippocampus = hippocampus".'
-    share: float
-    "The part of the smaller image's patterns that the other has, at most over the channels; 0 where only labels agree."
-
-
-def find_overlaps(
-    target: str, sources: Sequence[str], processes: int, notify: Callable[[str], None], *, write: bool = True
-) -> tuple[SharedCase, ...]:
-    """The cases that a target shares with its sources, by source and then by case.
-
-    Args:
-        target: full name of the target dataset.
-        sources: full names of the source datasets.
-        processes: worker processes for the cases that are not sketched yet.
-        notify: called with one line for each dataset that cannot be compared, or only in part.
-        write: whether sketches are kept for the next time.
-
-    Raises DatasetError or RecordError where a dataset cannot be read.
-    """
-    of_target = announced_sketches(target, processes, notify, write=write)
-    if not of_target.sketches:
-        return ()
-    found: list[SharedCase] = []
-    for source in sources:
-        found += match_datasets(of_target, announced_sketches(source, processes, notify, write=write))
-    return tuple(found)
-
-
-def announced_sketches(
-    dataset: str, processes: int, notify: Callable[[str], None], *, write: bool = True
-) -> SketchedDataset:
-    """The sketches of a dataset, see `sketch_dataset`; says in a line where there are none, or of resampled images."""
-    sketched = sketch_dataset(dataset, processes, write=write)
-    if not sketched.sketches:
-        notify(f"{dataset} has neither raw nor preprocessed images here: its cases cannot be compared with others")
-    elif sketched.resampled:
-        notify(f"{dataset} has no raw images here: of its cases only copies at the preprocessed spacing can be found")
-    return sketched
-
-
-def match_datasets(target: SketchedDataset, source: SketchedDataset) -> list[SharedCase]:
-    """All pairs of cases with evidence, by case of the source."""
-    images = image_matches(target, source)
-    labels = label_matches(target, source)
-    shared = []
-    for pair in sorted({*images, *labels}):
-        matches = sorted(images.get(pair, ()), key=lambda match: -match.share)
-        words = [match.words for match in _one_to_one(matches)]
-        if pair in labels:
-            words.append("labels equal: " + ", ".join(f"{own} = {other}" for own, other in labels[pair]))
-        share = matches[0].share if matches else 0.0
-        shared.append(SharedCase(source.dataset, *pair, "; ".join(words), share))
-    return shared
-
-
-def _one_to_one(matches: Iterable[ChannelMatch]) -> list[ChannelMatch]:
-    """The best matches that name no channel twice (the channels of a grey picture stored in colour are alike)."""
-    kept: list[ChannelMatch] = []
-    for match in matches:
-        if all(
-            match.source_channel != other.source_channel and match.target_channel != other.target_channel
-            for other in kept
-        ):
-            kept.append(match)
-    return kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,6 @@ from nnunet_seqtransfer.nnunet.plans import normalization, reader_writer
 from nnunet_seqtransfer.storage import checksum, read_record, write_record
 from nnunet_seqtransfer.tasks.task import Task
 
-SOURCE_SETTINGS = (
-    "data_identifier",
-    "normalization_schemes",
-    "use_mask_for_norm",
-    "median_image_size_in_voxels",
-    "next_stage",
-)
-"""Settings of a configuration that a source does not take from the target, or does not use."""
 READER_FORMAT = 1
 READER_KIND = "reader"
 
@@ -105,17 +96,6 @@ def target_preprocessing_of(plans: dict[str, Any], configuration: str) -> dict[s
         **{key: settings[key] for key in (*keys, "spacing", "preprocessor_name")},
         "transpose_forward": plans["transpose_forward"],
     }
-
-
-def differences(plans: Mapping[str, Any], others: Mapping[str, Any], configuration: str) -> tuple[str, ...]:
-    """Return the names of settings in which a source's stage for one target differs from that for another.
-
-    Without differences both stages are the same training, because the source brings its own normalisation.
-    """
-    one, two = (entry["configurations"].get(configuration, {}) for entry in (plans, others))
-    names = sorted((set(one) | set(two)) - set(SOURCE_SETTINGS))
-    differing = [name for name in names if one.get(name) != two.get(name)]
-    return (*differing, *(name for name in ("transpose_forward",) if plans[name] != others[name]))
 
 
 def find_reader(task: Task) -> str:

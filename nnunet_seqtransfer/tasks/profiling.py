@@ -193,11 +193,6 @@ def profile_tasks(
     return tuple(known[path] for path in paths)
 
 
-def has_signature(request: ProfileRequest, metric: Profiler) -> bool:
-    """Return True if the signature of a request is cached."""
-    return _cached(_path(request, metric)) is not None
-
-
 def _path(request: ProfileRequest, metric: Profiler) -> Path:
     return cache_folder(request.task.dataset) / f"signature_{metric.name}_{_digest(request, metric)[:16]}.npz"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.datasets import require_folds
 from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, results_folder
@@ -141,7 +142,7 @@ def load_chain(
     target, target_plans = load_target(request.target, request.plans, request.configuration)
     require_batch(target_plans, request.configuration, devices.gpus)
     require_folds(target.dataset, request.folds, target.cases)
-    sources = load_tasks(request.sources, processes, notify, extract=may_extract)
+    sources = load_tasks(request.sources, Context(notify, processes), extract=may_extract)
     for source in sources:
         require_same_dimension(target, source)  # before any case is looked at for shared patients
     tasks = {task.dataset: task for task in [*sources, target]}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.datasets import validation_cases
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
-from nnunet_seqtransfer.overlap.matching import SharedCase, find_overlaps
+from nnunet_seqtransfer.overlap.matching import SharedCase, find_overlap
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions
 
@@ -42,7 +43,8 @@ def find_exclusions(
         if request.sources:
             notify("fold all holds no case out: shared cases were not looked for (nnUNetv2_seq_overlap lists them)")
         return {}
-    shared = find_overlaps(request.target, request.sources, processes, notify, write=write)
+    overlaps = find_overlap(request.target, request.sources, Context(notify, processes), write=write)
+    shared = [case for overlap in overlaps for case in overlap.shared]
     if request.overlap == "exclude":
         exclusions = exclusions_of(shared, held_out)
         _require_rest(exclusions, numbered, tasks)

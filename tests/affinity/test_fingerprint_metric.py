@@ -16,7 +16,7 @@ from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData, read_raw_case
 from nnunet_seqtransfer.tasks.alignment import align_plans
-from nnunet_seqtransfer.tasks.profiling import preprocessing_for, ProfileRequest, profile_tasks, request_profile
+from nnunet_seqtransfer.tasks.profiling import ProfileRequest, preprocessing_for, profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous
 from nnunet_seqtransfer.tasks.task import load_task
 from support.made_tasks import phantom, reordered, signature_of, task_of

@@ -18,7 +18,7 @@ from support.bad_inputs import Command, assert_refused, truncate
 from support.world import World, make_dataset, make_flat_dataset
 
 ORIGIN, FLAT, DERIVED = "Dataset051_Origin", "Dataset112_Flat", "Dataset501_X"
-DERIVE = ("derive", "-d", "51", "-o", "501", "-name", "X", "-np", "1")
+DERIVE = ("derive", "-d", "51", "-number", "501", "-name", "X", "-np", "1")
 EDEMA = (*DERIVE, "-labels", "edema")
 CASE1 = {"images": ["imagesTr/case1_0000.nii.gz", "imagesTr/case1_0001.nii.gz"], "label": "labelsTr/case1.nii.gz"}
 HOSTILE = ("a b", "../x", "a/b", "", "a'; echo foo", "a\nb", "$HOME", "\u00e4", "x" * 101, "a.b")
@@ -61,15 +61,15 @@ def refuse(world: World, command: Command, arguments: tuple[str, ...], *words: s
         (("-labels", "all=0+1"), ("holds the background (label value 0)",)),
         (("-labels", "edema", "Edema"), ("the label edema is asked for twice",)),
         (("-labels", "edema", "swelling=2"), ("edema and swelling would hold the same voxels",)),
-        (("-cases", "case0", "case9"), ("Dataset051_Origin has no case 'case9'",)),
+        (("-case_ids", "case0", "case9"), ("Dataset051_Origin has no case 'case9'",)),
         (("-most", "0"), ("argument -most: '0' is not a whole number above 0",)),
         (("-seed", "-1"), ("argument -seed",)),
         (("-np", "0"), ("argument -np",)),
-        (("-case", "case0"), ("unknown option -case", "did you mean -cases?")),
-        (("-cases_where", "site=01"), ("unknown option -cases_where", "did you mean -cases-where?")),
+        (("-case_id", "case0"), ("unknown option -case_id", "did you mean -case_ids?")),
+        (("-wheer", "site=01"), ("unknown option -wheer", "did you mean -where?")),
         (("--overwrite",), ("unknown option --overwrite",)),
-        (("-table", "x.csv"), ("-table and -table_key select cases only together with -cases-where",)),
-        (("-table_key", "site"), ("-table and -table_key select cases only together with -cases-where",)),
+        (("-table", "x.csv"), ("-table and -table_key select cases only together with -where",)),
+        (("-table_key", "site"), ("-table and -table_key select cases only together with -where",)),
     ],
 )
 def test_what_the_original_does_not_have(
@@ -92,13 +92,13 @@ def test_names_that_fit_more_than_one(world: World, command: Command) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("site",), ("-cases-where 'site' is no condition", "column=value")),
+        (("site",), ("-where 'site' is no condition", "column=value")),
         (("scanner=1",), ("'scanner' is no column of", "cases.csv; choose from: case, site")),
         (("site=1",), ("no case of the dataset has site=1 in", "site is one of: 01, 02")),
         (("site=01,3",), ("no case of the dataset has site=3",)),
         (("site=",), ("no case of the dataset has site= in",)),
-        (("site=01", "case=case1"), ("no case fulfils all of -cases-where site=01 case=case1",)),
-        (("site=01", "-cases", "case1"), ("no case of -cases fulfils all of -cases-where",)),
+        (("site=01", "case=case1"), ("no case meets all conditions of -where site=01 case=case1",)),
+        (("site=01", "-case_ids", "case1"), ("no case of -case_ids meets all conditions of -where",)),
         (("site=01", "-table", "/no/such.csv"), ("there is no table of cases /no/such.csv",)),
         (("site=01", "-table_key", "name"), ("'name' is no column of",)),
         (("site=01", "-table_key", "site"), ("holds none of the dataset's cases: 01, 02 there", "-table_key")),
@@ -106,7 +106,7 @@ def test_names_that_fit_more_than_one(world: World, command: Command) -> None:
 )
 def test_conditions(world: World, command: Command, given: tuple[str, ...], words: tuple[str, ...]) -> None:
     """Conditions that name no column, no value or no case are refused with what the table offers."""
-    refuse(world, command, (*DERIVE, "-cases-where", *given), *words, alone=False)
+    refuse(world, command, (*DERIVE, "-where", *given), *words, alone=False)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_tables(world: World, command: Command, content: bytes | None, words: st
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    refuse(world, command, (*DERIVE, "-cases-where", "site=01"), words, str(path))
+    refuse(world, command, (*DERIVE, "-where", "site=01"), words, str(path))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names(world: World, command: Command, name: str) -> None:
     """Names that are no part of a folder's name, or mean something to a shell, are refused."""
     words = ("no dataset can be named", "with number 501; use letters, digits, - and _")
-    refuse(world, command, ("derive", "-d", "51", "-o", "501", "-name", name, "-np", "1"), *words)
+    refuse(world, command, ("derive", "-d", "51", "-number", "501", "-name", name, "-np", "1"), *words)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_hostile_names(world: World, command: Command, name: str) -> None:
 )
 def test_numbers(world: World, command: Command, number: str, words: tuple[str, ...]) -> None:
     """Numbers that nnU-Net would not find again are refused: it reads three digits."""
-    refuse(world, command, ("derive", "-d", "51", "-o", number, "-name", "X", "-np", "1"), *words)
+    refuse(world, command, ("derive", "-d", "51", "-number", number, "-name", "X", "-np", "1"), *words)
 
 
 @pytest.mark.parametrize("place", ["raw", "preprocessed", "results"])
@@ -166,9 +166,9 @@ def test_a_number_that_is_taken(world: World, command: Command, place: str) -> N
 def test_a_folder_that_is_not_ours(world: World, command: Command) -> None:
     """A dataset of that name which this command has not made is left alone, the original itself included."""
     shutil.copytree(world.raw / ORIGIN, world.raw / DERIVED)
-    refuse(world, command, EDEMA, f"{world.raw / DERIVED} is there and was not made by nnUNetv2_seq_derive")
-    onto_itself = ("derive", "-d", "51", "-o", "51", "-name", "Origin", "-np", "1")
-    refuse(world, command, onto_itself, f"{world.raw / ORIGIN} is there and was not made by")
+    refuse(world, command, EDEMA, f"{world.raw / DERIVED} exists and was not made by nnUNetv2_seq_derive")
+    onto_itself = ("derive", "-d", "51", "-number", "51", "-name", "Origin", "-np", "1")
+    refuse(world, command, onto_itself, f"{world.raw / ORIGIN} exists and was not made by")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_folder_that_is_not_ours(world: World, command: Command) -> None:
     [
         (("-channels", "FLAIR"), "was derived with other channels;"),
         (("-labels", "necrosis"), "was derived with other labels, label values;"),
-        (("-cases", "case0"), "was derived with other cases;"),
+        (("-case_ids", "case0"), "was derived with other cases;"),
         (("-d", "112", "-labels", "object"), "was derived with other origin, channels, labels"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_record_that_was_edited(world: World, command: Command) -> None:
 
 def test_channels_in_one_colour_file(world: World, command: Command) -> None:
     """Some channels of a colour file cannot be referenced: one line says so, and what to do; all in order can."""
-    flat = ("derive", "-d", "112", "-o", "501", "-name", "X", "-np", "1", "-channels")
+    flat = ("derive", "-d", "112", "-number", "501", "-name", "X", "-np", "1", "-channels")
     for channels in (("R",), ("B", "G", "R")):
         words = ("Dataset112_Flat keeps its channels R, G, B in one file", "case0_0000.png", "leave -channels out")
         refuse(world, command, (*flat, *channels), *words)
@@ -211,7 +211,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 def test_originals_that_are_incomplete(world: World, command: Command) -> None:
     """An original that is unknown, broken, incomplete or only preprocessed is refused by name."""
-    refuse(world, command, ("derive", "-d", "7", "-o", "501", "-name", "X"), "there is no dataset with number 7")
+    refuse(world, command, ("derive", "-d", "7", "-number", "501", "-name", "X"), "there is no dataset with number 7")
     image = world.raw / ORIGIN / "imagesTr/case1_0001.nii.gz"
     image.rename(image.with_name("away"))
     refuse(world, command, EDEMA, f"{ORIGIN} is incomplete: 1 of its files are missing, the first is {image}")

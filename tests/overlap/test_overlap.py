@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
+from nnunet_seqtransfer.context import Context, Notify
+from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.overlap import cache as sketch_cache
 from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_dataset
@@ -24,7 +26,7 @@ from nnunet_seqtransfer.overlap.matching import (
     MOST_IMAGES,
     SharedCase,
     _shares,
-    find_overlaps,
+    find_overlap,
     image_matches,
     match_datasets,
 )
@@ -67,6 +69,10 @@ def save(path: Path, array: np.ndarray) -> None:
         Image.fromarray(array.astype(np.uint8)).save(path)
     else:
         sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+
+
+def shared_cases(target: str, sources: Sequence[str], notify: Notify = print) -> list[SharedCase]:
+    return [case for one in find_overlap(target, sources, Context(notify)) for case in one.shared]
 
 
 def pairs(shared: Iterable[SharedCase]) -> dict[tuple[str, str], str]:
@@ -118,7 +124,7 @@ def test_planted_cases_among_400_are_found_and_no_other(raw: Path) -> None:
     write(raw, "Dataset003_Single", ("MRI",), single)
     assert len(target) + len(source) + len(single) == 400
 
-    found = pairs(find_overlaps("Dataset001_Target", ["Dataset002_Source", "Dataset003_Single"], 1, print))
+    found = pairs(shared_cases("Dataset001_Target", ["Dataset002_Source", "Dataset003_Single"]))
     assert set(found) == {(name, case) for name, (case, _) in expected.items()}
     for name, (case, words) in expected.items():
         assert words in found[name, case], (name, found[name, case])
@@ -152,7 +158,7 @@ def test_planted_pictures_are_found_too(raw: Path) -> None:
     write(raw, "Dataset002_Source", ("grey",), source, ".png")
     in_colour = {case: ([np.stack([images[0]] * 3, axis=-1)], label) for case, (images, label) in colour.items()}
     write(raw, "Dataset003_Colour", ("R", "G", "B"), in_colour, ".png")
-    found = pairs(find_overlaps("Dataset001_Target", ["Dataset002_Source", "Dataset003_Colour"], 1, print))
+    found = pairs(shared_cases("Dataset001_Target", ["Dataset002_Source", "Dataset003_Colour"]))
     assert set(found) == {*((name, f"a{number}") for number, name in enumerate(changes)), ("stored", "a9")}
     assert "contrast inverted" in found["inverted", "a1"]
     assert found["stored", "a9"].startswith("same image, R = grey; labels equal"), "each channel is named once"
@@ -208,8 +214,8 @@ def test_marks_that_many_images_carry_are_no_evidence() -> None:
     few, many = ([[*mark, 1000 * case + 2] for case in range(1, count + 1)] for count in (MOST_IMAGES, MOST_IMAGES + 1))
     one = sketched("Dataset001_One", [[*mark, 999_998]])
     assert len(match_datasets(one, sketched("Dataset002_Few", few))) == MOST_IMAGES
-    assert match_datasets(one, sketched("Dataset002_Many", many)) == []
-    assert match_datasets(sketched("Dataset002_Many", many), one) == []
+    assert match_datasets(one, sketched("Dataset002_Many", many)) == ()
+    assert match_datasets(sketched("Dataset002_Many", many), one) == ()
 
 
 def test_labels_that_many_cases_have_are_no_evidence() -> None:
@@ -221,7 +227,8 @@ def test_labels_that_many_cases_have_are_no_evidence() -> None:
             len(match_datasets(one, atlas)) == len(match_datasets(atlas, one)) == (count if count == MOST_CASES else 0)
         )
     (shared, *_) = match_datasets(one, sketched("Dataset002_Two", [[]], [{"liver": 7}]))
-    assert shared == SharedCase("Dataset002_Two", "000", "000", "labels equal: liver = organ", 0.0)
+    assert shared == SharedCase("Dataset002_Two", "000", "000", labels=(("liver", "organ"),))
+    assert shared.share == 0 and shared.evidence == "labels equal: liver = organ"
 
 
 def test_fewer_patterns_than_make_evidence_are_none() -> None:
@@ -238,7 +245,7 @@ def test_a_target_matched_with_nothing_shares_nothing() -> None:
     """Datasets without cases, and cases without patterns, are no error."""
     empty, blank = SketchedDataset("Dataset001_A", ("MRI",), {}), sketched("Dataset002_B", [[], []])
     for one, other in itertools.product([empty, blank], repeat=2):
-        assert match_datasets(one, other) == []
+        assert match_datasets(one, other) == ()
 
 
 @pytest.fixture
@@ -298,9 +305,9 @@ def test_the_cache_is_small_and_opens_without_pickle(world: World) -> None:
 def test_nothing_is_written_where_that_is_not_wanted(world: World) -> None:
     """write=False, as in a dry run, leaves every folder as it is and finds the same."""
     before = world.snapshot()
-    quiet = find_overlaps(TARGET, [NEAR], 1, print, write=False)
+    quiet = find_overlap(TARGET, [NEAR], Context(), write=False)
     assert world.snapshot() == before
-    assert find_overlaps(TARGET, [NEAR], 1, print) == quiet
+    assert find_overlap(TARGET, [NEAR], Context()) == quiet
 
 
 def test_preprocessed_images_do_where_there_are_no_raw_ones(world: World) -> None:
@@ -308,34 +315,36 @@ def test_preprocessed_images_do_where_there_are_no_raw_ones(world: World) -> Non
     copy = "Dataset905_Copy"
     (world.raw / TARGET).rename(world.raw / copy)
     lines: list[str] = []
-    found = find_overlaps(TARGET, [copy], 1, lines.append)
+    found = shared_cases(TARGET, [copy], lines.append)
     assert [(one.source_case, one.target_case) for one in found] == [(f"case{n}", f"case{n}") for n in range(6)]
     assert all("same image" in one.evidence or "crop" in one.evidence for one in found)
     assert len(lines) == 1 and TARGET in lines[0] and "no raw images" in lines[0]
 
 
 def test_a_dataset_without_images_is_said_to_be_none_that_can_be_compared(world: World) -> None:
-    """A dataset of which only dataset.json is there: one line, no error, nothing shared."""
+    """A source with only a dataset.json gives one line of progress; as a target it is an error."""
     bare = world.preprocessed / "Dataset906_Bare"
     bare.mkdir()
     shutil.copy(world.raw / NEAR / "dataset.json", bare)
     lines: list[str] = []
-    assert find_overlaps(TARGET, [bare.name], 1, lines.append) == ()
+    assert shared_cases(TARGET, [bare.name], lines.append) == []
     assert len(lines) == 1 and bare.name in lines[0]
-    assert find_overlaps(bare.name, [TARGET], 1, lines.append) == ()
+    with pytest.raises(DatasetError, match="no images to compare"):
+        shared_cases(bare.name, [TARGET])
 
 
 def test_the_command_lists_shared_cases(world: World, command: Callable[..., Any]) -> None:
-    """Each source has a line with its number of cases, then the pairs with their evidence."""
+    """Each source has a row with counts and the strongest example; --all adds the pairs with their evidence."""
     copy = "Dataset905_Copy"
     shutil.copytree(world.raw / TARGET, world.raw / copy)
     outcome = command("overlap", "-t", "901", "-s", "902", "905", "-np", "1")
     assert outcome.status == 0, outcome.err
-    lines = outcome.out.splitlines()
-    assert lines[0] == f"{NEAR}: 0 of its cases share image or labels with 0 of {TARGET}"
-    assert lines[1] == f"{copy}: 6 of its cases share image or labels with 6 of {TARGET}"
-    assert lines[2] == "case0 and case0: same image, MRI = MRI; labels equal: all labels = all labels"
-    assert len(lines) == 8
+    example = "case0 and case0: same image, MRI = MRI; labels equal: all labels = all labels"
+    rows = [line.split(maxsplit=3) for line in outcome.out.splitlines()]
+    assert rows[-2:] == [[NEAR, "0", "0"], [copy, "6", "6", example]]
+    every = command("overlap", "-t", "901", "-s", "902", "905", "-np", "1", "--all")
+    added = every.out.removeprefix(outcome.out.rstrip("\n")).split("\n")
+    assert f"  {example}" in added and len([line for line in added if line.startswith("  case")]) == 6
 
 
 def test_bad_input_is_one_line(world: World, command: Callable[..., Any]) -> None:
@@ -353,8 +362,8 @@ def test_bad_input_is_one_line(world: World, command: Callable[..., Any]) -> Non
         assert outcome.status == 2 and len(errors) == 1 and words in errors[0], outcome.err
         assert outcome.out == ""
     rest = command("overlap", "-t", "901", "-np", "1")
-    assert rest.status == 0 and f"{NEAR} is left out: case case3 cannot be read" in rest.err
-    assert len(rest.out.splitlines()) == 4, "four other datasets"
+    assert rest.status == 0 and f"{NEAR} is skipped: case case3 cannot be read" in rest.err
+    assert len([line for line in rest.out.splitlines() if line.startswith("Dataset")]) == 4, "four other datasets"
     assert {path for path in world.snapshot() if "sketches" not in path} == before
 
 
@@ -372,7 +381,7 @@ def real(shared_data: Path, sketches: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def of(target: int, *sources: int) -> list[SharedCase]:
-    return list(find_overlaps(dataset_name(target), [dataset_name(source) for source in sources], 1, print))
+    return shared_cases(dataset_name(target), [dataset_name(source) for source in sources])
 
 
 def test_the_same_patients_with_inverted_contrast_are_all_found(real: None) -> None:

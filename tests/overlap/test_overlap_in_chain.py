@@ -163,9 +163,7 @@ def test_a_source_trained_without_other_cases_is_refused() -> None:
 
 def test_each_fold_excludes_what_shares_something_with_its_own_cases() -> None:
     """The union over folds is every shared case, each in the folds that hold its partners out."""
-    shared = [
-        SharedCase(*pair, "", 1.0) for pair in (("S", "x", "a"), ("S", "y", "b"), ("S", "x", "c"), ("T", "z", "b"))
-    ]
+    shared = [SharedCase(*pair) for pair in (("S", "x", "a"), ("S", "y", "b"), ("S", "x", "c"), ("T", "z", "b"))]
     held_out = {"0": ("a",), "1": ("b",), "2": ("c", "d"), "3": ("e",)}
     assert exclusions_of(shared, held_out) == {"0": {"S": ("x",)}, "1": {"S": ("y",), "T": ("z",)}, "2": {"S": ("x",)}}
 

@@ -22,13 +22,14 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet import label_files
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
 from nnunet_seqtransfer.nnunet.plans import reader_writer
 from nnunet_seqtransfer.tasks import derive
-from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
 from nnunet_seqtransfer.tasks.label_choice import LabelChoice, choose_labels
 from nnunet_seqtransfer.tasks.task import sample_cases
 from support.world import Outcome, World, load_script, make_dataset, make_flat_dataset
@@ -39,7 +40,7 @@ ORIGIN, FLAT, DERIVED = "Dataset051_Origin", "Dataset112_Flat", "Dataset501_X"
 CASES = tuple(f"case{number}" for number in range(6))
 SITES = {"case0": "01", "case1": "01", "case2": "02", "case3": "02", "case4": "03"}
 """case5 is not in the table."""
-DERIVE = ("derive", "-d", "51", "-o", "501", "-name", "X", "-np", "1")
+DERIVE = ("derive", "-d", "51", "-number", "501", "-name", "X", "-np", "1")
 EDEMA = (*DERIVE, "-labels", "edema")
 
 
@@ -81,9 +82,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("-channels", "FLAIR", "-labels", "edema", "-cases-where", "site=01,02"),
+        ("-channels", "FLAIR", "-labels", "edema", "-where", "site=01,02"),
         ("-labels", "whole=1+2+3", "core=necrosis+enhancing", "enhancing"),
-        ("-d", "112", "-cases", "case1", "case4"),
+        ("-d", "112", "-case_ids", "case1", "case4"),
     ],
 )
 def test_nnunet_finds_nothing_wrong(origin: World, command: Command, arguments: tuple[str, ...]) -> None:
@@ -95,7 +96,7 @@ def test_nnunet_finds_nothing_wrong(origin: World, command: Command, arguments: 
 def test_nnunet_and_we_read_the_same_files(origin: World, command: Command) -> None:
     """Of a derived dataset, and of one derived from that, nnU-Net lists the files that we list; all exist."""
     succeed(command, *EDEMA, "-channels", "T1-Gd")
-    succeed(command, "derive", "-d", "501", "-cases-where", "site=02", "-o", "502", "-name", "Y", "-np", "1")
+    succeed(command, "derive", "-d", "501", "-where", "site=02", "-number", "502", "-name", "Y", "-np", "1")
     for dataset in (DERIVED, "Dataset502_Y"):
         listed = get_filenames_of_train_images_and_targets(str(origin.raw / dataset))
         ours = raw_cases(dataset, read_dataset_json(dataset))
@@ -397,7 +398,7 @@ def test_flat_labels(origin: World, command: Command) -> None:
     old = np.array(Image.open(label))
     old[::2][old[::2] > 0] = 2
     Image.fromarray(old).save(label)
-    succeed(command, "derive", "-d", "112", "-labels", "core", "-o", "501", "-name", "X", "-np", "1")
+    succeed(command, "derive", "-d", "112", "-labels", "core", "-number", "501", "-name", "X", "-np", "1")
     assert np.array_equal(np.array(Image.open(origin.raw / DERIVED / "labelsTr/case0.png")), old == 2)
     assert derived_json(origin)["dataset"]["case0"]["images"] == [f"../{FLAT}/imagesTr/case0_0000.png"]
     assert derived_json(origin)["channel_names"] == {"0": "R", "1": "G", "2": "B"}
@@ -418,13 +419,13 @@ def test_the_reader_is_nnunets(origin: World) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (("-cases-where", "site=01"), {"case0", "case1"}),
-        (("-cases-where", "Site=01,03"), {"case0", "case1", "case4"}),
-        (("-cases-where", "site=01,02", "scanner=scanner1"), {"case1", "case3"}),
-        (("-cases-where", "site=01", "-cases", "case5", "case1"), {"case1"}),
-        (("-cases", "case5", "case1"), {"case1", "case5"}),
+        (("-where", "site=01"), {"case0", "case1"}),
+        (("-where", "Site=01,03"), {"case0", "case1", "case4"}),
+        (("-where", "site=01,02", "scanner=scanner1"), {"case1", "case3"}),
+        (("-where", "site=01", "-case_ids", "case5", "case1"), {"case1"}),
+        (("-case_ids", "case5", "case1"), {"case1", "case5"}),
         (("-most", "2", "-seed", "3"), set(sample_cases(CASES, 2, 3))),
-        (("-cases-where", "site=01,02", "-most", "3"), set(sample_cases(CASES[:4], 3, 0))),
+        (("-where", "site=01,02", "-most", "3"), set(sample_cases(CASES[:4], 3, 0))),
         (("-most", "50"), set(CASES)),
     ],
 )
@@ -433,7 +434,7 @@ def test_cases(origin: World, command: Command, given: tuple[str, ...], expected
     outcome = succeed(command, *DERIVE, *given)
     content = derived_json(origin)
     assert set(content["dataset"]) == expected and content["numTraining"] == len(expected)
-    assert ("does not list 1 of the dataset's cases, not selected: case5" in outcome.err) == ("-cases-where" in given)
+    assert ("does not list 1 of the dataset's cases, not selected: case5" in outcome.err) == ("-where" in given)
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -442,10 +443,10 @@ def test_partitioning_tables(origin: World, command: Command, separator: str) ->
     rows = [("Partition_ID", "Subject_ID"), *((str(index % 3 + 1), case) for index, case in enumerate(CASES))]
     table = origin.root / "partitioning_1.csv"
     table.write_text("\ufeff" + "\r\n".join(separator.join(row) for row in [*rows, ("9", "stranger")]) + "\r\n\r\n")
-    given = ("-table", str(table), "-table_key", "subject id", "-cases-where", "Partition_ID=2")
+    given = ("-table", str(table), "-table_key", "subject id", "-where", "Partition_ID=2")
     outcome = succeed(command, *DERIVE, *given)
     assert set(derived_json(origin)["dataset"]) == {"case1", "case4"}
-    assert "lists 1 that are no cases of the dataset, passed over: stranger" in outcome.err
+    assert "lists 1 that are no cases of the dataset, ignored: stranger" in outcome.err
     with (origin.raw / DERIVED / "cases.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [["case", "Partition_ID"], ["case1", "2"], ["case4", "2"]]
 
@@ -473,7 +474,7 @@ def test_the_same_command_again(origin: World, command: Command) -> None:
 def test_a_dry_run_writes_nothing(origin: World, command: Command) -> None:
     """--dry_run names cases, channels, labels, changed values and the folder, and touches nothing."""
     before = origin.snapshot()
-    outcome = succeed(command, *EDEMA, "-channels", "T1-Gd", "-cases-where", "site=01", "--dry_run")
+    outcome = succeed(command, *EDEMA, "-channels", "T1-Gd", "-where", "site=01", "--dry_run")
     for words in ("2 of 6: case0, case1", "0 T1-Gd", "1 edema", "2 -> 1", f"would write: {origin.raw / DERIVED}"):
         assert words in outcome.out
     assert origin.snapshot() == before and not list(origin.raw.glob(".*"))
@@ -584,12 +585,14 @@ def test_from_python(origin: World) -> None:
     """The function returns what was made, and says where it lies; the module's errors are its own."""
     said: list[str] = []
     request = DeriveRequest(origin=ORIGIN, number=7, name="Y", labels=("edema",), most=2)
-    derivation = derive_task(request, said.append)
+    derivation = derive_dataset(request, Context(said.append))
     assert derivation.folder == origin.raw / "Dataset007_Y" and derivation.folder.is_dir() and not said
-    derive_task(request, said.append)
-    assert said == ["Dataset007_Y is there already, derived in the same way"]
+    derive_dataset(request, Context(said.append))
+    assert said == ["Dataset007_Y exists already, derived in the same way"]
     with pytest.raises(DatasetError, match="derived with other labels, label values"):
-        derive_task(DeriveRequest(origin=ORIGIN, number=7, name="Y", labels=("necrosis",), most=2), said.append)
+        derive_dataset(
+            DeriveRequest(origin=ORIGIN, number=7, name="Y", labels=("necrosis",), most=2), Context(said.append)
+        )
 
 
 def test_values_are_replaced_as_by_a_dictionary() -> None:
@@ -633,7 +636,7 @@ def partitioning(world: World, sites: list[str]) -> Path:
 def test_the_published_tasks(origin: World, study: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
     """Sites times channels times labels are registered as binary tasks of one channel, and found again."""
     table = partitioning(origin, ["1", "1", "1", "1", "18", "18"])
-    arguments = ("-d", "51", "-table", str(table), "-o", "501", "-np", "1")
+    arguments = ("-d", "51", "-table", str(table), "-number", "501", "-np", "1")
     assert "12 tasks registered" in run_study(study, capfd, *arguments)
     names = sorted(path.name for path in origin.raw.glob("Dataset5*"))
     assert names[0] == "Dataset501_Site1-FLAIR-WT" and names[-1] == "Dataset512_Site18-T1-Gd-ET" and len(names) == 12
@@ -661,7 +664,7 @@ def test_there_are_84_of_them(origin: World, study: ModuleType, capfd: pytest.Ca
     )
     table = partitioning(origin, [str(number % 7 + 1) for number in range(14)] + ["8"])
     before = origin.snapshot()
-    out = run_study(study, capfd, "-d", "200", "-table", str(table), "-o", "501", "--dry_run")
+    out = run_study(study, capfd, "-d", "200", "-table", str(table), "-number", "501", "--dry_run")
     assert "84 tasks, nothing written" in out and out.count("2 cases, to be made") == 84
     assert "Dataset501_Site1-T1-WT" in out and "Dataset584_Site7-FLAIR-ET" in out and "Site8" not in out
     assert origin.snapshot() == before
