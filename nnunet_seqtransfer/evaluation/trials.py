@@ -246,7 +246,7 @@ def _load_chains(
     """
     sources = tuple(dict.fromkeys(source for arm in arms for source in arm.sources))
     target, plans = load_target(base.target, base.plans, base.configuration)
-    tasks = load_tasks(sources, context.processes, context.notify, extract=write)
+    tasks = load_tasks(sources, context, extract=write)
     by_name = {task.dataset: task for task in [*tasks, target]}
     whole = replace(base, sources=sources)
     exclusions = find_exclusions(whole, by_name, plans, context.processes, context.notify, write=write)

@@ -26,10 +26,10 @@ def require_unseen_folds(target: Task, folds: Sequence[str], splits: Splits, con
         raise StageError(
             "fold all holds no case out, so nothing is left to evaluate; choose other folds with -f, or give -test"
         )
-    own = announced_sketches(target.dataset, context.processes, context.notify, write=write)
-    matches = match_datasets(own, own) if own.sketches else []
+    own = announced_sketches(target.dataset, context, write=write)
+    matches = match_datasets(own, own)
     pairs = [pair for pair in matches if pair.source_case != pair.target_case]
-    pairs += [SharedCase(target.dataset, case, case, "the same case", 1.0) for case in target.cases]
+    pairs += [SharedCase(target.dataset, case, case, same="case") for case in target.cases]
     for fold in folds:
         train, held_out = splits[fold]["train"], splits[fold]["val"]
         seen = [pair for pair in pairs if pair.source_case in train and pair.target_case in held_out]
@@ -52,7 +52,7 @@ def require_unseen_test(
     for task in (target, *sources):
         trained = in_target if task is target else set(task.cases)
         pairs = list(same_files(task.dataset, task.raw, test.cases))
-        other = announced_sketches(task.dataset, context.processes, context.notify, write=write)
+        other = announced_sketches(task.dataset, context, write=write)
         pairs += match_datasets(own, other) if other.sketches else []
         remedy = "leave that dataset out of the sources, or derive a test set without these cases"
         _refuse([pair for pair in pairs if pair.source_case in trained], test.name, remedy)
@@ -65,7 +65,7 @@ def same_files(dataset: str, raw: Mapping[str, RawCase], cases: Mapping[str, Raw
     """
     names = {image.resolve(): name for name, case in cases.items() for image in case.images}
     return tuple(
-        SharedCase(dataset, name, names[image.resolve()], f"the same file {image.name}", 1.0)
+        SharedCase(dataset, name, names[image.resolve()], same="file")
         for name, case in raw.items()
         for image in case.images[:1]
         if image.resolve() in names

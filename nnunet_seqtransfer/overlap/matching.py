@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,18 +89,18 @@ class SharedCase:
     "Matching channels, best first; no channel occurs twice."
     labels: tuple[tuple[str, str], ...] = ()
     "Pairs of labels with equal masks: name in the source, name in the target."
-    file: str = ""
-    "Name of an image file that both datasets reference, if any."
+    same: Literal["", "case", "file"] = ""
+    "What both have in common by name: the case itself, or the image file; empty if contents were compared."
 
     @property
     def share(self) -> float:
         """Return the part of the smaller image that lies in the other; 0 if only labels agree."""
-        return 1.0 if self.file else max((match.share for match in self.images), default=0.0)
+        return 1.0 if self.same else max((match.share for match in self.images), default=0.0)
 
     @property
     def evidence(self) -> str:
         """Return the evidence in words: "same image, T1inv = T1; labels equal: hippocampus = hippocampus"."""
-        words = [f"the same file {self.file}"] if self.file else []
+        words = [f"the same {self.same}"] if self.same else []
         words += [match.words for match in self.images]
         if self.labels:
             words.append("labels equal: " + ", ".join(f"{name} = {other}" for name, other in self.labels))

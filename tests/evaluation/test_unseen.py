@@ -13,7 +13,7 @@ from nnunet_seqtransfer.evaluation.prediction import load_held_out
 from nnunet_seqtransfer.evaluation.trials import CompareRequest, survey_comparison
 from nnunet_seqtransfer.evaluation.unseen import require_unseen_folds, require_unseen_test
 from nnunet_seqtransfer.nnunet.datasets import split_cases
-from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_task
+from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
 from nnunet_seqtransfer.tasks.task import load_target, load_task
 from support.world import FAR, NEAR, TARGET, World
 
@@ -76,7 +76,7 @@ def test_a_test_case_that_is_trained_on_is_refused(world):
     make_test_images(world, "new", case="case2", noise=False)
     with pytest.raises(StageError, match=rf"such as new, which is case2 of {TARGET} .*same image.*leave that dataset"):
         guard("all", test=TARGET)
-    derive_task(DeriveRequest(TARGET, 950, "Test", cases=("case4",)), print)
+    derive_dataset(DeriveRequest(TARGET, 950, "Test", cases=("case4",)), Context())
     with pytest.raises(StageError, match=r"such as case4, which is case4 .*same file"):
         guard("all", test="Dataset950_Test")
 
@@ -84,7 +84,7 @@ def test_a_test_case_that_is_trained_on_is_refused(world):
 def test_a_test_case_of_another_fold_is_no_training_case(world):
     """A test set of cases that the compared fold validates on is welcome; another fold trains on them."""
     held_out = split_cases(TARGET, CASES)["0"]["val"]
-    derive_task(DeriveRequest(TARGET, 950, "Test", cases=tuple(held_out)), print)
+    derive_dataset(DeriveRequest(TARGET, 950, "Test", cases=tuple(held_out)), Context())
     guard("0", test="Dataset950_Test")
     with pytest.raises(StageError, match="would be trained on"):
         guard("0", "1", test="Dataset950_Test")
