@@ -21,10 +21,10 @@ import time
 from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.training.chain import Chain, load_chain
-from nnunet_seqtransfer.training.handoff import hand_over
 from nnunet_seqtransfer.training.job import DeviceOptions, stage_job
 from nnunet_seqtransfer.training.prepare import preprocess_missing
 from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.run_stage import write_initial
 from nnunet_seqtransfer.training.stages import ChainRequest
 from nnunet_seqtransfer.training.state import Action
 
@@ -69,8 +69,7 @@ def hand_offs(chain: Chain) -> float:
     for stage in chain.stages[1:]:
         previous = chain.previous(stage)
         if previous is not None:
-            tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
-            hand_over(previous, stage, tasks, chain.plans[stage], chain.match(previous, stage))
+            write_initial(chain.from_previous(previous, stage), stage)
     return time.perf_counter() - start
 
 

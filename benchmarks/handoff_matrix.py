@@ -1,4 +1,4 @@
-"""How much of one network comes over to another: coverage and first batch, for nnU-Net's default sizes.
+"""How much of one network comes over to another: coverage and scale of features, for nnU-Net's default sizes.
 
     python benchmarks/handoff_matrix.py
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from torch import nn
 
 from nnunet_seqtransfer.transfer.adapt import adapt
 from nnunet_seqtransfer.transfer.checkpoints import write_weights
-from nnunet_seqtransfer.transfer.first_batch import Activations, activations, random_batch, require_same_order
 
 BLOCKS = (1, 3, 4, 6, 6, 6)
 Network = tuple[dict[str, Any], int]
@@ -103,9 +103,13 @@ def trained(described: Network) -> nn.Module:
     return made
 
 
-def first_batch(made: nn.Module, described: Network) -> Activations:
-    """Its activations on a patch of noise."""
-    return activations(made, random_batch(*described))
+def level_scales(made: nn.Module, described: Network) -> list[float]:
+    """Return the standard deviation of each encoder stage's output for a z-scored patch of noise."""
+    architecture, channels = described
+    size = [2 * math.prod(axis) for axis in zip(*architecture["strides"], strict=True)]
+    noise = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return [float(level.std()) for level in made.eval().encoder((noise - noise.mean()) / noise.std())]
 
 
 def main() -> None:
@@ -118,9 +122,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             write_weights(Path(folder) / "init.pth", adapted)
             load_pretrained_weights(new, str(Path(folder) / "init.pth"))
-        before, after = first_batch(old, given), first_batch(new, wanted)
-        require_same_order(before, after)
-        ratio = max(max(a / b, b / a) for a, b in zip(before.levels, after.levels, strict=False))
+        before, after = level_scales(old, given), level_scales(new, wanted)
+        ratio = max(max(a / b, b / a) for a, b in zip(before, after, strict=False))
         counts = " | ".join(str(account.count(how)) for how in ("copied", "adapted", "new"))
         print(f"| {title} | {account.coverage:.3f} | {counts} | {ratio:.2f} |", flush=True)
 

@@ -15,7 +15,7 @@ from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
-from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
+from nnunet_seqtransfer.storage import disk_errors_as_user_errors
 from nnunet_seqtransfer.training.epoch_progress import CHECKPOINT_MINUTES, VARIABLE
 from nnunet_seqtransfer.training.stop_signals import STOPPED, Stopped, raising_on_signals
 
@@ -275,7 +275,7 @@ def run_command(action: Callable[[], None]) -> NoReturn:
     75 after another request to stop, such as a scheduler's.
     """
     try:
-        with raising_on_signals(), naming_full_and_read_only_disks("nnU-Net's folders"):
+        with raising_on_signals(), disk_errors_as_user_errors("nnU-Net's folders"):
             action()
     except SeqTransferError as error:
         for problem in error.problems:

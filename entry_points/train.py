@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from nnunet_seqtransfer.affinity.measure import find_affinity
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
-from nnunet_seqtransfer.affinity.record import read_affinity, require_fitting
+from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
@@ -53,8 +53,8 @@ from nnunet_seqtransfer.training.dry_run import describe_chain
 from nnunet_seqtransfer.training.executors import Executor, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
-from nnunet_seqtransfer.transfer.correspondence import Pairs, compared_channels
-from nnunet_seqtransfer.transfer.pretrained import find_landmark
+from nnunet_seqtransfer.transfer.correspondence import Pairs
+from nnunet_seqtransfer.transfer.pretrained import find_pretrained
 
 SCRATCH = "none"
 
@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> None:
     executor = make_executor(options)
     target = dataset_name(options.dataset)
     sources, compared = _sources(options, target)
-    landmark = find_landmark(options.init, options.configuration) if options.init is not None else None
+    landmark = find_pretrained(options.init, options.configuration) if options.init is not None else None
     request = replace(chain_request(options, target, sources), landmark=landmark, compared=compared)
     may_train = None if options.dry_run else partial(executor.check, devices)
     chain = load_chain(
@@ -237,3 +237,14 @@ def _add_overlap(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="[OPTIONAL] Leave such cases out of the sources, for each fold its own; see nnUNetv2_seq_overlap",
     )
+
+
+def compared_channels(affinity: Affinity, source: str) -> Pairs:
+    """Return the pairs of channels of a source and the target that the affinity compared; empty if it compared none."""
+    index = affinity.names.index(source)
+    mine, theirs = affinity.tasks[index].channels, affinity.tasks[-1].channels
+    readings = {f"{a} -> {b}": (a, b) for a in mine for b in theirs}
+    words = affinity.matches[index][: min(len(mine), len(theirs))]
+    if len(readings) < len(mine) * len(theirs) or not all(word in readings for word in words):
+        return ()
+    return tuple(readings[word] for word in words)

@@ -1,4 +1,4 @@
-"""Files that are never half-written: written aside, flushed to disk, renamed; and records read back with checks."""
+"""Write files that are never half-written, and records that are checked when they are read."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ _REASONS = {
     errno.EACCES: "permission denied; give yourself access",
     errno.EPERM: "permission denied; give yourself access",
 }
-"""What a user can mend when a file cannot be read or written, by the system's error number."""
+"""Advice for users by the system's error number."""
 
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to; renames it over ``path`` when the block ends without an error.
+    """Yield a path next to ``path`` to write to. Rename it to ``path`` when the block ends without an error.
 
-    ``keep``: the name under which the file that was at ``path`` stays, in place of the one of that name.
+    After an error nothing is left behind.
 
-    The name carries random digits, so that no two writers share it, on one machine or on several of a cluster.
-    Nothing is left behind after an error.
+    Args:
+        path: file to write or replace.
+        keep: path under which the previous file stays, replacing any file there.
 
-    Raises SeqTransferError where the disk is full or the folder cannot be written to.
+    Raises SeqTransferError if the disk is full or the folder is not writable.
     """
-    with naming_full_and_read_only_disks(path):
+    with disk_errors_as_user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays the last part of the name, since some writers (numpy, matplotlib) choose a format by it.
+        # Random digits: two writers, also on different machines, never share the file. The suffix stays last, since
+        # some writers (numpy, matplotlib) choose a format by it.
         aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
         try:
             yield aside
@@ -59,7 +61,7 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
 
 def _keep(path: Path, keep: Path) -> None:
-    """Gives a file a second name, so that its own is never missing; its only one where a folder takes no links."""
+    """Give a file a second name. Rename it if the file system has no links."""
     second = keep.with_name(f".{keep.stem}.{secrets.token_hex(4)}.tmp{keep.suffix}")
     try:
         os.link(path, second)
@@ -69,27 +71,27 @@ def _keep(path: Path, keep: Path) -> None:
     try:
         second.replace(keep)
     finally:
-        second.unlink(missing_ok=True)  # still there where both were the same file already
+        second.unlink(missing_ok=True)  # still there if both were the same file already
 
 
 @contextmanager
-def naming_full_and_read_only_disks(path: Path | str) -> Iterator[None]:
-    """Turns "no space", "read-only" and "permission denied" into a SeqTransferError that names ``path``."""
+def disk_errors_as_user_errors(path: Path | str) -> Iterator[None]:
+    """Turn "no space", "read-only" and "permission denied" into a SeqTransferError that names ``path``."""
     try:
         yield
     except OSError as error:
         reason = _REASONS.get(error.errno or 0)
         if reason is None:
             raise
-        # A file written aside means nothing to a user: the one that it was to become is named.
+        # Users do not know temporary files: name the final file.
         named = path if error.filename is None or ".tmp" in str(error.filename) else error.filename
-        raise SeqTransferError(f"cannot read or write {named}: {reason} and run the same command again") from error
+        raise SeqTransferError(f"cannot read or write {named}: {reason} then run the same command again") from error
 
 
 def write_json(path: Path, content: Any, *, compact: bool = False) -> None:
-    """Writes ``content`` as JSON, key order kept (nnU-Net's plans and dataset.json rely on it).
+    """Write ``content`` as JSON in the given key order, on which nnU-Net's plans and dataset.json rely.
 
-    ``compact``: on a single line, ten times as fast; for tables of numbers that nobody reads as JSON.
+    ``compact``: write a single line, which is ten times as fast. For tables of numbers.
     """
     with replacing(path) as aside:
         text = json.dumps(content, indent=None if compact else 4, sort_keys=False, allow_nan=False)
@@ -97,17 +99,17 @@ def write_json(path: Path, content: Any, *, compact: bool = False) -> None:
 
 
 def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
-    """The JSON object in ``path``.
+    """Return the JSON object in ``path``.
 
-    Raises RecordError, naming ``what`` and ``remedy``, where the file is missing, truncated or no JSON object.
-    A missing permission stays a PermissionError, which is no fault of the file.
+    Raises RecordError with ``what`` and ``remedy`` if the file is missing, truncated or no JSON object. A missing
+    permission stays a PermissionError, since the file may be fine.
     """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise RecordError(f"{what} is missing: {path}; {remedy}") from None
     except (IsADirectoryError, NotADirectoryError) as error:
-        raise RecordError(f"{what} is no file ({error.strerror}): {path}; {remedy}") from None
+        raise RecordError(f"{what} is not a file ({error.strerror}): {path}; {remedy}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecordError(f"{what} is broken ({error}): {path}; {remedy}") from None
     if not isinstance(content, dict):
@@ -116,7 +118,7 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
 
 
 def mend_json(path: Path, content: Any) -> None:
-    """Writes a JSON file of nnU-Net's anew, aside, where it is missing, broken or of other content."""
+    """Write a JSON file of nnU-Net again if it is missing, broken or has other content."""
     text = json.dumps(content, indent=4)
     found = found_json(path)
     if found is None or json.dumps(found, indent=4) != text:
@@ -125,7 +127,7 @@ def mend_json(path: Path, content: Any) -> None:
 
 
 def found_json(path: Path) -> Any:
-    """What a JSON file holds; None where it is missing or broken."""
+    """Return the content of a JSON file, None if it is missing or broken."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -133,30 +135,30 @@ def found_json(path: Path) -> Any:
 
 
 def write_record(path: Path, kind: str, version: int, content: dict[str, Any], *, compact: bool = False) -> None:
-    """Writes one of our records: its kind, its format number, and a checksum that tells when it was edited."""
+    """Write a record with its kind, format number and a checksum that reveals edits."""
     write_json(path, {"kind": kind, "format": version, "checksum": checksum(content), **content}, compact=compact)
 
 
 def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, Any]:
-    """The content of one of our records, as it was given to `write_record`.
+    """Return the content that was given to `write_record`.
 
-    Raises RecordError where the file is missing, truncated, of another kind, of a newer format, or was edited.
+    Raises RecordError if the file is missing, truncated, edited, of another kind, or of a newer format.
     """
     content = read_json(path, f"the {kind} file", remedy)
     if content.pop("kind", None) != kind:
-        raise RecordError(f"this is no {kind} file: {path}; {remedy}")
+        raise RecordError(f"not a {kind} file: {path}; {remedy}")
     found = content.pop("format", None)
     if isinstance(found, int) and found > version:
         raise RecordError(
             f"the {kind} file has format {found}, this version reads up to {version}: {path}; update nnunet-seqtransfer"
         )
     if content.pop("checksum", None) != checksum(content) or not isinstance(found, int):
-        raise RecordError(f"the {kind} file was edited or damaged (its checksum does not fit): {path}; {remedy}")
+        raise RecordError(f"the {kind} file was edited or damaged (wrong checksum): {path}; {remedy}")
     return content
 
 
 def write_dataclass(path: Path, kind: str, version: int, record: Any, *, compact: bool = False) -> None:
-    """Write a dataclass as one of our records: `write_record` of `to_json`."""
+    """Write a dataclass as a record: `write_record` of `to_json`."""
     write_record(path, kind, version, to_json(record), compact=compact)
 
 
@@ -204,46 +206,48 @@ def _decode(wanted: type, value: Any) -> Any:
 
 
 def checksum(content: Any) -> str:
-    """SHA-256 of ``content`` as canonical JSON: equal content has an equal checksum, whatever the key order."""
-    # Read back first: as JSON, keys are text, and sort as text.
+    """Return the SHA-256 of ``content`` as canonical JSON. The key order does not matter."""
+    # Read back first, since keys become text in JSON and must be sorted as text.
     return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
 def is_whole_archive(path: Path | BinaryIO) -> bool:
-    """Whether a file is a ZIP file with its end (as torch and NumPy write); 1 ms, nothing in it is read."""
+    """Return True for a ZIP file with its end, as torch and NumPy write. Takes 1 ms and reads no content."""
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # an end that is there, but damaged
+    except zipfile.BadZipFile:  # the end is there, but damaged
         return False
 
 
 def is_sound_archive(path: Path | BinaryIO) -> bool:
-    """Whether all that a ZIP file holds can be read and has its checksum (CRC-32); about a second per gigabyte.
+    """Return True if everything in a ZIP file can be read and matches its CRC-32. Takes about a second per gigabyte.
 
-    torch does not compare these checksums when it loads a file. Raises PermissionError where it may not be read.
+    torch does not compare these checksums. Raises PermissionError if the file may not be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # torch leaves unread what is marked as a folder, and its tensor as the memory happens to be
+            # torch skips entries marked as folders and leaves their tensors uninitialised
             marked = any(entry.external_attr & 0x10 for entry in archive.infolist())
             return not marked and archive.testzip() is None
     except PermissionError:
         raise
-    except Exception:  # whatever changed bytes make of sizes, flags and names
+    except Exception:  # damaged sizes, flags and names raise all kinds of errors
         return False
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def sha256(source: Path | BinaryIO) -> str:
+    """Return the SHA-256 of a file, or of a stream from its current position."""
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            return sha256(stream)
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    while block := source.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 
 def size_text(size: int) -> str:
-    """Bytes as people say them: "812 kB", "3.4 GB"."""
+    """Return a size in bytes as text for people: "812 kB", "3.4 GB"."""
     if size < 1e6:
         return f"{max(size / 1e3, 0):.0f} kB" if size >= 1e3 else f"{size} B"
     return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"

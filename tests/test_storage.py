@@ -14,7 +14,7 @@ import pytest
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 from nnunet_seqtransfer.storage import (
     checksum,
-    naming_full_and_read_only_disks,
+    disk_errors_as_user_errors,
     read_json,
     read_record,
     replacing,
@@ -146,7 +146,7 @@ def test_two_writers_never_share_a_name(file: Path) -> None:
 
 def test_the_error_names_the_path_of_the_failing_call() -> None:
     """Outside of `replacing`, the file that the system names is the one in the message."""
-    with pytest.raises(SeqTransferError, match=r"/data/x\.json"), naming_full_and_read_only_disks("/elsewhere"):
+    with pytest.raises(SeqTransferError, match=r"/data/x\.json"), disk_errors_as_user_errors("/elsewhere"):
         raise OSError(errno.ENOSPC, "full", "/data/x.json")
 
 

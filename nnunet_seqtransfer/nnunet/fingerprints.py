@@ -19,7 +19,7 @@ from nnunet_seqtransfer.errors import DatasetError, reason_of
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import reader_writer
-from nnunet_seqtransfer.storage import naming_full_and_read_only_disks, read_json
+from nnunet_seqtransfer.storage import disk_errors_as_user_errors, read_json
 
 FINGERPRINT = "dataset_fingerprint.json"
 
@@ -67,7 +67,7 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
     home = preprocessed_folder()
     staging = home / f".seqtransfer_fingerprints_{os.getpid()}"
     at_once = max(1, min(processes, len(datasets)))
-    with naming_full_and_read_only_disks(home):
+    with disk_errors_as_user_errors(home):
         staging.mkdir(exist_ok=True)  # a killed process may have had the same process id
         try:
             with (

@@ -17,6 +17,8 @@ DATASET_NAME = re.compile(r"Dataset(\d{3,})_.+")
 SEQTRANSFER_FOLDER = "seqtransfer"
 """Our folder inside the preprocessed and results folders of a dataset."""
 _MAX_LISTED = 10
+FINAL_CHECKPOINT, BEST_CHECKPOINT = "checkpoint_final.pth", "checkpoint_best.pth"
+"""Names that nnU-Net gives to the checkpoint of a finished training, and to that of the best epoch."""
 
 
 def raw_folder() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,35 +63,6 @@ def is_u_net(plans: dict[str, Any], configuration: str) -> bool:
     """Whether the network of these plans is one of the U-Nets that nnU-Net's planners choose."""
     architecture = plans["configurations"][configuration].get("architecture", {})
     return architecture.get("network_class_name") in U_NETS
-
-
-def trained_network(
-    plans: dict[str, Any], configuration: str, channels: int, weights: dict[str, Tensor]
-) -> tuple[nn.Module, dict[str, Any]] | None:
-    """The network of foreign plans with its weights loaded, and nnU-Net's ``arch_kwargs`` of it.
-
-    None where they do not fit each other, or the plans name any class but nnU-Net's own U-Nets and torch's layers:
-    foreign plans could name anything, and building a network calls what they name.
-    """
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans  # noqa: PLC0415 - slow imports
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415
-
-    try:
-        settings = PlansManager(plans).get_configuration(configuration)
-        kwargs = settings.network_arch_init_kwargs
-        imports = settings.network_arch_init_kwargs_req_import
-        named = [kwargs[key] for key in imports if kwargs[key] is not None]
-        layers = all(re.fullmatch(r"torch\.nn(\.modules\.[a-z]+)?\.[A-Z]\w+", name) for name in named)
-        if settings.network_arch_class_name not in U_NETS or not layers:
-            return None
-        heads = len(next(weights[name] for name in weights if ".seg_layers." in name))
-        network: nn.Module = get_network_from_plans(
-            settings.network_arch_class_name, kwargs, imports, channels, heads, False, True
-        )
-        network.load_state_dict(weights)
-    except (AssertionError, AttributeError, KeyError, RuntimeError, StopIteration, TypeError, ValueError):
-        return None  # plans of an older format, edited, or of another network: what it did before stays unknown
-    return network, kwargs
 
 
 def _build(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], *, initialise: bool) -> nn.Module:

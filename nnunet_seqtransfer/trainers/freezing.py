@@ -6,8 +6,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.transfer.checkpoints import HEADS
-from nnunet_seqtransfer.transfer.depths import ENCODER
+from nnunet_seqtransfer.transfer.tensor_roles import ENCODER, HEADS
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.storage import found_json, mend_json, naming_full_and_read_only_disks
+from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, mend_json
 from nnunet_seqtransfer.trainers.agreement import agreed
 from nnunet_seqtransfer.trainers.claim import objection, seen
 from nnunet_seqtransfer.trainers.keeping import NotKeptError, keep_checkpoint, sweep
@@ -79,7 +79,7 @@ class InterruptibleTrainer(nnUNetTrainer):
             if self._loaded == FINAL:  # trained already: nnU-Net would write the same checkpoint again
                 return
             try:
-                with naming_full_and_read_only_disks(self.output_folder):
+                with disk_errors_as_user_errors(self.output_folder):
                     self.run_epochs()
             except NotKeptError as error:
                 self._give_up(error)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nnunet_seqtransfer.trainers.schedule import SCALE
-from nnunet_seqtransfer.transfer.depths import depths
+from nnunet_seqtransfer.transfer.tensor_roles import depths
 
 
 def parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from nnunet_seqtransfer.nnunet.network import network_tensors
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.alignment import require_same_dimension
 from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks
-from nnunet_seqtransfer.training.handoff import Beginning, adapted_weights, begin, stage_correspondence
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.overlap_guard import find_exclusions
 from nnunet_seqtransfer.training.prepare import (
@@ -31,7 +30,8 @@ from nnunet_seqtransfer.training.stage_files import FINAL, stage_log
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage, chain_stages, previous_stage
 from nnunet_seqtransfer.training.state import Action, StageState, action_of, decide, inspect, require_same_origin
 from nnunet_seqtransfer.transfer.correspondence import Correspondence
-from nnunet_seqtransfer.transfer.depths import require_parts
+from nnunet_seqtransfer.transfer.handoff import InitialWeights, NewNetwork, from_model, from_stage, match_stages
+from nnunet_seqtransfer.transfer.tensor_roles import require_parts
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,32 @@ class Chain:
         """The stage whose weights this one starts from."""
         return previous_stage(self.stages, stage)
 
-    def beginning(self, stage: Stage, state: StageState) -> Beginning | None:
-        """What the model that the chain begins with gives to a stage that is about to start from it; else None.
+    def network(self, stage: Stage) -> NewNetwork:
+        """Return the network that a stage trains."""
+        task, plans = self.tasks[stage.dataset], self.plans[stage]
+        return NewNetwork(task, plans, stage.configuration, stage.recipe.seed, stage.keep_heads)
 
-        Raises CheckpointError where the model does not fit.
+    def from_model(self, stage: Stage, state: StageState, *, check_only: bool = False) -> InitialWeights | None:
+        """Return the pretrained model's weights for a stage that is about to start from it, otherwise None.
+
+        Raises CheckpointError if the model does not fit.
         """
         landmark, is_next = self.request.landmark, self.actions[stage] is Action.START and not state.weights
         if landmark is None or not is_next or self.previous(stage) is not None:
             return None
-        task, plans = self.tasks[stage.dataset], self.plans[stage]
-        return begin(landmark, stage, task, plans, self.request.min_coverage)
+        return from_model(landmark, self.network(stage), self.request.min_coverage, check_only=check_only)
+
+    def from_previous(self, previous: Stage, stage: Stage, *, check_only: bool = False) -> InitialWeights:
+        """Return the weights that ``previous`` hands to ``stage``. Raises CheckpointError if they do not fit."""
+        checkpoint, match = previous.output / FINAL, self.match(previous, stage)
+        task = self.tasks[previous.dataset]
+        return from_stage(checkpoint, task, self.network(stage), match, check_only=check_only)
 
     def match(self, previous: Stage, stage: Stage) -> Correspondence:
         """Which channels and heads go together at the hand-off from ``previous``."""
         # what the affinity compared is each source with the target, so that it counts at the last hand-off alone
         compared = self.request.compared.get(previous.dataset, ()) if stage.role == "target" else ()
-        before, task = self.tasks[previous.dataset], self.tasks[stage.dataset]
-        return stage_correspondence(before, stage, task, self.plans[stage], compared)
+        return match_stages(self.tasks[previous.dataset], self.network(stage), compared)
 
     def weights_are_stale(self, previous: Stage, stage: Stage, state: StageState) -> bool:
         """Whether the weights handed from ``previous`` must be made: none are there, or they would be others now.
@@ -88,7 +97,7 @@ class Chain:
         if state.siblings and not stage.has_own_weights:
             return False
         match = self.match(previous, stage)
-        return (init.channels, init.heads) != (match.channels, match.heads.places if match.heads else None)
+        return (init.channels, init.heads) != (match.channels, match.heads.indices if match.heads else None)
 
     def starts_like_another(self, stage: Stage) -> bool:
         """Whether an earlier fold starts from the same weights, so that these need no second look."""
@@ -192,16 +201,21 @@ def _check_stages(chain: Chain, states: dict[Stage, StageState]) -> None:
         require_own_plans(stage, states[stage], chain.plans[stage])
         if stage.recipe.needs_places:
             dataset_json = chain.tasks[stage.dataset].dataset_json
-            require_parts(network_tensors(chain.plans[stage], stage.configuration, dataset_json), stage.recipe)
+            tensors = network_tensors(chain.plans[stage], stage.configuration, dataset_json)
+            recipe = stage.recipe
+            require_parts(
+                tensors,
+                levels=recipe.layer_decay != 1,
+                heads=recipe.heads_first_epochs > 0,
+                encoder=recipe.frozen_encoder_epochs > 0,
+            )
         previous = chain.previous(stage)
         if previous is not None:
             require_same_origin(stage, states[stage], previous)
             if _is_next(chain, stage, previous) and chain.weights_are_stale(previous, stage, states[stage]):
-                tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
-                match = chain.match(previous, stage)
-                adapted_weights(previous, stage, tasks, chain.plans[stage], match)  # raises where it cannot be
+                chain.from_previous(previous, stage, check_only=True)  # raises if it cannot be
         elif not chain.starts_like_another(stage):
-            chain.beginning(stage, states[stage])  # raises where the model does not fit
+            chain.from_model(stage, states[stage], check_only=True)  # raises if the model does not fit
     first = {stage.dataset: stage for stage in reversed(chain.stages)}
     configuration = chain.request.configuration
     require_space(

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from nnunet_seqtransfer.nnunet.plans import data_folder, plans_path
 from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.training.chain import Chain
-from nnunet_seqtransfer.training.handoff import Beginning
 from nnunet_seqtransfer.training.prepare import preprocessed_bytes
 from nnunet_seqtransfer.training.stage_files import FINAL
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.state import Action, inspect
 from nnunet_seqtransfer.transfer.correspondence import Correspondence, channel_words
+from nnunet_seqtransfer.transfer.handoff import InitialWeights
 
 GPU_SECONDS_PER_ITERATION = 45 / 250
 """nnU-Net's published epoch times on an A100 are 41-47 s for 250 iterations. Its planner fills the graphics memory
@@ -59,23 +59,20 @@ def _describe(chain: Chain, stage: Stage, seconds: float) -> list[str]:
         lines.append(f"           weights of {previous.output / FINAL}")
         before, task = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
         lines += _describe_match(chain.match(previous, stage), before.channels, task.channels)
-    beginning = None if chain.starts_like_another(stage) else chain.beginning(stage, inspect(stage))
-    if beginning is not None:
-        lines += _describe_beginning(beginning)
-        lines += _describe_match(beginning.match, beginning.names, chain.tasks[stage.dataset].channels)
+    initial = None if chain.starts_like_another(stage) else chain.from_model(stage, inspect(stage), check_only=True)
+    if initial is not None:
+        lines += _describe_initial(initial)
+        lines += _describe_match(initial.match, initial.channels, chain.tasks[stage.dataset].channels)
     lines.append(f"  writes   {plans_path(stage.dataset, stage.plans_name)}")
     lines.append(f"           {stage.output}")
     return lines
 
 
-def _describe_beginning(beginning: Beginning) -> list[str]:
-    """The model that the stage starts from, what of it comes over, and the first batch through it."""
-    lines = [f"           weights of {beginning.landmark}", f"           {beginning.adaptation.summary()}"]
-    if beginning.adaptation.coverage < 1:
-        lines.append(f"           missing: {beginning.adaptation.reasons()}")
-    levels = [beginning.after] if beginning.before is None else [beginning.before, beginning.after]
-    figures = " -> ".join("/".join(f"{level:.2g}" for level in batch.levels) for batch in levels)
-    lines.append(f"           first batch: features of standard deviation {figures}")
+def _describe_initial(initial: InitialWeights) -> list[str]:
+    """Return the model that the stage starts from, and how much of the network it gives."""
+    lines = [f"           weights of {initial.origin}", f"           {initial.adaptation.summary()}"]
+    if initial.adaptation.coverage < 1:
+        lines.append(f"           missing: {initial.adaptation.reasons()}")
     return lines
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
+from nnunet_seqtransfer.storage import disk_errors_as_user_errors
 
 LEASE_SECONDS = 60.0
 """How long a holder on another machine may be silent before its lock is taken over; it gives a sign three times in
@@ -97,7 +97,7 @@ def require_free(path: Path, what: str, notify: Callable[[str], None], patience:
 def _held(
     path: Path, acquire: Callable[[SoftFileLease], None], on_loss: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    with naming_full_and_read_only_disks(path):
+    with disk_errors_as_user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, thread_local=False, on_compromise=lambda _: on_loss())
         acquire(lease)

@@ -13,7 +13,7 @@ from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import data_folder, plans_path
 from nnunet_seqtransfer.nnunet.preprocessing import preprocess_case_to, preprocessed_cases, resampled_voxels
 from nnunet_seqtransfer.parallel import run_in_processes
-from nnunet_seqtransfer.storage import found_json, naming_full_and_read_only_disks, size_text, write_json
+from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, size_text, write_json
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.plans_file import read_stage_plans
@@ -114,7 +114,7 @@ def preprocess_missing(task: Task, plans: dict[str, Any], configuration: str, pr
         )
     folder = data_folder(task.dataset, plans, configuration)
     staging = folder.with_name(f".{folder.name}.tmp")
-    with naming_full_and_read_only_disks(folder):
+    with disk_errors_as_user_errors(folder):
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         folder.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.locks import locked_in_turn
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage
-from nnunet_seqtransfer.transfer.pretrained import Landmark
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
 if TYPE_CHECKING:
     from nnunet_seqtransfer.training.chain import Chain
@@ -185,7 +185,7 @@ def _read_request(content: Mapping[str, Any]) -> ChainRequest:
         "source_recipes": tuple(Recipe(**recipe) for recipe in content["source_recipes"]),
         "target_recipe": Recipe(**content["target_recipe"]),
         "compared": {source: tuple((a, b) for a, b in pairs) for source, pairs in content["compared"].items()},
-        "landmark": Landmark(**{**landmark, "file": Path(landmark["file"])}) if landmark is not None else None,
+        "landmark": PretrainedModel(**{**landmark, "file": Path(landmark["file"])}) if landmark is not None else None,
     }
     return ChainRequest(**{**content, **changed})
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.datasets import write_missing_splits
+from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
-from nnunet_seqtransfer.storage import naming_full_and_read_only_disks
+from nnunet_seqtransfer.storage import disk_errors_as_user_errors
 from nnunet_seqtransfer.training.chain import Chain
-from nnunet_seqtransfer.training.handoff import hand_over, write_beginning
 from nnunet_seqtransfer.training.job import DeviceOptions, Job, stage_job
 from nnunet_seqtransfer.training.locks import locked, locked_in_turn, require_free, training_lock
 from nnunet_seqtransfer.training.prepare import preprocess_missing, require_own_plans, write_stage_plans
-from nnunet_seqtransfer.training.recipe import StageBlock
+from nnunet_seqtransfer.training.recipe import Init, StageBlock
 from nnunet_seqtransfer.training.recovery import recover
 from nnunet_seqtransfer.training.repair import (
     copy_dataset_json,
@@ -28,6 +29,8 @@ from nnunet_seqtransfer.training.repair import (
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.state import Action, StageState, action_of, inspect, require_same, require_same_origin
 from nnunet_seqtransfer.training.supervise import run_job
+from nnunet_seqtransfer.transfer.checkpoints import write_weights
+from nnunet_seqtransfer.transfer.handoff import InitialWeights
 
 Notify = Callable[[str], None]
 
@@ -61,7 +64,7 @@ def run_stage(
             mend_results(stage, chain.tasks[stage.dataset])
         return
     lock: Callable[..., AbstractContextManager[None]] = locked_in_turn if wait else locked
-    with naming_full_and_read_only_disks(stage.output), lock(stage.lock, chain.title(stage), notify):
+    with disk_errors_as_user_errors(stage.output), lock(stage.lock, chain.title(stage), notify):
         require_free(training_lock(stage.output), chain.title(stage), notify)
         state = inspect(stage)
         _require_same(chain, stage, state)
@@ -135,20 +138,34 @@ def _block(chain: Chain, stage: Stage, state: StageState, action: Action, notify
     )
     if action is not Action.START:
         return block
-    previous, task, plans = chain.previous(stage), chain.tasks[stage.dataset], chain.plans[stage]
+    previous, initial = chain.previous(stage), None
     if previous is not None and chain.weights_are_stale(previous, stage, state):
         if not inspect(previous).final:
             raise StageError(
                 f"{chain.title(stage)} begins with the weights of {previous.output}, which is not trained yet; run "
                 "nnUNetv2_seq_train, or nnUNetv2_seq_continue without -stage, which trains all in their order"
             )
-        match = chain.match(previous, stage)
-        if match.heads:
-            notify(match.heads.words)
-        return replace(block, init=hand_over(previous, stage, (chain.tasks[previous.dataset], task), plans, match))
-    beginning = chain.beginning(stage, state)
-    if beginning is None:
+        initial = chain.from_previous(previous, stage)
+    elif previous is None:
+        initial = chain.from_model(stage, state)
+    if initial is None:
         return block
-    if beginning.match.heads:
-        notify(beginning.match.heads.words)
-    return replace(block, init=write_beginning(beginning, stage))
+    if initial.match.heads:
+        notify(initial.match.heads.words)
+    return replace(block, init=write_initial(initial, stage))
+
+
+def write_initial(initial: InitialWeights, stage: Stage) -> Init:
+    """Write the weights that ``stage`` starts from. Return their record."""
+    checkpoint = Path(initial.origin)
+    if checkpoint.is_relative_to(results_folder()) and len(stage.path) > 1:  # stages move with nnUNet_results
+        checkpoint = checkpoint.relative_to(results_folder())
+    return Init(
+        checkpoint=str(checkpoint),
+        checkpoint_sha256=initial.sha256,
+        weights=str(stage.weights.relative_to(results_folder())),
+        weights_sha256=write_weights(stage.weights, initial.weights),
+        coverage=initial.adaptation.coverage,
+        channels=initial.match.channels,
+        heads=initial.match.heads.indices if initial.match.heads else None,
+    )

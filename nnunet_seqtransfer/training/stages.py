@@ -12,7 +12,7 @@ from nnunet_seqtransfer.nnunet.folders import dataset_id, output_base
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stage_files import stage_lock, weights_file
-from nnunet_seqtransfer.transfer.pretrained import Landmark
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
 if TYPE_CHECKING:
     from nnunet_seqtransfer.transfer.correspondence import Pairs
@@ -118,7 +118,7 @@ class ChainRequest:
     "Told apart from chains along the same path with another recipe."
     overlap: Literal["refuse", "allow", "exclude"] = "refuse"
     "What is done about cases of the sources that the target validates on."
-    landmark: Landmark | None = None
+    landmark: PretrainedModel | None = None
     "An existing model whose weights the first stage starts from; None for random weights."
     min_coverage: float = DEFAULT_COVERAGE
     "The least share of the network's parameters that the landmark must give."

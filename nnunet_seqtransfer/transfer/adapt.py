@@ -1,4 +1,4 @@
-"""Weights of one network for another of nnU-Net's architectures, and an account of what was copied, adapted, or new."""
+"""Adapt the weights of one network to another, and account for what was copied, adapted or new."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.transfer.checkpoints import require_finite
 from nnunet_seqtransfer.transfer.kernels import (
     match_channels,
     place_in,
@@ -17,57 +17,60 @@ from nnunet_seqtransfer.transfer.kernels import (
     resize_upsampling,
     spread_mean,
 )
-from nnunet_seqtransfer.transfer.tensor_roles import Place, counterpart, places, replaces_plain_stage
+from nnunet_seqtransfer.transfer.tensor_roles import TensorRole, counterpart, replaces_plain_stage, tensor_roles
 
 How = Literal["copied", "adapted", "new"]
 _HOWS: tuple[How, ...] = ("copied", "adapted", "new")
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TensorChange:
-    """Where one tensor of the new network comes from."""
+    """Origin of one tensor of the new network."""
 
     name: str
-    "Its name; tensors of several names are listed once."
+    "Name of the tensor; a tensor with several names is listed once."
     source: str | None
-    "The old network's tensor that it is made from; None where it is new."
+    "Name of the old network's tensor that it is made from; None if new."
     how: How
-    "Bit by bit, by a rule, or as nnU-Net initialises it."
+    "copied bit by bit, adapted by rules, or new as nnU-Net initialises it."
     reason: str
-    "The rules, such as kernel 1x3x3 -> 3x3x3, or why it is new; empty where copied."
+    "Rules, such as kernel 1x3x3 -> 3x3x3, or why it is new; empty if copied."
     parameters: int
-    "How many values it has."
+    "Number of values."
     transferred: float
-    "How many of these come from the old network; see `place_in`."
+    "Number of values that come from the old network; see `place_in`."
+    shapes: tuple[Shape | None, Shape] = (None, ())
+    "Shape in the old network (None if new) and in the new one."
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What became of a network's weights in another network."""
+    """Account of a network's weights in another network."""
 
     tensors: tuple[TensorChange, ...] = field(repr=False)
-    "The new network's body, in its order, heads left out."
+    "Tensors of the new network without its heads, in its order."
     heads: tuple[TensorChange, ...] = field(repr=False)
-    "The heads' tensors that were kept on request."
+    "Tensors of heads that were kept on request."
     left_behind: tuple[str, ...] = field(repr=False)
-    "Tensors of the old network's body that nothing was made from."
+    "Tensors of the old network without its heads that are not used."
 
     @property
     def coverage(self) -> float:
-        """Share of the body's parameters that come from the old network, 0 to 1."""
+        """Return the share of parameters, heads excluded, that come from the old network, 0 to 1."""
         return sum(change.transferred for change in self.tensors) / sum(change.parameters for change in self.tensors)
 
     def count(self, how: How) -> int:
-        """Number of the body's tensors of this kind."""
+        """Return the number of tensors of this kind, heads excluded."""
         return sum(change.how == how for change in self.tensors)
 
     def share(self, how: How) -> float:
-        """Share of the body's parameters that lie in tensors of this kind, 0 to 1."""
+        """Return the share of parameters, heads excluded, in tensors of this kind, 0 to 1."""
         parameters = sum(change.parameters for change in self.tensors)
         return sum(change.parameters for change in self.tensors if change.how == how) / parameters
 
     def reasons(self, most: int = 3) -> str:
-        """The largest reasons for what is missing: "encoder level 5: no counterpart (41 %), ..."."""
+        """Return the main reasons for missing parameters: "encoder level 5: no counterpart (41 %), ..."."""
         missing: dict[str, float] = {}
         for change in self.tensors:
             if change.transferred < change.parameters:
@@ -78,10 +81,10 @@ class Adaptation:
         return ", ".join(f"{reason} ({100 * missing[reason] / total:.0f} %)" for reason in largest)
 
     def summary(self) -> str:
-        """One line of figures."""
+        """Return one line of figures."""
         parts = [f"{how} {self.count(how)} tensors ({100 * self.share(how):.1f} %)" for how in _HOWS if self.count(how)]
-        behind = f", {len(self.left_behind)} of the old left behind" if self.left_behind else ""
-        return f"coverage {self.coverage:.3f}: {', '.join(parts)} of the network's parameters{behind}"
+        unused = f", {len(self.left_behind)} old tensors not used" if self.left_behind else ""
+        return f"coverage {self.coverage:.3f}: {', '.join(parts)} of the network's parameters{unused}"
 
 
 def adapt(
@@ -89,29 +92,80 @@ def adapt(
     fresh: Mapping[str, Tensor],
     channels: Sequence[int | None] | None = None,
     keep_heads: Mapping[int, int] | None = None,
+    inputs: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Tensor], Adaptation]:
-    """The weights of one network for another, of another depth, width, kernel size, dimension or encoder.
+    """Adapt weights to a network of another depth, width, kernel size, dimension, encoder or number of channels.
+
+    The rules are `counterpart` and the functions in kernels.py. Tensors of equal shape are copied bit by bit, but for
+    input channels in another order.
 
     Args:
         weights: all tensors of the old network, by nnU-Net's names.
-        fresh: all tensors of the new network, as nnU-Net initialises it, aliases sharing their memory. Not changed.
-        channels: for each new input channel the old one that it is like, or None; without it, where the number of
-            channels differs, each new channel reads the mean (`kernels.spread_mean`).
-        keep_heads: new output -> old output of the network (classes, or regions) whose head is kept.
+        fresh: all tensors of the new network as nnU-Net initialises it; aliases share memory. Not changed.
+        channels: for each new input channel the index of the old channel that it resembles, or None. Without it, each
+            new channel reads the mean if the number of channels differs (`spread_mean`).
+        keep_heads: new output -> old output (classes or regions) whose head is kept.
+        inputs: numbers of input channels before and after. Needed only to find the tensors that read the input in
+            networks other than nnU-Net's U-Nets.
 
     Returns:
-        The new network's body, and its heads where some are kept; and what was done. The rules are those of
-        `places.counterpart` and of the functions in kernels.py. Between equal architectures every bit is copied.
+        The new network's tensors without heads, plus the heads if some are kept; and the account.
 
-    Raises CheckpointError where a tensor holds NaN or infinity, or there is no head of a class to keep.
+    Raises CheckpointError if a tensor holds NaN or infinity, or a head to keep does not exist.
     """
-    made, adaptation = _adapt(weights, fresh, channels, keep_heads)
+    made, adaptation = _adapt(weights, fresh, channels, keep_heads, inputs)
     return dict(_with_aliases(made, fresh)), adaptation
 
 
-def account(weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Adaptation:
-    """The account alone of `adapt`, for which shapes suffice: tensors may be of torch's meta device."""
-    return _adapt(weights, fresh, None, None)[1]
+def account(
+    weights: Mapping[str, Tensor],
+    fresh: Mapping[str, Tensor],
+    channels: Sequence[int | None] | None = None,
+    keep_heads: Mapping[int, int] | None = None,
+    inputs: tuple[int, int] | None = None,
+) -> Adaptation:
+    """Return the account of `adapt` from names and shapes alone; both networks may lie on torch's meta device."""
+    shapes, wanted = (
+        {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        for tensors in (weights, fresh)
+    )
+    return _adapt(shapes, wanted, channels, keep_heads, inputs)[1]
+
+
+def require_coverage(adaptation: Adaptation, least: float, origin: str) -> None:
+    """Raise CheckpointError, with the main reasons, if ``origin`` gives less than ``least`` of the parameters."""
+    if adaptation.coverage < least:
+        raise CheckpointError(
+            f"{origin} gives only {adaptation.coverage:.3f} of the network's parameters, below -min_coverage "
+            f"{least:g}; missing: {adaptation.reasons()}; use a model of a more similar architecture, or lower it"
+        )
+
+
+def require_same_architecture(adaptation: Adaptation, channels: tuple[int, int], origin: str) -> None:
+    """Raise CheckpointError, with a tensor and both shapes, if two networks differ in more than channels and heads.
+
+    ``channels``: numbers of input channels before and after.
+    """
+    allowed = f"channels {channels[0]} -> {channels[1]}"
+    unfit = next((change for change in adaptation.tensors if change.reason not in ("", allowed)), None)
+    if unfit is None and not adaptation.left_behind:
+        return
+    if unfit is None:
+        reason = f"the network has no {adaptation.left_behind[0]}"
+    elif unfit.shapes[0] is None:
+        reason = f"it has no {unfit.name}"
+    else:
+        reason = f"{unfit.name} has shape {unfit.shapes[0]}, the network needs {unfit.shapes[1]}"
+    raise CheckpointError(f"{origin} has another architecture: {reason}; use plans of one architecture throughout")
+
+
+def require_finite(name: str, tensor: Tensor) -> None:
+    """Raise CheckpointError if a tensor of a checkpoint holds NaN or infinity."""
+    if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
+        raise CheckpointError(
+            f"the previous training has diverged: {name} holds NaN or infinity; train that stage again with a "
+            "smaller -initial_lr"
+        )
 
 
 def _adapt(
@@ -119,75 +173,79 @@ def _adapt(
     fresh: Mapping[str, Tensor],
     channels: Sequence[int | None] | None,
     keep_heads: Mapping[int, int] | None,
+    inputs: tuple[int, int] | None,
 ) -> tuple[dict[str, Tensor], Adaptation]:
-    """What is made, each tensor under one of its names, and the account."""
-    old, new = places(weights), places(fresh)
+    """Return the made tensors, each under one of its names, and the account."""
+    old, new = tensor_roles(weights), tensor_roles(fresh)
     made: dict[str, Tensor] = {}
     body, heads = [], []
-    for place, name in new.items():
-        source = counterpart(place, new, old)
-        if place.part == "head":
+    for role, name in new.items():
+        source = counterpart(role, new, old)
+        if role.part == "head":
             if source is not None and keep_heads:
                 made[name], change = _keep_heads(name, (source, weights[source]), fresh[name], keep_heads)
                 heads.append(change)
-        elif source is None or not _can_be_made_of(place, weights[source], fresh[name]):
-            made[name] = _start(place, fresh[name], new, old)
-            body.append(TensorChange(name, None, "new", f"{place}: no counterpart", fresh[name].numel(), 0))
+        elif source is None or not _is_adaptable(role, weights[source], fresh[name], inputs):
+            made[name] = _start(role, fresh[name], new, old)
+            shapes = None if source is None else tuple(weights[source].shape), tuple(fresh[name].shape)
+            body.append(TensorChange(name, None, "new", f"{role}: no counterpart", fresh[name].numel(), 0, shapes))
         else:
             require_finite(source, weights[source])
-            made[name], change = _hand_on(name, place, (source, weights[source]), fresh[name], channels)
+            made[name], change = _transfer(name, role, (source, weights[source]), fresh[name], channels)
             body.append(change)
     used = {change.source for change in (*body, *heads)}
-    behind = tuple(name for place, name in old.items() if place.part != "head" and name not in used)
-    return made, Adaptation(tuple(body), tuple(heads), behind)
-
-
-def require_coverage(adaptation: Adaptation, least: float, origin: str) -> None:
-    """Raises CheckpointError, with the largest reasons, where less than ``least`` of a network's weights come over."""
-    if adaptation.coverage < least:
-        raise CheckpointError(
-            f"{origin} would give only {adaptation.coverage:.3f} of the network's weights, at least {least:g} are "
-            f"wanted; missing: {adaptation.reasons()}; take a model of a nearer architecture, or lower -min_coverage"
-        )
+    unused = tuple(name for role, name in old.items() if role.part != "head" and name not in used)
+    return made, Adaptation(tuple(body), tuple(heads), unused)
 
 
 def _with_aliases(made: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
-    """Every name of the tensors in ``made``, in the network's order: aliases are told by sharing their memory."""
+    """Yield every name of the tensors in ``made``, in the network's order. Aliases share memory."""
     names = {fresh[name].data_ptr(): name for name in made}
     for name, tensor in fresh.items():
-        if tensor.data_ptr() in names:
-            yield name, made[names[tensor.data_ptr()]].clone()
+        if name in made or tensor.data_ptr() in names:
+            yield name, made[name if name in made else names[tensor.data_ptr()]].clone()
 
 
-def _can_be_made_of(place: Place, weight: Tensor, fresh: Tensor) -> bool:
-    """Whether the rules apply: a foreign checkpoint may hold anything under the name of a convolution."""
-    if place.part == "other":
-        return weight.shape == fresh.shape
-    if weight.numel() == 0 or not weight.is_floating_point():
+def _is_adaptable(role: TensorRole, weight: Tensor, fresh: Tensor, inputs: tuple[int, int] | None) -> bool:
+    """Return True if the rules apply. A foreign checkpoint may hold anything under the name of a convolution."""
+    if weight.is_floating_point() != fresh.is_floating_point():
+        return False
+    if weight.shape == fresh.shape or _reads_input(role, weight, fresh, inputs):
+        return True
+    if role.part == "other" or weight.numel() == 0 or not weight.is_floating_point():
         return False
     if weight.ndim == 1 or fresh.ndim == 1:
         return weight.ndim == fresh.ndim
-    return weight.ndim in (4, 5) and (not _reads_both(place) or weight.shape[1] % 2 == 0)
+    return weight.ndim in (4, 5) and (not _reads_both(role) or weight.shape[1] % 2 == 0)
 
 
-def _start(place: Place, fresh: Tensor, new: Mapping[Place, str], old: Mapping[Place, str]) -> Tensor:
-    """As nnU-Net initialises it, but for skips beside a plain stage's convolutions, which start at 0."""
-    beside = place.part == "skip" and place.tensor.startswith("norm.") and replaces_plain_stage(place, new, old)
-    return fresh.new_zeros(fresh.shape) if beside else fresh.clone()
+def _reads_input(role: TensorRole, weight: Tensor, fresh: Tensor, inputs: tuple[int, int] | None) -> bool:
+    """Return True for a convolution of an unknown network that reads the image: only its channels differ."""
+    if role.part != "other" or inputs is None or weight.ndim < 3 or weight.ndim != fresh.ndim:
+        return False
+    others = weight.shape[:1] == fresh.shape[:1] and weight.shape[2:] == fresh.shape[2:]
+    return others and (weight.shape[1], fresh.shape[1]) == inputs
 
 
-def _hand_on(
-    name: str, place: Place, source: tuple[str, Tensor], fresh: Tensor, channels: Sequence[int | None] | None
+def _start(role: TensorRole, fresh: Tensor, new: Mapping[TensorRole, str], old: Mapping[TensorRole, str]) -> Tensor:
+    """Return nnU-Net's initial values; 0 for a skip next to the convolutions of a former plain stage."""
+    silent = role.part == "skip" and role.tensor.startswith("norm.") and replaces_plain_stage(role, new, old)
+    return fresh.new_zeros(fresh.shape) if silent else fresh.clone()
+
+
+def _transfer(
+    name: str, role: TensorRole, source: tuple[str, Tensor], fresh: Tensor, channels: Sequence[int | None] | None
 ) -> tuple[Tensor, TensorChange]:
-    """One tensor of the body, made from the old network's."""
+    """Make one tensor from the old network's."""
     weight = source[1].detach().to(fresh)
+    shapes = tuple(weight.shape), tuple(fresh.shape)
     rules = []
     if weight.ndim > 1 and weight.shape[2:] != fresh.shape[2:]:
         rules.append(f"kernel {_size(weight.shape[2:])} -> {_size(fresh.shape[2:])}")
-        weight = (resize_upsampling if place.part == "up" else resize_convolution)(weight, fresh.shape[2:])
-    if weight.ndim > 1 and place.part == "first":
+        weight = (resize_upsampling if role.part == "up" else resize_convolution)(weight, fresh.shape[2:])
+    if weight.ndim > 1 and role.part in ("first", "other"):
         before = weight
-        if channels is not None:
+        if channels is not None and role.part == "first":
             weight = match_channels(weight, channels)
         elif weight.shape[1] != fresh.shape[1]:
             weight = spread_mean(weight, fresh.shape[1])
@@ -196,27 +254,27 @@ def _hand_on(
     transferred = float(fresh.numel())
     if weight.shape != fresh.shape:
         rules.append(f"width {_size(weight.shape[:2])} -> {_size(fresh.shape[:2])}")
-        weight, transferred = _widen(place, weight, fresh)
+        weight, transferred = _widen(role, weight, fresh)
     how: How = "adapted" if rules else "copied"
-    return weight.clone(), TensorChange(name, source[0], how, ", ".join(rules), fresh.numel(), transferred)
+    return weight.clone(), TensorChange(name, source[0], how, ", ".join(rules), fresh.numel(), transferred, shapes)
 
 
-def _widen(place: Place, weight: Tensor, fresh: Tensor) -> tuple[Tensor, float]:
-    if place.part == "up" and weight.ndim > 1:  # a transposed convolution's inputs come first
+def _widen(role: TensorRole, weight: Tensor, fresh: Tensor) -> tuple[Tensor, float]:
+    if role.part == "up" and weight.ndim > 1:  # transposed convolutions have their inputs first
         widened, transferred = place_in(fresh.transpose(0, 1), weight.transpose(0, 1))
         return widened.transpose(0, 1).contiguous(), transferred
-    return place_in(fresh, weight, 2 if _reads_both(place) and weight.ndim > 1 else 1)
+    return place_in(fresh, weight, 2 if _reads_both(role) and weight.ndim > 1 else 1)
 
 
-def _reads_both(place: Place) -> bool:
-    """Whether a convolution reads two things of equal width: what comes from below, then the encoder's features."""
-    return place.part == "decoder" and place.position == 0
+def _reads_both(role: TensorRole) -> bool:
+    """Return True for a convolution that reads upsampled features and the encoder's, of equal width."""
+    return role.part == "decoder" and role.position == 0
 
 
 def _keep_heads(
     name: str, source: tuple[str, Tensor], fresh: Tensor, kept: Mapping[int, int]
 ) -> tuple[Tensor, TensorChange]:
-    """A head whose outputs ``kept`` are the old ones; the others as nnU-Net initialises them."""
+    """Make a head with the old outputs in ``kept`` (new -> old); other outputs stay as nnU-Net initialises them."""
     require_finite(*source)
     weight = source[1].detach().to(fresh)
     if max(kept.values()) >= len(weight) or max(kept) >= len(fresh) or min(*kept, *kept.values()) < 0:
@@ -230,7 +288,8 @@ def _keep_heads(
         head[row : row + 1], values = place_in(fresh[row : row + 1], weight[old : old + 1])
         transferred += values
     reason = f"{len(kept)} of {len(fresh)} outputs kept"
-    return head, TensorChange(name, source[0], "adapted", reason, fresh.numel(), transferred)
+    shapes = tuple(source[1].shape), tuple(fresh.shape)
+    return head, TensorChange(name, source[0], "adapted", reason, fresh.numel(), transferred, shapes)
 
 
 def _size(shape: Sequence[int]) -> str:

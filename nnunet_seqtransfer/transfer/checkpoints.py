@@ -1,9 +1,11 @@
-"""Checkpoints: whether they are whole, loading them safely, and handing their weights to the next network."""
+"""Load checkpoints safely, and write and read the weights that a stage starts from."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+from _codecs import encode
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,124 +15,89 @@ from torch import Tensor, nn
 
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.storage import is_sound_archive, is_whole_archive, replacing, sha256
-from nnunet_seqtransfer.transfer.kernels import spread_mean
+from nnunet_seqtransfer.transfer.tensor_roles import HEADS
 
-HEADS = ".seg_layers."
-"""Part of the name of every tensor of the segmentation heads, nnU-Net's own mark for what is not transferred."""
 _SCALAR = np.float64(0).__reduce__()[0]
+_ARRAY = np.empty(0).__reduce__()[0]
 _SAFE: list[Any] = [
     np.dtype,
-    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")},
-    # numpy's constructor of scalars is private, and NumPy 2 moved it: files of both versions are read
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.ndarray,
+    encode,  # pickle writes the bytes of an array as text
+    # Only these element types: an array of objects could hold anything.
+    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")},
+    # NumPy's private constructors have another path in NumPy 2. Files of both versions are read.
+    *((_SCALAR, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+    *((_ARRAY, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
 ]
+_NAMED = re.compile(r"GLOBAL ([\w.]+)|but got <class '([\w.]+)'>")
+REMEDY = "train that stage again, or restore the file"
 
 
-def load_checkpoint(
-    path: Path,
-    stream: BinaryIO | None = None,
-    remedy: str = "train that stage again, or restore the file",
-    *,
-    lazy: bool = False,
-    compared: bool = False,
-) -> dict[str, Any]:
-    """A checkpoint on the CPU, without running code it may carry (``weights_only=True``).
+def load_checkpoint(path: Path, remedy: str = REMEDY, *, lazy: bool = False, compared: bool = False) -> dict[str, Any]:
+    """Load a checkpoint of nnU-Net on the CPU without running code that it may carry (``weights_only=True``).
 
-    ``stream``: its bytes, where ``path`` is an archive that it lies in. ``remedy``: what a user is told to do.
-    ``lazy``: the file is mapped into memory, so that no value of a tensor is read before it is used. ``compared``: all
-    of it is read and compared with its checksums first, as for weights that others start from.
+    Args:
+        path: the checkpoint.
+        remedy: advice for users in error messages.
+        lazy: map the file into memory, so that values are only read when used.
+        compared: read the whole file and compare its checksums first, for weights that others start from.
 
-    nnU-Net's checkpoints hold a few NumPy scalars beside tensors; these are declared safe, nothing else is.
-
-    Raises CheckpointError where the file is missing, truncated, holds other objects, or is no nnU-Net checkpoint.
+    Raises CheckpointError if the file is missing, truncated, damaged, unsafe, or no checkpoint of nnU-Net.
     """
     if not path.is_file():
         raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
-    if not is_whole_archive(stream or path):
+    if not is_whole_archive(path):
         raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
-    if compared and not is_sound_archive(stream or path):
-        raise CheckpointError(f"the checkpoint is damaged (its checksums do not fit): {path}; {remedy}")
-    if stream is not None:
-        stream.seek(0)  # torch takes what begins elsewhere for its old format
-    try:
-        with torch.serialization.safe_globals(_SAFE):
-            checkpoint: dict[str, Any] = torch.load(stream or path, map_location="cpu", weights_only=True, mmap=lazy)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"the checkpoint is not safe to load ({_reason(error)}): {path}; {remedy}") from None
-    except Exception as error:  # zip and torch's unpickler raise all kinds for a damaged file
-        raise CheckpointError(f"the checkpoint is damaged ({_reason(error)}): {path}; {remedy}") from None
-    weights = checkpoint.get("network_weights") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
-    ):
-        raise CheckpointError(f"this is no nnU-Net checkpoint (no network_weights): {path}; {remedy}")
+    checkpoint = load_file(path, remedy, lazy=lazy, compared=compared)
+    if not isinstance(checkpoint, dict) or not is_state_dict(checkpoint.get("network_weights")):
+        raise CheckpointError(f"this is no checkpoint of nnU-Net (no network_weights): {path}; {remedy}")
     return checkpoint
 
 
-def _reason(error: Exception) -> str:
-    """The part of torch's message that names the offending object; its advice to load unsafely is left out."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
-    naming = [line for line in lines if "unsupported" in line.lower() or "not allowed" in line]
-    return (naming or lines or [type(error).__name__])[0][:200]
+def load_file(
+    path: Path, remedy: str, stream: BinaryIO | None = None, *, lazy: bool = False, compared: bool = False
+) -> Any:
+    """Load what torch saved, like `load_checkpoint`, whatever it is; also in torch's old format.
 
+    ``stream``: bytes of the checkpoint if ``path`` is an archive that holds it.
 
-def adapt_weights(weights: dict[str, Tensor], like: dict[str, Tensor], channels: tuple[int, int]) -> dict[str, Tensor]:
-    """The body of a network (everything but its heads) for a network with the tensors ``like``.
+    nnU-Net's checkpoints hold NumPy scalars, and some hold arrays of numbers. These are declared safe, nothing else.
 
-    Every tensor is copied bit by bit. Only convolutions that read the input image change when the number of input
-    channels does, from ``channels[0]`` = m to ``channels[1]`` = n: their weights of shape (out, m, ...) become, for
-    each of the n new channels, the sum over the m old ones divided by n. So an image repeated in every channel gives
-    the same features before and after. All aliases of a tensor are treated alike, since each is listed by its name.
-
-    Raises CheckpointError, naming the tensor and both shapes, where the architectures differ.
+    Raises CheckpointError if the file is damaged or unsafe.
     """
-    adapted = {}
-    for name, wanted in like.items():
-        if HEADS in name:
-            continue
-        if name not in weights:
-            raise CheckpointError(
-                f"the checkpoint is of another architecture: it has no {name}; use plans of one architecture throughout"
-            )
-        given = weights[name]
-        require_finite(name, given)
-        if given.shape == wanted.shape:
-            adapted[name] = given.clone()
-        elif _reads_input(given, wanted, channels):
-            adapted[name] = spread_mean(given, channels[1])
-        else:
-            raise CheckpointError(
-                f"the checkpoint is of another architecture: {name} has shape {tuple(given.shape)}, the network wants "
-                f"{tuple(wanted.shape)}; use plans of one architecture throughout"
-            )
-    surplus = sorted(name for name in weights if name not in like and HEADS not in name)
-    if surplus:
-        raise CheckpointError(
-            f"the checkpoint is of another architecture: the network has no {surplus[0]}; "
-            "use plans of one architecture throughout"
-        )
-    return adapted
+    if compared and is_whole_archive(stream or path) and not is_sound_archive(stream or path):
+        raise CheckpointError(f"the checkpoint is damaged (its checksums do not fit): {path}; {remedy}")
+    if stream is not None:
+        stream.seek(0)  # torch takes a stream at another position for its old format
+    try:
+        with torch.serialization.safe_globals(_SAFE):
+            return torch.load(stream or path, map_location="cpu", weights_only=True, mmap=lazy)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"the checkpoint is not safe to load ({_reason(error)}): {path}; {remedy}") from None
+    except Exception as error:  # zip and torch's unpickler raise all kinds of errors for a damaged file
+        raise CheckpointError(f"the checkpoint is damaged ({_reason(error)}): {path}; {remedy}") from None
 
 
-def require_finite(name: str, tensor: Tensor) -> None:
-    """Raises CheckpointError where a tensor of a checkpoint holds NaN or infinity."""
-    if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
-        raise CheckpointError(
-            f"the training before has diverged: {name} holds NaN or infinity; train that stage again with a "
-            "smaller -initial_lr"
-        )
+def is_state_dict(content: Any) -> bool:
+    """Return True for a dictionary of tensors by name."""
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    )
 
 
-def _reads_input(given: Tensor, wanted: Tensor, channels: tuple[int, int]) -> bool:
-    same_otherwise = given.shape[:1] == wanted.shape[:1] and given.shape[2:] == wanted.shape[2:]
-    return same_otherwise and given.ndim > 2 and (given.shape[1], wanted.shape[1]) == channels
+def _reason(error: Exception) -> str:
+    """Return what torch's message names, without its advice to load unsafely."""
+    named = _NAMED.search(str(error))
+    if named:
+        return f"it holds {named[1] or named[2]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    return (lines or [type(error).__name__])[0][:200]
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> str:
-    """Writes weights in the form that nnU-Net's ``-pretrained_weights`` reads too; returns the file's SHA-256.
+    """Write weights in the format that nnU-Net's ``-pretrained_weights`` also reads. Return the file's SHA-256.
 
-    Equal weights give equal files, see `save`.
+    Equal weights give equal files.
     """
     with replacing(path) as aside, aside.open("wb") as stream:
         save({"network_weights": weights}, stream)
@@ -138,9 +105,9 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> str:
 
 
 def save(content: dict[str, Any], stream: BinaryIO) -> None:
-    """torch.save into a stream: of a path, torch would put the name into the archive.
+    """Call torch.save on a stream, since torch would put the name of a path into the archive.
 
-    Raises OSError, as a full disk does, where torch's writer covers it with a RuntimeError of its own.
+    Raises OSError, such as a full disk, if torch's writer hides it in a RuntimeError.
     """
     try:
         torch.save(content, stream)
@@ -155,14 +122,13 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 
 def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:
-    """Loads handed-over weights into every tensor of ``network`` but its heads, and into those heads that were kept.
+    """Load initial weights into every tensor of ``network`` but its heads, and into heads that were kept.
 
-    Raises CheckpointError where the file is not the one recorded, or does not hold the network's body, whole and
-    nothing beside it but heads.
+    Raises CheckpointError if the file is not the recorded one, or does not hold all tensors without the heads.
     """
     if not path.is_file() or sha256(path) != expected_sha256:
         raise CheckpointError(
-            f"the weights handed to this stage are missing or are not the ones recorded in its plans: {path}; "
+            f"the initial weights of this stage are missing, or not the ones recorded in its plans: {path}; "
             "start this stage through nnUNetv2_seq_train, which makes them again"
         )
     weights = load_checkpoint(path)["network_weights"]
@@ -170,12 +136,12 @@ def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:
     body = {name for name in state if HEADS not in name}
     unknown = weights.keys() - state.keys()
     if unknown or body - weights.keys() or any(state[name].shape != tensor.shape for name, tensor in weights.items()):
-        raise CheckpointError(f"the weights handed to this stage do not fit its network: {path}; delete the file")
+        raise CheckpointError(f"the initial weights of this stage do not fit its network: {path}; delete the file")
     network.load_state_dict({**state, **weights})
 
 
 def body_digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 of name, type, shape and bytes of all tensors but the heads: equal only where these are identical."""
+    """Return the SHA-256 of names, types, shapes and bytes of all tensors but the heads."""
     digest = hashlib.sha256()
     for name in sorted(name for name in weights if HEADS not in name):
         tensor = weights[name].detach().cpu().contiguous()

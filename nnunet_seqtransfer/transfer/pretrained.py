@@ -1,8 +1,7 @@
-"""Existing models that a chain begins with: found in a checkpoint, a results folder or an export, never trusted."""
+"""Find and load pretrained models of many kinds: checkpoints, results folders, exports; none is trusted."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 import zlib
@@ -13,84 +12,91 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.storage import is_whole_archive
-from nnunet_seqtransfer.training.stage_files import FINAL
+from nnunet_seqtransfer.nnunet.folders import BEST_CHECKPOINT, FINAL_CHECKPOINT
+from nnunet_seqtransfer.storage import is_whole_archive, sha256
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from nnunet_seqtransfer.nnunet.network import Outputs
 
-_MOST_COMPRESSION = 100
-"""Weights hardly compress; a file that shrank more than this is made to fill the memory."""
+CHECKPOINTS = (FINAL_CHECKPOINT, "model_final_checkpoint.model", BEST_CHECKPOINT, "model_best.model")
+"""Names of checkpoints in results folders, the preferred one first; .model files are those of nnU-Net v1."""
+_MAX_COMPRESSION = 100
+"""Weights hardly compress. A file that shrank more than this is made to fill the memory."""
+_PICKLE = b"\x80"
+_OTHER_KINDS = {
+    ".pkl": "the settings that nnU-Net v1 keeps next to a .model file; give -init the .model file",
+    ".onnx": "an ONNX program; give -init the checkpoint that it was exported from",
+    ".safetensors": "a safetensors file; save its tensors with torch.save and give -init that file",
+    ".json": "a JSON file; give -init the checkpoint next to it",
+}
 
 
 @dataclass(frozen=True)
-class Landmark:
-    """An existing model, as its checkpoint."""
+class PretrainedModel:
+    """A pretrained model, as its checkpoint."""
 
     file: Path
-    "The checkpoint, or the archive that holds it; absolute."
+    "Absolute path of the checkpoint, or of the archive that holds it."
     member: str | None
-    "Its name in the archive; None where it is a file of its own."
+    "Name of the checkpoint in the archive; None if it is a file of its own."
     sha256: str
     "SHA-256 of the checkpoint's bytes."
 
     def __str__(self) -> str:
         return str(self.file) if self.member is None else f"{self.file}!{self.member}"
 
-    def load(self) -> dict[str, Any]:
-        """The checkpoint, weights and plain data only.
+    def load(self, *, lazy: bool = False) -> dict[str, Any]:
+        """Load the checkpoint: tensors and plain data only. The weights are under network_weights, as in nnU-Net's.
 
-        Raises CheckpointError where it is damaged, unsafe, no nnU-Net checkpoint, or not the one it was.
+        ``lazy``: read no values and compare no checksums, if the file allows it.
+
+        Raises CheckpointError if it is damaged, unsafe, without weights, or has changed since it was found.
         """
-        from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint  # noqa: PLC0415 - imports torch
+        from nnunet_seqtransfer.transfer.checkpoints import load_file  # noqa: PLC0415 - imports torch
 
+        remedy = "give -init another model, or restore this file"
         with _open(self.file, self.member) as stream:
-            if _digest(stream) != self.sha256:
+            if lazy and self.member is None and is_whole_archive(stream):
+                content = load_file(self.file, remedy, lazy=True)
+            elif _digest(stream) != self.sha256:
                 raise CheckpointError(f"the model has changed while it was read: {self}; run the same command again")
-            return load_checkpoint(self.file, stream, "give -init another model, or restore this one", compared=True)
+            else:
+                content = load_file(self.file, remedy, stream, compared=True)
+        weights = _weights_in(content)
+        if weights is None:
+            held = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+            raise CheckpointError(
+                f"this model holds no dictionary of tensors (it holds {held[:100] or 'nothing'}): {self}; "
+                "give -init a checkpoint, or the state_dict of its network"
+            )
+        return {**(content if "init_args" in content else {}), "network_weights": weights}
 
 
-def find_landmark(path: Path, configuration: str) -> Landmark:
-    """The checkpoint that ``path`` stands for; an archive is read where it is, nothing of it is extracted.
+def find_pretrained(path: Path, configuration: str) -> PretrainedModel:
+    """Return the checkpoint that ``path`` stands for. Archives are read in place and never extracted.
 
     Args:
-        path: a checkpoint; a results folder of nnU-Net's (of a trainer, plans and configuration, or one fold of it);
-            or the ZIP file of ``nnUNetv2_export_model_to_zip``. Of several folds it is ``all``, else the first.
-        configuration: of an archive with several, the one that is taken.
+        path: a file that torch saved (a checkpoint of any nnU-Net, or a state dict); a results folder of nnU-Net (of
+            trainer, plans and configuration, or of one fold); or a ZIP file of ``nnUNetv2_export_model_to_zip``. Of
+            several folds ``all`` is taken, otherwise the first one; of several checkpoints the final one.
+        configuration: the one to take from an archive with several.
 
-    Raises CheckpointError where there is none or more than one, or the archive is damaged or unsafe.
+    Raises CheckpointError if there is no model or more than one, or if the archive is damaged or unsafe.
     """
     if path.is_dir():
         file, member = checkpoint_in(path), None
     elif not path.is_file():
         raise CheckpointError(f"there is no model at {path}; give -init a checkpoint, a results folder or an export")
-    elif not is_whole_archive(path):
-        raise CheckpointError(f"this is no checkpoint and no ZIP file, or it is truncated: {path}; restore the file")
     else:
-        file, member = path, _in_archive(path, configuration)
+        file, member = path, _in_archive(path, configuration) if is_whole_archive(path) else None
+        if member is None:
+            _require_torch_file(path)
     with _open(file, member) as stream:
-        return Landmark(file.resolve(), member, _digest(stream))
-
-
-def known_network(checkpoint: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]] | None:
-    """The network that a checkpoint was trained with, its weights loaded, and nnU-Net's ``arch_kwargs`` of it.
-
-    None where the checkpoint does not say, or names any class but nnU-Net's own U-Nets.
-    """
-    from nnunet_seqtransfer.nnunet.network import trained_network  # noqa: PLC0415 - imports torch
-
-    try:
-        arguments = checkpoint["init_args"]
-        plans, configuration = arguments["plans"], arguments["configuration"]
-    except (KeyError, TypeError):
-        return None
-    return trained_network(plans, configuration, input_channels(checkpoint), checkpoint["network_weights"])
+        return PretrainedModel(file.resolve(), member, _digest(stream))
 
 
 def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
-    """The names of a model's input channels in their order; empty where its checkpoint does not hold all of them."""
+    """Return the names of a model's input channels in order; empty if its checkpoint does not name all of them."""
     try:
         names = checkpoint["init_args"]["dataset_json"]["channel_names"]
         ordered = tuple(str(names[key]) for key in sorted(names, key=int))
@@ -100,9 +106,9 @@ def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
 
 
 def outputs(checkpoint: dict[str, Any]) -> Outputs | None:
-    """What a model's outputs are for; None where its checkpoint does not say it of all of them."""
+    """Return the outputs of a model; None if its checkpoint does not name all of them."""
     from nnunet_seqtransfer.nnunet.network import network_outputs  # noqa: PLC0415 - imports torch
-    from nnunet_seqtransfer.transfer.checkpoints import HEADS  # noqa: PLC0415 - imports torch
+    from nnunet_seqtransfer.transfer.tensor_roles import HEADS  # noqa: PLC0415
 
     heads = [tensor for name, tensor in checkpoint["network_weights"].items() if HEADS in name]
     try:
@@ -113,42 +119,72 @@ def outputs(checkpoint: dict[str, Any]) -> Outputs | None:
 
 
 def input_channels(checkpoint: dict[str, Any]) -> int:
-    """How many channels the first convolution of a model reads; 0 where there is none."""
+    """Return the number of channels that a model's first convolution reads; 0 without convolutions."""
     weights = checkpoint["network_weights"]
     convolutions = (tensor for name, tensor in weights.items() if name.endswith(".conv.weight") and tensor.ndim > 1)
     return next((tensor.shape[1] for tensor in convolutions), 0)
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """The final checkpoint in a results folder, of fold all, else of the first. Raises CheckpointError: none there."""
-    folds = sorted(folder.glob(f"fold_*/{FINAL}"), key=lambda path: _fold_order(path.parent.name))
-    found = [folder / FINAL] if (folder / FINAL).is_file() else folds
-    if not found:
-        raise CheckpointError(
-            f"there is no {FINAL} in {folder} or its folds; give -init a folder TRAINER__PLANS__CONFIGURATION of "
-            "nnUNet_results, one of its folds, or a checkpoint"
-        )
-    return found[0]
+    """Return the best-suited checkpoint in a results folder: see `find_pretrained`. Raises CheckpointError if none."""
+    for name in CHECKPOINTS:
+        folds = sorted(folder.glob(f"fold_*/{name}"), key=lambda path: _fold_order(path.parent.name))
+        found = [folder / name] if (folder / name).is_file() else folds
+        if found:
+            return found[0]
+    raise CheckpointError(
+        f"there is no {FINAL_CHECKPOINT} or {BEST_CHECKPOINT} in {folder} or its folds; give -init a folder "
+        "TRAINER__PLANS__CONFIGURATION of nnUNet_results, one of its folds, or a checkpoint"
+    )
 
 
 def _fold_order(name: str) -> tuple[bool, str]:
     return name != "fold_all", name
 
 
+def _weights_in(content: Any, depth: int = 2) -> dict[str, Any] | None:
+    """Return the largest dictionary of tensors in a checkpoint, at most ``depth`` levels down; nnU-Net's first."""
+    from nnunet_seqtransfer.transfer.checkpoints import is_state_dict  # noqa: PLC0415 - imports torch
+
+    if is_state_dict(content) and content:
+        return dict(content)
+    if not isinstance(content, dict) or depth == 0:
+        return None
+    values = [content["network_weights"]] if "network_weights" in content else content.values()
+    found = [weights for value in values if (weights := _weights_in(value, depth - 1))]
+    return max(found, key=lambda weights: sum(tensor.numel() for tensor in weights.values()), default=None)
+
+
+def _require_torch_file(path: Path) -> None:
+    """Raise CheckpointError, saying what the file is, if torch cannot have saved it as a checkpoint."""
+    with _reading(path):
+        start = path.open("rb").read(2)
+    if path.suffix in _OTHER_KINDS and start[:1] != b"P":
+        raise CheckpointError(f"this is no checkpoint: {path} is {_OTHER_KINDS[path.suffix]}")
+    if start == b"PK" and not is_whole_archive(path):
+        raise CheckpointError(f"the model is truncated: {path}; restore the file")
+    if start != b"PK" and start[:1] != _PICKLE:
+        raise CheckpointError(f"this is no checkpoint and no ZIP file: {path}; give -init a file that torch saved")
+
+
 def _in_archive(path: Path, configuration: str) -> str | None:
-    """The final checkpoint in an export; None where ``path`` is itself a checkpoint, which is a ZIP file too."""
+    """Return the checkpoint in an export; None if ``path`` is itself a checkpoint, which is a ZIP file too."""
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     unsafe = [name for name in names if _leads_out(name)]
     if unsafe:
         raise CheckpointError(f"the archive is not safe ({unsafe[0]!r} would be written outside of it): {path}")
-    if any(PurePosixPath(name).name == "data.pkl" for name in names):
+    files = {PurePosixPath(name).name for name in names}
+    if "constants.pkl" in files:
+        raise CheckpointError(f"this is a TorchScript program: {path}; give -init the state_dict of its network")
+    if "data.pkl" in files:
         return None
-    found = [PurePosixPath(name) for name in names if PurePosixPath(name).name == FINAL and name.count("/") >= 2]
+    members = [PurePosixPath(name) for name in names if name.count("/") >= 2]
+    found = next((same for name in CHECKPOINTS if (same := [one for one in members if one.name == name])), [])
     models = sorted({member.parent.parent for member in found})
     wanted = [model for model in models if model.name.split("__")[-1] == configuration] or models
     if len(wanted) != 1:
-        several = f"{len(wanted)} models, {wanted[0]} and others" if wanted else f"no {FINAL} of a fold"
+        several = f"{len(wanted)} models, {wanted[0]} and others" if wanted else f"no {FINAL_CHECKPOINT} of a fold"
         raise CheckpointError(f"the archive holds {several}: {path}; give -init the checkpoint itself")
     folds = [member for member in found if member.parent.parent == wanted[0]]
     return str(min(folds, key=lambda member: _fold_order(member.parent.name)))
@@ -165,26 +201,25 @@ def _open(file: Path, member: str | None) -> BinaryIO:
             return file.open("rb")
     with _reading(file), zipfile.ZipFile(file) as archive:
         info = archive.getinfo(member)
-        if info.file_size > _MOST_COMPRESSION * max(1, info.compress_size):
+        if info.file_size > _MAX_COMPRESSION * max(1, info.compress_size):
             raise CheckpointError(f"the archive is not safe ({member} unpacks to {info.file_size} bytes): {file}")
         return io.BytesIO(archive.read(info))
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns a file that is gone, and what zipfile raises for damaged and encrypted ones, into a CheckpointError."""
+    """Turn a missing file, and zipfile's errors for damaged and encrypted ones, into a CheckpointError."""
     try:
         yield
     except OSError as error:
-        reason = "is not there any more" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise CheckpointError(f"the model {reason}: {path}; restore it, or give -init another one") from None
     except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"the archive is damaged or encrypted ({error}): {path}; restore the file") from None
 
 
 def _digest(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
     stream.seek(0)
-    return digest.hexdigest()
+    digest = sha256(stream)
+    stream.seek(0)
+    return digest

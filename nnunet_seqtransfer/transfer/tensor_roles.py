@@ -1,4 +1,4 @@
-"""Where in nnU-Net's U-Nets a tensor belongs, by its name, and which tensor of another network is its counterpart."""
+"""Tell from names what the tensors of nnU-Net's U-Nets do, how deep they lie, and which ones correspond."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from nnunet_seqtransfer.errors import StageError
+
+HEADS = ".seg_layers."
+"""Part of the name of every tensor of the segmentation heads. nnU-Net itself leaves out heads by it."""
+ENCODER = ("encoder.", "decoder.encoder.")
+"""Prefixes of the encoder's tensors. The decoder lists the encoder a second time."""
 Part = Literal["first", "plain", "residual", "skip", "up", "decoder", "head", "other"]
 
+_ENCODER_PARTS = ("first", "plain", "residual", "skip")
 _CONVOLUTIONS: Mapping[Part, re.Pattern[str]] = {
     "first": re.compile(r"encoder\.stem\.convs\.(?P<position>0)\.(?P<tensor>.+)"),
     "plain": re.compile(r"encoder\.stages\.(?P<level>\d+)\.\d+\.convs\.(?P<position>\d+)\.(?P<tensor>.+)"),
@@ -23,74 +30,122 @@ _DECODER: Mapping[Part, re.Pattern[str]] = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a tensor is in a U-Net, told in a way that does not depend on the U-Net's depth."""
+class TensorRole:
+    """What a tensor does in a U-Net, independent of the U-Net's depth."""
 
     part: Part
-    "The first convolution, a plain encoder's, a residual block's, its skip's projection, an upsampling, and so on."
+    "First convolution, plain encoder, residual block, skip projection of a block, upsampling, decoder, head or other."
     level: int
-    "Resolution: 0 is the input's, so that encoders are counted from the input and decoders from the output."
+    "Resolution level; 0 is the input's. Encoders are counted from the input, decoders from the output."
     position: int
-    "The convolution, or the residual block, within its stage."
+    "Index of the convolution or residual block within its stage."
     tensor: str
-    "The rest of its name: conv.weight, norm.bias, conv1.norm.weight; for other networks all of it."
+    "Rest of the name, such as conv.weight or conv1.norm.weight; the whole name in other networks."
 
     def __str__(self) -> str:
-        where = {"plain": "encoder", "residual": "encoder", "skip": "encoder", "up": "upsampling"}.get(self.part)
-        return "the rest" if self.part == "other" else f"{where or self.part} level {self.level}"
+        name = {"plain": "encoder", "residual": "encoder", "skip": "encoder", "up": "upsampling"}.get(self.part)
+        return "the rest" if self.part == "other" else f"{name or self.part} level {self.level}"
 
 
 def is_alias(name: str) -> bool:
-    """Whether nnU-Net's modules list this tensor a second time: the encoder in the decoder, a layer in a sequence."""
+    """Return True if nnU-Net's modules list this tensor a second time: encoder in decoder, layer in sequence."""
     return name.startswith("decoder.encoder.") or ".all_modules." in name
 
 
-def places(names: Iterable[str]) -> dict[Place, str]:
-    """The place of every tensor of a network, aliases left out."""
+def tensor_roles(names: Iterable[str]) -> dict[TensorRole, str]:
+    """Return role -> name for every tensor of a network, without aliases."""
     plain = [name for name in names if not is_alias(name)]
     found = [pattern.fullmatch(name) for name in plain for pattern in _DECODER.values()]
     lowest = max((int(match["stage"]) for match in found if match), default=0)
-    return {_place(name, lowest): name for name in plain}
+    return {_role(name, lowest): name for name in plain}
 
 
-def _place(name: str, lowest: int) -> Place:
+def _role(name: str, lowest: int) -> TensorRole:
     for part, pattern in _CONVOLUTIONS.items():
         if match := pattern.fullmatch(name):
             groups = match.groupdict()
             level, position = int(groups.get("level", 0)), int(groups["position"])
             is_first = part == "plain" and level == position == 0
-            return Place("first" if is_first else part, level, position, groups["tensor"])
+            return TensorRole("first" if is_first else part, level, position, groups["tensor"])
     for part, pattern in _DECODER.items():
         if match := pattern.fullmatch(name):
             groups = match.groupdict()
-            return Place(part, lowest - int(groups["stage"]), int(groups.get("position", 0)), groups["tensor"])
-    return Place("other", 0, 0, name)
+            # nnU-Net counts decoder stages from the bottleneck
+            return TensorRole(part, lowest - int(groups["stage"]), int(groups.get("position", 0)), groups["tensor"])
+    return TensorRole("other", 0, 0, name)
 
 
-def counterpart(place: Place, new: Mapping[Place, str], old: Mapping[Place, str]) -> str | None:
-    """The name of the old network's tensor that does what ``place`` does in the new one; None where there is none.
+def counterpart(role: TensorRole, new: Mapping[TensorRole, str], old: Mapping[TensorRole, str]) -> str | None:
+    """Return the name of the old network's tensor that has ``role`` in the new network, None if there is none.
 
-    Encoder stages are counted from the input, decoder stages from the output, convolutions and blocks within a stage
-    from its beginning. A plain stage becomes the first residual block where `replaces_plain_stage`.
+    Encoder stages are counted from the input, decoder stages from the output, convolutions and blocks from the start
+    of their stage. A plain stage becomes the first residual block if `replaces_plain_stage`.
     """
-    if place in old:
-        return old[place]
-    if place.part != "residual" or not replaces_plain_stage(place, new, old):
+    if role in old:
+        return old[role]
+    if role.part != "residual" or not replaces_plain_stage(role, new, old):
         return None
-    convolution, _, tensor = place.tensor.partition(".")
-    return old.get(Place("plain", place.level, int(convolution == "conv2"), tensor))
+    convolution, _, tensor = role.tensor.partition(".")
+    return old.get(TensorRole("plain", role.level, int(convolution == "conv2"), tensor))
 
 
-def replaces_plain_stage(place: Place, new: Mapping[Place, str], old: Mapping[Place, str]) -> bool:
-    """Whether a tensor lies in a residual block that can compute exactly what the old network's plain stage did.
+def replaces_plain_stage(role: TensorRole, new: Mapping[TensorRole, str], old: Mapping[TensorRole, str]) -> bool:
+    """Return True if the tensor's residual block can compute exactly what the old network's plain stage did.
 
-    A block adds its skip to two convolutions. A stage of two plain convolutions is that block with a skip of 0, which
-    takes a projection whose normalisation can be set to 0: so below the first stage, where the width changes.
+    A block adds its skip to two convolutions. A stage of two plain convolutions is such a block with a skip of 0. This
+    needs a projection whose normalisation can be set to 0, which blocks have if their stage changes the width.
     """
-    stage = [Place("plain", place.level, position, "conv.weight") in old for position in range(3)]
+    stage = [TensorRole("plain", role.level, position, "conv.weight") in old for position in range(3)]
     block = [
-        Place("residual", place.level, 0, f"{convolution}.conv.weight") in new
+        TensorRole("residual", role.level, 0, f"{convolution}.conv.weight") in new
         for convolution in ("conv1", "conv2", "conv3")
     ]
-    projected = Place("skip", place.level, 0, "norm.weight") in new
-    return place.position == 0 and projected and stage == block == [True, True, False]
+    projected = TensorRole("skip", role.level, 0, "norm.weight") in new
+    return role.position == 0 and projected and stage == block == [True, True, False]
+
+
+def depths(names: Iterable[str]) -> dict[str, int]:
+    """Return the depth of every tensor of a U-Net without aliases: 0 for all heads, growing towards the input.
+
+    With n decoder stages, the stage of resolution level l (0 is the input's) and its upsampling have depth l + 1. The
+    encoder stage of level l has depth 2 n + 1 - l. So depths follow the longest way through the network: 1 to n in the
+    decoder, n + 1 at the bottleneck, 2 n + 1 for the first encoder stage with the stem. Six stages (n = 5) have 12
+    depths, like the 12 layers of the base models of BERT and BEiT, for which layer-wise decay was published.
+
+    Raises StageError if a tensor belongs to no known part of nnU-Net's U-Nets.
+    """
+    roles = tensor_roles(names)
+    unknown = sorted(name for role, name in roles.items() if role.part == "other")
+    if unknown or not roles:
+        raise StageError(
+            f"-layer_decay needs one of nnU-Net's own U-Nets, but this network has {(unknown or ['nothing'])[0]}; "
+            "leave it out, or use plans of one of nnU-Net's own planners"
+        )
+    stages = 1 + max((role.level for role in roles if role.part == "decoder"), default=-1)
+    return {name: _depth(role, stages) for role, name in roles.items()}
+
+
+def _depth(role: TensorRole, stages: int) -> int:
+    if role.part == "head":
+        return 0
+    return 2 * stages + 1 - role.level if role.part in _ENCODER_PARTS else role.level + 1
+
+
+def require_parts(names: Iterable[str], *, levels: bool, heads: bool, encoder: bool) -> None:
+    """Raise StageError if a recipe treats a part separately that these tensors of a network do not show.
+
+    Args:
+        names: tensors of the network.
+        levels: True if the recipe needs the depth of every tensor (-layer_decay).
+        heads: True if it needs the heads (-heads_first_epochs).
+        encoder: True if it needs the encoder (-frozen_encoder_epochs).
+    """
+    known = list(names)
+    if levels:
+        depths(known)
+    for option, needed, part, is_there in (
+        ("-heads_first_epochs", heads, "known segmentation heads", any(HEADS in name for name in known)),
+        ("-frozen_encoder_epochs", encoder, "a known encoder", any(name.startswith(ENCODER) for name in known)),
+    ):
+        if needed and not is_there:
+            raise StageError(f"{option} needs a network with {part}; leave it out for these plans")

@@ -66,12 +66,12 @@ def narrowed(weights: Weights) -> Weights:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (lambda w: {"network_weights": widened(w)}, ("another architecture", "has shape (8,", "the network wants (4,")),
+        (lambda w: {"network_weights": widened(w)}, ("another architecture", "has shape (8,", "the network needs (4,")),
         (lambda w: {"network_weights": narrowed(w)}, ("another architecture: it has no",)),
         (lambda w: {"network_weights": {**w, "more.weight": torch.zeros(1)}}, ("the network has no more.weight",)),
         (lambda w: {"network_weights": w, "x": Malicious()}, ("is not safe to load", "train that stage again")),
-        (lambda w: {"state_dict": w}, ("no nnU-Net checkpoint (no network_weights)",)),
-        (lambda w: [1, 2], ("no nnU-Net checkpoint",)),
+        (lambda w: {"state_dict": w}, ("no checkpoint of nnU-Net (no network_weights)",)),
+        (lambda w: [1, 2], ("no checkpoint of nnU-Net",)),
     ],
 )
 def test_checkpoints_that_are_not_handed_over(

@@ -31,7 +31,7 @@ from nnunet_seqtransfer.report.page.training_words import other_settings
 from nnunet_seqtransfer.report.page.words import decision, result
 from nnunet_seqtransfer.report.palette import PREDICTION, REFERENCE, contrast, viridis
 from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.transfer.pretrained import Landmark
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support import made_run
 from support.made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
 
@@ -219,7 +219,7 @@ def test_a_model_that_a_chain_begins_with_is_named_without_its_folder(folders: P
     """The sentence and the command name the file; where it lies is nobody else's business."""
     made_run.write_world(folders / "raw", cases=1)
     found = find(made_run.write_made_run((), begun=0))
-    landmark = Landmark(Path("/home/someone/model.zip"), "fold_0/checkpoint_final.pth", "ab" * 32)
+    landmark = PretrainedModel(Path("/home/someone/model.zip"), "fold_0/checkpoint_final.pth", "ab" * 32)
     found = replace(found, run=replace(found.run, request=replace(found.run.request, landmark=landmark)))
     assert decision(found).startswith(f"{TARGET} is trained alone, beginning with the weights of model.zip, as")
     text = render(found)

@@ -18,7 +18,7 @@ from nnunet_seqtransfer.runs.found import find
 from nnunet_seqtransfer.runs.unneeded import CATEGORIES, Category
 from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.run_record import RECORD
-from nnunet_seqtransfer.transfer.pretrained import Landmark
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.made_runs import (
     DIGEST,
     FAR,
@@ -211,7 +211,7 @@ def test_weights_of_a_fold_alone_go_with_that_fold():
 
 def test_weights_of_a_target_that_begins_with_a_model_stay(tmp_path):
     """What is new beside an existing model's weights is random: a later fold would start from others."""
-    landmark = Landmark(tmp_path / "model.pth", None, "ab" * 32)
+    landmark = PretrainedModel(tmp_path / "model.pth", None, "ab" * 32)
     chain = record(sources=(), landmark=landmark)
     (stage,) = chain.stages
     finish(chain, stage)
@@ -224,7 +224,7 @@ def test_a_model_that_a_run_begins_with_stays():
     chain = finished_chain(sources=(NEAR,))
     base = chain.stages[0].base
     assert listed("sources") == {base}
-    landmark = Landmark((base / "fold_all" / "checkpoint_final.pth").resolve(), None, "ab" * 32)
+    landmark = PretrainedModel((base / "fold_all" / "checkpoint_final.pth").resolve(), None, "ab" * 32)
     record(sources=(FAR,), landmark=landmark)
     assert listed("sources") == set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import Tensor, nn
 
 
-def u_net(stages: int = 3, *, residual: bool = False, norm: type[nn.Module] = nn.InstanceNorm2d) -> nn.Module:
+def u_net(
+    stages: int = 3, *, residual: bool = False, norm: type[nn.Module] = nn.InstanceNorm2d, seed: int = 0
+) -> nn.Module:
     """Reads (n, 1, 16, 16), gives logits of two classes at every resolution but the lowest."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     common: dict[str, Any] = {
         "features_per_stage": [4 * 2**level for level in range(stages)],
         "conv_op": nn.Conv2d,
@@ -86,6 +89,20 @@ def trained(settings: dict[str, Any], channels: int = 1, classes: int = 2, seed:
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.3)
     return network
+
+
+def patch(settings: dict[str, Any], channels: int = 1, seed: int = 0) -> Tensor:
+    """A z-scored patch of noise, shape (1, channels, *size), two voxels along each axis at the lowest resolution."""
+    size = [2 * math.prod(axis) for axis in zip(*settings["strides"], strict=True)]
+    noise = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(seed))
+    axes = tuple(range(2, noise.ndim))
+    return (noise - noise.mean(axes, keepdim=True)) / noise.std(axes, keepdim=True)
+
+
+def level_scales(network: nn.Module, image: Tensor) -> list[float]:
+    """Standard deviation of each encoder stage's output, from the input's resolution down."""
+    with torch.no_grad():
+        return [float(level.std()) for level in network.eval().encoder(image)]
 
 
 def batch(seed: int, size: int = 2) -> Tensor:

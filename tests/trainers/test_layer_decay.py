@@ -9,8 +9,7 @@ from torch import nn
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.trainers.layer_decay import parameter_groups, regrouped
 from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler, learning_rate
-from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.transfer.depths import depths, require_parts
+from nnunet_seqtransfer.transfer.tensor_roles import depths, require_parts
 from support.u_nets import u_net
 
 
@@ -94,15 +93,16 @@ def test_its_state_comes_back() -> None:
 def test_networks_without_the_parts_are_refused() -> None:
     """One line, with the option: a network of another kind has no levels, no heads, no encoder to tell."""
     other = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(StageError, match=r"-layer_decay is for nnU-Net's own U-Nets.*0\.bias"):
+    with pytest.raises(StageError, match=r"-layer_decay needs one of nnU-Net's own U-Nets.*0\.bias"):
         parameter_groups(other, 0.5)
     names = dict(other.named_parameters())
-    for recipe, words in (
-        (Recipe(layer_decay=0.5), "-layer_decay is for"),
-        (Recipe(heads_first_epochs=1), "-heads_first_epochs needs a network whose segmentation heads"),
-        (Recipe(frozen_encoder_epochs=1), "-frozen_encoder_epochs needs a network whose encoder"),
+    none = {"levels": False, "heads": False, "encoder": False}
+    for part, words in (
+        ("levels", "-layer_decay needs"),
+        ("heads", "-heads_first_epochs needs a network with known segmentation heads"),
+        ("encoder", "-frozen_encoder_epochs needs a network with a known encoder"),
     ):
         with pytest.raises(StageError, match=words):
-            require_parts(names, recipe)
-        require_parts(dict(u_net().named_parameters()), recipe)
-    require_parts(names, Recipe(patience=10))
+            require_parts(names, **{**none, part: True})
+        require_parts(dict(u_net().named_parameters()), **{**none, part: True})
+    require_parts(names, **none)

@@ -12,7 +12,7 @@ from nnunet_seqtransfer.training.command import seq_train_command
 from nnunet_seqtransfer.training.epoch_progress import VARIABLE
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.stages import ChainRequest
-from nnunet_seqtransfer.transfer.pretrained import Landmark
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.world import FAR, NEAR, TARGET
 
 PLAIN = "901 3d_fullres 0"
@@ -33,7 +33,7 @@ def requested(line: str) -> tuple[ChainRequest, DeviceOptions]:
     """What a command line asks for, the names of its datasets looked up as in the world of the tests."""
     options = _parse(line.split())
     sources = tuple({"902": NEAR, "903": FAR}[number] for number in options.s if number != "none")
-    landmark = Landmark(Path("/home/someone/model.zip"), None, "ab" * 32) if options.init else None
+    landmark = PretrainedModel(Path("/home/someone/model.zip"), None, "ab" * 32) if options.init else None
     request = replace(chain_request(options, TARGET, sources), landmark=landmark)
     return request, DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
 

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.errors import RecordError, SequenceError, StageError
 from nnunet_seqtransfer.training.recipe import ADDED, FORMAT, KEY, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
 from nnunet_seqtransfer.training.state import StageState, decide
-from nnunet_seqtransfer.transfer.pretrained import Landmark
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.bad_inputs import TRAIN, Command, assert_refused
 from support.world import FAR, NEAR, TARGET, World
 
@@ -39,7 +39,7 @@ def options(*words: str) -> argparse.Namespace:
     return parsed
 
 
-def stages(*sources: str, landmark: Landmark | None = None, **recipes: Any) -> tuple[Stage, ...]:
+def stages(*sources: str, landmark: PretrainedModel | None = None, **recipes: Any) -> tuple[Stage, ...]:
     settings = {"source_recipe": Recipe(), "target_recipe": Recipe(), "warmup_epochs": 5, **recipes}
     return chain_stages(
         ChainRequest(TARGET, sources, "nnUNetPlans", CONFIGURATION, ("0",), landmark=landmark, **settings)
@@ -117,7 +117,7 @@ def test_only_stages_that_start_from_weights_are_fine_tuned(results: None) -> No
     first, second, target = stages(NEAR, FAR, source_recipe=TUNED, target_recipe=TUNED)
     assert first.recipe == Recipe(patience=50)
     assert second.recipe == target.recipe == replace(TUNED, warmup_epochs=5)
-    behind = stages(NEAR, landmark=Landmark(Path("x"), None, "a" * 64), source_recipe=TUNED, target_recipe=TUNED)
+    behind = stages(NEAR, landmark=PretrainedModel(Path("x"), None, "a" * 64), source_recipe=TUNED, target_recipe=TUNED)
     assert [stage.recipe for stage in behind] == [replace(TUNED, warmup_epochs=5)] * 2
 
 

@@ -22,7 +22,7 @@ from nnunet_seqtransfer.training.recipe import Recipe, StageBlock
 from nnunet_seqtransfer.training.run_record import RECORD, find_run, find_runs, read_run, run_name, write_run
 from nnunet_seqtransfer.training.run_stage import prepare_data, run_stage
 from nnunet_seqtransfer.training.stages import ChainRequest
-from nnunet_seqtransfer.transfer.pretrained import Landmark
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.made_run import zipped
 from support.world import FAR, NEAR, SCRIPTS, TARGET, World, python_environment, run
 
@@ -53,7 +53,7 @@ def test_a_record_gives_back_everything_that_was_asked_for(world):
 def test_a_record_keeps_the_model_that_a_chain_begins_with(world, tmp_path):
     """File, member of the archive and checksum are those of the request."""
     chain = load_chain(request(), 1, print)
-    landmark = Landmark(tmp_path / "a b'.zip", "x/checkpoint_final.pth", "ab" * 32)
+    landmark = PretrainedModel(tmp_path / "a b'.zip", "x/checkpoint_final.pth", "ab" * 32)
     chain = replace(chain, request=replace(chain.request, landmark=landmark))
     write_run(chain, OPTIONS, 3)
     assert read_run(chain.folder).request.landmark == landmark

@@ -5,194 +5,36 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 import zipfile
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.nnunet.network import network_tensors
 from nnunet_seqtransfer.transfer.checkpoints import (
-    HEADS,
-    adapt_weights,
     body_digest,
     load_body,
     load_checkpoint,
+    load_file,
     save,
     write_weights,
 )
-
-PLANS = {"3d_fullres": "Dataset901_Target", "2d": "Dataset911_FlatTarget"}
-STEM = "stages.0.0.convs.0"
-"""Part of the names of nnU-Net's first convolution, its normalisation and their aliases."""
-
-
-@pytest.fixture(scope="session")
-def plans(world_template) -> dict[str, dict[str, Any]]:
-    """nnU-Net's own plans of two targets, by configuration; narrow networks."""
-    folder = world_template.preprocessed
-    return {name: json.loads((folder / dataset / "nnUNetPlans.json").read_text()) for name, dataset in PLANS.items()}
-
-
-def build(plans: dict[str, Any], configuration: str, channels: int, classes: int, seed: int = 0) -> nn.Module:
-    """The network that nnU-Net builds from these plans for so many input channels and classes, random weights."""
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
-    architecture = plans["configurations"][configuration]["architecture"]
-    torch.manual_seed(seed)
-    return get_network_from_plans(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
-        channels,
-        classes,
-        deep_supervision=True,
-    )
+from nnunet_seqtransfer.transfer.tensor_roles import HEADS
+from support.models import Malicious
+from support.u_nets import u_net
 
 
 def body(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if HEADS not in name}
 
 
-def first_convolution(state: dict[str, Tensor]) -> list[str]:
-    """Names of the first convolution's weight: all of one storage."""
-    name = "encoder.stages.0.0.convs.0.conv.weight"
-    return [other for other in state if state[other].data_ptr() == state[name].data_ptr()]
-
-
-def image(channels: int, configuration: str) -> Tensor:
-    size = (16, 16, 16) if configuration == "3d_fullres" else (32, 32)
-    return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize("configuration", PLANS)
-@pytest.mark.parametrize("classes", [2, 3, 7])
-def test_equal_architectures_are_copied_bit_by_bit(plans, configuration: str, classes: int) -> None:
-    """Every tensor but the heads arrives bit-identical, whatever the number of classes; the heads stay behind."""
-    source = build(plans[configuration], configuration, 1, 3).state_dict()
-    target = build(plans[configuration], configuration, 1, classes, seed=1).state_dict()
-    adapted = adapt_weights(source, target, (1, 1))
-    assert set(adapted) == {name for name in target if ".seg_layers." not in name}
-    for name, tensor in adapted.items():
-        assert tensor.dtype == source[name].dtype
-        assert torch.equal(tensor, source[name]), name
-        assert tensor.data_ptr() != source[name].data_ptr(), "a copy: later training must not reach back"
-    assert body_digest(adapted) == body_digest(source) != body_digest(target)
-
-
-@pytest.mark.parametrize("configuration", PLANS)
-@pytest.mark.parametrize("channels", [(1, 2), (2, 1), (3, 1), (1, 3), (4, 3), (2, 4)])
-def test_other_channels_follow_the_rule(plans, configuration: str, channels: tuple[int, int]) -> None:
-    """Only the first convolution changes: each new channel gets the sum over the old ones divided by their number."""
-    source = build(plans[configuration], configuration, channels[0], 2)
-    target = build(plans[configuration], configuration, channels[1], 3, seed=1)
-    given, like = source.state_dict(), target.state_dict()
-    adapted = adapt_weights(given, like, channels)
-    aliases = first_convolution(given)
-    assert len(aliases) == 4
-    for name, tensor in adapted.items():
-        assert tensor.shape == like[name].shape
-        if name in aliases:
-            for channel in range(channels[1]):
-                torch.testing.assert_close(tensor[:, channel], given[name].sum(dim=1) / channels[1])
-            assert torch.equal(tensor, adapted[aliases[0]])
-        else:
-            assert torch.equal(tensor, given[name]), name
-    target.load_state_dict({**like, **adapted})
-    loaded = target.state_dict()
-    assert all(torch.equal(loaded[name], adapted[aliases[0]]) for name in first_convolution(loaded))
-    assert len(first_convolution(loaded)) == 4
-
-
-@pytest.mark.parametrize("configuration", PLANS)
-@pytest.mark.parametrize("channels", [(1, 2), (2, 1), (3, 1), (1, 3), (4, 3)])
-def test_a_repeated_image_gives_the_same_features(plans, configuration: str, channels: tuple[int, int]) -> None:
-    """One image in every channel gives the same output of the first convolution, and of the encoder, as before."""
-    source = build(plans[configuration], configuration, channels[0], 2).eval()
-    target = build(plans[configuration], configuration, channels[1], 2, seed=1).eval()
-    target.load_state_dict({**target.state_dict(), **adapt_weights(source.state_dict(), target.state_dict(), channels)})
-    one = image(1, configuration)
-    repeat = [1] * (one.ndim - 2)
-    with torch.no_grad():
-        for part in (lambda network: network.encoder.stages[0][0].convs[0].conv, lambda network: network.encoder):
-            before = part(source)(one.repeat(1, channels[0], *repeat))
-            after = part(target)(one.repeat(1, channels[1], *repeat))
-            for a, b in zip(*([x] if isinstance(x, Tensor) else x for x in (before, after)), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
-def test_the_shapes_come_from_the_plans_alone(plans, world) -> None:
-    """`network_tensors` lists the tensors of the network that nnU-Net builds, without building it in memory."""
-    dataset_json = json.loads((world.raw / "Dataset901_Target/dataset.json").read_text())
-    listed = network_tensors(plans["3d_fullres"], "3d_fullres", dataset_json)
-    real = build(plans["3d_fullres"], "3d_fullres", 1, 3).state_dict()
-    assert {name: tensor.shape for name, tensor in listed.items()} == {n: t.shape for n, t in real.items()}
-    assert all(tensor.is_meta for tensor in listed.values())
-    assert set(adapt_weights(real, listed, (1, 1))) == set(body(real))
-
-
-def mismatches(plans: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Plans of other architectures: wider, deeper, other kernels."""
-    wider, deeper, kernels = (deepcopy(plans) for _ in range(3))
-    for changed in (wider, deeper, kernels):
-        changed["arch"] = changed["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    wider["arch"]["features_per_stage"][-1] += 4
-    deeper["arch"]["n_conv_per_stage"][0] += 1
-    kernels["arch"]["kernel_sizes"][0] = [1, 1, 1]
-    return {"wider": wider, "deeper": deeper, "kernels": kernels}
-
-
-@pytest.mark.parametrize("kind", ["wider", "deeper", "kernels"])
-@pytest.mark.parametrize("channels", [(1, 1), (1, 2)])
-def test_another_architecture_is_refused(plans, kind: str, channels: tuple[int, int]) -> None:
-    """Where architectures differ the error names a tensor, and both shapes where it has two; either way round."""
-    ours = build(plans["3d_fullres"], "3d_fullres", channels[0], 2).state_dict()
-    theirs = build(mismatches(plans["3d_fullres"])[kind], "3d_fullres", channels[1], 2).state_dict()
-    for weights, like, pair in ((ours, theirs, channels), (theirs, ours, channels[::-1])):
-        with pytest.raises(CheckpointError, match="another architecture") as raised:
-            adapt_weights(weights, like, pair)
-        message = str(raised.value)
-        assert "\n" not in message and len(message) < 400
-        named = [name for name in {**weights, **like} if name in message.replace(",", " ").replace(";", " ").split()]
-        assert len(named) == 1
-        if named[0] in weights and named[0] in like:
-            assert weights[named[0]].shape != like[named[0]].shape
-            assert str(tuple(weights[named[0]].shape)) in message
-            assert str(tuple(like[named[0]].shape)) in message
-
-
-def test_channels_that_are_not_those_said_are_refused(plans) -> None:
-    """A first convolution of another width than the two tasks have is a mismatch, not adapted."""
-    source = build(plans["2d"], "2d", 3, 2).state_dict()
-    target = build(plans["2d"], "2d", 1, 2).state_dict()
-    with pytest.raises(CheckpointError, match=r"conv\.weight has shape \(4, 3, 3, 3\).*\(4, 1, 3, 3\)"):
-        adapt_weights(source, target, (2, 1))
-
-
-def test_nnunet_reads_the_handed_over_file(plans, tmp_path: Path) -> None:
-    """nnU-Net's own load_pretrained_weights takes the file, and has the same body afterwards, its own heads kept."""
-    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
-
-    source = build(plans["3d_fullres"], "3d_fullres", 2, 2).state_dict()
-    network = build(plans["3d_fullres"], "3d_fullres", 1, 3, seed=1)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    adapted = adapt_weights(source, before, (2, 1))
-    write_weights(tmp_path / "init.pth", adapted)
-    load_pretrained_weights(network, str(tmp_path / "init.pth"))
-    after = network.state_dict()
-    assert body_digest(after) == body_digest(adapted)
-    assert all(torch.equal(after[name], before[name]) for name in after if HEADS in name)
-
-
-def test_equal_weights_give_equal_files(plans, tmp_path: Path) -> None:
+def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
     """The file's digest depends on the weights alone, not on when or under which name it was written."""
-    weights = body(build(plans["2d"], "2d", 1, 2).state_dict())
+    weights = body(u_net().state_dict())
     digests = {write_weights(tmp_path / name / "init.pth", weights) for name in ("a", "b")}
     digests.add(write_weights(tmp_path / "other.pth", weights))
     assert len(digests) == 1
@@ -212,11 +54,11 @@ def test_a_full_disk_is_an_error_of_the_system(room: int) -> None:
         save({"network_weights": {"layer": torch.ones(10_000)}}, Full())
 
 
-def test_the_trainer_loads_the_body_and_keeps_its_heads(plans, tmp_path: Path) -> None:
+def test_the_trainer_loads_the_body_and_keeps_its_heads(tmp_path: Path) -> None:
     """`load_body` gives every tensor but the heads, and refuses a file that is not the recorded one or does not fit."""
-    network = build(plans["2d"], "2d", 1, 2)
+    network = u_net()
     heads = {name: tensor.clone() for name, tensor in network.state_dict().items() if HEADS in name}
-    weights = body(build(plans["2d"], "2d", 1, 2, seed=1).state_dict())
+    weights = body(u_net(seed=1).state_dict())
     digest = write_weights(tmp_path / "init.pth", weights)
     load_body(network, tmp_path / "init.pth", digest)
     assert body_digest(network.state_dict()) == body_digest(weights)
@@ -266,14 +108,23 @@ def test_numpy_scalars_are_read(tmp_path: Path, kind: str) -> None:
     assert type(read) is type(value) and read == value
 
 
-class Malicious:
-    """Creates a file when it is unpickled."""
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_arrays_of_numbers_are_read(tmp_path: Path, kind: str, zipped: bool) -> None:
+    """Arrays that third parties log come back as they were, in torch's new and old file format."""
+    value = np.arange(6).reshape(2, 3).astype(kind)
+    torch.save({"logging": value}, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+    read = load_file(tmp_path / "c.pth", "")["logging"]
+    assert read.dtype == value.dtype and np.array_equal(read, value)
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.mark),)
+@pytest.mark.parametrize("value", [np.array([{}], dtype=object), np.array(["text"])], ids=["objects", "text"])
+def test_other_arrays_are_refused(tmp_path: Path, value: np.ndarray) -> None:
+    """An array of objects could hold anything; the error names the type and gives no advice to allow it."""
+    torch.save({"logging": value}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"it holds numpy\.dtypes\.\w+DType") as raised:
+        load_file(tmp_path / "c.pth", "")
+    assert "safe_globals" not in str(raised.value)
 
 
 @pytest.mark.parametrize("where", ["beside the weights", "among the weights", "all of it"])
@@ -329,7 +180,7 @@ def test_weights_that_others_start_from_are_compared_with_their_checksums(tmp_pa
     with pytest.raises(CheckpointError, match="its checksums do not fit"):
         load_checkpoint(path, compared=True)
     with path.open("rb") as stream, pytest.raises(CheckpointError, match="checksums"):
-        load_checkpoint(path, stream, compared=True)
+        load_file(path, "", stream, compared=True)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +196,7 @@ def test_weights_that_others_start_from_are_compared_with_their_checksums(tmp_pa
 def test_other_content_is_refused(tmp_path: Path, content: Any) -> None:
     """A file that torch reads but that holds no network_weights of tensors is named as no checkpoint of nnU-Net."""
     torch.save(content, tmp_path / "c.pth")
-    with pytest.raises(CheckpointError, match="no nnU-Net checkpoint"):
+    with pytest.raises(CheckpointError, match="no checkpoint of nnU-Net"):
         load_checkpoint(tmp_path / "c.pth")
 
 
@@ -363,9 +214,9 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
-def test_digests_of_bodies(plans) -> None:
+def test_digests_of_bodies() -> None:
     """Equal for the same tensors in any order and with any heads; another bit, name, shape or type makes another."""
-    state = build(plans["2d"], "2d", 1, 2).state_dict()
+    state = u_net().state_dict()
     digest = body_digest(state)
     assert body_digest(dict(reversed(state.items()))) == digest
     assert body_digest(body(state)) == digest

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_seqtransfer.errors import CheckpointError
-from nnunet_seqtransfer.transfer.adapt import adapt, require_coverage
-from nnunet_seqtransfer.transfer.checkpoints import HEADS, adapt_weights, body_digest, load_body, write_weights
-from nnunet_seqtransfer.transfer.first_batch import Activations, activations, random_batch, require_same_order
+from nnunet_seqtransfer.transfer.adapt import account as shapes_alone
+from nnunet_seqtransfer.transfer.adapt import adapt, require_coverage, require_same_architecture
+from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_body, write_weights
 from nnunet_seqtransfer.transfer.kernels import match_channels, place_in, resize_convolution, resize_upsampling
-from nnunet_seqtransfer.transfer.tensor_roles import is_alias
-from support.u_nets import architecture, build, trained
+from nnunet_seqtransfer.transfer.tensor_roles import HEADS, is_alias
+from support.u_nets import architecture, build, level_scales, patch, trained
 
 
 def hand_over(old: nn.Module, new: nn.Module, **options: Any) -> Any:
@@ -76,13 +76,14 @@ MATRIX: dict[str, tuple[tuple[dict[str, Any], int], tuple[dict[str, Any], int], 
 
 @pytest.mark.parametrize("case", MATRIX)
 def test_matrix_of_hand_offs(case: str, tmp_path: Path) -> None:
-    """From any to any: coverage, an account that adds up, a first batch of the same order, and a file nnU-Net takes."""
+    """From any to any: coverage, an account that adds up, features of the same order, and a file nnU-Net takes."""
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
     (given, old_channels), (wanted, new_channels), least = MATRIX[case]
     old, new = trained(architecture(**given), old_channels), build(architecture(**wanted), new_channels, 3)
     fresh = {name: tensor.clone() for name, tensor in new.state_dict().items()}
     adapted, account = adapt(old.state_dict(), new.state_dict())
+    assert account == shapes_alone(old.state_dict(), new.state_dict()), "shapes suffice for the account"
 
     assert least <= account.coverage <= 1
     assert account.coverage == 1 if least == 1 else account.coverage < 1
@@ -100,27 +101,78 @@ def test_matrix_of_hand_offs(case: str, tmp_path: Path) -> None:
     load_pretrained_weights(new, str(tmp_path / "init.pth"))
     assert body_digest(new.state_dict()) == body_digest(adapted)
     assert all(torch.equal(new.state_dict()[name], fresh[name]) for name in fresh if HEADS in name)
-    before = activations(old, random_batch(architecture(**given), old_channels))
-    after = activations(new, random_batch(architecture(**wanted), new_channels))
-    assert len(after.levels) == wanted.get("stages", 4)
-    require_same_order(before, after)
-    require_same_order(None, after)
+    before = level_scales(old, patch(architecture(**given), old_channels))
+    after = level_scales(new, patch(architecture(**wanted), new_channels))
+    assert len(after) == wanted.get("stages", 4)
+    assert all(0.1 < now / was < 10 for was, now in zip(before, after, strict=False))
+
+
+def batch_norm(settings: dict[str, Any]) -> dict[str, Any]:
+    return {**settings, "norm_op": "torch.nn.modules.batchnorm.BatchNorm3d"}
 
 
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("channels", [(1, 1), (1, 3), (4, 2)])
-def test_equal_architectures_follow_the_chains_own_rule(residual: bool, channels: tuple[int, int]) -> None:
-    """Between equal architectures the result is, bit by bit, that of the hand-off within a chain."""
-    old, new = (
-        trained(architecture(residual=residual), channels[0]),
-        build(architecture(residual=residual), channels[1]),
-    )
-    adapted, account = adapt(old.state_dict(), new.state_dict())
-    expected = adapt_weights(old.state_dict(), new.state_dict(), channels)
-    assert adapted.keys() == expected.keys()
-    assert all(torch.equal(adapted[name], expected[name]) for name in expected)
+@pytest.mark.parametrize("channels", [(1, 1), (1, 3), (4, 2), (3, 1)])
+@pytest.mark.parametrize("change", [dict, batch_norm])
+def test_equal_architectures_are_copied_bit_by_bit(residual: bool, channels: tuple[int, int], change: Any) -> None:
+    """All tensors but heads arrive bit by bit; each new channel reads the sum over the old ones by their new number."""
+    settings = change(architecture(residual=residual))
+    old, new = (network.state_dict() for network in (trained(settings, channels[0]), build(settings, channels[1], 5)))
+    adapted, account = adapt(old, new)
+    require_same_architecture(account, channels, "x")
+    assert adapted.keys() == {name for name in new if HEADS not in name}
+    stem = "encoder.stem.convs.0.conv.weight" if residual else "encoder.stages.0.0.convs.0.conv.weight"
+    aliases = [name for name in old if old[name].data_ptr() == old[stem].data_ptr()]
+    assert len(aliases) == 4
+    for name, tensor in adapted.items():
+        assert tensor.dtype == old[name].dtype
+        if name in aliases and channels[0] != channels[1]:
+            assert torch.equal(tensor, adapted[aliases[0]])
+            mean = old[name].sum(dim=1) / channels[1]
+            assert all(torch.equal(tensor[:, channel], mean) for channel in range(channels[1]))
+        else:
+            assert torch.equal(tensor, old[name]), name
     assert account.coverage == 1 and account.left_behind == () and account.count("new") == 0
     assert account.count("adapted") == (channels[0] != channels[1])
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("channels", [(1, 2), (2, 1), (3, 1), (4, 3)])
+def test_a_repeated_image_gives_the_same_features(residual: bool, channels: tuple[int, int]) -> None:
+    """One image in every channel gives the features that it gave in every channel of the old network."""
+    old, new = (make(architecture(3, residual=residual), n) for make, n in zip((trained, build), channels, strict=True))
+    hand_over(old, new)
+    image = noise(1, 1, 8, 8, 8)
+    before, after = (
+        features(network, image.expand(-1, n, -1, -1, -1)) for network, n in zip((old, new), channels, strict=True)
+    )
+    for one, other in zip(before, after, strict=True):
+        close(other, one)
+
+
+@pytest.mark.parametrize("change", [{"width": 6}, {"stages": 3}, {"convolutions": 3}, {"flat": 1}, {"residual": True}])
+@pytest.mark.parametrize("channels", [(1, 1), (1, 2)])
+def test_another_architecture_is_refused_within_a_chain(change: dict[str, Any], channels: tuple[int, int]) -> None:
+    """Where architectures differ the error names one tensor, and both shapes if it is in both; either way round."""
+    ours = build(architecture(), channels[0]).state_dict()
+    theirs = build(architecture(**change), channels[1]).state_dict()
+    for weights, like, pair in ((ours, theirs, channels), (theirs, ours, channels[::-1])):
+        with pytest.raises(CheckpointError, match="x has another architecture") as raised:
+            require_same_architecture(shapes_alone(weights, like), pair, "x")
+        message = str(raised.value)
+        assert "\n" not in message and len(message) < 400
+        named = [name for name in {**weights, **like} if name in message.replace(",", " ").replace(";", " ").split()]
+        assert len(named) == 1
+        for state in (weights, like) if named[0] in weights and named[0] in like else ():
+            assert str(tuple(state[named[0]].shape)) in message
+
+
+def test_channels_that_are_not_those_of_the_tasks_are_refused_within_a_chain() -> None:
+    """A first convolution of other channels than the two tasks have belongs to another chain."""
+    account = shapes_alone(build(architecture(), 3).state_dict(), build(architecture(), 1).state_dict())
+    require_same_architecture(account, (3, 1), "x")
+    with pytest.raises(CheckpointError, match=r"conv\.weight has shape \(4, 3, 3, 3, 3\).*\(4, 1, 3, 3, 3\)"):
+        require_same_architecture(account, (2, 1), "x")
 
 
 def test_neither_side_is_changed_or_shared() -> None:
@@ -332,7 +384,7 @@ def test_too_little_coverage_is_refused() -> None:
     old, new = trained(architecture(4)), build(architecture(6))
     _, account = adapt(old.state_dict(), new.state_dict())
     require_coverage(account, account.coverage, "x.pth")
-    with pytest.raises(CheckpointError, match=r"x\.pth would give only 0") as raised:
+    with pytest.raises(CheckpointError, match=r"x\.pth gives only 0") as raised:
         require_coverage(account, 0.9, "x.pth")
     message = str(raised.value)
     assert "\n" not in message and f"{account.coverage:.3f}" in message
@@ -351,29 +403,6 @@ def test_a_diverged_model_is_refused() -> None:
         adapt(old, new)
 
 
-def test_the_first_batch_tells_broken_weights() -> None:
-    """A network blown up by its weights, or with NaN in it, is refused; the figures are those of its stages."""
-    settings = architecture(3)
-    network, batch = build(settings), random_batch(settings, 2)
-    assert batch.shape == (1, 2, 8, 8, 8)
-    close(batch.mean(dim=(2, 3, 4)), torch.zeros(1, 2))
-    close(batch.std(dim=(2, 3, 4)), torch.ones(1, 2))
-    network = build(settings, 2).train()
-    figures = activations(network, batch)
-    assert network.training and figures == activations(network, batch), "no hook is left"
-    assert figures.levels == pytest.approx([float(level.std()) for level in features(network.eval(), batch)])
-    require_same_order(None, figures)
-    with torch.no_grad():
-        network.encoder.stages[1][0].convs[1].norm.weight.mul_(100)
-    with pytest.raises(CheckpointError, match="another order at level 1"):
-        require_same_order(figures, activations(network, batch))
-    with torch.no_grad():
-        network.encoder.stages[1][0].convs[1].norm.weight.fill_(torch.nan)
-    with pytest.raises(CheckpointError, match="NaN or infinity"):
-        require_same_order(figures, activations(network, batch))
-    assert not Activations((1.0, 1.0), float("inf")).finite
-
-
 def test_other_networks_go_by_name_and_shape() -> None:
     """Tensors of networks that are no U-Nets of nnU-Net's are copied where name and shape agree, else new."""
     old = {"a": noise(2, 3), "b": noise(4), "c": noise(1)}
@@ -384,6 +413,16 @@ def test_other_networks_go_by_name_and_shape() -> None:
     assert torch.equal(adapted["b"], fresh["b"]) and torch.equal(adapted["d"], fresh["d"])
     assert account.coverage == 0.5 and account.left_behind == ("b", "c")
     assert account.reasons() == "the rest: no counterpart (50 %)"
+
+
+def test_other_networks_read_other_channels() -> None:
+    """A convolution of an unknown network reads the image if only its channels differ, by the tasks' numbers."""
+    old, fresh = {"a": noise(4, 2, 3, 3), "b": noise(4, 4, 1, 1)}, {"a": noise(4, 3, 3, 3), "b": noise(4, 4, 1, 1)}
+    adapted, account = adapt(old, fresh, inputs=(2, 3))
+    require_same_architecture(account, (2, 3), "x")
+    assert torch.equal(adapted["a"][:, 1], old["a"].sum(dim=1) / 3) and torch.equal(adapted["b"], old["b"])
+    for inputs in (None, (1, 3), (3, 2)):
+        assert shapes_alone(old, fresh, inputs=inputs).count("new") == 1
 
 
 @pytest.mark.parametrize(

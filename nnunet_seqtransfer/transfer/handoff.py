@@ -1,0 +1,145 @@
+"""Make the weights that a stage starts from: of the stage before it, or of a pretrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nnunet_seqtransfer.errors import CheckpointError
+from nnunet_seqtransfer.nnunet.network import fresh_network, is_u_net, network_outputs, network_tensors
+from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.tasks.task import Task
+from nnunet_seqtransfer.transfer.adapt import Adaptation, account, adapt, require_coverage, require_same_architecture
+from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
+from nnunet_seqtransfer.transfer.correspondence import (
+    Correspondence,
+    HeadMatch,
+    Pairs,
+    correspond,
+    match_heads,
+    match_names,
+)
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel, channel_names, outputs
+from nnunet_seqtransfer.transfer.tensor_names import standard_names
+
+
+@dataclass(frozen=True)
+class NewNetwork:
+    """The network that a stage is about to train."""
+
+    task: Task
+    "Task of the stage."
+    plans: dict[str, Any]
+    "Plans of the stage."
+    configuration: str
+    "Configuration in the plans."
+    seed: int | None = None
+    "Seed of initial values that nothing gives; None for 0."
+    keep_heads: bool = False
+    "True if heads of labels with matching names are kept."
+
+    @property
+    def is_u_net(self) -> bool:
+        """Return True if it is one of the U-Nets that nnU-Net's planners choose."""
+        return is_u_net(self.plans, self.configuration)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Return names and shapes of its tensors, on torch's meta device."""
+        return network_tensors(self.plans, self.configuration, self.task.dataset_json)
+
+    def fresh(self) -> dict[str, Tensor]:
+        """Return its tensors as nnU-Net initialises them."""
+        return fresh_network(self.plans, self.configuration, self.task.dataset_json, self.seed or 0).state_dict()
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights that a stage starts from. Nothing is written yet."""
+
+    origin: str
+    "Checkpoint that they are made from: a path, or ARCHIVE!MEMBER."
+    sha256: str
+    "SHA-256 of that checkpoint; empty after a check of a stage."
+    weights: dict[str, Tensor] = field(repr=False)
+    "Tensors without heads, plus kept heads; empty after a check."
+    adaptation: Adaptation
+    "Account of copied, adapted and new tensors."
+    channels: tuple[str, ...]
+    "Names of the old network's input channels; empty if unknown."
+    match: Correspondence
+    "Matching channels and heads."
+
+
+def match_stages(previous: Task, new: NewNetwork, compared: Pairs = ()) -> Correspondence:
+    """Match channels and heads of ``new`` with the stage before it, on ``previous``; ``compared``: see `correspond`."""
+    if new.is_u_net:
+        return correspond(previous, new.task, keep_heads=new.keep_heads, compared=compared)
+    unknown = HeadMatch(None, "heads: all new, the network is none of nnU-Net's U-Nets")
+    return Correspondence(None, unknown if new.keep_heads else None)
+
+
+def from_stage(
+    checkpoint: Path, previous: Task, new: NewNetwork, match: Correspondence, *, check_only: bool = False
+) -> InitialWeights:
+    """Make initial weights from the final checkpoint of the previous stage.
+
+    Args:
+        checkpoint: final checkpoint of the previous stage.
+        previous: task of the previous stage.
+        new: network of the stage that starts.
+        match: matching channels and heads, from `match_stages`.
+        check_only: compare names and shapes only, in milliseconds, and return no weights.
+
+    Raises CheckpointError if the checkpoint is damaged, has another architecture, or (unless ``check_only``) holds NaN.
+    """
+    weights = load_checkpoint(checkpoint, lazy=check_only, compared=not check_only)["network_weights"]
+    made, adaptation = _adapted(weights, new, match, len(previous.channels), check_only=check_only)
+    channels = len(previous.channels), len(new.task.channels)
+    require_same_architecture(adaptation, channels, f"the checkpoint {checkpoint}")
+    digest = "" if check_only else sha256(checkpoint)
+    return InitialWeights(str(checkpoint), digest, made, adaptation, previous.channels, match)
+
+
+def from_model(
+    model: PretrainedModel, new: NewNetwork, min_coverage: float, *, check_only: bool = False
+) -> InitialWeights:
+    """Make initial weights from a pretrained model.
+
+    Args:
+        model: the pretrained model.
+        new: network of the stage that starts.
+        min_coverage: least share of the network's parameters that the model must give, 0 to 1.
+        check_only: compare names and shapes only, and return no weights.
+
+    Raises CheckpointError if the model cannot be read, cannot be matched, or gives less than ``min_coverage``.
+    """
+    if not new.is_u_net:
+        raise CheckpointError(
+            f"the network of {new.plans.get('plans_name')} is none of nnU-Net's U-Nets, so -init cannot adapt a model "
+            "to it; leave out -init"
+        )
+    checkpoint = model.load(lazy=check_only)
+    weights = standard_names(checkpoint["network_weights"], new.tensors, str(model))
+    checkpoint = {**checkpoint, "network_weights": weights}
+    names = channel_names(checkpoint)
+    heads = match_heads(outputs(checkpoint), network_outputs(new.task.dataset_json)) if new.keep_heads else None
+    match = Correspondence(match_names(names, new.task.channels), heads)
+    made, adaptation = _adapted(weights, new, match, None, check_only=check_only)
+    require_coverage(adaptation, min_coverage, str(model))
+    return InitialWeights(str(model), model.sha256, made, adaptation, names, match)
+
+
+def _adapted(
+    weights: Mapping[str, Tensor], new: NewNetwork, match: Correspondence, channels: int | None, *, check_only: bool
+) -> tuple[dict[str, Tensor], Adaptation]:
+    kept = match.heads.kept if match.heads else None
+    inputs = None if channels is None else (channels, len(new.task.channels))
+    if check_only:
+        return {}, account(weights, new.tensors, match.channels, kept, inputs)
+    return adapt(weights, new.fresh(), match.channels, kept, inputs)
