@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_derive: register a dataset with fewer channels, labels or cases of another one."""
+"""nnUNetv2_seq_derive: register a dataset with fewer channels, labels or cases than another one."""
 
 from __future__ import annotations
 

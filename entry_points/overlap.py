@@ -30,7 +30,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def overlap_text(target: str, overlaps: Sequence[SourceOverlap], *, every_pair: bool) -> str:
-    """Return a table with one row per source; ``every_pair`` adds a line for each pair of cases."""
+    """Return a table with one row per source; ``every_pair`` adds a line for each case pair."""
     rows = []
     for overlap in overlaps:
         cases, target_cases = {one.source_case for one in overlap.shared}, {one.target_case for one in overlap.shared}

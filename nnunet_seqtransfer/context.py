@@ -1,4 +1,4 @@
-"""Pass progress reports and the number of worker processes from a command down to the work."""
+"""Pass progress reports and worker processes from a command down to the work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Notify = Callable[[str], None]
-"""Receives one line of progress for people. Commands print it to standard error."""
+"""Receives one progress line for people. Commands print it to standard error."""
 
 
 def silent(line: str) -> None:
@@ -18,6 +18,6 @@ class Context:
     """Progress reports and worker processes."""
 
     notify: Notify = silent
-    "Called with each line of progress."
+    "Called with each progress line."
     processes: int = 1
-    "Maximum number of worker processes, at least 1."
+    "Maximum worker processes, at least 1."

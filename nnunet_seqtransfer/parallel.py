@@ -19,9 +19,9 @@ Result = TypeVar("Result")
 def run_in_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, description: str
 ) -> list[Result]:
-    """Return the results of ``function``, in the order of ``jobs``; use this process if ``processes`` is 1.
+    """Return ``function(job)`` for each job, in order; use this process if ``processes`` is 1.
 
-    Raises the first error of ``function`` and drops the jobs that have not started. Raises DatasetError if a worker
+    Raises the first error and drops the jobs that have not started. Raises DatasetError if a worker
     process dies.
     """
     with tqdm(total=len(jobs), desc=description, unit="case", disable=not jobs) as bar:

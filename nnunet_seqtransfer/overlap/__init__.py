@@ -1,1 +1,1 @@
-"""Shared patients: sketches of cases, and which sketches of two datasets match."""
+"""Shared patients: sketch cases, and match the sketches in two datasets."""

@@ -1,4 +1,4 @@
-"""Cache the sketches of all cases of a dataset next to its preprocessed data; only changed cases are read."""
+"""Cache case sketches next to preprocessed data; only changed cases are read."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from nnunet_seqtransfer.storage import checksum, replacing
 
 FORMAT = 1
 Known = dict[str, tuple[str, Sketch]]
-"""Case -> checksum of the files that were sketched, and the sketch."""
+"""Case -> checksum over the sketched files, and the sketch."""
 
 
 @dataclass(frozen=True)
 class SketchedDataset:
-    """Sketches of one dataset."""
+    """Case sketches in one dataset."""
 
     dataset: str
     "Full name."
     channels: tuple[str, ...]
-    "Names of the channels."
+    "Channel names."
     sketches: dict[str, Sketch]
     "Case -> sketch; empty if the dataset has neither raw nor preprocessed images."
     resampled: bool = False
@@ -48,7 +48,7 @@ class SketchedDataset:
 
 @dataclass(frozen=True)
 class _CaseSource:
-    """Files that the voxels of one case come from."""
+    """Files that a case is read from."""
 
     case: str
     raw: RawCase | None
@@ -57,7 +57,7 @@ class _CaseSource:
     reader: str = ""
 
     def stamp(self) -> str:
-        """Return a checksum of labels and of the files' names, sizes and times; a changed case is sketched again."""
+        """Return a checksum over labels, file names, sizes and times; a changed case is sketched again."""
         if self.raw is not None:
             files: list[Path] = [*self.raw.images, self.raw.label]
         else:
@@ -67,7 +67,7 @@ class _CaseSource:
 
 
 def sketch_dataset(dataset: str, processes: int, *, write: bool = True) -> SketchedDataset:
-    """Return the sketches of a dataset's labelled cases; read only cases that the cache lacks.
+    """Return sketches for a dataset's labelled cases; read only cases that the cache lacks.
 
     ``write`` keeps new sketches. Raises DatasetError or RecordError if the dataset or a case cannot be read.
     """
@@ -84,7 +84,7 @@ def sketch_dataset(dataset: str, processes: int, *, write: bool = True) -> Sketc
 
 
 def cached_sketches(dataset: str) -> SketchedDataset:
-    """Return the cached sketches that still match the files of their case. No image is read."""
+    """Return the cached sketches that still match the case files. No image is read."""
     cached = _read(dataset)
     if not cached:  # before anything else is read
         return SketchedDataset(dataset, (), {})
@@ -109,7 +109,7 @@ def _sketched(dataset: str, dataset_json: dict[str, Any], sources: list[_CaseSou
 
 
 def _split(sources: list[_CaseSource], cached: Known) -> tuple[Known, list[_CaseSource]]:
-    """Return the cached sketches of unchanged cases, and the other cases."""
+    """Return cached sketches for unchanged cases, and the other cases."""
     known: Known = {}
     missing: list[_CaseSource] = []
     for source in sources:
@@ -122,7 +122,7 @@ def _split(sources: list[_CaseSource], cached: Known) -> tuple[Known, list[_Case
 
 
 def _case_sources(dataset: str, dataset_json: dict[str, Any]) -> list[_CaseSource]:
-    """Return the raw cases, otherwise those in the fullest folder of preprocessed data."""
+    """Return the raw cases, otherwise those in the fullest preprocessed folder."""
     raw = raw_cases(dataset, dataset_json)
     if raw:
         return _raw_sources(raw, dataset_json)

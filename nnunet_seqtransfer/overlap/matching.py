@@ -1,13 +1,13 @@
-"""Find shared cases: pairs of cases whose sketches agree in image or labels, under any name.
+"""Find shared cases: case pairs with equal images or labels, under any name.
 
-The search joins sorted hashes, so it does not loop over pairs of cases. The evidence is safe from chance:
+The search joins sorted hashes, so it does not loop over case pairs. The evidence is safe from chance:
 
-- Images need `LEAST_COMMON` equal patterns, and at least `LEAST_SHARE` of the patterns that a crop would keep. A
-  pattern is the order of 25 or 27 values. Unrelated scans practically never have one in common (counts are in
+- Images need `LEAST_COMMON` equal patterns, and at least the part `LEAST_SHARE` that a crop would keep. A pattern
+  is an order among 25 or 27 values. Unrelated scans practically never have one in common (counts are in
   docs/how-to/shared-patients.md). Marks written into many images (a scale bar, a frame) do recur: patterns
-  in more than `MOST_IMAGES` channels of a task are ignored, and the minimum share rules out small insets.
+  in more than `MOST_IMAGES` channels per task are ignored, and the minimum share rules out small insets.
 - Labels need equal masks with some hundred surface voxels, each chosen by an annotator or a network on that image. An
-  atlas or a phantom gives many cases the same mask: masks of more than `MOST_CASES` cases of a task are ignored.
+  atlas or a phantom gives many cases the same mask: masks in more than `MOST_CASES` cases per task are ignored.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_dataset
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch
 
 LEAST_COMMON = 4
-"""Minimum number of common patterns."""
+"""Minimum common patterns."""
 LEAST_SHARE = 0.01
-"""Minimum share of the smaller image's patterns."""
+"""Minimum share among the smaller image's patterns."""
 MOST_IMAGES = 64
-"""Maximum number of channels of one task with the same pattern; beyond it the pattern is a mark on the images."""
+"""Channels per task that may hold a pattern; beyond this it is a mark on the images."""
 MOST_CASES = 8
-"""Maximum number of cases of one task with the same mask; beyond it the mask comes from an atlas or a phantom."""
+"""Cases per task that may have the same mask; beyond this it comes from an atlas or a phantom."""
 ALIKE = 0.9
-"""Share from which images are called equal, or one a crop of the other; saving an image again loses few patterns."""
+"""Share from which images are called equal or cropped; saving an image again loses few patterns."""
 Pair = tuple[str, str]
 """Source case, target case."""
 
@@ -45,21 +45,21 @@ class ChannelMatch:
     """Two channels with common patterns. Shares are estimated from the sketches."""
 
     source_channel: str
-    "Channel of the source."
+    "Source channel."
     target_channel: str
-    "Channel of the target."
+    "Target channel."
     common: int
-    "Number of patterns in both sketches."
+    "Pattern count in both sketches."
     share_of_source: float
-    "Part of the source's patterns that the target has."
+    "Share among the source's patterns that the target has."
     share_of_target: float
-    "Part of the target's patterns that the source has."
+    "Share among the target's patterns that the source has."
     inverted: bool
-    "True if maxima of one image are minima of the other."
+    "True if maxima in one image are minima in the other."
 
     @property
     def share(self) -> float:
-        """Return the part of the smaller image that lies in the other."""
+        """Return the share for the smaller image."""
         return max(self.share_of_source, self.share_of_target)
 
     @property
@@ -80,21 +80,21 @@ class SharedCase:
     """Two cases that hold the same image or labels, in whole or in part."""
 
     source: str
-    "Full name of the source dataset."
+    "Full source dataset name."
     source_case: str
-    "Case of the source."
+    "Source case."
     target_case: str
-    "Case of the target."
+    "Target case."
     images: tuple[ChannelMatch, ...] = ()
     "Matching channels, best first; no channel occurs twice."
     labels: tuple[tuple[str, str], ...] = ()
-    "Pairs of labels with equal masks: name in the source, name in the target."
+    "Labels with equal masks: name in the source, name in the target."
     same: Literal["", "case", "file"] = ""
-    "What both have in common by name: the case itself, or the image file; empty if contents were compared."
+    "Evidence by name: both are the same case, or read the same image file; empty if contents were compared."
 
     @property
     def share(self) -> float:
-        """Return the part of the smaller image that lies in the other; 0 if only labels agree."""
+        """Return the best channel's share; 0 if only labels agree."""
         return 1.0 if self.same else max((match.share for match in self.images), default=0.0)
 
     @property
@@ -112,7 +112,7 @@ class SourceOverlap:
     """The cases that one source shares with the target."""
 
     source: str
-    "Full name of the source dataset."
+    "Full source dataset name."
     shared: tuple[SharedCase, ...]
     "Shared cases, sorted by source case; empty if there are none."
 
@@ -123,9 +123,9 @@ def find_overlap(
     """Return the cases that a target shares with each source.
 
     Args:
-        target: full name of the target dataset.
-        sources: full names of the source datasets; None compares all other registered datasets and skips, with a
-            line of progress, those that cannot be read.
+        target: full dataset name.
+        sources: full dataset names; None compares all other registered datasets and skips unreadable ones with a
+            progress line.
         context: progress reports, and worker processes for cases that are not sketched yet.
         write: keep the sketches for the next time.
 
@@ -155,7 +155,7 @@ def _everything_but(target: str) -> tuple[str, ...]:
 
 
 def announced_sketches(dataset: str, context: Context, *, write: bool = True) -> SketchedDataset:
-    """Return the sketches of a dataset, see `sketch_dataset`; report if there are no images, or only resampled ones."""
+    """Return a dataset's sketches, see `sketch_dataset`; report if there are no images, or only resampled ones."""
     sketched = sketch_dataset(dataset, context.processes, write=write)
     if not sketched.sketches:
         context.notify(f"{dataset} has neither raw nor preprocessed images here: its cases cannot be compared")
@@ -165,7 +165,7 @@ def announced_sketches(dataset: str, context: Context, *, write: bool = True) ->
 
 
 def match_datasets(target: SketchedDataset, source: SketchedDataset) -> tuple[SharedCase, ...]:
-    """Return all pairs of cases with evidence, sorted by source case."""
+    """Return all case pairs with evidence, sorted by source case."""
     images = image_matches(target, source)
     labels = label_matches(target, source)
     return tuple(
@@ -188,10 +188,10 @@ def _one_to_one(matches: Iterable[ChannelMatch]) -> tuple[ChannelMatch, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Index:
-    """All patterns of a dataset with the channel that each comes from."""
+    """All patterns in a dataset with their channel."""
 
     owners: list[tuple[str, str, ChannelSketch]]
-    "Case, channel name and sketch of every channel."
+    "Case, channel name and sketch for every channel."
     keys: NDArray[np.uint64]
     "Patterns without their lowest bit, ascending."
     minimum: NDArray[np.bool_]
@@ -212,7 +212,7 @@ def _index(dataset: SketchedDataset) -> _Index:
 
 
 def image_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair, list[ChannelMatch]]:
-    """Return pairs of cases with enough common patterns. The time grows with the number of common patterns."""
+    """Return case pairs with enough common patterns. Time grows with the common patterns."""
     ours, theirs = _index(target), _index(source)
     # join of two sorted lists: every occurrence in the source meets every equal one in the target
     begin = np.searchsorted(ours.keys, theirs.keys, side="left")
@@ -236,7 +236,7 @@ def image_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair
 
 
 def _shares(common: int, channel: ChannelSketch, other: ChannelSketch) -> tuple[float, float]:
-    """Divide the common patterns by those of each sketch that the other sketch could hold: up to both limits."""
+    """Divide the common patterns by those in each sketch that the other sketch could hold: up to both limits."""
     limit = np.uint64(min(channel.limit, other.limit))
     return (
         common / int(np.searchsorted(channel.patterns, limit, side="right")),
@@ -261,7 +261,7 @@ def _add_wholes(
 
 
 def label_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair, list[tuple[str, str]]]:
-    """Return pairs of cases with equal masks, and the names of the labels in source and target."""
+    """Return case pairs with equal masks, and the label names in source and target."""
     ours, theirs = (
         _holders(
             (digest, (case, name)) for case, sketch in dataset.sketches.items() for name, digest in sketch.masks.items()
@@ -277,7 +277,7 @@ def label_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair
 
 
 def _holders(digests: Iterable[tuple[int, Pair]]) -> dict[int, list[Pair]]:
-    """Return digest -> (case, name) of all that have it, without 0 and digests of more than MOST_CASES cases."""
+    """Return digest -> (case, name) pairs, without 0 and digests in more than MOST_CASES cases."""
     holders: dict[int, list[Pair]] = defaultdict(list)
     for digest, pair in digests:
         if digest:

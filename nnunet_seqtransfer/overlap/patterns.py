@@ -1,10 +1,10 @@
-"""Ordinal patterns around the local extrema of an image, as 64-bit hashes: they survive rescaling, turns and crops.
+"""Hash ordinal patterns around local image extrema; hashes survive rescaling, turns and crops.
 
-At every strict local maximum or minimum the neighbourhood is replaced by the dense ranks of its values. Ranks do not
-change under any increasing map of intensities. Under an inversion maxima become minima, so the neighbourhood of a
-minimum is negated first. Turning and flipping of the axes is undone by the neighbours that share a face with the
-centre: along each axis the larger of the two lies on the positive side, and the axes are sorted by it. Positions play
-no part, so a crop has the patterns of its place in the whole image.
+At every strict local maximum or minimum, the neighbourhood is replaced by dense ranks. Ranks do not change under any
+increasing intensity map. An inversion turns maxima into minima, so neighbourhoods around minima are negated first.
+Turns and flips are undone by the neighbours that share a face with the centre: along each axis the larger one goes to
+the positive side, and axes are sorted by it. Positions are not used, so a crop has the same patterns as that part of
+the whole image.
 """
 
 from __future__ import annotations
@@ -21,32 +21,31 @@ from numpy.typing import NDArray
 Voxels = NDArray[np.float32]
 
 DISTINCT = 8
-"""Neighbourhoods with fewer different values are left out: few grey levels make few patterns, which agree by chance."""
+"""Minimum distinct values in a neighbourhood; patterns with few grey levels agree by chance."""
 RADIUS = {2: 2, 3: 1}
-"""Neighbourhoods have 5x5 pixels in 2-D and 3x3x3 voxels in 3-D: 25 and 27 values."""
+"""Radius by dimension: 5x5 pixels in 2-D and 3x3x3 voxels in 3-D, 25 and 27 values."""
 SLAB_VOXELS = 1 << 19
-"""Volumes are looked at in slabs of about this many voxels: little memory beside the image, and near the processor."""
+"""Voxels per slab: small enough for the processor cache and little extra memory."""
 
 
 def ordinal_patterns(image: Voxels) -> NDArray[np.uint64]:
-    """The distinct patterns of an image, ascending; the lowest bit of each is 1 where it lies around a minimum.
+    """Return an image's distinct patterns, ascending; the lowest bit is 1 for a pattern around a minimum.
 
     Args:
-        image: shape (x, y, z). A volume with fewer than three voxels along an axis is taken as images in the plane of
-            the other two, as nnU-Net stores 2-D images. Voxels beside NaN have no pattern.
+        image: shape (x, y, z). If an axis has fewer than three voxels, the volume is treated as 2-D images in the
+            plane spanned by the other axes, as nnU-Net stores them. Voxels next to NaN have no pattern.
 
     Returns:
         uint64, shape (patterns,); a pattern that occurs around maxima and minima is listed once.
     """
-    found = [_patterns_in(part) for part in _parts(image)]
-    hashes = np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.uint64)
+    hashes = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *(_patterns_in(part) for part in _parts(image))]))
     first = np.ones(len(hashes), dtype=bool)
     first[1:] = hashes[1:] >> np.uint64(1) != hashes[:-1] >> np.uint64(1)
     return hashes[first]
 
 
 def _parts(image: Voxels) -> Iterator[Voxels]:
-    """The slices of a flat volume; of any other, slabs that overlap by what a neighbourhood needs."""
+    """Yield the slices if the volume is flat, else slabs that overlap by one neighbourhood."""
     thin = int(np.argmin(image.shape))
     if image.shape[thin] < 3:
         yield from np.moveaxis(image, thin, 0)
@@ -57,7 +56,7 @@ def _parts(image: Voxels) -> Iterator[Voxels]:
 
 
 def _patterns_in(image: Voxels) -> NDArray[np.uint64]:
-    """Hashes of one 2-D image or slab."""
+    """Return the hashes in one 2-D image or slab."""
     offsets, symmetries = _neighbourhood(image.ndim)
     radius = RADIUS[image.ndim]
     centres = _candidates(image)
@@ -74,7 +73,10 @@ def _patterns_in(image: Voxels) -> NDArray[np.uint64]:
 
 
 def _candidates(image: Voxels) -> NDArray[np.intp]:
-    """Indices (n, dimensions) of inner voxels that no neighbour exceeds, or none falls below, on no plateau."""
+    """Return indices, shape (n, dimensions), for inner voxels that are extrema among their 3x3(x3) neighbours.
+
+    Plateaus are left out. A separable maximum is much faster than comparing all neighbours.
+    """
     largest, smallest = image, image
     for axis in range(image.ndim):
         count = largest.shape[axis] - 2
@@ -88,21 +90,21 @@ def _candidates(image: Voxels) -> NDArray[np.intp]:
 
 
 def _strict(values: Voxels, offsets: NDArray[np.intp]) -> tuple[Voxels, NDArray[np.bool_]]:
-    """Neighbourhoods (n, values) of strict extrema, those of minima negated; and which these are."""
+    """Keep neighbourhoods (n, values) around strict extrema, negate those around minima, and mark the minima."""
     direct = values[:, np.abs(offsets).max(axis=1) == 1]
     centre = values[:, len(offsets) // 2, None]
     maximum = np.asarray((centre > direct).all(axis=1))
     minimum = np.asarray((centre < direct).all(axis=1))
-    # in the wider 2-D neighbourhood there may be NaN or infinity; its ranks would depend on the sort
+    # the wider 2-D neighbourhood may hold NaN or infinity; ranks would then depend on the sort
     kept = (maximum | minimum) & np.isfinite(values).all(axis=1)
     values, minimum = values[kept], minimum[kept]
     return np.where(minimum[:, None], -values, values), minimum
 
 
 def _turns(values: Voxels, offsets: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """For each neighbourhood the number of the symmetry that brings it into standard position, and whether one does.
+    """Return the symmetry that brings each neighbourhood into standard position, and True if it is unambiguous.
 
-    Where two of the deciding values are equal, the position is ambiguous.
+    If two deciding values are equal, the position is ambiguous.
     """
     dimensions = offsets.shape[1]
     faces = np.eye(dimensions, dtype=np.intp)
@@ -123,9 +125,9 @@ def _turns(values: Voxels, offsets: NDArray[np.intp]) -> tuple[NDArray[np.intp],
 
 @cache
 def _neighbourhood(dimensions: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Offsets (values, dimensions) of a neighbourhood, and for each symmetry of the grid which value goes where.
+    """Return the offsets (values, dimensions), and for each grid symmetry the new value order.
 
-    Symmetries are ordered by the permutation of the axes, then by the bits of the flipped axes.
+    Symmetries are ordered by axis permutation, then by flip bits.
     """
     radius = RADIUS[dimensions]
     offsets = np.asarray(list(itertools.product(range(-radius, radius + 1), repeat=dimensions)))
@@ -141,7 +143,7 @@ def _neighbourhood(dimensions: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 def _dense_ranks(values: Voxels) -> NDArray[np.uint8]:
-    """The rank of each value among the different values of its row, from 0."""
+    """Return each value's rank among the distinct values in its row, from 0."""
     order = np.argsort(values, axis=1)
     ordered = np.take_along_axis(values, order, axis=1)
     steps = np.zeros(values.shape, dtype=np.uint8)
@@ -152,7 +154,7 @@ def _dense_ranks(values: Voxels) -> NDArray[np.uint8]:
 
 
 def _hash(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """A 64-bit hash of each row of bytes: its words through the finaliser of SplitMix64 (Steele et al. 2014)."""
+    """Hash each row to 64 bits with the SplitMix64 finaliser (Steele et al. 2014)."""
     padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
     padded[:, : rows.shape[1]] = rows
     state: Any = np.zeros(len(rows), dtype=np.uint64)

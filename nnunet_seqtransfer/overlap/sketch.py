@@ -1,10 +1,10 @@
-"""A sketch of one case: a few KB of hashes from which one sees whether another case holds the same image or labels.
+"""Sketch one case: a few KB that tell whether another case holds the same image or labels.
 
-The patterns of a channel (`patterns.py`) are a set, and cropping, padding and turning hardly change it. Of this set the
-sketch keeps the smallest hashes (bottom-k; Broder 1997): two sketches then hold, below the smaller of their limits, a
-random sample of both sets that is drawn alike from both, and so estimate what part the sets have in common. How many
-are kept grows with the set, one in `SAMPLING`. With a fixed number, a crop of 48^3 and a volume of 256^3 would have
-next to nothing in common: the k smallest of the volume reach as far up as the k/150 smallest of the crop.
+A channel's patterns (`patterns.py`) form a set that cropping, padding and turning hardly change. The sketch keeps
+the smallest hashes (bottom-k; Broder 1997). Up to the smaller limit, two sketches are random samples
+from both sets, drawn alike, so they estimate the common part. A larger set keeps more hashes, one in `SAMPLING`. With a
+fixed number, a 48^3 crop and a 256^3 volume would have next to nothing in common: the volume's k smallest hashes
+reach only as far as the crop's k/150 smallest.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.overlap.patterns import Voxels, ordinal_patterns
 
 FEWEST, SAMPLING, MOST = 512, 32, 4096
-"""Kept of a channel: all patterns up to FEWEST, then one in SAMPLING but at least FEWEST and at most MOST (32 KB)."""
+"""A channel keeps one pattern in SAMPLING, at least FEWEST (or all) and at most MOST (32 KB)."""
 TOO_FEW = 16
-"""A channel with fewer patterns (few grey levels) gets a digest of the whole image too, which finds whole copies."""
+"""A channel with fewer patterns (few grey levels) also gets a whole-image digest, to find copies."""
 NO_LIMIT = np.iinfo(np.uint64).max
 LEAST_SURFACE = {2: 100, 3: 200}
-"""A mask needs as many surface voxels: each is a choice of the annotator, so that two masks do not agree by chance."""
+"""Minimum surface voxels by dimension: the annotator chooses each one, so masks do not agree by chance."""
 ALL_LABELS = "all labels"
-"""The name of the union of a case's labels."""
+"""Name for the union over a case's labels."""
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelSketch:
-    """What is kept of one channel."""
+    """Sketched channel."""
 
     patterns: NDArray[np.uint64]
-    "The smallest distinct patterns, ascending, see `ordinal_patterns`."
+    "Smallest distinct patterns, ascending, see `ordinal_patterns`."
     limit: int
-    "Every pattern of the channel up to this one is kept."
+    "Largest kept hash; every smaller pattern is kept."
     whole: int
-    "Digest of the whole image up to increasing maps and inversion, where there are few patterns; else 0."
+    "Whole-image digest, invariant to increasing maps and inversion, if there are few patterns; else 0."
 
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """What is kept of one case."""
+    """Sketched case."""
 
     channels: tuple[ChannelSketch, ...]
-    "In the order of the channels."
+    "Sketches in channel order."
     masks: dict[str, int]
-    "Label, region, or all labels -> digest of its mask, wherever it lies; masks too simple to tell cases left out."
+    "Label, region or all labels -> mask digest, independent from position; too simple masks are left out."
 
 
 def sketch_case(case: CaseData, labels: Mapping[str, tuple[int, ...]]) -> Sketch:
-    """The sketch of a case whose labels (name -> values) are those of its dataset."""
+    """Sketch a case. ``labels`` maps the names in the dataset to label values."""
     return Sketch(tuple(sketch_channel(image) for image in case.images), mask_digests(case.segmentation, labels))
 
 
 def sketch_channel(image: Voxels) -> ChannelSketch:
-    """The sketch of one channel, shape (x, y, z), float32."""
+    """Sketch one channel, shape (x, y, z), float32."""
     patterns = ordinal_patterns(image)
     count = int(np.clip(len(patterns) // SAMPLING, FEWEST, MOST))
     if len(patterns) > count:
@@ -68,7 +68,7 @@ def sketch_channel(image: Voxels) -> ChannelSketch:
 
 
 def _whole(image: Voxels) -> int:
-    """Digest of the dense ranks of an image or of its inverse; 0 where there is hardly anything in the image."""
+    """Return a digest for dense ranks, equal for the inverted image; 0 if the image is nearly empty."""
     levels, ranks = np.unique(image, return_inverse=True)
     counts = np.bincount(ranks.reshape(-1))
     if len(levels) < 3 or image.size - counts.max() < LEAST_SURFACE[3] or not np.isfinite(levels).all():
@@ -78,9 +78,9 @@ def _whole(image: Voxels) -> int:
 
 
 def mask_digests(segmentation: NDArray[np.int16], labels: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Digests of the masks of all labels and of their union, independent of position and orientation.
+    """Return digests for all label masks and their union, independent from position and orientation.
 
-    Left out are masks that could agree by chance: empty ones, solid boxes, and those with little surface.
+    Masks that could agree by chance are left out: empty ones, solid boxes, and those with little surface.
     """
     present = np.clip(segmentation, 0, None)
     boxes = ndimage.find_objects(present)
@@ -100,14 +100,14 @@ def mask_digests(segmentation: NDArray[np.int16], labels: Mapping[str, tuple[int
 
 
 def _mask_digest(mask: NDArray[np.bool_]) -> int:
-    """Digest of a mask that fills its bounding box, brought into a standard orientation; 0 for a too simple one."""
+    """Return a digest for a mask that fills the bounding box, in standard orientation; 0 if it is too simple."""
     dimensions = 3 if min(mask.shape) > 1 else 2
     surface = np.count_nonzero(mask) - np.count_nonzero(_eroded(mask))
     return 0 if mask.all() or surface < LEAST_SURFACE[dimensions] else _digest(_upright(mask))
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask without its surface: voxels outside of the box count as empty, along axes of one voxel as filled."""
+    """Remove the surface voxels. Outside the box is empty, but filled along axes with one voxel."""
     inner = mask.copy()
     for axis in range(mask.ndim):
         if mask.shape[axis] == 1:
@@ -120,9 +120,9 @@ def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _upright(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask with its heavier half first along each axis, axes sorted by length and spread; exact whole numbers.
+    """Put the heavier half first along each axis and sort axes by length and spread, in exact whole numbers.
 
-    Where two axes, or two halves, are alike in both numbers, the orientation stays as stored.
+    If two axes or two halves are equal in both numbers, the stored orientation stays.
     """
     keys = []
     for axis in range(mask.ndim):
@@ -135,8 +135,7 @@ def _upright(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _digest(array: NDArray[np.generic]) -> int:
-    """64 bits of the shape and the content of an array; never 0."""
+    """Return a 64-bit digest over shape and content; never 0."""
     content = np.packbits(array.astype(bool)) if array.dtype == bool else np.ascontiguousarray(array)
-    found = hashlib.blake2b(repr(array.shape).encode(), digest_size=8)
-    found.update(content.tobytes())
-    return int.from_bytes(found.digest(), "little") or 1
+    digest = hashlib.blake2b(repr(array.shape).encode() + content.tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1

@@ -1,1 +1,1 @@
-"""What a task is: a registered dataset, its cases and labels, and its signature."""
+"""Tasks: registered datasets with cases, labels and signatures."""

@@ -19,7 +19,7 @@ READER_KIND = "reader"
 
 
 def aligned_name(target_plans: dict[str, Any], target_number: int) -> str:
-    """Return the plans name of data prepared for a target: "nnUNetPlans_for4"."""
+    """Return the plans name for data prepared for a target: "nnUNetPlans_for4"."""
     return f"{target_plans['plans_name']}_for{target_number}"
 
 
@@ -36,7 +36,7 @@ def align_plans(target_plans: dict[str, Any], target: Task, source: Task) -> dic
 
 
 def plans_for(target_plans: dict[str, Any], target_number: int, source: Task) -> dict[str, Any]:
-    """Return the plans of `align_plans` if only the target's plans, not the target, are available."""
+    """Return plans like `align_plans` if only the target's plans, not the target, are available."""
     name = aligned_name(target_plans, target_number)
     plans = deepcopy(target_plans)
     forward = plans["transpose_forward"]
@@ -99,16 +99,16 @@ def target_preprocessing_of(plans: dict[str, Any], configuration: str) -> dict[s
 
 
 def find_reader(task: Task) -> str:
-    """Return the name of nnU-Net's reader class for a task with raw data, from the cache if possible.
+    """Return nnU-Net's reader class for a task with raw data, from the cache if possible.
 
-    nnU-Net opens an image to find out, which would take most of the time of a metric that reads no image.
+    nnU-Net opens an image to find out, which takes longer than a metric that reads no image.
     Raises DatasetError if no reader fits.
     """
     return _remembered(task) or reader_writer(task.dataset_json, _example(task))
 
 
 def remember_reader(task: Task, reader: str) -> None:
-    """Store the reader of a task until the first image or dataset.json changes."""
+    """Store the reader for a task until the first image or dataset.json changes."""
     if task.raw and _remembered(task) != reader:
         write_record(_reader_path(task), READER_KIND, READER_FORMAT, {**_reader_inputs(task), "reader": reader})
 

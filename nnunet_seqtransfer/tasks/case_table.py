@@ -1,4 +1,4 @@
-"""Select cases by a table, such as the site or scanner of each case: a CSV next to dataset.json or elsewhere."""
+"""Select cases by a table, for example by site or scanner: a CSV next to dataset.json or elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunet_seqtransfer.nnunet.folders import find_name
 from nnunet_seqtransfer.storage import replacing
 
 TABLE_NAME = "cases.csv"
-"""Default table of a dataset, next to dataset.json."""
+"""Default table, next to dataset.json."""
 _MAX_LISTED = 10
 
 
@@ -24,9 +24,9 @@ class CaseTable:
     path: Path
     "CSV file."
     key: str
-    "Column of identifiers."
+    "Identifier column."
     columns: tuple[str, ...]
-    "Names of all columns."
+    "Column names."
     rows: dict[str, dict[str, str]]
     "Identifier -> column -> value, stripped of spaces."
 
@@ -66,7 +66,7 @@ def read_case_table(path: Path, key: str | None = None) -> CaseTable:
 
 
 def write_case_table(path: Path, table: CaseTable, cases: Sequence[str]) -> None:
-    """Write the rows of some cases; the column of identifiers comes first and is named case."""
+    """Write rows for some cases; the identifier column comes first and is named case."""
     others = [name for name in table.columns if name != table.key]
     with replacing(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -81,8 +81,8 @@ def select_cases(
 ) -> tuple[str, ...]:
     """Return the ``cases`` that meet all conditions ("column=value" or "column=value,value"), sorted.
 
-    Cases without a row are not selected, and rows of other cases are ignored; both are reported to ``notify``.
-    Raises DatasetError if a condition names an unknown column or value, if the table lists none of the cases, or if
+    Cases without a row are not selected, and rows for other cases are ignored; both are reported to ``notify``.
+    Raises DatasetError if a condition names an unknown column or value, if the table lists no case, or if
     no case is selected.
     """
     known = sorted(set(table.rows) & set(cases))

@@ -1,4 +1,4 @@
-"""Derive datasets: keep some channels, labels or cases of a registered dataset and register the result.
+"""Derive datasets: keep some channels, labels or cases from a registered dataset and register the result.
 
 Images are referenced, not copied. Label files are rewritten only if label values change.
 """
@@ -28,11 +28,11 @@ RECORD_NAME = "derived.json"
 RECORD_KIND = "derivation"
 RECORD_FORMAT = 1
 LABELS = "labelsTr"
-"""Folder of rewritten label files."""
+"""Folder for rewritten label files."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _MAX_NUMBER = 999
 _STALE_ENTRIES = ("modality", "regions_class_order", "training", "test", "numTest")
-"""Entries of the original dataset.json that are rewritten, or that list cases which the derived dataset lacks."""
+"""Original dataset.json entries that are rewritten, or that list cases which the derived dataset lacks."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,27 @@ class DeriveRequest:
     """Request for `derive_dataset`. An empty tuple keeps everything."""
 
     origin: str
-    "Full name of the original dataset."
+    "Original dataset, full name."
     number: int
-    "Number of the new dataset, 1 to 999."
+    "New dataset number, 1 to 999."
     name: str
-    "Name of the new dataset without the number: letters, digits, - and _."
+    "New dataset name without the number: letters, digits, - and _."
     channels: tuple[str, ...] = ()
     "Channels to keep, in their new order."
     labels: tuple[str, ...] = ()
     'Labels or regions to keep, and merges such as "whole=necrosis+edema" or "whole=1+2".'
     conditions: tuple[str, ...] = ()
-    'Conditions on the table of cases; a case must meet all of them: "site=01", "site=01,02".'
+    'Conditions on the case table; a case must meet all: "site=01", "site=01,02".'
     cases: tuple[str, ...] = ()
-    "Identifiers of the cases to choose from."
+    "Case identifiers to choose from."
     most: int | None = None
-    "Maximum number of cases, drawn by ``seed``."
+    "Draw at most this many cases by ``seed``."
     seed: int = 0
-    "Seed of the draw, see `sample_cases`."
+    "Seed for the draw, see `sample_cases`."
     table: Path | None = None
-    "Table of cases; None for cases.csv next to the original dataset.json."
+    "Case table; None for cases.csv next to the original dataset.json."
     table_key: str | None = None
-    "Column of identifiers in the table; None for the column named case, or else the first."
+    "Identifier column in the table; None for the column named case, or else the first."
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,23 @@ class Derivation:
     dataset: str
     "Full name, such as Dataset501_X."
     origin: str
-    "Full name of the original dataset."
+    "Original dataset, full name."
     channels: tuple[str, ...]
     "Channels in order."
     labels: LabelChoice
     "Labels, and how label values change."
     cases: dict[str, RawCase]
-    "Identifier -> images of the kept channels, and the original label file."
+    "Identifier -> kept image files and the original label file."
     origin_cases: int
-    "Number of cases in the original dataset."
+    "Case count in the original dataset."
     dataset_json: dict[str, Any]
-    'Content of dataset.json; the entry "dataset" references the images.'
+    'New dataset.json; the entry "dataset" references the images.'
     table: CaseTable | None
-    "Table of cases to write next to dataset.json."
+    "Case table to write next to dataset.json."
 
     @property
     def folder(self) -> Path:
-        """Return the folder of the dataset in nnUNet_raw."""
+        """Return the dataset's folder in nnUNet_raw."""
         return raw_folder() / self.dataset
 
 
@@ -135,7 +135,7 @@ def plan_derivation(request: DeriveRequest, notify: Notify) -> Derivation:
 def _choose_cases(
     request: DeriveRequest, raw: dict[str, RawCase], notify: Notify
 ) -> tuple[CaseTable | None, tuple[str, ...]]:
-    """Return the table to write, and the identifiers of the chosen cases, sorted."""
+    """Return the table to write, and the chosen case identifiers, sorted."""
     unknown = [case for case in request.cases if case not in raw]
     if unknown:
         raise DatasetError(f"{request.origin} has no case {unknown[0]!r}; see {raw_folder() / request.origin}")
@@ -159,7 +159,7 @@ def _choose_cases(
 
 
 def _images(case: RawCase, kept: list[int], names: tuple[str, ...], request: DeriveRequest) -> tuple[Path, ...]:
-    """Return the files of the channels with the indices ``kept``."""
+    """Return the files for the channel indices ``kept``."""
     if len(set(kept)) < len(kept):
         raise DatasetError(f"-channels {' '.join(request.channels)} names a channel twice; name each once")
     if len(case.images) == len(names):
@@ -175,7 +175,7 @@ def _images(case: RawCase, kept: list[int], names: tuple[str, ...], request: Der
 def _dataset_json(
     dataset: str, origin_json: dict[str, Any], channels: tuple[str, ...], labels: LabelChoice, cases: dict[str, RawCase]
 ) -> dict[str, Any]:
-    """Return dataset.json: other entries of the original, with the chosen channels, labels and cases."""
+    """Return the original dataset.json with the chosen channels, labels and cases."""
     entries = {}
     for identifier, case in cases.items():
         if Path(identifier).name != identifier:
@@ -222,7 +222,7 @@ def is_finished(derivation: Derivation) -> bool:
 
 
 def _record(derivation: Derivation) -> dict[str, Any]:
-    """Return the entries of derived.json that identify a derivation."""
+    """Return the derived.json entries that identify a derivation."""
     return {
         "origin": derivation.origin,
         "channels": list(derivation.channels),

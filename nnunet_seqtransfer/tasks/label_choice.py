@@ -1,4 +1,4 @@
-"""Choose the labels of a derived dataset: consecutive label values, or regions if classes overlap."""
+"""Choose labels for a derived dataset: consecutive label values, or regions if classes overlap."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _RESERVED = ("background", "ignore")
 
 @dataclass(frozen=True)
 class LabelChoice:
-    """Labels of a derived dataset, and how label values change."""
+    """Labels for a derived dataset, and how label values change."""
 
     labels: dict[str, Any]
-    "Entry labels of dataset.json: background, the classes, and the ignore label if the original has one."
+    "Entry labels in dataset.json: background, the classes, and the ignore label if the original has one."
     regions_class_order: tuple[int, ...] | None
-    "Entry regions_class_order of dataset.json; None if no classes overlap."
+    "Entry regions_class_order in dataset.json; None if no classes overlap."
     values: dict[int, int]
     "Original label value -> derived label value; 0 if the label is left out."
     indistinct: tuple[str, ...] = ()
-    "Regions with several kinds of voxels that nnU-Net's exported label maps cannot distinguish."
+    "Regions with several voxel kinds that nnU-Net's exported label maps cannot distinguish."
 
     @property
     def changes_files(self) -> bool:
@@ -35,8 +35,8 @@ class LabelChoice:
 def choose_labels(dataset_json: Mapping[str, Any], wanted: Sequence[str], dataset: str) -> LabelChoice:
     """Return the labels named in ``wanted`` ("edema", "whole=necrosis+edema", "whole=1+2"), or all if it is empty.
 
-    Disjoint classes are numbered from 1 in the given order. Overlapping classes become regions: each combination of
-    classes gets one value, and larger regions come first, because nnU-Net paints regions in order, each over the
+    Disjoint classes are numbered from 1 in the given order. Overlapping classes become regions: each class
+    combination gets one value, and larger regions come first, because nnU-Net paints regions in order, each over the
     previous ones. The ignore label is kept with the highest value.
 
     Raises DatasetError if a label is unknown, given twice, equal to another, or contains background.
@@ -78,7 +78,7 @@ def _classes(wanted: Sequence[str], old: Mapping[str, tuple[int, ...]], dataset:
 
 
 def _class(text: str, old: Mapping[str, tuple[int, ...]], dataset: str) -> tuple[str, frozenset[int]]:
-    """Return name and label values for one word of -labels. Names in the dataset may contain = or +."""
+    """Return name and label values for one -labels word. Names in the dataset may contain = or +."""
     name, equals, terms = text.partition("=")
     if text in old or not equals:
         known = list(old)[find_name(text, list(old), f"label of {dataset}")]
@@ -87,7 +87,7 @@ def _class(text: str, old: Mapping[str, tuple[int, ...]], dataset: str) -> tuple
 
 
 def _term(term: str, old: Mapping[str, tuple[int, ...]], dataset: str) -> frozenset[int]:
-    """Return the label values for one part of a merge, a name or a label value."""
+    """Return the label values for one merge term, a name or a label value."""
     if term in old or not (term.isascii() and term.isdecimal()):
         return frozenset(old[list(old)[find_name(term, list(old), f"label of {dataset}")]])
     known = {0}.union(*old.values())
@@ -104,7 +104,7 @@ def _plain_labels(classes: Mapping[str, frozenset[int]]) -> LabelChoice:
 
 
 def _regions(classes: Mapping[str, frozenset[int]]) -> LabelChoice:
-    """Number the kinds of voxels: voxels that lie in the same classes get one value."""
+    """Number the voxel kinds: voxels that lie in the same classes get one value."""
     kinds: dict[frozenset[str], list[int]] = {}
     for value in sorted(set().union(*classes.values())):
         kinds.setdefault(frozenset(name for name in classes if value in classes[name]), []).append(value)
@@ -122,7 +122,7 @@ def _class_order(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return the value that nnU-Net paints each region with, and the regions that would need several values.
 
-    A voxel in several regions keeps the value of the last one, so a region paints the value of voxels for which it is
+    A voxel in several regions keeps the last region's value, so a region paints the value for voxels in which it is
     the last. Nested regions have at most one such value each. If regions cross, the last one has several, and paints
     the value that lies in the fewest regions.
     """

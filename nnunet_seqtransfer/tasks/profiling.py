@@ -1,4 +1,4 @@
-"""Turn tasks into signatures: read the sampled cases of all tasks once, in one pool of processes."""
+"""Turn tasks into signatures: read all sampled cases once, in one process pool."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, 
 from nnunet_seqtransfer.tasks.task import Task, sample_cases
 
 _MAX_OLDER = 8
-"""Older signatures of a dataset that are searched for profiled cases."""
+"""Maximum number of older signatures that are searched for profiled cases."""
 Labels = tuple[tuple[int, ...], ...]
-"""Label values of each label or region."""
+"""Label values per label or region."""
 View = Literal["raw", "preprocessed", "labels"]
 """Voxels as stored in nnUNet_raw, voxels as the network sees them, or stored labels without image.
 
-Axes of "raw" are those of nnU-Net's readers; axes of the others are those of preprocessed data.
+"raw" has the axes that nnU-Net's readers give; the others have the axes of preprocessed data.
 """
 
 
 class Profiler(Protocol):
-    """The half of a metric that looks at one case."""
+    """Part that a metric applies to one case."""
 
     name: str
-    "Name of the metric on the command line."
+    "Metric name on the command line."
     version: int
-    "Version of the profiles; raise it whenever they change, so that older signatures are not used."
+    "Profile version; raise it whenever they change, so that older signatures are not used."
     view: View
     "Voxels that the metric needs."
 
@@ -56,12 +56,12 @@ class Profiler(Protocol):
 
 @dataclass(frozen=True)
 class CaseProfile:
-    """Profile of one case."""
+    """Result for one case."""
 
     arrays: dict[str, NDArray[Any]]
-    "Arrays of the metric."
+    "Arrays that describe the case."
     labelled: bool
-    "True if any voxel has a label of the task."
+    "True if any voxel is labelled."
 
 
 Profiles = dict[str, CaseProfile | SeqTransferError]
@@ -70,19 +70,19 @@ Profiles = dict[str, CaseProfile | SeqTransferError]
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """The cases of a task to profile."""
+    """Cases to profile in one task."""
 
     task: Task
     "Task that the cases belong to."
     plans: dict[str, Any]
     "Plans aligned to the target; for the target, the target's plans."
     configuration: str
-    "Configuration of the plans."
+    "nnU-Net configuration."
     cases: tuple[str, ...]
-    "Identifiers of the sampled cases."
+    "Sampled case identifiers."
 
     def base(self, metric: Profiler) -> str:
-        """Return a checksum of everything that a case's profile depends on, except the files of that case."""
+        """Return a checksum over everything that a case's profile depends on, except the case files."""
         preprocessed = metric.view == "preprocessed"
         return checksum(
             {
@@ -98,11 +98,11 @@ class ProfileRequest:
         )
 
     def stamps(self) -> tuple[str, ...]:
-        """Return a checksum per case of the names, sizes and times of the files; a changed case is profiled again."""
+        """Return a checksum per case over file names, sizes and times; a changed case is profiled again."""
         return tuple(checksum([case, *self._file_stats(case)])[:16] for case in self.cases)
 
     def load(self, case: str, view: View) -> CaseData:
-        """Load the voxels of one case; preprocess in memory if there is no preprocessed copy."""
+        """Load one case; preprocess in memory if there is no preprocessed copy."""
         raw, reader = self.task.raw.get(case), self.plans["image_reader_writer"]
         if view == "labels":
             labels = read_raw_labels(case, self._label_file(case), reader).transpose(self.plans["transpose_forward"])
@@ -159,7 +159,7 @@ class ProfileRequest:
 def request_profile(
     task: Task, plans: dict[str, Any], configuration: str, case_count: int, seed: int
 ) -> ProfileRequest:
-    """Return the request for at most ``case_count`` cases of a task, drawn by ``seed``."""
+    """Return a request for at most ``case_count`` cases, drawn by ``seed``."""
     return ProfileRequest(task, plans, configuration, sample_cases(task.cases, case_count, seed))
 
 
@@ -175,7 +175,7 @@ def preprocessing_for(view: View, plans: dict[str, Any], configuration: str) -> 
 def profile_tasks(
     requests: Sequence[ProfileRequest], metric: Profiler, processes: int
 ) -> tuple[Signature | SeqTransferError, ...]:
-    """Return the signature of each request, from the cache if possible; new ones are cached.
+    """Return one signature per request, from the cache if possible; new ones are cached.
 
     If a case cannot be read, or no sampled case has a label, the task's entry is an error instead.
     """
@@ -209,7 +209,7 @@ def _cached(path: Path) -> Signature | None:
 
 
 def _older_profiles(request: ProfileRequest, metric: Profiler) -> Profiles:
-    """Return profiles of the wanted cases from older samples, if neither the case nor anything else has changed."""
+    """Return profiles for the wanted cases from older samples, if neither the case nor anything else has changed."""
     folder = cache_folder(request.task.dataset)
     paths = sorted(folder.glob(f"signature_{metric.name}_*.npz"), key=lambda path: -path.stat().st_mtime_ns)
     base, wanted = request.base(metric), dict(zip(request.cases, request.stamps(), strict=True))

@@ -1,4 +1,4 @@
-"""Store signatures: what a metric needs of a task, without images, computed once and cached (a few MB)."""
+"""Store signatures: what a metric needs from a task, without images, computed once and cached (a few MB)."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ INTENSITY_PROPERTIES = ("mean", "median", "std", "min", "max", "percentile_00_5"
 
 _ARRAYS = ("geometry", "intensities")
 _OPAQUE = "#"
-"""First character of a hashed identifier."""
+"""First character in a hashed identifier."""
 
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """Profile of one task under one metric. Equal digests mean equal profiles of equal data."""
+    """What one metric needs from one task. Equal digests mean equal profiles and equal data."""
 
     dataset: str
-    "Full name of the dataset."
+    "Full dataset name."
     metric: str
-    "Name of the metric that made the profiles."
+    "Metric that made the profiles."
     version: int
-    "Version of the metric's profiles."
+    "Profile version, see `Profiler`."
     digest: str
-    "Checksum of everything that the profiles depend on: data, preprocessing, sample, metric."
+    "Checksum over everything that the profiles depend on: data, preprocessing, sample, metric."
     base: str
-    "Checksum without the sample and the case files: if it is equal, profiles of unchanged cases can be reused."
+    "Checksum without the sample and the case files: if it is equal, unchanged cases keep their profile."
     preprocessing: str
     "Text from `profiling.preprocessing_for`; only signatures with equal texts are comparable."
     channels: tuple[str, ...]
-    "Names of the input channels."
+    "Input channel names."
     labels: tuple[str, ...]
-    "Names of the labels or regions, without background."
+    "Label or region names, without background."
     labelled_cases: int
-    "Number of labelled cases in the dataset."
+    "Labelled cases in the dataset."
     cases: tuple[str, ...]
-    "Identifiers of the sampled cases, hashed in an anonymous signature."
+    "Sampled case identifiers, hashed in an anonymous signature."
     stamps: tuple[str, ...]
-    "Per sampled case: checksum of file names, sizes and times; empty in an anonymous signature."
+    "Per sampled case: checksum over file names, sizes and times; empty in an anonymous signature."
     labelled: tuple[bool, ...]
-    "Per sampled case: True if any voxel has a label of the task."
+    "Per sampled case: True if any voxel is labelled."
     geometry: NDArray[np.float64]
-    "Shape (cases, 2, axes): spacing and cropped extent of the original images in mm, axes as preprocessed."
+    "Shape (cases, 2, axes): original spacing and cropped extent in mm, axes as preprocessed."
     intensities: NDArray[np.float64]
     "Shape (channels, 7): `INTENSITY_PROPERTIES` from the fingerprint, intensities as stored."
     profiles: tuple[dict[str, NDArray[Any]], ...] = field(repr=False)
-    "One dictionary of arrays per sampled case, in the order of `cases`."
+    "Arrays by name per sampled case, ordered as `cases`."
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -70,12 +70,12 @@ class Signature:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Return the median spacing of the original images in mm, axes as preprocessed."""
+        """Return the median original spacing in mm, axes as preprocessed."""
         return tuple(float(value) for value in np.median(self.geometry[:, 0], axis=0))
 
     @property
     def extent(self) -> tuple[float, ...]:
-        """Return the median cropped size of the images in mm, axes as preprocessed."""
+        """Return the median cropped extent in mm, axes as preprocessed."""
         return tuple(float(value) for value in np.median(self.geometry[:, 1], axis=0))
 
     @property
@@ -121,7 +121,7 @@ def write_signature(path: Path, signature: Signature) -> None:
 
 
 def read_signature(path: Path) -> Signature:
-    """Read a signature. Raises RecordError if the file is missing, truncated, of another kind or format."""
+    """Read a signature. Raises RecordError if the file is missing or truncated, or has another kind or format."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             header = json.loads(str(archive["header"]))

@@ -29,13 +29,13 @@ class Task:
     dataset: str
     "Full name, such as Dataset004_Hippocampus."
     dataset_json: dict[str, Any]
-    "Content of dataset.json."
+    "Parsed dataset.json."
     fingerprint: dict[str, Any]
     "nnU-Net's dataset fingerprint."
     raw: dict[str, RawCase]
-    "Identifier -> files of each labelled case; empty if only preprocessed data exist."
+    "Identifier -> files for each labelled case; empty if only preprocessed data exist."
     cases: tuple[str, ...]
-    "Identifiers of all labelled cases, sorted."
+    "All labelled case identifiers, sorted."
 
     @property
     def number(self) -> int:
@@ -44,7 +44,7 @@ class Task:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Return the names of the input channels."""
+        """Return the input channel names."""
         return channel_names(self.dataset_json)
 
     @property
@@ -58,7 +58,7 @@ class Task:
         return all(shape[0] == 1 for shape in self.fingerprint["shapes_after_crop"])
 
     def fingerprint_row(self, case: str) -> int:
-        """Return the index of a case in the fingerprint's lists, which follow nnU-Net's order of cases."""
+        """Return a case's index in the fingerprint's lists, which follow nnU-Net's case order."""
         return (list(self.raw) or list(self.cases)).index(case)
 
 
@@ -83,7 +83,7 @@ def load_target(name: str, plans_name: str, configuration: str) -> tuple[Task, d
 
 
 def named_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
-    """Return the full names of the sources. Raises if one is unknown, given twice, or the target itself."""
+    """Return the sources' full names. Raises if one is unknown, given twice, or the target itself."""
     names: list[str] = []
     errors: list[SeqTransferError] = []
     for source in sources:
@@ -115,7 +115,7 @@ def load_tasks(datasets: Sequence[str], context: Context, *, extract: bool = Tru
 
 
 def load_each(datasets: Sequence[str], context: Context) -> list[Task | SeqTransferError]:
-    """Load datasets like `load_tasks`, but return an error in place of each dataset that cannot be loaded."""
+    """Load datasets like `load_tasks`, but return an error for each dataset that cannot be loaded."""
     loaded: dict[str, Task | SeqTransferError | None] = {}
     for name in datasets:
         try:
@@ -180,7 +180,7 @@ def _task(dataset: str, dataset_json: dict[str, Any], raw: dict[str, RawCase]) -
 
 
 def _preprocessed_only(dataset: str) -> tuple[str, ...]:
-    """Return the cases of the fullest folder of preprocessed data."""
+    """Return the cases in the fullest preprocessed folder."""
     folders = (entry for entry in (preprocessed_folder() / dataset).iterdir() if entry.is_dir())
     return max((preprocessed_cases(folder) for folder in folders), key=len, default=())
 
@@ -188,7 +188,7 @@ def _preprocessed_only(dataset: str) -> tuple[str, ...]:
 def sample_cases(cases: tuple[str, ...], count: int, seed: int) -> tuple[str, ...]:
     """Draw at most ``count`` identifiers by ``seed``, sorted.
 
-    The rank of an identifier depends only on itself and the seed. So tasks with the same patients (equal
+    An identifier's rank depends only on itself and the seed. So tasks with the same patients (equal
     identifiers) draw the same cases, and one more case in a dataset exchanges at most one drawn case.
     """
     drawn = sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
