@@ -89,7 +89,7 @@ def test_the_wheel_holds_every_module(wheel: set[str]) -> None:
     }
     assert f"{PACKAGE}/nnunet_ext/nnunet_seqtransfer_trainers.py" in expected
     assert f"{PACKAGE}/entry_points/train.py" in expected
-    templates = {f"{PACKAGE}/report/page/templates/page.{ending}" for ending in ("html", "css", "js")}
+    templates = {f"{PACKAGE}/report/templates/page.{ending}" for ending in ("html", "css", "js")}
     assert expected | templates | {f"{PACKAGE}/py.typed"} <= wheel
     others = {
         name for name in wheel if not name.startswith((f"{PACKAGE}/", f"{PACKAGE}-")) and ".dist-info/" not in name

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from nnunet_seqtransfer.affinity.measure import AUTO_CASES
@@ -13,10 +14,10 @@ from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.affinity.sources import SIGNATURE_ENDING
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.planning.cost import CostModel
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_path
-from nnunet_seqtransfer.report.page.findings import Findings
-from nnunet_seqtransfer.report.page.methods import constants_origin
-from nnunet_seqtransfer.report.page.naming import listed
+from nnunet_seqtransfer.report.findings import Findings
+from nnunet_seqtransfer.report.words import listed
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.training.command import seq_train_command
 from nnunet_seqtransfer.training.run_record import RECORD
@@ -27,7 +28,7 @@ PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "ba
 
 
 def versions() -> dict[str, str]:
-    """Versions of what is installed where the report is made."""
+    """Return the versions of Python and packages that are installed while the report is made."""
     found = {"Python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -38,7 +39,7 @@ def versions() -> dict[str, str]:
 
 
 def facts(found: Findings) -> list[tuple[str, str]]:
-    """What is worth knowing of the run, as pairs of a term and its value."""
+    """Return terms and values: the run, devices, seeds, constants, versions."""
     run = found.run
     told = [
         ("run", run.name),
@@ -55,75 +56,83 @@ def facts(found: Findings) -> list[tuple[str, str]]:
     if found.plan is not None:
         constants = ", ".join(f"{name} {value:.4g}" for name, value in found.plan.constants.items())
         told.append(("constants of the cost", f"{constants} ({constants_origin(found.plan)})"))
-    told += [("installed now", ", ".join(f"{name} {version}" for name, version in versions().items()))]
-    return told
+    return [*told, ("installed now", ", ".join(f"{name} {version}" for name, version in versions().items()))]
+
+
+def constants_origin(plan: SequencePlan) -> str:
+    """Return where the constants of the cost come from. The unit is left out: it belongs to the metric."""
+    if plan.calibration:
+        return f"the calibration {plan.calibration}"
+    given = [
+        f"{entry.name.replace('_', ' ')} {plan.constants[entry.name]:.4g}"
+        for entry in fields(CostModel)
+        if entry.name != "unit" and plan.constants.get(entry.name, entry.default) != entry.default
+    ]
+    return "uncalibrated default constants" + (f" except for {listed(given)}, given by hand" if given else "")
 
 
 def files(found: Findings) -> list[tuple[str, str]]:
-    """Every file that the report rests on, relative to nnU-Net's folders, with its SHA-256."""
+    """Return every file that the report rests on, relative to nnU-Net's folders, with its SHA-256."""
     roots = ("nnUNet_results", results_folder()), ("nnUNet_preprocessed", preprocessed_folder())
     entries = []
     for path in dict.fromkeys(_files(found)):
         if path.is_file():
-            place = next(((name, root) for name, root in roots if path.is_relative_to(root)), None)
-            shown = f"{place[0]}/{path.relative_to(place[1]).as_posix()}" if place else path.name
+            root = next(((name, root) for name, root in roots if path.is_relative_to(root)), None)
+            shown = f"{root[0]}/{path.relative_to(root[1]).as_posix()}" if root else path.name
             entries.append((shown, sha256(path)))
     return entries
 
 
 def commands(found: Findings) -> list[tuple[str, str]]:
-    """Commands that repeat what was done, each with what it does."""
-    request = found.run.request
+    """Return the commands that repeat what was done, each with what it does."""
+    request, device = found.run.request, found.run.options.device
     target = str(dataset_id(request.target))
-    where = ["-t", target, "-c", request.configuration]
-    where += ["-p", request.plans] if request.plans != DEFAULT_PLANS else []
+    key = ["-t", target, "-c", request.configuration]
+    key += ["-p", request.plans] if request.plans != DEFAULT_PLANS else []
     made = []
     if found.affinity is not None:
-        made.append(_affinity_command(found.affinity, where))
+        made.append(_affinity_command(found.affinity, key))
     if found.follows_plan and found.plan is not None:
-        made.append(_plan_command(found.plan, where))
+        made.append(_plan_command(found.plan, key))
     made.append(("Train", seq_train_command(request, found.run.options)))
-    made.append(("Go on with this run", ["nnUNetv2_seq_continue", found.run.name]))
-    last = found.run.stages[-1].plans_name if not found.stages else _target_plans(found)
-    predict = ["nnUNetv2_predict", "-d", target, "-i", "IN", "-o", "OUT", "-tr", TRAINER, "-p", last]
-    made.append(("Predict", [*predict, "-c", request.configuration, "-f", *request.folds]))
+    made.append(("Continue this run", ["nnUNetv2_seq_continue", found.run.name]))
+    plans = next((stage.entry.plans_name for stage in found.stages if stage.is_target), found.run.stages[-1].plans_name)
+    predict = ["nnUNetv2_predict", "-d", target, "-i", "INPUT_FOLDER", "-o", "OUTPUT_FOLDER", "-tr", TRAINER]
+    predict += ["-p", plans, "-c", request.configuration, "-f", *request.folds]
+    # nnU-Net predicts on a GPU by default and fails without one
+    made.append(("Predict", [*predict, *(["-device", device] if device != "cuda" else [])]))
     return [(what, shlex.join(words)) for what, words in made]
 
 
-def _affinity_command(affinity: Affinity, where: list[str]) -> tuple[str, list[str]]:
-    """Files that it needs are named after what they hold; which these are is said in words."""
+def _affinity_command(affinity: Affinity, key: list[str]) -> tuple[str, list[str]]:
+    """Return the affinity command. Files that it needs are named after their content, and listed in words."""
     elsewhere = [task.dataset for task in affinity.tasks[:-1] if not task.registered]
     here = [str(dataset_id(task.dataset)) for task in affinity.tasks[:-1] if task.registered]
     sources = ["-s", *here, *(f"{name}{SIGNATURE_ENDING}" for name in elsewhere)]
     cases = "auto" if affinity.cases == AUTO_CASES else str(affinity.cases)
-    own = ["-m", affinity.metric, "-n_cases", cases, "-seed", str(affinity.seed), *_weights(affinity.calibration)]
+    own = ["-m", affinity.metric, "-n_cases", cases, "-seed", str(affinity.seed), *_calibration(affinity.calibration)]
     signatures = f"the signature file{'s' * (len(elsewhere) > 1)} of {listed(elsewhere)}" if elsewhere else ""
-    needed = [part for part in (signatures, _weights_words(affinity.calibration)) if part]
+    needed = [part for part in (signatures, _calibration_words(affinity.calibration)) if part]
     what = "Measure the distances" + (f" (with {listed(needed)})" if needed else "")
-    return what, ["nnUNetv2_seq_affinity", *where, *sources, *own]
+    return what, ["nnUNetv2_seq_affinity", *key, *sources, *own]
 
 
-def _plan_command(plan: SequencePlan, where: list[str]) -> tuple[str, list[str]]:
-    needed = ["the options in the record", *filter(None, [_weights_words(plan.calibration)])]
+def _plan_command(plan: SequencePlan, key: list[str]) -> tuple[str, list[str]]:
+    needed = ["the options in the record", *filter(None, [_calibration_words(plan.calibration)])]
     what = f"Plan (with {listed(needed)})"
-    return what, ["nnUNetv2_seq_plan", *where, "-m", plan.metric, *_weights(plan.calibration)]
+    return what, ["nnUNetv2_seq_plan", *key, "-m", plan.metric, *_calibration(plan.calibration)]
 
 
-def _weights(calibration: str | None) -> list[str]:
-    """A calibration is called by the stem of its file."""
-    return ["-calibration", f"{calibration}.json"] if calibration else []
+def _calibration(name: str | None) -> list[str]:
+    return ["-calibration", f"{name}.json"] if name else []
 
 
-def _weights_words(calibration: str | None) -> str:
-    return f"the file of the calibration {calibration}" if calibration else ""
-
-
-def _target_plans(found: Findings) -> str:
-    return next(stage.entry.plans_name for stage in reversed(found.stages) if stage.is_target)
+def _calibration_words(name: str | None) -> str:
+    return f"the file of the calibration {name}" if name else ""
 
 
 def _machines(found: Findings) -> list[str]:
-    """What nnU-Net noted about each different machine that trained."""
+    """Return what nnU-Net noted about each different machine that trained."""
     told = []
     for stage in found.stages:
         noted = {key: stage.machine.get(key) for key in ("gpu_name", "torch_version", "cudnn_version")}

@@ -1,0 +1,139 @@
+"""The distances of an affinity: bars of the sources to the target, and a heat map of all pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.report.figures import PATH, SOFT, STRONG, STYLE, WHISKER, readable_ink, tip
+from nnunet_seqtransfer.report.words import counted, decimals, number, short
+
+MAX_BARS, MAX_TASKS = 60, 41
+"""Tasks drawn at most, nearest first."""
+NUMBERED = 14
+"""Distances are written into the cells of the heat map up to this many tasks."""
+FAR = 2.5
+"""The colour scale of the heat map ends at this many medians, so that one far source does not take all of it."""
+
+
+@mpl.rc_context(STYLE)
+def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: float = 7.5) -> Figure:
+    """Draw the distance of each source to the target as a bar with its 95 % interval, nearest on top.
+
+    ``marked``: sources of the path, in bold. Brackets join neighbours whose order the cases leave open.
+    """
+    order = affinity.ranking()[:MAX_BARS]
+    figure = Figure(figsize=(width, 0.8 + 0.27 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    for row, i in enumerate(order):
+        distance, low, high = affinity.distances[i][-1], affinity.low[i], affinity.high[i]
+        if not math.isfinite(distance):
+            axes.text(0, row, " no distance", va="center", color=SOFT)
+            continue
+        (bar,) = axes.barh(row, distance, height=0.62, color=WHISKER)
+        known = math.isfinite(low) and math.isfinite(high)
+        if known:
+            axes.plot([low, high], [row, row], color=STRONG, linewidth=1.6, solid_capstyle="butt")
+        interval = f"95 % interval {decimals(low)} to {decimals(high)}" if known else "interval unknown (one case)"
+        tip(bar, affinity.names[i], f"distance {decimals(distance)}", interval)
+    _name_rows(axes, affinity, order, marked, narrow=width < 5)
+    for row in range(len(order) - 1):
+        if affinity.indistinct[row]:
+            _bracket(axes, row)
+    axes.set_xlim(left=0)
+    words = "distance to the target" if width < 5 else f"distance to the target ({affinity.metric}), with 95 % interval"
+    uncertain = "; bracket: order uncertain" if any(affinity.indistinct[: len(order) - 1]) else ""
+    axes.set_xlabel(words + uncertain)
+    axes.grid(axis="x")
+    return figure
+
+
+def _name_rows(axes: Axes, affinity: Affinity, order: Collection[int], marked: Collection[str], *, narrow: bool) -> None:
+    tasks = [affinity.tasks[i] for i in order]
+    away = {task.dataset: "" if task.registered else ", signature" for task in tasks}
+    names = [
+        f"{number(task.dataset)} ({task.labelled_cases})"
+        if narrow
+        else f"{short(task.dataset)} ({counted(task.labelled_cases, 'case')}{away[task.dataset]})"
+        for task in tasks
+    ]
+    axes.set_yticks(range(len(names)), names)
+    for tick, task in zip(axes.get_yticklabels(), tasks, strict=True):
+        tick.set_fontweight("bold" if task.dataset in marked else "normal")
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+
+
+def _bracket(axes: Axes, row: int) -> None:
+    x, y = [1.005, 1.02, 1.02, 1.005], [row + 0.1, row + 0.1, row + 0.9, row + 0.9]
+    axes.plot(x, y, transform=axes.get_yaxis_transform(), color=PATH, linewidth=1.4, clip_on=False)
+
+
+@mpl.rc_context(STYLE)
+def draw_heat_map(affinity: Affinity) -> Figure:
+    """Draw the distances of all pairs of tasks, the target first, then the sources, nearest first.
+
+    Only the lower triangle is drawn if the distances are symmetric. The colour scale ends at `FAR` medians.
+    """
+    order = [len(affinity.names) - 1, *affinity.ranking()[: MAX_TASKS - 1]]
+    table = affinity.matrix()[np.ix_(order, order)]
+    is_symmetric = bool(np.allclose(table, table.T, equal_nan=True))
+    cells = [(i, j) for i in range(len(order)) for j in range(len(order)) if j < i or (i != j and not is_symmetric)]
+    side, label = (0.46, 2.6) if len(order) <= NUMBERED else (0.21, 2.2)
+    figure = Figure(figsize=(side * len(order) + label + 0.6, side * len(order) + 0.75), layout="constrained")
+    axes = figure.subplots()
+    top, is_cut = scale_end(np.asarray([table[cell] for cell in cells]))
+    colours = mpl.colormaps["viridis_r"].resampled(256)
+    for i, j in cells:
+        _draw_cell(axes, affinity, (order[i], order[j]), (i, j), colours(min(table[i, j] / top, 1.0)), len(order))
+    first = 1 if is_symmetric else 0
+    axes.set(xlim=(-0.5, len(order) - 0.5 - first), ylim=(len(order) - 0.5, first - 0.5), aspect="equal")
+    names = [affinity.names[i] for i in order]
+    rotation = 90 if len(order) > NUMBERED else 0
+    axes.set_xticks(range(len(order) - first), [number(name) for name in names][: len(order) - first], rotation=rotation)
+    axes.set_yticks(range(first, len(order)), [short(name) for name in names[first:]])
+    axes.tick_params(length=0, labelsize=8.5 if len(order) <= NUMBERED else 7)
+    axes.spines[:].set_visible(False)
+    if not is_symmetric:
+        axes.set(xlabel="to", ylabel="from")
+    mappable = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, top), colours)
+    figure.colorbar(mappable, ax=axes, label="distance", shrink=0.7, pad=0.02, extend="max" if is_cut else "neither")
+    return figure
+
+
+def scale_end(distances: NDArray[np.float64]) -> tuple[float, bool]:
+    """Return the distance that gets the darkest colour, and whether some distances exceed it."""
+    known = distances[np.isfinite(distances)]
+    farthest = float(known.max()) if len(known) else 0.0
+    end = min(farthest, FAR * float(np.median(known))) if farthest else 0.0
+    return (end, end < farthest) if end else (farthest or 1.0, False)
+
+
+def _draw_cell(
+    axes: Axes,
+    affinity: Affinity,
+    tasks: tuple[int, int],
+    cell: tuple[int, int],
+    colour: tuple[float, float, float, float],
+    count: int,
+) -> None:
+    (i, j), (row, column) = tasks, cell
+    value = affinity.distances[i][j]
+    known = math.isfinite(value)
+    ground = mpl.colors.to_hex(colour)
+    drawn = Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=ground if known else "none", edgecolor="none")
+    axes.add_patch(drawn)
+    parts = [f"{name} {decimals(table[i][j])}" for name, table in affinity.components.items()] if known else []
+    told = f"distance {decimals(value)}" if known else "no distance"
+    tip(drawn, f"{affinity.names[i]} to {affinity.names[j]}", told, *parts)
+    if count <= NUMBERED:
+        ink = readable_ink(ground) if known else SOFT
+        axes.text(column, row, decimals(value, 2), ha="center", va="center", fontsize=8, color=ink)

@@ -1,0 +1,238 @@
+"""What the report of a run rests on, read from its files. Missing and damaged files become notes, not errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
+from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
+from nnunet_seqtransfer.nnunet.datasets import foreground_labels, raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.folders import cache_folder, results_folder
+from nnunet_seqtransfer.nnunet.plans import plans_path, read_plans
+from nnunet_seqtransfer.nnunet.training_log import LOGS, Epoch, read_training
+from nnunet_seqtransfer.nnunet.validation import SUMMARY, ValidatedCase, read_validation
+from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_path, read_plan
+from nnunet_seqtransfer.report.words import sentence
+from nnunet_seqtransfer.storage import is_whole_archive, read_json
+from nnunet_seqtransfer.training.recipe import StageBlock, read_block
+from nnunet_seqtransfer.training.run_record import Run, StageEntry, read_run
+from nnunet_seqtransfer.training.stage_files import FINAL
+
+Content = TypeVar("Content")
+DEFAULT_METRIC = "descriptors"
+ALL = "all"
+"""nnU-Net's fold that trains on every case, and validates on the same cases."""
+
+
+@dataclass(frozen=True)
+class StageFound:
+    """One stage of the run as it is on disk."""
+
+    entry: StageEntry
+    "Entry in the run's record."
+    folder: Path
+    "Results folder."
+    is_target: bool
+    "Whether it trains the target."
+    begun: bool
+    "Whether nnU-Net has written a log."
+    trained: bool
+    "Whether the final checkpoint is there and whole."
+    validated: bool
+    "Whether the final validation is complete."
+    curve: tuple[Epoch, ...]
+    "Finished epochs."
+    block: StageBlock | None
+    "Block of the stage's plans, which names the starting weights; None without plans."
+    machine: dict[str, Any]
+    "Content of nnU-Net's debug.json, which names the GPU; empty without that file."
+
+    @property
+    def status(self) -> str:
+        """Return the state in words."""
+        if self.trained:
+            return "finished" if self.validated or not self.is_target else "trained, not validated"
+        if self.curve:
+            return f"{len(self.curve)} of {self.entry.recipe.epochs} epochs"
+        return "begun, no epoch finished" if self.begun else "not begun"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything known of a run."""
+
+    run: Run
+    "Record of the run."
+    stages: tuple[StageFound, ...]
+    "Stages in training order."
+    plan: SequencePlan | None = None
+    "Present plan of the target."
+    affinity: Affinity | None = None
+    "Distances that the plan rests on, or those of the default metric."
+    affinity_file: Path | None = None
+    "File of these distances."
+    comparisons: tuple[Comparison, ...] = ()
+    "Comparisons of paths to this target: on the folds, then on test sets."
+    cases: tuple[ValidatedCase, ...] = ()
+    "Validated cases. Those of fold all count only if no other fold is validated: they were trained on."
+    labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    "Name of each label of the target -> label values."
+    target_json: dict[str, Any] = field(default_factory=dict)
+    "The target's dataset.json; empty if it is missing."
+    case_counts: dict[str, int] = field(default_factory=dict)
+    "Dataset -> labelled cases, if known."
+    reader: str = ""
+    "nnU-Net's image reader of the target; empty if the plans are missing."
+    notes: tuple[str, ...] = ()
+    "What could not be read or does not fit, a sentence each."
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Return the datasets of the run in training order, the target last."""
+        return (*self.run.request.sources, self.run.request.target)
+
+    @property
+    def planned_path(self) -> tuple[str, ...]:
+        """Return the planned path, the target last; empty without a plan."""
+        return (*self.plan.sources, self.plan.target) if self.plan else ()
+
+    @property
+    def follows_plan(self) -> bool:
+        """Return True if the run trains the path that is planned now."""
+        return self.planned_path == self.path
+
+    @property
+    def sources_may_hold_cases(self) -> bool:
+        """Return True if sources were allowed to hold cases that the target is validated on."""
+        return self.run.request.overlap == "allow" and bool(self.run.request.sources)
+
+    @property
+    def trained_on_cases(self) -> bool:
+        """Return True if the network was trained on the validated cases, as in fold all."""
+        return any(case.fold == ALL for case in self.cases)
+
+
+def find(folder: Path) -> Findings:
+    """Read everything known of the run in ``folder``. Raises RecordError if the run's record cannot be read."""
+    run = read_run(folder)
+    request = run.request
+    key = request.target, request.plans, request.configuration
+    notes: list[str] = []
+    stages = tuple(_stage(run, entry, notes) for entry in run.stages)
+    plan = _if_there(plan_path(*key), read_plan, notes)
+    if plan is not None and (changed := changed_affinity(plan)):
+        notes.append(sentence(changed))
+    file = cache_folder(request.target) / plan.affinity_file if plan else affinity_path(*key, DEFAULT_METRIC)
+    affinity = _if_there(file, read_affinity, notes)
+    plans = _tried(partial(read_plans, *key), notes) or {}
+    found = Findings(
+        run=run,
+        stages=stages,
+        plan=plan,
+        affinity=affinity,
+        affinity_file=file if affinity else None,
+        comparisons=find_comparisons(run, lambda path: _if_there(path, read_comparison, notes)),
+        reader=str(plans.get("image_reader_writer", "")),
+    )
+    found = _with_cases(found, notes)
+    return replace(found, notes=tuple(notes))
+
+
+def find_comparisons(run: Run, read: Callable[[Path], Comparison | None]) -> tuple[Comparison, ...]:
+    """Return the comparisons of this run's paths: on the folds, then on test sets by their numbers.
+
+    They are stored under the run's tag. If a comparison trained the run, the tag also has ``longN`` and ``seedN``.
+
+    ``read`` returns the comparison in a file, or None if there is none or it cannot be read.
+    """
+    tag = run.request.tag
+    own = re.sub(r"(^|_)(long\d+_)?seed\d+$", "", tag or "") or None
+    for known in dict.fromkeys((tag, own)):
+        path = comparison_path(run.request.target, run.request.plans, run.request.configuration, known)
+        on_folds, others = read(path), [read(other) for other in _on_test_sets(path)]
+        # A folder's name ends with the tag and the test set, and a tag may look like a test set: the record decides.
+        found = [on_folds] if on_folds is not None and test_set(on_folds) is None else []
+        found += [other for other in others if other is not None and test_set(other) is not None]
+        if found:
+            return tuple(found)
+    return ()
+
+
+def test_set(comparison: Comparison) -> str | None:
+    """Return the test set that a comparison was evaluated on, None for the folds."""
+    name = comparison.provenance.get("test_set")
+    return None if name is None else str(name)
+
+
+def _on_test_sets(path: Path) -> list[Path]:
+    """Return the records on test sets next to the one on the folds."""
+    mark = f"{path.parent.name}_test"
+    folders = path.parent.parent.iterdir() if path.parent.parent.is_dir() else ()
+    numbers = {
+        int(number): folder
+        for folder in folders
+        if folder.name.startswith(mark) and (number := folder.name.removeprefix(mark)).isdecimal()
+    }
+    return [numbers[number] / path.name for number in sorted(numbers)]
+
+
+def _with_cases(found: Findings, notes: list[str]) -> Findings:
+    """Add the target's labels and validated cases, and how many cases each dataset has."""
+    counts = {task.dataset: task.labelled_cases for task in found.affinity.tasks} if found.affinity else {}
+    for dataset in dict.fromkeys(stage.entry.dataset for stage in found.stages):
+        if dataset not in counts:
+            counts[dataset] = _tried(partial(_count, dataset), []) or 0
+    found = replace(found, case_counts={name: count for name, count in counts.items() if count})
+    target_json = _tried(partial(read_dataset_json, found.run.request.target), notes)
+    if target_json is None:
+        return found
+    labels, cases = foreground_labels(target_json), list[ValidatedCase]()
+    for stage in found.stages:
+        if stage.is_target:
+            source = stage.folder / "validation", stage.entry.fold
+            cases += _tried(partial(read_validation, *source, labels, str(target_json["file_ending"])), notes) or ()
+    held_out = tuple(case for case in cases if case.fold != ALL)
+    return replace(found, target_json=target_json, labels=labels, cases=held_out or tuple(cases))
+
+
+def _count(dataset: str) -> int:
+    return len(raw_cases(dataset, read_dataset_json(dataset)))
+
+
+def _stage(run: Run, entry: StageEntry, notes: list[str]) -> StageFound:
+    folder = results_folder() / entry.output
+    return StageFound(
+        entry=entry,
+        folder=folder,
+        is_target=entry.dataset == run.request.target,
+        begun=any(folder.glob(LOGS)),
+        trained=is_whole_archive(folder / FINAL),
+        validated=(folder / "validation" / SUMMARY).is_file(),
+        curve=read_training(folder).epochs,
+        block=_if_there(plans_path(entry.dataset, entry.plans_name), lambda path: _block(path, run, entry), notes),
+        machine=_tried(lambda: read_json(folder / "debug.json", "debug.json", ""), []) or {},
+    )
+
+
+def _block(path: Path, run: Run, entry: StageEntry) -> StageBlock | None:
+    plans = read_json(path, f"the plans file {entry.plans_name}", "run nnUNetv2_seq_train again")
+    return read_block(plans, run.request.configuration, entry.fold)
+
+
+def _if_there(path: Path, read: Callable[[Path], Content], notes: list[str]) -> Content | None:
+    return _tried(lambda: read(path), notes) if path.is_file() else None
+
+
+def _tried(read: Callable[[], Content], notes: list[str]) -> Content | None:
+    """Return what ``read`` returns. If it cannot, return None and note why."""
+    try:
+        return read()
+    except SeqTransferError as error:
+        notes.append(sentence(str(error)))
+        return None

@@ -1,0 +1,283 @@
+"""The source graph: tasks on a plane, near if alike, with the path that is trained and the one that is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.planning.problem import SequenceProblem
+from nnunet_seqtransfer.report.figures import COMMUNITIES, EDGE, INK, PAPER, PATH, STYLE, tip
+from nnunet_seqtransfer.report.words import counted, decimals, number, short
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "h", "X", "p")
+"""One per community, in addition to the colour. Further communities combine them differently."""
+FULL_NAMES = 25
+"""Names are written out up to this many tasks. With more tasks, only numbers that cover nothing are written."""
+MAX_SOURCES = 60
+"""Sources drawn at most, nearest to the target first."""
+EDGES = 3
+"""Edges drawn per task, shortest first."""
+ROOM = 0.04
+"""Least distance of two drawn tasks, as a share of the drawing's diagonal."""
+Points = NDArray[np.float64]
+Box = tuple[float, float, float, float]
+
+
+def affinity_problem(affinity: Affinity) -> SequenceProblem:
+    """Return the tasks of an affinity as the graph needs them, the target last."""
+    return SequenceProblem.checked(
+        affinity.names,
+        affinity.matrix(),
+        len(affinity.names) - 1,
+        [max(1, task.labelled_cases) for task in affinity.tasks],
+        channels=[task.channels for task in affinity.tasks],
+        labels=[task.labels for task in affinity.tasks],
+    )
+
+
+@mpl.rc_context(STYLE)
+def draw_graph(
+    problem: SequenceProblem,
+    path: Sequence[int],
+    communities: Sequence[Sequence[int]] = (),
+    *,
+    proposed: Sequence[int] = (),
+    width: float = 9.0,
+) -> Figure:
+    """Draw the nearest sources around the target.
+
+    Args:
+        problem: the tasks and their distances.
+        path: tasks of the trained path, the target last.
+        communities: sources by community if the strategy has any. Each gets its own colour and marker.
+        proposed: the planned path if it differs, drawn dashed.
+        width: inches. Below 5, tasks are numbered instead of named.
+    """
+    kept = _nearest(problem, {*path, *proposed})
+    points, stress = place(problem.distances[np.ix_(kept, kept)])
+    reach = np.maximum(np.ptp(points, axis=0), 1e-9)
+    height = float(np.clip(0.9 * width * reach[1] / reach[0], 0.4 * width, 0.75 * width)) + 0.7
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0.01, 0.55 / height, 0.98, 1 - 0.6 / height))
+    points = _fit(points, axes, named=width >= 5)
+    areas = _areas(problem, kept)
+    _draw_edges(axes, problem, kept, points)
+    for tasks, look in ((proposed, "dashed"), (path, "solid")):
+        _draw_path(axes, [points[kept.index(task)] for task in tasks], [areas[kept.index(task)] for task in tasks], look)
+    _draw_tasks(axes, problem, kept, points, areas, {*path}, communities)
+    _write_names(axes, problem, kept, points, areas, {*path}, full=width >= 5)
+    handles = _legend(path, proposed, communities)
+    figure.legend(handles=handles, loc="lower left", ncols=len(handles) if width >= 5 else 2, handletextpad=0.5)
+    figure.stress = stress  # type: ignore[attr-defined]
+    return figure
+
+
+def place(distances: Points) -> tuple[Points, float]:
+    """Place tasks on a plane so that their distances are kept as well as two dimensions allow.
+
+    Args:
+        distances: (n, n), >= 0. Both directions are averaged; inf counts as a bit farther than the farthest pair.
+
+    Returns (n, 2) points, the last task on the right half, and Kruskal's stress: the root of the squared error over
+    the squared distances (0 is exact, above 0.2 is poor; Kruskal, Psychometrika 29, 1964).
+    """
+    from sklearn.manifold import smacof  # noqa: PLC0415 - slow import
+
+    wanted = (distances + distances.T) / 2
+    np.fill_diagonal(wanted, 0.0)
+    finite = np.isfinite(wanted)
+    wanted = np.where(finite, wanted, 1.2 * wanted[finite].max() or 1.0)
+    points = np.asarray(smacof(wanted, n_components=2, n_init=4, random_state=0, normalized_stress=False)[0])
+    points = points - points.mean(axis=0)
+    error = np.sqrt(((_apart(points) - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-300))
+    # the long side lies flat
+    points = points @ np.linalg.svd(points, full_matrices=False)[2].T
+    points *= np.where(points[-1] < 0, [-1, 1], 1)
+    return _spread(points), float(error)
+
+
+def _apart(points: Points) -> Points:
+    return np.asarray(np.linalg.norm(points[:, None] - points[None], axis=-1))
+
+
+def _spread(points: Points) -> Points:
+    """Push tasks apart that would cover each other."""
+    spread = points + 1e-9 * np.arange(len(points))[:, None]  # tasks that coincide need a direction
+    room = ROOM * (float(np.linalg.norm(np.ptp(points, axis=0))) or 1.0)
+    room = min(room, 5 * room / np.sqrt(len(points)))
+    for _ in range(200):
+        step = spread[:, None] - spread[None]
+        length = np.linalg.norm(step, axis=-1, keepdims=True)
+        is_near = (length < 0.999 * room) & (length > 0)
+        if not is_near.any():
+            break
+        push = np.divide(step * (room - length) / 4, length, out=np.zeros_like(step), where=is_near)
+        spread = spread + push.sum(axis=1)
+    return spread
+
+
+def _nearest(problem: SequenceProblem, chosen: set[int]) -> list[int]:
+    """Return the nearest sources and those of the paths, then the target."""
+    to_target = problem.distances[:, problem.target]
+    order = sorted(problem.sources, key=lambda task: (task not in chosen, to_target[task], problem.names[task]))
+    return [*sorted(order[:MAX_SOURCES]), problem.target]
+
+
+def _fit(points: Points, axes: Axes, *, named: bool) -> Points:
+    """Scale points to the axes in points (1/72 inch) with equal scales, and leave room for names."""
+    width, height = axes.figure.get_size_inches() * 72 * [axes.get_position().width, axes.get_position().height]
+    margin_x, margin_y = (0.14 * width if named else 26.0), 22.0
+    reach = np.maximum(np.ptp(points, axis=0), 1e-9)
+    scale = min((width - 2 * margin_x) / reach[0], (height - 2 * margin_y) / reach[1])
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    return np.asarray((points - (points.max(axis=0) + points.min(axis=0)) / 2) * scale + [width / 2, height / 2])
+
+
+def _areas(problem: SequenceProblem, kept: Sequence[int]) -> Points:
+    """Return marker areas in points squared. They grow with the root of the cases: 100 times the cases, 10 times the area."""
+    counts = np.asarray(problem.case_counts or (1,) * len(problem.names), dtype=np.float64)[list(kept)]
+    largest = 260 if len(kept) <= FULL_NAMES else 130
+    return np.asarray(28 + largest * np.sqrt(counts / counts.max()))
+
+
+def _draw_edges(axes: Axes, problem: SequenceProblem, kept: Sequence[int], points: Points) -> None:
+    """Join each task to its nearest ones. Width falls with distance."""
+    table = problem.distances[np.ix_(kept, kept)]
+    table = (table + table.T) / 2
+    np.fill_diagonal(table, np.inf)
+    pairs = {
+        (min(i, int(j)), max(i, int(j)))
+        for i, row in enumerate(table)
+        for j in np.argsort(row, kind="stable")[:EDGES]
+        if np.isfinite(row[j])
+    }
+    longest = max((table[pair] for pair in pairs), default=1.0) or 1.0
+    for i, j in sorted(pairs):
+        width = 0.5 + 2.0 * (1 - table[i, j] / longest)
+        axes.plot(*points[[i, j]].T, color=EDGE, linewidth=width, alpha=0.6, solid_capstyle="round", zorder=1)
+
+
+def _draw_path(axes: Axes, points: Sequence[Points], areas: Sequence[float], look: str) -> None:
+    for (start, end), (area, other) in zip(pairwise(points), pairwise(areas), strict=True):
+        arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": PATH, "linewidth": 2.2, "mutation_scale": 14}
+        arrow |= {"linestyle": look, "shrinkA": np.sqrt(area) / 2 + 2, "shrinkB": np.sqrt(other) / 2 + 2}
+        axes.annotate("", end, start, arrowprops=arrow, zorder=2)
+
+
+def _draw_tasks(
+    axes: Axes,
+    problem: SequenceProblem,
+    kept: Sequence[int],
+    points: Points,
+    areas: Points,
+    on_path: set[int],
+    communities: Sequence[Sequence[int]],
+) -> None:
+    group = {task: place for place, members in enumerate(communities) for task in members}
+    for task, point, area in zip(kept, points, areas, strict=True):
+        colour, marker = _look(group.get(task, 0))
+        look: dict[str, Any] = {"marker": marker, "markersize": np.sqrt(area), "markerfacecolor": colour}
+        look |= {"markeredgecolor": PAPER, "markeredgewidth": 1.0}
+        if task == problem.target:
+            look |= {"marker": "*", "markersize": np.sqrt(area) + 6, "markerfacecolor": INK}
+        elif task in on_path:
+            look |= {"markeredgecolor": PATH, "markeredgewidth": 2.2}
+        (drawn,) = axes.plot(*point, **look, zorder=3)
+        tip(drawn, *_about(problem, task))
+
+
+def _about(problem: SequenceProblem, task: int) -> list[str]:
+    """Return what is shown when the pointer rests on a task."""
+    lines = [problem.names[task]]
+    if problem.case_counts:
+        lines.append(counted(problem.case_counts[task], "labelled case"))
+    distance = problem.distances[task, problem.target]
+    lines.append("the target" if task == problem.target else f"distance to the target {decimals(distance)}")
+    for what, known in (("channels", problem.channels), ("labels", problem.labels)):
+        if known:
+            lines.append(f"{what}: {', '.join(known[task])}")
+    return lines
+
+
+def _write_names(
+    axes: Axes,
+    problem: SequenceProblem,
+    kept: Sequence[int],
+    points: Points,
+    areas: Points,
+    on_path: set[int],
+    *,
+    full: bool,
+) -> None:
+    """Write each name at the first side of its marker that covers nothing. Names of the path come first."""
+    few = len(kept) <= FULL_NAMES
+    font = 9.0 if few else 7.5
+    radii = np.sqrt(areas) / 2 + 2
+    taken = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(points, radii, strict=True)]
+    for place_ in sorted(range(len(kept)), key=lambda k: (kept[k] not in on_path, -areas[k])):
+        task = kept[place_]
+        text = short(problem.names[task]) if full and (few or task in on_path) else number(problem.names[task])
+        size = 0.6 * font * len(text) * (1.08 if task in on_path else 1.0), 1.2 * font
+        boxes = [_beside(points[place_], radii[place_] + gap, size, side) for gap in (1, 7, 14) for side in range(8)]
+        covered = [_covered(box, taken, axes) for box in boxes]
+        best = int(np.argmin(covered))
+        if covered[best] > 0 and not few and task not in on_path:
+            continue  # the number is shown when the pointer rests on the task
+        taken.append(boxes[best])
+        left, bottom, right, top = boxes[best]
+        weight = "bold" if task in on_path else "normal"
+        written = axes.text((left + right) / 2, (bottom + top) / 2, text, ha="center", va="center", fontsize=font)
+        written.set(fontweight=weight, zorder=4, path_effects=[withStroke(linewidth=2, foreground=PAPER)])
+
+
+def _beside(point: Points, gap: float, size: tuple[float, float], side: int) -> Box:
+    """Return the box of a name at one of eight sides of a marker: right, left, above, below, then the corners."""
+    across, up = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))[side]
+    gap = gap if not (across and up) else 0.75 * gap
+    x, y = point[0] + across * (gap + size[0] / 2), point[1] + up * (gap + size[1] / 2)
+    return x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2
+
+
+def _covered(box: Box, taken: Sequence[Box], axes: Axes) -> float:
+    """Return how much of a name's box covers other names and markers or leaves the drawing, in points squared."""
+    frame = (axes.get_xlim()[0], axes.get_ylim()[0], axes.get_xlim()[1], axes.get_ylim()[1])
+    outside = (box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, frame)
+    return round(outside + sum(_overlap(box, other) for other in taken), 3)
+
+
+def _overlap(one: Box, two: Box) -> float:
+    width, height = min(one[2], two[2]) - max(one[0], two[0]), min(one[3], two[3]) - max(one[1], two[1])
+    return width * height if width > 0 and height > 0 else 0.0
+
+
+def _legend(path: Sequence[int], proposed: Sequence[int], communities: Sequence[Sequence[int]]) -> list[Line2D]:
+    def marker(shape: str, colour: str, label: str, **more: Any) -> Line2D:
+        return Line2D([], [], marker=shape, color=colour, linestyle="none", markersize=9, label=label, **more)
+
+    handles = [marker("*", INK, "target")]
+    if len(path) > 1:
+        handles.append(Line2D([], [], color=PATH, linewidth=2.2, label="path"))
+    if len(proposed) > 1:
+        handles.append(Line2D([], [], color=PATH, linewidth=2.2, linestyle="dashed", label="planned path"))
+    handles += [
+        marker(*reversed(_look(place)), f"community {place + 1}: {counted(len(members), 'source')}")
+        for place, members in enumerate(communities)
+    ]
+    return [*handles, Line2D([], [], color=EDGE, linewidth=2, label="nearest tasks")]
+
+
+def _look(community: int) -> tuple[str, str]:
+    """Return the colour and marker of a community."""
+    turn = community // len(COMMUNITIES)
+    return COMMUNITIES[community % len(COMMUNITIES)], MARKERS[(community + turn) % len(MARKERS)]

@@ -1,0 +1,173 @@
+"""Tables of the page: what each cell shows and what it is sorted by. The template draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.evaluation.comparison import Comparison
+from nnunet_seqtransfer.nnunet.validation import ValidatedCase
+from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
+from nnunet_seqtransfer.report.words import (
+    ARROW,
+    MISSING,
+    arrows,
+    decimals,
+    hours,
+    interval,
+    number,
+    path_words,
+    percent,
+    short,
+)
+
+MAX_SOURCES = 100
+"""Rows of the table of sources, nearest first."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str
+    "What is shown."
+    key: float | str
+    "What the column is sorted by. NaN and infinity sort last."
+    note: str = ""
+    "Smaller second line."
+    look: str = ""
+    "CSS class."
+
+    @property
+    def sort_key(self) -> str:
+        """Return the key as the page's script reads it, "" if it is not a number that can be sorted."""
+        if isinstance(self.key, str):
+            return self.key
+        return f"{self.key:.9g}" if math.isfinite(self.key) else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be sorted by each column. The first cell of a row is its heading."""
+
+    caption: str
+    "Title for screen readers."
+    header: tuple[str, ...]
+    "Titles of the columns."
+    rows: tuple[tuple[Cell, ...], ...]
+    "Cells, row by row."
+    chosen: tuple[bool, ...] = ()
+    "For each row whether it is marked; empty if none is."
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Return for each column whether it holds numbers, which are set to the right."""
+        return tuple(all(isinstance(row[k].key, float) for row in self.rows) for k in range(len(self.header)))
+
+
+def text(value: str, look: str = "") -> Cell:
+    """Return a cell of text."""
+    return Cell(value, value, look=look)
+
+
+def figure(value: float | None, places: int = 3) -> Cell:
+    """Return a cell with a number, a dash if it is unknown."""
+    return Cell(decimals(value, places), math.nan if value is None else float(value))
+
+
+def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:
+    """Return the candidate paths with their costs; the row of ``path`` (full names, the target last) is marked."""
+    shares = {entry.path: entry.share for entry in plan.wins}
+    against = {entry.path: entry for entry in plan.compared if entry.path in {one.path for one in plan.candidates}}
+    gains = {entry.path: entry for entry in plan.gains}
+    header = ["path", "cost", *(["cheapest in"] if plan.resamples else [])]
+    header += [*(["more than the cheapest"] if against else []), *(["predicted gain of Dice"] if gains else [])]
+    rows = []
+    for entry in plan.candidates:
+        cells = [_path_cell(entry, plan, path), figure(entry.cost)]
+        if plan.resamples:
+            share = shares.get(entry.path, 0.0)
+            cells.append(Cell(percent(share), float(share)))
+        if against:
+            other = against.get(entry.path)
+            cells.append(_interval_cell(other and (other.saved, other.low, other.high)))
+        if gains:
+            gain = gains.get(entry.path)
+            cells.append(_interval_cell(gain and (gain.mean, gain.low, gain.high), "+"))
+        rows.append((*cells, Cell(hours(entry.gpu_hours), float(entry.gpu_hours))))
+    marked = tuple(entry.path == tuple(path) for entry in plan.candidates)
+    return Table("Candidate paths, cheapest first", (*header, "GPU hours"), tuple(rows), marked)
+
+
+def _path_cell(entry: CandidatePath, plan: SequencePlan, path: Sequence[str]) -> Cell:
+    notes = [ARROW.join(short(name).removeprefix(name[7:10]).strip() for name in entry.path)]
+    notes += ["planned"] if entry.path == (*plan.sources, plan.target) != tuple(path) else []
+    notes += [f"ruled out: it {entry.ruled_out}"] if entry.ruled_out else []
+    words = path_words(entry.path)
+    return Cell(words if len(entry.path) > 1 else f"{number(entry.path[0])} from scratch", words, "; ".join(notes))
+
+
+def _interval_cell(known: tuple[float, float, float] | None, sign: str = "") -> Cell:
+    return Cell(interval(*known, sign), float(known[0])) if known else Cell(MISSING, -math.inf)
+
+
+def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
+    """Return the sources, nearest first, with intervals and components; those of ``path`` are marked."""
+    ranking = affinity.ranking()[:MAX_SOURCES]
+    rows = []
+    for i in ranking:
+        task, low, high = affinity.tasks[i], affinity.low[i], affinity.high[i]
+        name = short(task.dataset) + ("" if task.registered else " (signature)")
+        matches = "; ".join(affinity.matches[i]) if i < len(affinity.matches) else ""
+        known = math.isfinite(low) and math.isfinite(high)
+        cells = [Cell(name, task.dataset, matches), figure(affinity.distances[i][-1])]
+        cells.append(Cell(f"{decimals(low)} to {decimals(high)}" if known else "unknown (one case)", float(low)))
+        cells += [figure(table[i][-1]) for table in affinity.components.values()]
+        rows.append((*cells, Cell(str(task.labelled_cases), float(task.labelled_cases))))
+    header = ("source", "distance", "95 % interval", *affinity.components, "cases")
+    return Table("Sources, nearest first", header, tuple(rows), tuple(affinity.names[i] in path for i in ranking))
+
+
+def cases_table(cases: Sequence[ValidatedCase]) -> Table:
+    """Return every validated case with its Dice, worst first."""
+    labels = list(dict.fromkeys(label for case in cases for label in case.dice))
+    ordered = sorted(cases, key=lambda case: (math.isnan(case.mean), case.mean, case.case))
+    rows = []
+    for case in ordered:
+        dice = [figure(case.dice.get(label, math.nan)) for label in labels]
+        mean = [figure(case.mean)] if len(labels) > 1 else []
+        rows.append((text(case.case), text(case.fold), *dice, *mean))
+    header = ["case", "fold", *(f"Dice {label}" for label in labels), *(["Dice mean"] if len(labels) > 1 else [])]
+    return Table("Validated cases, worst first", tuple(header), tuple(rows))
+
+
+def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
+    """Return title and table of the differences, and of how well distances ranked the sources, if there are any."""
+    differences = tuple(
+        (
+            text(arrows(f"{entry.arm} against {entry.against}")),
+            Cell(interval(entry.mean, entry.low, entry.high, "+"), float(entry.mean)),
+            figure(entry.p_holm),
+            Cell(str(entry.cases), float(entry.cases)),
+        )
+        for entry in comparison.differences
+        if entry.metric == "dice"
+    )
+    rankings = tuple(
+        (text(entry.metric), figure(entry.spearman), figure(entry.weighted_tau), figure(entry.regret))
+        for entry in comparison.rankings
+    )
+    header = ("paths", "mean difference in Dice (95 % interval)", "p (Holm)", "cases")
+    tables = [("Differences", Table("Differences between paths", header, differences))] if differences else []
+    title = "How well each ranked the sources"
+    if rankings:
+        tables.append((title, Table(title, ("by", "Spearman", "weighted tau", "regret"), rankings)))
+    return tuple(tables)
+
+
+def files_table(files: Sequence[tuple[str, str]]) -> Table:
+    """Return files and their SHA-256."""
+    rows = tuple((text(name, "file"), text(digest, "hash")) for name, digest in files)
+    return Table("Files that this report rests on", ("file", "SHA-256"), rows)

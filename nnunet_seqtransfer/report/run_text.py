@@ -1,0 +1,135 @@
+"""A run in sentences: the decision, its reasons, the result, and whether it beats training from scratch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
+from nnunet_seqtransfer.nnunet.validation import case_dice, mean_dice
+from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
+from nnunet_seqtransfer.report.findings import Findings, StageFound, test_set
+from nnunet_seqtransfer.report.words import arrows, counted, decimals, interval, listed, path_words, short
+from nnunet_seqtransfer.training.command import seq_train_command
+
+FEW_CASES = 10
+
+
+def decision(found: Findings) -> str:
+    """Return what is trained and why, in one sentence."""
+    request = found.run.request
+    begin = f", starting from the weights of {request.landmark.file.name}" if request.landmark else ""
+    if request.sources:
+        what = f"{request.target} is trained after {' and then '.join(request.sources)}{begin}"
+    else:
+        what = f"{request.target} is trained {'alone' if begin else 'from scratch'}{begin}"
+    return f"{what}{_reason(found)}."
+
+
+def _reason(found: Findings) -> str:
+    """Return why, as the second half of the sentence."""
+    if found.plan is None:
+        return ", as requested: there is no plan for this target"
+    if not found.follows_plan:
+        sources = found.plan.sources
+        return f", as requested: the plan proposes {path_words(found.planned_path) if sources else 'scratch'}"
+    prices = {entry.path: entry for entry in found.plan.candidates}
+    chosen = prices.get(found.planned_path)
+    if chosen is None or not chosen.cost > 0:
+        return ", as planned"
+    allowed = [entry for entry in found.plan.candidates if not entry.ruled_out and entry.cost > 0]
+    is_cheapest = all(chosen.cost <= entry.cost for entry in allowed)
+    which = "the cheapest" if is_cheapest else "the simplest that the data cannot tell from the cheapest"
+    other = _alternative(found.plan, allowed)
+    against = f" against {decimals(other[1].cost, 2)} {other[0]}" if other else ""
+    certain = {True: "; stable under resampling of cases", False: "; resampled cases may favour simpler ones", None: ""}
+    support = certain[found.plan.supported] if is_cheapest else ""
+    return f": of the compared paths this is {which}, at a cost of {decimals(chosen.cost, 2)}{against}{support}"
+
+
+def _alternative(plan: SequencePlan, allowed: Sequence[CandidatePath]) -> tuple[str, CandidatePath] | None:
+    """Return what the chosen path is compared with: scratch, or the best transfer if scratch was chosen."""
+    if plan.sources:
+        scratch = next((entry for entry in allowed if len(entry.path) == 1), None)
+        return None if scratch is None else ("for training from scratch", scratch)
+    best = min((entry for entry in allowed if len(entry.path) > 1), key=lambda entry: entry.cost, default=None)
+    return None if best is None else (f"for the best transfer, {path_words(best.path)}", best)
+
+
+def reasons(found: Findings) -> list[str]:
+    """Return the plan's own reasons. What the plan would take to train is left out: the run has its own recipe."""
+    if found.plan is None:
+        return []
+    told = [arrows(line) for line in found.plan.explanation if not line.startswith("To train: ")]
+    return [line[:1].upper() + line[1:] for line in told]
+
+
+def result(found: Findings) -> str:
+    """Return what the run has reached so far, in a sentence or two."""
+    done = sum(stage.status == "finished" for stage in found.stages)
+    progress = f"{done} of {counted(len(found.stages), 'stage')} finished"
+    if not found.cases:
+        return f"{progress}; no fold of the target has been validated yet."
+    few = " With so few cases this is a rough figure." if len(found.cases) < FEW_CASES else ""
+    return f"Dice {decimals(mean_dice(case_dice(found.cases)))} {_evaluated_on(found)}; {progress}.{few}"
+
+
+def _evaluated_on(found: Findings) -> str:
+    cases = counted(len(found.cases), "case")
+    if found.trained_on_cases:
+        return f"on the training cases themselves ({cases}), since fold all holds none out"
+    folds = list(dict.fromkeys(case.fold for case in found.cases))
+    shared = ", some of which sources may hold" if found.sources_may_hold_cases else ""
+    return f"in the validation of fold{'' if len(folds) == 1 else 's'} {listed(folds)} ({cases}{shared})"
+
+
+def against_scratch(found: Findings) -> tuple[str, str]:
+    """Return whether the run beats training from scratch, and the command that finds out ("" if it is known).
+
+    Without sources there is nothing to compare: both are empty.
+    """
+    request = found.run.request
+    if not request.sources:
+        return "", ""
+    for comparison in found.comparisons:
+        entry = _difference(found, comparison)
+        if entry is not None:
+            where = f" on the test set {test_set(comparison)}" if test_set(comparison) else ""
+            words = interval(entry.mean, entry.low, entry.high, "+")
+            return f"Dice {words} against scratch{where}, over {counted(entry.cases, 'case')}.", ""
+    command = seq_train_command(replace(request, sources=()), found.run.options)
+    return "Whether this beats training from scratch is unknown. To find out, train from scratch too:", shlex.join(command)
+
+
+def _difference(found: Findings, comparison: Comparison) -> Difference | None:
+    """Return the difference in Dice between the run's path and scratch."""
+    own = {
+        arm.name for arm in comparison.arms if arm.sources == found.run.request.sources and not arm.extra_epochs
+    }
+    scratch = {arm.name for arm in comparison.arms if "scratch" in arm.roles}
+    shown = (one for one in comparison.differences if one.metric == "dice")
+    return next((one for one in shown if one.arm in own and one.against in scratch), None)
+
+
+def comparison_words(comparison: Comparison) -> str:
+    """Return what was compared, on which cases, and whether it is complete."""
+    state = "complete" if comparison.complete else "not complete yet"
+    arms, seeds = counted(len(comparison.arms), "path"), counted(len(comparison.seeds), "seed")
+    return f"{arms} to this target, trained alike with {seeds}; {state}. Scores are of {comparison.evaluated_on}."
+
+
+def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
+    """Return the state of each stage of one dataset in words, and whether it is finished."""
+    told = []
+    for stage in stages:
+        fold = f"fold {stage.entry.fold}: " if stage.is_target else ""
+        left_out = len(stage.entry.excluded)
+        without = f" (without {counted(left_out, 'shared case')})" if left_out else ""
+        told.append((f"{fold}{stage.status}{without}", stage.status == "finished"))
+    return told
+
+
+def stage_title(stage: StageFound) -> str:
+    """Return dataset and fold of a stage."""
+    return f"{short(stage.entry.dataset)}, fold {stage.entry.fold}"

@@ -1,0 +1,88 @@
+"""How text and page write names, paths, numbers, counts, durations and file names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from nnunet_seqtransfer.nnunet.folders import DATASET_NAME, preprocessed_folder, raw_folder, results_folder
+
+ARROW = " \N{RIGHTWARDS ARROW} "
+MISSING = "\N{EN DASH}"
+_FOLDERS = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:)?[/\\](?=[^\s/\\])(?:(?:[^/\\:;,'\"()]*[^\s/\\:;,'\"()])[/\\])*")
+"""Everything of an absolute path but the last part. Folders may hold spaces: rather cut a word too many than show a
+part of a path."""
+
+
+def short(dataset: str) -> str:
+    """Return "023 OasisCaudate" for Dataset023_OasisCaudate, and other names unchanged."""
+    return dataset.removeprefix("Dataset").replace("_", " ", 1) if DATASET_NAME.fullmatch(dataset) else dataset
+
+
+def number(dataset: str) -> str:
+    """Return "23" for Dataset023_OasisCaudate, and other names unchanged."""
+    match = DATASET_NAME.fullmatch(dataset)
+    return str(int(match[1])) if match else dataset
+
+
+def path_words(path: Sequence[str], arrow: str = ARROW) -> str:
+    """Return a path by dataset numbers, such as "21 → 24 → 4", or "scratch" if it holds only the target."""
+    return arrow.join(number(name) for name in path) if len(path) > 1 else "scratch"
+
+
+def arrows(name: str) -> str:
+    """Replace the "->" of names and commands by real arrows."""
+    return name.replace(" -> ", ARROW)
+
+
+def decimals(value: float | None, places: int = 3) -> str:
+    """Return a number with fixed decimals, four significant digits from 1000 on, or a dash if it is unknown."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.{places}f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """Return a share from 0 to 1 as "83 %", never rounded to 0 or 100 if it is neither."""
+    whole = round(100 * share)
+    if share < 1 <= whole / 100:
+        return "over 99 %"
+    return "under 1 %" if whole == 0 < share else f"{whole} %"
+
+
+def interval(middle: float, low: float | None, high: float | None, sign: str = "") -> str:
+    """Return a value with its 95 % interval in brackets if known; ``sign="+"`` also writes positive signs."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return f"{middle:{sign}.3f}"
+    return f"{middle:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return "1 case" or "12 cases"; ``plural`` replaces the plural in s."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return "A", "A and B", or "A, B and C"."""
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
+
+
+def hours(value: float) -> str:
+    """Return hours with two significant digits below 10, so that short CPU trainings are not "0.0"."""
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def sentence(text: str) -> str:
+    """Return one line of text as a sentence: upper case first letter, full stop."""
+    line = " ".join(text.split()).rstrip(".")
+    return f"{line[:1].upper()}{line[1:]}."
+
+
+def without_folders(text: str) -> str:
+    """Shorten absolute paths, since pages are mailed: nnU-Net's folders by variable name, others to the last part."""
+    folders = {"nnUNet_raw": raw_folder, "nnUNet_preprocessed": preprocessed_folder, "nnUNet_results": results_folder}
+    roots = {str(folder()): name for name, folder in folders.items()}
+    for root in sorted(roots, key=len, reverse=True):  # one folder may lie inside another
+        text = re.sub(rf"{re.escape(root)}(?![\w.-])", roots[root], text)
+    return _FOLDERS.sub("", text)
