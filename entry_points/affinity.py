@@ -71,14 +71,17 @@ def _run(options: argparse.Namespace) -> None:
 
 def _draw(measured: MeasuredAffinity) -> tuple[Path, Path]:
     """Draw the heat map and the ranking next to the record."""
-    from nnunet_seqtransfer.report.heatmap import draw_heatmap  # noqa: PLC0415 - matplotlib is slow to import
-    from nnunet_seqtransfer.report.ranking import draw_ranking  # noqa: PLC0415
+    from nnunet_seqtransfer.report.distance_figures import (  # noqa: PLC0415 - matplotlib is slow to import
+        draw_heat_map,
+        draw_ranking,
+    )
+    from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415
 
     path = measured.path
-    heatmap, ranking = path.with_suffix(".png"), path.with_name(f"{path.stem}_ranking.png")
-    draw_heatmap(measured.affinity, heatmap)
-    draw_ranking(measured.affinity, ranking)
-    return heatmap, ranking
+    heat_map, ranking = path.with_suffix(".png"), path.with_name(f"{path.stem}_ranking.png")
+    save(draw_heat_map(measured.affinity), heat_map)
+    save(draw_ranking(measured.affinity), ranking)
+    return heat_map, ranking
 
 
 def _unstable(measured: MeasuredAffinity) -> str:

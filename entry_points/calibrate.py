@@ -24,6 +24,7 @@ from nnunet_seqtransfer.entry_points.common import (
 )
 from nnunet_seqtransfer.errors import DatasetError, RecordError
 from nnunet_seqtransfer.nnunet.folders import registered_datasets
+from nnunet_seqtransfer.report.calibration_text import calibration_text
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -36,11 +37,12 @@ def run_calibration(
     runs: Sequence[MeasuredRun], affinities: dict[str, Affinity], metric: MetricEntry, output: Path, seed: int
 ) -> Calibration:
     """Calibrates on measured runs; writes the picture and the record beside it."""
-    from nnunet_seqtransfer.report.calibration import draw_calibration  # noqa: PLC0415 - matplotlib is slow to import
+    from nnunet_seqtransfer.report.cost_figures import draw_calibration  # noqa: PLC0415 - matplotlib is slow to import
+    from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415
 
     targets = join(runs, affinities, tuple(metric.combination.weights), notify)
     calibration = calibrate(targets, metric, output.stem, seed)
-    draw_calibration(calibration, output.with_suffix(".png"))
+    save(draw_calibration(calibration), output.with_suffix(".png"))
     write_calibration(output, calibration)  # the record last: where it is, so is the picture
     return calibration
 
@@ -96,8 +98,6 @@ def _check_output(path: Path) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nnunet_seqtransfer.report.calibration import calibration_text  # noqa: PLC0415 - matplotlib is slow to import
-
     output = Path(options.o)
     _check_output(output)
     runs = read_measurements(Path(options.i)) if options.i is not None else ()

@@ -84,22 +84,22 @@ def _affinity(options: argparse.Namespace, target: str) -> tuple[Affinity, Path,
 
 def _write(setting: Setting, outcome: Outcome) -> SequencePlan:
     """Draws the pictures and writes the record, the record last: where it is, so are the others."""
-    from nnunet_seqtransfer.report.pathmap import draw_path  # noqa: PLC0415 - matplotlib is slow to import
-    from nnunet_seqtransfer.report.sourcegraph import draw_graph  # noqa: PLC0415
+    from nnunet_seqtransfer.report.cost_figures import draw_costs  # noqa: PLC0415 - matplotlib is slow to import
+    from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415
+    from nnunet_seqtransfer.report.graph_figure import draw_graph  # noqa: PLC0415
 
-    plan = make_plan(setting, outcome)
-    record, bars, graph, _ = _files(plan)
-    draw_path(plan, bars)
-    draw_graph(setting.problem, outcome.decision.chosen.path, setting.options.communities, graph)
+    plan, decision = make_plan(setting, outcome), outcome.decision
+    record, costs, graph = _files(plan)
+    save(draw_costs(plan, (*plan.sources, plan.target)), costs)
+    save(draw_graph(setting.problem, decision.chosen.path, decision.communities), graph)
     write_plan(record, plan)
     return plan
 
 
 def _files(plan: SequencePlan) -> tuple[Path, ...]:
-    """The record and its pictures."""
+    """Return the record and its pictures, which are also there as SVG and PDF."""
     record = plan_path(plan.target, plan.plans, plan.configuration)
-    pictures = (record.with_name(f"{record.stem}_graph{ending}") for ending in (".png", ".svg"))
-    return (record, record.with_suffix(".png"), *pictures)
+    return record, record.with_suffix(".png"), record.with_name(f"{record.stem}_graph.png")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

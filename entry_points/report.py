@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nnunet_seqtransfer.report.page.page import write_report  # noqa: PLC0415 - not for --help
+    from nnunet_seqtransfer.report.page import write_report  # noqa: PLC0415 - not for --help
 
     folder = find_run(options.run)
     path = options.o if options.o is not None else folder / FILE

@@ -16,7 +16,8 @@ import numpy as np
 from nnunet_seqtransfer.planning.cost import CostModel
 from nnunet_seqtransfer.planning.exact import ExactPlanner
 from nnunet_seqtransfer.planning.problem import SequenceProblem
-from nnunet_seqtransfer.report.sourcegraph import draw_graph
+from nnunet_seqtransfer.report.figures import save
+from nnunet_seqtransfer.report.graph_figure import draw_graph
 
 CHANNELS = ("T1", "T1ce", "T2", "FLAIR")
 LABELS = ("WholeTumour", "TumourCore", "Enhancing")
@@ -57,7 +58,7 @@ def main() -> None:
     sequence = ExactPlanner(CostModel()).plan(problem, max_sources=2, top=1000).best("sequence")
     if sequence is None:
         raise SystemExit("no sequence is among the 1000 cheapest paths; try another -seed")
-    draw_graph(problem, sequence.path, None, options.o)
+    save(draw_graph(problem, sequence.path), options.o)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,9 @@
-"""A calibration as text and as a picture."""
+"""A calibration in words and tables for the terminal."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib as mpl
-import numpy as np
-
-from nnunet_seqtransfer.calibration.record import Calibration, MeasuredPath, RankingQuality
-from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.calibration.record import Calibration, RankingQuality
 from nnunet_seqtransfer.report.tables import text_table
-from nnunet_seqtransfer.storage import replacing
-
-mpl.use("agg")
-import matplotlib.pyplot as plt  # after the backend is chosen
-
-COLUMNS = 4
-MOST_NAMES = 10
 
 
 def calibration_text(calibration: Calibration) -> str:
@@ -88,56 +75,3 @@ def _constants(calibration: Calibration) -> list[list[str]]:
 
 def _ends(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.4g} to {interval[1]:.4g}"
-
-
-def draw_calibration(calibration: Calibration, path: Path) -> None:
-    """Draws measured Dice over fitted cost, a field for each target, as a PNG; the line is the prediction."""
-    targets = calibration.measurements.targets
-    columns = min(COLUMNS, len(targets))
-    rows = -(-len(targets) // columns)
-    figure, fields = plt.subplots(
-        rows, columns, figsize=(4.2 * columns + 2, 3.6 * rows + 0.8), squeeze=False, sharey=True, layout="constrained"
-    )
-    try:
-        for place in fields.flat[len(targets) :]:
-            place.set_axis_off()
-        for axes, target in zip(fields.flat, targets, strict=False):
-            paths = [entry for entry in calibration.measurements.paths if entry.path[-1] == target]
-            _draw_target(axes, calibration, target, paths)
-        for axes in fields[:, 0]:
-            axes.set_ylabel("measured Dice")
-        title = f"{calibration.name} ({calibration.metric}): measured Dice over fitted cost"
-        figure.suptitle(f"{title}\n{calibration.measurements.words}", fontsize=11)
-        with replacing(path) as aside:
-            figure.savefig(aside, dpi=150)
-    finally:
-        plt.close(figure)
-
-
-def _draw_target(axes: plt.Axes, calibration: Calibration, target: str, paths: list[MeasuredPath]) -> None:
-    costs, dice = np.array([entry.cost for entry in paths]), np.array([entry.dice for entry in paths])
-    ends = np.array([costs.min(), costs.max()])
-    line = dice.mean() - calibration.dice_per_cost * (ends - costs.mean())
-    axes.plot(ends, line, color="#bab0ac", zorder=1)
-    axes.fill_between(ends, line - calibration.residual, line + calibration.residual, color="#bab0ac", alpha=0.25)
-    axes.scatter(costs, dice, color="#4c78a8", s=24, zorder=2)
-    for entry in _named(paths):
-        axes.annotate(_short(entry), (entry.cost, entry.dice), (4, 3), textcoords="offset points", fontsize=7)
-    axes.set_title(target, loc="left", fontsize=9)
-    axes.set_xlabel("cost (lower is better)")
-    axes.margins(x=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _named(paths: list[MeasuredPath]) -> list[MeasuredPath]:
-    """The paths that get a name: all, or where these would cover each other, scratch and both ends of Dice."""
-    if len(paths) <= MOST_NAMES:
-        return paths
-    ordered = sorted(paths, key=lambda entry: entry.dice)
-    middle = ordered[MOST_NAMES // 2 : -(MOST_NAMES // 2)]
-    return [entry for entry in ordered if entry not in middle or len(entry.path) == 1]
-
-
-def _short(entry: MeasuredPath) -> str:
-    sources = entry.path[:-1]
-    return "\N{RIGHTWARDS ARROW}".join(str(dataset_id(name)) for name in sources) if sources else "scratch"

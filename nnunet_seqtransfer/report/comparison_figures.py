@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -29,7 +28,7 @@ def drawn_differences(comparison: Comparison) -> list[Difference]:
     """Return the differences to draw, smallest mean first: those against scratch if there are any, otherwise all."""
     scratch = {arm.name for arm in comparison.arms if "scratch" in arm.roles}
     planned = {arm.name for arm in comparison.arms if "planned" in arm.roles}
-    every = [one for one in comparison.differences if one.metric == "dice"]
+    every = list(comparison.differences)
     shown = [one for one in every if one.against in scratch] or every
     shown = sorted(shown, key=lambda one: (one.arm not in planned, -one.mean))[:MAX_ROWS]
     return sorted(shown, key=lambda one: one.mean)
@@ -49,7 +48,7 @@ def draw_differences(comparison: Comparison, *, width: float = 7.5) -> Figure | 
     figure = Figure(figsize=(width, 0.9 + (0.34 if len(others) == 1 else 0.42) * len(shown)), layout="constrained")
     axes = figure.subplots()
     rng = np.random.default_rng(0)
-    values = case_values(comparison.scores, "dice")
+    values = case_values(comparison.scores)
     for row, one in enumerate(shown):
         cases = paired_means(values.get(one.arm, {}), values.get(one.against, {}))
         for case, (value, other) in cases.items():
@@ -71,17 +70,14 @@ def draw_differences(comparison: Comparison, *, width: float = 7.5) -> Figure | 
 
 def difference_words(entry: Difference) -> str:
     """Return the mean difference with its interval, corrected p and number of cases."""
-    interval = f" (95 % interval {entry.low:+.3f} to {entry.high:+.3f})" if _is_known(entry.low) else ""
-    tested = f", p = {entry.p_holm:.2g} after Holm" if _is_known(entry.p_holm) else ""
+    known = entry.low is not None and entry.high is not None
+    interval = f" (95 % interval {entry.low:+.3f} to {entry.high:+.3f})" if known else ""
+    tested = "" if entry.p_holm is None else f", p = {entry.p_holm:.2g} after Holm"
     return f"{entry.mean:+.3f}{interval}{tested}, {counted(entry.cases, 'case')}"
 
 
-def _is_known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def _draw_mean(axes: Axes, row: int, one: Difference, colour: str) -> None:
-    if _is_known(one.low):
+    if one.low is not None and one.high is not None:
         axes.plot([one.low, one.high], [row, row], color=colour, linewidth=2.4, zorder=3)
     (mean,) = axes.plot(one.mean, row, "o", color=colour, markersize=7, zorder=4)
     tip(mean, arrows(f"{one.arm} minus {one.against}"), difference_words(one))

@@ -39,7 +39,7 @@ def draw_costs(plan: SequencePlan, path: Sequence[str], *, width: float = 7.5) -
             words += ", ruled out"
         elif plan.resamples and candidate.cost > 0 and width >= 5:
             words += f", cheapest in {percent(shares.get(candidate.path, 0.0))}"
-        axes.text(candidate.cost, row, f" {words}", va="center", fontsize=8.5)
+        axes.annotate(words, (candidate.cost, row), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
     axes.set_yticks(range(len(candidates)), [path_words(candidate.path) for candidate in candidates])
     for tick, candidate in zip(axes.get_yticklabels(), candidates, strict=True):
         tick.set_fontweight("bold" if candidate.path == tuple(path) else "normal")
@@ -97,7 +97,9 @@ def _draw_target(axes: Axes, calibration: Calibration, paths: Sequence[MeasuredP
     ends = np.array([costs.min(), costs.max()])
     line = dice.mean() - calibration.dice_per_cost * (ends - costs.mean())
     axes.plot(ends, line, color=SOFT, zorder=1)
-    axes.fill_between(ends, line - calibration.residual, line + calibration.residual, color=SOFT, alpha=0.2, linewidth=0)
+    axes.fill_between(
+        ends, line - calibration.residual, line + calibration.residual, color=SOFT, alpha=0.2, linewidth=0
+    )
     named = _named(paths)
     for entry in paths:
         (point,) = axes.plot(entry.cost, entry.dice, "o", color=STRONG, markersize=5, zorder=2)

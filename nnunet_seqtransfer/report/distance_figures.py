@@ -36,7 +36,7 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
     for row, i in enumerate(order):
         distance, low, high = affinity.distances[i][-1], affinity.low[i], affinity.high[i]
         if not math.isfinite(distance):
-            axes.text(0, row, " no distance", va="center", color=SOFT)
+            axes.annotate("no distance", (0, row), (4, 0), textcoords="offset points", va="center", color=SOFT)
             continue
         (bar,) = axes.barh(row, distance, height=0.62, color=WHISKER)
         known = math.isfinite(low) and math.isfinite(high)
@@ -49,14 +49,16 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
         if affinity.indistinct[row]:
             _bracket(axes, row)
     axes.set_xlim(left=0)
-    words = "distance to the target" if width < 5 else f"distance to the target ({affinity.metric}), with 95 % interval"
-    uncertain = "; bracket: order uncertain" if any(affinity.indistinct[: len(order) - 1]) else ""
-    axes.set_xlabel(words + uncertain)
+    metric = f" ({affinity.metric})" if width >= 5 else ""
+    uncertain = "\nbracket: order uncertain" if any(affinity.indistinct[: len(order) - 1]) else ""
+    axes.set_xlabel(f"distance to the target{metric}{uncertain}")
     axes.grid(axis="x")
     return figure
 
 
-def _name_rows(axes: Axes, affinity: Affinity, order: Collection[int], marked: Collection[str], *, narrow: bool) -> None:
+def _name_rows(
+    axes: Axes, affinity: Affinity, order: Collection[int], marked: Collection[str], *, narrow: bool
+) -> None:
     tasks = [affinity.tasks[i] for i in order]
     away = {task.dataset: "" if task.registered else ", signature" for task in tasks}
     names = [
@@ -78,34 +80,38 @@ def _bracket(axes: Axes, row: int) -> None:
 
 
 @mpl.rc_context(STYLE)
-def draw_heat_map(affinity: Affinity) -> Figure:
+def draw_heat_map(affinity: Affinity, *, width: float = 12.0) -> Figure:
     """Draw the distances of all pairs of tasks, the target first, then the sources, nearest first.
 
     Only the lower triangle is drawn if the distances are symmetric. The colour scale ends at `FAR` medians.
+    ``width``: most inches. Below 5, tasks are numbered instead of named.
     """
     order = [len(affinity.names) - 1, *affinity.ranking()[: MAX_TASKS - 1]]
     table = affinity.matrix()[np.ix_(order, order)]
     is_symmetric = bool(np.allclose(table, table.T, equal_nan=True))
     cells = [(i, j) for i in range(len(order)) for j in range(len(order)) if j < i or (i != j and not is_symmetric)]
-    side, label = (0.46, 2.6) if len(order) <= NUMBERED else (0.21, 2.2)
-    figure = Figure(figsize=(side * len(order) + label + 0.6, side * len(order) + 0.75), layout="constrained")
+    names = [affinity.names[i] for i in order]
+    written = [(short if width >= 5 else number)(name) for name in names]
+    label = 1.0 + 0.075 * max(map(len, written))  # room for names and the colour bar, in inches
+    side = min(0.46 if len(order) <= NUMBERED else 0.21, (width - label) / len(order))
+    figure = Figure(figsize=(side * len(order) + label, side * len(order) + 0.75), layout="constrained")
     axes = figure.subplots()
     top, is_cut = scale_end(np.asarray([table[cell] for cell in cells]))
-    colours = mpl.colormaps["viridis_r"].resampled(256)
+    colours = mpl.colormaps["viridis_r"]
     for i, j in cells:
-        _draw_cell(axes, affinity, (order[i], order[j]), (i, j), colours(min(table[i, j] / top, 1.0)), len(order))
-    first = 1 if is_symmetric else 0
+        ground = mpl.colors.to_hex(colours(min(table[i, j] / top, 1.0)))
+        _draw_cell(axes, affinity, (order[i], order[j]), (i, j), ground, numbered=len(order) <= NUMBERED)
+    first = 1 if is_symmetric else 0  # the first row and the last column of a lower triangle are empty
     axes.set(xlim=(-0.5, len(order) - 0.5 - first), ylim=(len(order) - 0.5, first - 0.5), aspect="equal")
-    names = [affinity.names[i] for i in order]
-    rotation = 90 if len(order) > NUMBERED else 0
-    axes.set_xticks(range(len(order) - first), [number(name) for name in names][: len(order) - first], rotation=rotation)
-    axes.set_yticks(range(first, len(order)), [short(name) for name in names[first:]])
+    axes.set_xticks(range(len(order) - first), [number(name) for name in names][: len(order) - first])
+    axes.set_yticks(range(first, len(order)), written[first:])
     axes.tick_params(length=0, labelsize=8.5 if len(order) <= NUMBERED else 7)
+    axes.tick_params(axis="x", labelrotation=0 if len(order) <= NUMBERED else 90)
     axes.spines[:].set_visible(False)
     if not is_symmetric:
         axes.set(xlabel="to", ylabel="from")
-    mappable = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, top), colours)
-    figure.colorbar(mappable, ax=axes, label="distance", shrink=0.7, pad=0.02, extend="max" if is_cut else "neither")
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, top), colours)
+    figure.colorbar(scale, ax=axes, label="distance", shrink=0.7, pad=0.02, extend="max" if is_cut else "neither")
     return figure
 
 
@@ -118,22 +124,16 @@ def scale_end(distances: NDArray[np.float64]) -> tuple[float, bool]:
 
 
 def _draw_cell(
-    axes: Axes,
-    affinity: Affinity,
-    tasks: tuple[int, int],
-    cell: tuple[int, int],
-    colour: tuple[float, float, float, float],
-    count: int,
+    axes: Axes, affinity: Affinity, tasks: tuple[int, int], cell: tuple[int, int], ground: str, *, numbered: bool
 ) -> None:
     (i, j), (row, column) = tasks, cell
     value = affinity.distances[i][j]
     known = math.isfinite(value)
-    ground = mpl.colors.to_hex(colour)
     drawn = Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=ground if known else "none", edgecolor="none")
     axes.add_patch(drawn)
     parts = [f"{name} {decimals(table[i][j])}" for name, table in affinity.components.items()] if known else []
     told = f"distance {decimals(value)}" if known else "no distance"
     tip(drawn, f"{affinity.names[i]} to {affinity.names[j]}", told, *parts)
-    if count <= NUMBERED:
+    if numbered:
         ink = readable_ink(ground) if known else SOFT
         axes.text(column, row, decimals(value, 2), ha="center", va="center", fontsize=8, color=ink)

@@ -104,7 +104,9 @@ def readable_ink(ground: str) -> str:
 
 
 def _luminance(colour: str) -> float:
-    linear = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in mpl.colors.to_rgb(colour))
+    linear = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in mpl.colors.to_rgb(colour)
+    )
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
@@ -152,18 +154,22 @@ def _clean(element: ElementTree.Element, used: set[str]) -> None:
     if identifier not in used:
         element.attrib.pop("id", None)
     for name in element.attrib.keys() & {"d", "x", "y", "transform"}:
-        element.set(name, re.sub(r"-?\d+\.\d+", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), element.attrib[name]))
+        element.set(
+            name,
+            re.sub(r"-?\d+\.\d+", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), element.attrib[name]),
+        )
 
 
 def _draw_once(image: ElementTree.Element, images: dict[str, ElementTree.Element]) -> None:
-    """Let an image that was already drawn, one panel to the left, refer to the first one."""
+    """Let an image that an earlier panel shows refer to that one, so that the file holds it once."""
     data = image.attrib["href"]
-    first = images.setdefault(data, image)
+    is_panel = image.get("transform", "").startswith("matrix")  # the image of a colour bar is placed otherwise
+    first = images.setdefault(data, image) if is_panel else image
     if first is image:
         image.set("id", f"image{len(images)}")
         return
-    across, down = (float(image.attrib[name]) - float(first.attrib[name]) for name in ("x", "y"))
+    (across, down), (left, top) = (re.findall(r"[-\d.]+", one.attrib["transform"])[-2:] for one in (image, first))
     image.tag = f"{{{_SVG}}}use"
     image.attrib.clear()
-    # images are drawn upside down: their own y grows upwards
-    image.attrib |= {"href": f"#{first.attrib['id']}", "x": f"{across:.2f}", "y": f"{-down:.2f}"}
+    moved = f"translate({float(across) - float(left):.2f} {float(down) - float(top):.2f})"
+    image.attrib |= {"href": f"#{first.attrib['id']}", "transform": moved}

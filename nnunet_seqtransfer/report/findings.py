@@ -157,17 +157,11 @@ def find_comparisons(run: Run, read: Callable[[Path], Comparison | None]) -> tup
         path = comparison_path(run.request.target, run.request.plans, run.request.configuration, known)
         on_folds, others = read(path), [read(other) for other in _on_test_sets(path)]
         # A folder's name ends with the tag and the test set, and a tag may look like a test set: the record decides.
-        found = [on_folds] if on_folds is not None and test_set(on_folds) is None else []
-        found += [other for other in others if other is not None and test_set(other) is not None]
+        found = [on_folds] if on_folds is not None and on_folds.test_set is None else []
+        found += [other for other in others if other is not None and other.test_set is not None]
         if found:
             return tuple(found)
     return ()
-
-
-def test_set(comparison: Comparison) -> str | None:
-    """Return the test set that a comparison was evaluated on, None for the folds."""
-    name = comparison.provenance.get("test_set")
-    return None if name is None else str(name)
 
 
 def _on_test_sets(path: Path) -> list[Path]:

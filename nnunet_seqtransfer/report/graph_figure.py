@@ -27,7 +27,7 @@ MAX_SOURCES = 60
 """Sources drawn at most, nearest to the target first."""
 EDGES = 3
 """Edges drawn per task, shortest first."""
-ROOM = 0.04
+ROOM = 0.06
 """Least distance of two drawn tasks, as a share of the drawing's diagonal."""
 Points = NDArray[np.float64]
 Box = tuple[float, float, float, float]
@@ -66,14 +66,16 @@ def draw_graph(
     kept = _nearest(problem, {*path, *proposed})
     points, stress = place(problem.distances[np.ix_(kept, kept)])
     reach = np.maximum(np.ptp(points, axis=0), 1e-9)
-    height = float(np.clip(0.9 * width * reach[1] / reach[0], 0.4 * width, 0.75 * width)) + 0.7
+    height = float(np.clip(0.8 * width * reach[1] / reach[0], 0.3 * width, 0.42 * width if width >= 5 else width)) + 0.7
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.01, 0.55 / height, 0.98, 1 - 0.6 / height))
-    points = _fit(points, axes, named=width >= 5)
+    points = _fit(points, figure, axes, named=width >= 5)
     areas = _areas(problem, kept)
     _draw_edges(axes, problem, kept, points)
     for tasks, look in ((proposed, "dashed"), (path, "solid")):
-        _draw_path(axes, [points[kept.index(task)] for task in tasks], [areas[kept.index(task)] for task in tasks], look)
+        _draw_path(
+            axes, [points[kept.index(task)] for task in tasks], [areas[kept.index(task)] for task in tasks], look
+        )
     _draw_tasks(axes, problem, kept, points, areas, {*path}, communities)
     _write_names(axes, problem, kept, points, areas, {*path}, full=width >= 5)
     handles = _legend(path, proposed, communities)
@@ -97,7 +99,9 @@ def place(distances: Points) -> tuple[Points, float]:
     np.fill_diagonal(wanted, 0.0)
     finite = np.isfinite(wanted)
     wanted = np.where(finite, wanted, 1.2 * wanted[finite].max() or 1.0)
-    points = np.asarray(smacof(wanted, n_components=2, n_init=4, random_state=0, normalized_stress=False)[0])
+    points = np.zeros((len(wanted), 2))
+    if wanted.any():
+        points = np.asarray(smacof(wanted, n_components=2, n_init=4, random_state=0, normalized_stress=False)[0])
     points = points - points.mean(axis=0)
     error = np.sqrt(((_apart(points) - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-300))
     # the long side lies flat
@@ -133,9 +137,9 @@ def _nearest(problem: SequenceProblem, chosen: set[int]) -> list[int]:
     return [*sorted(order[:MAX_SOURCES]), problem.target]
 
 
-def _fit(points: Points, axes: Axes, *, named: bool) -> Points:
+def _fit(points: Points, figure: Figure, axes: Axes, *, named: bool) -> Points:
     """Scale points to the axes in points (1/72 inch) with equal scales, and leave room for names."""
-    width, height = axes.figure.get_size_inches() * 72 * [axes.get_position().width, axes.get_position().height]
+    width, height = figure.get_size_inches() * 72 * axes.get_position().size
     margin_x, margin_y = (0.14 * width if named else 26.0), 22.0
     reach = np.maximum(np.ptp(points, axis=0), 1e-9)
     scale = min((width - 2 * margin_x) / reach[0], (height - 2 * margin_y) / reach[1])
@@ -145,7 +149,7 @@ def _fit(points: Points, axes: Axes, *, named: bool) -> Points:
 
 
 def _areas(problem: SequenceProblem, kept: Sequence[int]) -> Points:
-    """Return marker areas in points squared. They grow with the root of the cases: 100 times the cases, 10 times the area."""
+    """Return marker areas in points squared, by the root of the cases: a hundredfold is ten times the area."""
     counts = np.asarray(problem.case_counts or (1,) * len(problem.names), dtype=np.float64)[list(kept)]
     largest = 260 if len(kept) <= FULL_NAMES else 130
     return np.asarray(28 + largest * np.sqrt(counts / counts.max()))
@@ -172,7 +176,7 @@ def _draw_path(axes: Axes, points: Sequence[Points], areas: Sequence[float], loo
     for (start, end), (area, other) in zip(pairwise(points), pairwise(areas), strict=True):
         arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": PATH, "linewidth": 2.2, "mutation_scale": 14}
         arrow |= {"linestyle": look, "shrinkA": np.sqrt(area) / 2 + 2, "shrinkB": np.sqrt(other) / 2 + 2}
-        axes.annotate("", end, start, arrowprops=arrow, zorder=2)
+        axes.annotate("", tuple(end), tuple(start), arrowprops=arrow, zorder=2)
 
 
 def _draw_tasks(
@@ -271,7 +275,7 @@ def _legend(path: Sequence[int], proposed: Sequence[int], communities: Sequence[
     if len(proposed) > 1:
         handles.append(Line2D([], [], color=PATH, linewidth=2.2, linestyle="dashed", label="planned path"))
     handles += [
-        marker(*reversed(_look(place)), f"community {place + 1}: {counted(len(members), 'source')}")
+        marker(_look(place)[1], _look(place)[0], f"community {place + 1}: {counted(len(members), 'source')}")
         for place, members in enumerate(communities)
     ]
     return [*handles, Line2D([], [], color=EDGE, linewidth=2, label="nearest tasks")]

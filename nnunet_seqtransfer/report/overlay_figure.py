@@ -18,7 +18,7 @@ from nnunet_seqtransfer.report.figures import PREDICTION, REFERENCE, SOFT, STYLE
 LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
 """One per label. Further labels start again."""
 MARGIN, MIN_MARGIN = 0.35, 10
-"""Surrounding on each side, as a share of the structure's extent and in pixels at least. A guess at what readers need."""
+"""Surrounding on each side: share of the structure's extent, and pixels at least. A guess at what readers need."""
 MAX_PIXELS = 420
 """Pixels along the longer side. Larger cut-outs lose every second pixel, or more."""
 Labels = Sequence[tuple[str, tuple[int, ...]]]
@@ -59,7 +59,7 @@ def draw_overlays(rows: Sequence[Overlay], labels: Labels, *, channel: str = "im
     figure = Figure(figsize=size)
     # fixed margins: matplotlib's layout engines leave gaps between images of unlike shapes
     bottom = size[1]
-    for place, (row, height) in enumerate(zip(rows, heights, strict=True)):
+    for row, height in zip(rows, heights, strict=True):
         bottom -= side * height + 0.35
         panels = [
             figure.add_axes((k / columns + 0.003, bottom / size[1], 1 / columns - 0.006, side * height / size[1]))
@@ -140,28 +140,26 @@ def telling_slices(
     if count > 1 and wrong.any():
         worst = int(wrong.argmax())
         titles[worst] = "largest, and most wrong" if worst in titles else "most wrong pixels"
-    levels = (0.0, 255.0) if colours else tuple(np.percentile(images[0], (0.5, 99.5)))
-    shown = images[:3] if colours else images[:1]
+    picture = images[:3] if colours else on_screen(images[:1])
     around = structure | ((prediction > 0) & known)
     cuts = []
     for index, title in titles.items():
-        cut = [np.take(array, index, axis=axis) for array in (*shown, reference, prediction, around)]
+        cut = [np.take(array, index, axis=axis) for array in (*picture, reference, prediction, around)]
         # volumes are stored from the feet up: the upper end belongs on top of slices along the body
         *channels, one, two, near = [array[::-1] for array in cut] if axis > 0 else cut
         window = _window(near)
-        picture = _on_screen(np.stack(channels, axis=-1), levels)[window]
+        shown = np.stack(channels, axis=-1)[window] if colours else channels[0][window]
         where = f"{title}, slice {index + 1} of {count}" if count > 1 else title
         aspect = spacing[others[0]] / spacing[others[1]]
-        cuts.append(Overlay(where, picture, one[window], (two[window],), (caption,), aspect))
+        cuts.append(Overlay(where, shown.astype(np.uint8), one[window], (two[window],), (caption,), aspect))
     return tuple(cuts)
 
 
-def _on_screen(image: Image, levels: Sequence[float]) -> NDArray[np.uint8]:
-    """Return (height, width, channels) intensities as (height, width) grey or (height, width, 3) colours, 0 to 255."""
-    low, high = levels
+def on_screen(image: Image) -> NDArray[np.uint8]:
+    """Return intensities of any shape as grey values 0 to 255, from the 0.5 to the 99.5 percentile."""
+    low, high = np.percentile(image, (0.5, 99.5))
     scaled = np.clip((image - low) / ((high - low) or 1.0) * 255, 0, 255)
-    grey: NDArray[np.uint8] = np.nan_to_num(scaled).astype(np.uint8)
-    return grey if grey.shape[-1] == 3 else grey[..., 0]
+    return np.asarray(np.nan_to_num(scaled), dtype=np.uint8)
 
 
 def _window(structure: NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -173,7 +171,8 @@ def _window(structure: NDArray[np.bool_]) -> tuple[slice, slice]:
         side = max(stop - start for start, stop in ends)
         side += 2 * max(MIN_MARGIN, round(MARGIN * side))
         firsts = [
-            max(0, min((a + b - side) // 2, length - side)) for (a, b), length in zip(ends, structure.shape, strict=True)
+            max(0, min((a + b - side) // 2, length - side))
+            for (a, b), length in zip(ends, structure.shape, strict=True)
         ]
         windows = [slice(a, min(length, a + side)) for a, length in zip(firsts, structure.shape, strict=True)]
     step = max(1, -(-max(window.stop - window.start for window in windows) // MAX_PIXELS))

@@ -24,9 +24,9 @@ from nnunet_seqtransfer.planning.published import default_communities, find_comm
 from nnunet_seqtransfer.report import page_tables, run_facts, run_text
 from nnunet_seqtransfer.report.comparison_figures import draw_differences
 from nnunet_seqtransfer.report.cost_figures import draw_costs
-from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, draw_heat_map, draw_ranking
+from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, NUMBERED, draw_heat_map, draw_ranking
 from nnunet_seqtransfer.report.figures import embed
-from nnunet_seqtransfer.report.findings import Findings, StageFound, find, test_set
+from nnunet_seqtransfer.report.findings import Findings, StageFound, find
 from nnunet_seqtransfer.report.graph_figure import affinity_problem, draw_graph
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
 from nnunet_seqtransfer.report.training_figures import draw_stage
@@ -166,7 +166,7 @@ def _distances(found: Findings) -> dict[str, Any]:
     return {
         "graph": _graph(found, affinity),
         "has_communities": found.plan is not None and found.plan.strategy == "published",
-        "heat_map": embed(draw_heat_map(affinity), f"Heat map of the distances of {shown + 1} tasks", "keep"),
+        "heat_map": _heat_map(affinity, f"Heat map of the distances of {shown + 1} tasks"),
         "ranking": _both_widths(
             lambda width: draw_ranking(affinity, found.path, width=width),
             5.5,
@@ -177,6 +177,12 @@ def _distances(found: Findings) -> dict[str, Any]:
         "shown": shown,
         "hidden": len(affinity.sources) - shown,
     }
+
+
+def _heat_map(affinity: Affinity, label: str) -> Markup:
+    if len(affinity.names) > NUMBERED:  # many cells are not repeated for phones, which scroll
+        return embed(draw_heat_map(affinity), label, "keep")
+    return _both_widths(lambda width: draw_heat_map(affinity, width=width), 12.0, label)
 
 
 def _graph(found: Findings, affinity: Affinity) -> Markup:
@@ -211,7 +217,7 @@ def _curves(found: Findings, stage: StageFound) -> dict[str, Any]:
     title, epochs = run_text.stage_title(stage), stage.entry.recipe.epochs
     if not stage.curve:
         return {"title": title, "about": f"No epoch is finished yet; {epochs} are requested.", "picture": None}
-    seconds = sum(epoch.seconds for epoch in stage.curve if epoch.seconds == epoch.seconds)  # noqa: PLR0124 - NaN
+    seconds = sum(epoch.seconds for epoch in stage.curve if epoch.seconds == epoch.seconds)
     labels = list(found.labels) if stage.is_target else []
     last = stage.curve[-1]
     label = f"Curves of {title}: mean pseudo Dice {decimals(stage.curve[0].mean_dice)} to {decimals(last.mean_dice)}"
@@ -260,17 +266,18 @@ def _overlays(found: Findings, rank: str, case: ValidatedCase, raw: RawCase) -> 
     channel = "image" if colours else channel_names(found.target_json)[0]
     figure = draw_overlays(slices, list(found.labels.items()), channel=channel)
     titles = "; ".join(one.title for one in slices)
-    return embed(figure, f"{rank} case {case.case}: image, reference, and prediction on the reference; {titles}", "keep")
+    label = f"{rank} case {case.case}: image, reference, and prediction on the reference; {titles}"
+    return embed(figure, label, "fit")
 
 
 def _comparison(comparison: Comparison, place: int) -> dict[str, Any]:
     """Return heading, words, figure and tables of the comparison at ``place`` on the page, starting at 0."""
-    name = test_set(comparison)
+    name = comparison.test_set
     figure = draw_differences(comparison)
     picture = None
     if figure is not None:
         label = "Differences in Dice between paths; the table below has the numbers"
-        picture = embed(figure, label, "keep")
+        picture = embed(figure, label, "fit")
     return {
         "anchor": "comparison" if place == 0 else f"comparison-{place + 1}",
         "entry": "Comparison" if name is None else f"Comparison on {short(name)}",

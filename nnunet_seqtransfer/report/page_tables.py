@@ -92,10 +92,10 @@ def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:
             cells.append(Cell(percent(share), float(share)))
         if against:
             other = against.get(entry.path)
-            cells.append(_interval_cell(other and (other.saved, other.low, other.high)))
+            cells.append(_interval_cell((other.saved, other.low, other.high) if other else None))
         if gains:
             gain = gains.get(entry.path)
-            cells.append(_interval_cell(gain and (gain.mean, gain.low, gain.high), "+"))
+            cells.append(_interval_cell((gain.mean, gain.low, gain.high) if gain else None, "+"))
         rows.append((*cells, Cell(hours(entry.gpu_hours), float(entry.gpu_hours))))
     marked = tuple(entry.path == tuple(path) for entry in plan.candidates)
     return Table("Candidate paths, cheapest first", (*header, "GPU hours"), tuple(rows), marked)
@@ -153,7 +153,6 @@ def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
             Cell(str(entry.cases), float(entry.cases)),
         )
         for entry in comparison.differences
-        if entry.metric == "dice"
     )
     rankings = tuple(
         (text(entry.metric), figure(entry.spearman), figure(entry.weighted_tau), figure(entry.regret))

@@ -9,7 +9,8 @@ from dataclasses import replace
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
 from nnunet_seqtransfer.nnunet.validation import case_dice, mean_dice
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
-from nnunet_seqtransfer.report.findings import Findings, StageFound, test_set
+from nnunet_seqtransfer.report.comparison_text import evaluated_on
+from nnunet_seqtransfer.report.findings import Findings, StageFound
 from nnunet_seqtransfer.report.words import arrows, counted, decimals, interval, listed, path_words, short
 from nnunet_seqtransfer.training.command import seq_train_command
 
@@ -95,28 +96,27 @@ def against_scratch(found: Findings) -> tuple[str, str]:
     for comparison in found.comparisons:
         entry = _difference(found, comparison)
         if entry is not None:
-            where = f" on the test set {test_set(comparison)}" if test_set(comparison) else ""
+            where = f" on the test set {comparison.test_set}" if comparison.test_set else ""
             words = interval(entry.mean, entry.low, entry.high, "+")
             return f"Dice {words} against scratch{where}, over {counted(entry.cases, 'case')}.", ""
     command = seq_train_command(replace(request, sources=()), found.run.options)
-    return "Whether this beats training from scratch is unknown. To find out, train from scratch too:", shlex.join(command)
+    return "Whether this beats training from scratch is unknown. To find out, train from scratch too:", shlex.join(
+        command
+    )
 
 
 def _difference(found: Findings, comparison: Comparison) -> Difference | None:
     """Return the difference in Dice between the run's path and scratch."""
-    own = {
-        arm.name for arm in comparison.arms if arm.sources == found.run.request.sources and not arm.extra_epochs
-    }
+    own = {arm.name for arm in comparison.arms if arm.sources == found.run.request.sources and not arm.extra_epochs}
     scratch = {arm.name for arm in comparison.arms if "scratch" in arm.roles}
-    shown = (one for one in comparison.differences if one.metric == "dice")
-    return next((one for one in shown if one.arm in own and one.against in scratch), None)
+    return next((one for one in comparison.differences if one.arm in own and one.against in scratch), None)
 
 
 def comparison_words(comparison: Comparison) -> str:
     """Return what was compared, on which cases, and whether it is complete."""
     state = "complete" if comparison.complete else "not complete yet"
     arms, seeds = counted(len(comparison.arms), "path"), counted(len(comparison.seeds), "seed")
-    return f"{arms} to this target, trained alike with {seeds}; {state}. Scores are of {comparison.evaluated_on}."
+    return f"{arms} to this target, trained alike with {seeds}; {state}. Scores are of {evaluated_on(comparison)}."
 
 
 def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nnunet_seqtransfer.report.figures import SECOND, STRONG, STYLE, tip
 from nnunet_seqtransfer.nnunet.training_log import Epoch
+from nnunet_seqtransfer.report.figures import SECOND, STRONG, STYLE, tip
 from nnunet_seqtransfer.report.words import decimals
 
 MAX_POINTS = 400
@@ -59,7 +60,7 @@ def thinned(curve: Sequence[Epoch]) -> list[Epoch]:
     return list(curve)[::-1][::step][::-1]
 
 
-def _line(axes: Axes, numbers: Sequence[int], values: Sequence[float], name: str, **look: object) -> None:
+def _line(axes: Axes, numbers: Sequence[int], values: Sequence[float], name: str, **look: Any) -> None:
     marker = {"marker": "o", "markersize": 5} if len(numbers) < 3 else {}
     (drawn,) = axes.plot(numbers, values, **({"linewidth": 1.5} | look | marker))
     known = [(value, epoch) for value, epoch in zip(values, numbers, strict=True) if math.isfinite(value)]

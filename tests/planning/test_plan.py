@@ -31,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take seconds and have tests of their own; one test here draws them."""
     if request.function is not test_every_file_that_is_named_is_written:
-        for name in ("pathmap.draw_path", "sourcegraph.draw_graph"):
-            monkeypatch.setattr(f"nnunet_seqtransfer.report.{name}", lambda *_: None)
+        for name in ("cost_figures.draw_costs", "graph_figure.draw_graph", "figures.save"):
+            monkeypatch.setattr(f"nnunet_seqtransfer.report.{name}", lambda *_: ())
 
 
 @pytest.fixture
@@ -93,11 +93,12 @@ def test_the_plan_names_path_doubt_and_effort(archive: Archive, command: Command
 
 
 def test_every_file_that_is_named_is_written(archive: Archive, command: Command) -> None:
-    """The record, the bars and the graph; PNG and SVG."""
+    """The record, the costs and the graph; pictures are there as SVG and PDF too."""
     outcome = command("plan", "-t", "4")
     written = [Path(line.split()[-1]) for line in outcome.out.split("written:")[1].strip().splitlines()]
-    assert len(written) == 4 and all(path.stat().st_size > 1000 for path in written)
-    assert {path.suffix for path in written} == {".json", ".png", ".svg"}
+    assert len(written) == 3 and all(path.stat().st_size > 1000 for path in written)
+    assert [path.suffix for path in written] == [".json", ".png", ".png"]
+    assert all(path.with_suffix(ending).is_file() for path in written[1:] for ending in (".svg", ".pdf"))
 
 
 def test_a_noisy_affinity_does_not_support_the_intermediate(archive: Archive, command: Command) -> None:

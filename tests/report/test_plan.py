@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
-from PIL import Image
 
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan, Win
-from nnunet_seqtransfer.report.pathmap import draw_path
 from nnunet_seqtransfer.report.plan_text import plan_text
 
 A, B, T = "Dataset021_A", "Dataset024_B", "Dataset004_T"
@@ -55,22 +51,3 @@ def test_without_resamples_there_is_no_share(plan: SequencePlan) -> None:
     """The column is left out, not filled with zeros."""
     text = plan_text(replace(plan, resamples=0, wins=()))
     assert "wins" not in text and "%" not in text
-
-
-def test_bars_say_cost_share_and_what_is_ruled_out(
-    plan: SequencePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One bar part for each part of a cost, a note behind it, the chosen path in bold; the figure is closed."""
-    drawn: list[plt.Figure] = []
-    monkeypatch.setattr(plt, "close", drawn.append)
-    draw_path(plan, tmp_path / "bars.png")
-    (figure,) = drawn
-    axes = figure.axes[0]
-    assert [text.get_text() for text in axes.texts] == [" 0.60, ruled out", " 0.80, wins 83 %", " 1.40, wins 16 %"]
-    bold = [tick.get_text() for tick in axes.get_yticklabels() if tick.get_fontweight() == "bold"]
-    assert bold == ["24 \N{RIGHTWARDS ARROW} 4  (chosen)"]
-    assert sum(patch.get_width() for patch in axes.patches) == pytest.approx(0.6 + 0.8 + 1.4)
-    with Image.open(tmp_path / "bars.png") as picture:
-        assert min(picture.size) > 300
-    monkeypatch.undo()
-    plt.close(figure)

@@ -1,0 +1,157 @@
+"""What the page says of a run: decision, result, the comparison with scratch, commands that repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
+from nnunet_seqtransfer.report.findings import Findings, find
+from nnunet_seqtransfer.report.page import render
+from nnunet_seqtransfer.report.run_facts import commands, constants_origin
+from nnunet_seqtransfer.report.run_text import against_scratch, decision, reasons, result
+from nnunet_seqtransfer.transfer.pretrained import Landmark
+from support import made_run
+from support.made_run import FAR, NEAR, SMALL, TARGET
+
+
+def made(folders: Path, sources: Sequence[str] = (NEAR,), folds: Sequence[str] = ("0",), begun: int = 2) -> Findings:
+    """A run on few cases, without plan and distances."""
+    made_run.write_world(folders / "raw", cases=3)
+    return find(made_run.write_made_run(sources, folds, begun=begun))
+
+
+def planned(folders: Path) -> Findings:
+    """A run that follows its plan."""
+    made_run.write_world(folders / "raw", cases=1)
+    made_run.write_made_plan(made_run.write_made_affinity())
+    return find(made_run.write_made_run(begun=0))
+
+
+def with_request(found: Findings, **changes: object) -> Findings:
+    return replace(found, run=replace(found.run, request=replace(found.run.request, **changes)))  # type: ignore[arg-type]
+
+
+def test_the_decision_says_what_is_trained_and_why(folders: Path) -> None:
+    """The golden sentence: costs and support if the run follows the plan."""
+    found = planned(folders)
+    assert decision(found) == (
+        f"{TARGET} is trained after {NEAR}: of the compared paths this is the cheapest, at a cost of 0.56 against 1.02 "
+        "for training from scratch; stable under resampling of cases."
+    )
+    other = with_request(found, sources=(FAR,))
+    assert decision(other).endswith("the plan proposes 902 \N{RIGHTWARDS ARROW} 901.")
+    assert decision(replace(found, plan=None)).endswith("there is no plan for this target.")
+    assert decision(with_request(found, sources=())).startswith(f"{TARGET} is trained from scratch, as requested")
+    assert reasons(replace(found, plan=None)) == []
+    assert not [line for line in reasons(found) if line.startswith("To train")]
+
+
+def test_a_model_that_a_chain_starts_from_is_named_without_its_folder(folders: Path) -> None:
+    """The sentence and the command name the file."""
+    landmark = Landmark(Path("/home/someone/model.zip"), "fold_0/checkpoint_final.pth", "ab" * 32)
+    found = with_request(made(folders, (), begun=0), landmark=landmark)
+    assert decision(found).startswith(f"{TARGET} is trained alone, starting from the weights of model.zip, as")
+    text = render(found)
+    assert "-init model.zip" in text and "/home/someone" not in text
+
+
+def test_results_count_stages_and_cases(folders: Path) -> None:
+    """Progress without a validation, Dice with one, and a warning on few cases."""
+    assert result(made(folders, begun=0)) == "0 of 2 stages finished; no fold of the target has been validated yet."
+    found = find(made_run.write_made_run(folds=("1",), tag="more"))
+    assert "in the validation of fold 1 (3 cases); 2 of 2 stages finished. With so few" in result(found)
+    assert "some of which sources may hold" in result(with_request(found, overlap="allow"))
+
+
+def test_fold_all_is_left_out_next_to_other_folds(folders: Path) -> None:
+    """With folds 0 and all the cases of fold 0 count once."""
+    found = made(folders, (), ("0", "all"), begun=2)
+    assert [stage.validated for stage in found.stages] == [True, True]
+    assert {case.fold for case in found.cases} == {"0"} and len(found.cases) == 3
+    assert not found.trained_on_cases
+
+
+def test_the_comparison_with_scratch(folders: Path) -> None:
+    """From a comparison if there is one of this path, otherwise as a command that trains scratch alike."""
+    found = made(folders)
+    words, command = against_scratch(found)
+    assert "unknown" in words and command.startswith("nnUNetv2_seq_train 901 3d_fullres 0 -s none -epochs 12")
+    made_run.write_made_comparison()
+    compared = find(found.run.folder)
+    assert against_scratch(compared) == ("Dice +0.060 (+0.020 to +0.100) against scratch, over 8 cases.", "")
+    assert against_scratch(with_request(compared, sources=(FAR,)))[1]
+    assert against_scratch(with_request(compared, sources=())) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("of_run", "of_comparison", "is_shown"),
+    [
+        (None, None, True),
+        ("seed1", None, True),
+        ("long50_seed1", None, True),
+        ("short_long50_seed1", "short", True),
+        ("short", "short", True),
+        ("short_seed1", None, False),
+        (None, "short", False),
+    ],
+)
+def test_a_comparison_belongs_to_the_runs_that_it_trained(
+    folders: Path, of_run: str | None, of_comparison: str | None, is_shown: bool
+) -> None:
+    """Runs with its tag, and those that it trained, which have seeds behind it; not those of another recipe."""
+    made_run.write_world(folders / "raw", cases=1)
+    made_run.write_made_comparison(tag=of_comparison)
+    assert bool(find(made_run.write_made_run((), begun=0, tag=of_run)).comparisons) == is_shown
+
+
+def test_a_tag_that_reads_like_a_test_set_is_a_tag(folders: Path) -> None:
+    """compare_..._test903 may have the tag test903, on the folds, or no tag, on dataset 903."""
+    made_run.write_world(folders / "raw", cases=1)
+    made_run.write_made_comparison(tag="test903")
+    plain, tagged = (made_run.write_made_run((), begun=0, tag=tag) for tag in (None, "test903"))
+    assert find(plain).comparisons == () and len(find(tagged).comparisons) == 1
+    made_run.write_made_comparison(test=FAR)
+    assert len(find(plain).comparisons) == 1 and find(tagged).comparisons == ()
+
+
+def test_constants_given_by_hand_are_no_defaults(folders: Path) -> None:
+    """The metric's unit is none of them; a calibration is named."""
+    plan = planned(folders).plan
+    assert plan is not None
+    for constants, words in (
+        ({"start_scale": 2.5, "unit": 7.0, "hop_exponent": 2.0}, "uncalibrated default constants"),
+        ({"start_scale": 3.0}, "uncalibrated default constants except for start scale 3, given by hand"),
+    ):
+        assert constants_origin(replace(plan, constants=constants)) == words
+    assert constants_origin(replace(plan, calibration="ours")) == "the calibration ours"
+
+
+def test_the_commands_repeat_the_affinity_and_the_plan(folders: Path) -> None:
+    """Number of cases, metric, seed, calibration, and the files of datasets that are not registered here."""
+    found = planned(folders)
+    assert found.affinity_file is not None and found.plan is not None
+    affinity = read_affinity(found.affinity_file)
+    told = dict(commands(found))
+    sources = "-t 901 -c 3d_fullres -s 902 905 903 -m descriptors"
+    assert told["Measure the distances"] == f"nnUNetv2_seq_affinity {sources} -n_cases 2 -seed 3"
+    assert told["Plan (with the options in the record)"] == "nnUNetv2_seq_plan -t 901 -c 3d_fullres -m descriptors"
+    assert told["Predict"].endswith("-f 0 -device cpu")
+    tasks = tuple(replace(task, registered=task.dataset != SMALL) for task in affinity.tasks)
+    elsewhere: Affinity = replace(affinity, cases=0, calibration="ours", tasks=tasks)
+    told = dict(commands(replace(found, affinity=elsewhere, plan=replace(found.plan, calibration="ours"))))
+    what = f"Measure the distances (with the signature file of {SMALL} and the file of the calibration ours)"
+    assert told[what] == (
+        f"nnUNetv2_seq_affinity -t 901 -c 3d_fullres -s 902 903 {SMALL}.npz -m descriptors -n_cases auto -seed 3 "
+        "-calibration ours.json"
+    )
+    assert told["Plan (with the options in the record and the file of the calibration ours)"].endswith("ours.json")
+
+
+def test_an_order_of_ones_own_needs_no_plan(folders: Path) -> None:
+    """Without distances and plan only what trains, continues and predicts is listed."""
+    told = [what for what, _ in commands(made(folders, (FAR,), begun=0))]
+    assert told == ["Train", "Continue this run", "Predict"]
