@@ -13,7 +13,7 @@ from nnunet_seqtransfer.report.findings import Findings, find
 from nnunet_seqtransfer.report.page import render
 from nnunet_seqtransfer.report.run_facts import commands, constants_origin
 from nnunet_seqtransfer.report.run_text import against_scratch, decision, reasons, result
-from nnunet_seqtransfer.transfer.pretrained import Landmark
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support import made_run
 from support.made_run import FAR, NEAR, SMALL, TARGET
 
@@ -52,7 +52,7 @@ def test_the_decision_says_what_is_trained_and_why(folders: Path) -> None:
 
 def test_a_model_that_a_chain_starts_from_is_named_without_its_folder(folders: Path) -> None:
     """The sentence and the command name the file."""
-    landmark = Landmark(Path("/home/someone/model.zip"), "fold_0/checkpoint_final.pth", "ab" * 32)
+    landmark = PretrainedModel(Path("/home/someone/model.zip"), "fold_0/checkpoint_final.pth", "ab" * 32)
     found = with_request(made(folders, (), begun=0), landmark=landmark)
     assert decision(found).startswith(f"{TARGET} is trained alone, starting from the weights of model.zip, as")
     text = render(found)
