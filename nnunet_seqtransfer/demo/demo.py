@@ -71,6 +71,7 @@ def run_demo(folder: Path, seeds: int, processes: int) -> Path:
         survey = survey_comparison(request, context)
         clock.say(f"what will be trained, on {TARGET.cases} labelled cases, {seeds} seeds:")
         print(f"\n{budget_text(survey.arms, survey.budget, request.seeds)}\n", flush=True)
+        # the parent only collects: it would train one seed after the other
         if not all(chain.is_finished for chain in survey.chains.values()):
             _train_side_by_side(folder, seeds, processes)
         comparison = run_comparison(survey, context)  # evaluates what the children have trained
@@ -112,6 +113,7 @@ def compare_command(seed: int) -> tuple[str, ...]:
 
 def demo_digest() -> str:
     """Return a checksum over everything that the results depend on; another one needs another folder."""
+    # an example stands for the drawing code, whose changes the settings do not show
     drawn = draw_phantom(np.random.default_rng(0), TARGET.scanner)
     example = [drawn.image.tobytes().hex(), label_image(drawn, STRUCTURES).tobytes().hex()]
     return checksum([[asdict(task) for task in (TARGET, *SOURCES)], example, compare_command(0), FEATURES])
@@ -204,12 +206,12 @@ def _train_side_by_side(folder: Path, seeds: int, processes: int) -> None:
             for seed in range(seeds)
         ]
         for job in jobs:
-            job.result()
+            job.result()  # raises the error of that seed
 
 
 def _report(folder: Path, survey: CompareSurvey, comparison: Comparison) -> Path:
     """Write the report on the planned path's run with the first seed; it includes the comparison."""
-    arm = next(arm for arm in comparison.arms if "planned" in arm.roles)
+    arm = next(arm for arm in comparison.arms if "planned" in arm.roles)  # scratch itself, if that is the plan
     chain = next(chain for trial, chain in survey.chains.items() if trial.arm == arm)
     report = folder / "report.html"
     write_report(chain.folder, report)

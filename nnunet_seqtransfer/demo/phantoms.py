@@ -63,6 +63,7 @@ def draw_phantom(rng: np.random.Generator, scanner: Scanner) -> Phantom:
     # The magnitude of a complex signal: noise is Rician, as in magnetic resonance images
     real, imaginary = rng.normal(0, scanner.noise, (2, SIZE, SIZE))
     image = np.hypot(image + real, imaginary)
+    # a pixel belongs to a structure if more than half of it does
     structures = {name: _shrink(_visible(tissues, name).astype(float)) > 0.5 for name in STRUCTURES}
     return Phantom((100 * image).astype(np.float32), structures)
 
@@ -107,7 +108,7 @@ def _tissues(rng: np.random.Generator, x: NDArray[Any], y: NDArray[Any]) -> dict
         grown = rng.normal(1, 0.12, 2)
         jitter = rng.normal(0, 0.015, 2)
         mask = np.zeros_like(x, dtype=bool)
-        for side in (-1, 1):
+        for side in (-1, 1):  # both sides share pose and size, but are not mirror images
             own = rng.normal(1, 0.06, 2) * grown
             mask |= _ellipse(side * x, y, (cx + jitter[0], cy + jitter[1]), (a * own[0], b * own[1]), tilt)
         tissues[name] = mask

@@ -48,6 +48,7 @@ def choose_arms(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice
     roles: dict[tuple[Path, int], list[str]] = {}
     for role, path in _wanted(affinity, plan, choice):
         roles.setdefault((path, 0), []).append(role)
+    # after all other paths: "long" depends on the longest of them
     longest = max((len(path) for path, _ in roles), default=0)
     if "long" in choice.kinds and longest:
         roles[(), longest * choice.source_epochs] = ["long"]
@@ -79,6 +80,7 @@ def _wanted(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice) ->
 
 def _runners_up(plan: SequencePlan, available: Sequence[str]) -> list[Path]:
     """Return the plan's best allowed sequences (two sources or more), without the planned path."""
+    # without the target, which is last
     paths = [candidate.path[:-1] for candidate in plan.candidates if not candidate.ruled_out]
     found = [path for path in paths if len(path) > 1 and path != plan.sources and set(path) <= set(available)]
     return found[:RUNNERS_UP]

@@ -38,7 +38,7 @@ def run_comparison(survey: CompareSurvey, context: Context, executor: Executor |
     executor = executor or LocalExecutor()
     devices = survey.request.devices
     _announce_dropped(survey, context)
-    found: dict[Trial, tuple[ModelScores, ...]] = {}
+    found: dict[Trial, tuple[ModelScores, ...]] = {}  # in the order of work; the record has the order of the trials
     comparison = _record(survey, found)
     order = sorted(survey.chains, key=lambda trial: not survey.chains[trial].is_finished)
     for number, trial in enumerate(order, 1):

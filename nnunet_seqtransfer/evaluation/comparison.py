@@ -150,6 +150,7 @@ def comparison_path(
 
     ``test`` is the full name of a test dataset.
     """
+    # test sets have folders of their own, but share the trainings, which depend on the tag alone
     name = f"compare_{plans}_{configuration}{f'_{tag}' if tag else ''}{f'_test{dataset_id(test)}' if test else ''}"
     return results_folder() / target / SEQTRANSFER_FOLDER / name / FILE
 

@@ -32,6 +32,7 @@ def differences(arms: Sequence[Arm], scores: Iterable[ModelScores], seed: int = 
     """
     values = case_values(scores)
     names = [arm.name for arm in arms]
+    # the roles may meet in one arm: a plan can be scratch itself
     scratch = next((arm.name for arm in arms if "scratch" in arm.roles), None)
     planned = next((arm.name for arm in arms if "planned" in arm.roles), None)
     against_scratch = [(name, scratch) for name in names if scratch is not None and name != scratch]
@@ -80,7 +81,7 @@ def paired(one: CaseMeans, other: CaseMeans) -> dict[str, float]:
 def paired_means(one: CaseMeans, other: CaseMeans) -> dict[str, tuple[float, float]]:
     """Return case -> both arms' mean Dice over the models that both have, sorted by case."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for model in sorted(one.keys() & other.keys()):
+    for model in sorted(one.keys() & other.keys()):  # sorted, so that sums do not depend on the order of sets
         for case in one[model].keys() & other[model].keys():
             found.setdefault(case, []).append((one[model][case], other[model][case]))
     return {
@@ -100,7 +101,7 @@ def measurements(comparison: Comparison) -> list[tuple[str, str, str, int]]:
         models = {} if arm.extra_epochs else values.get(arm.name, {})
         path = " -> ".join(str(dataset_id(source)) for source in arm.sources) or "scratch"
         for seed, dice in seed_means(models).items():
-            if all((fold, seed) in models for fold in comparison.folds):
+            if all((fold, seed) in models for fold in comparison.folds):  # else it is over other cases than the rest
                 rows.append((path, comparison.target, f"{dice:.6f}", seed))
     return rows
 
@@ -155,5 +156,6 @@ def _family(pairs: Sequence[tuple[str, str]], values: Mapping[str, CaseMeans], s
             low, high = mean_interval(by_case, seed) or (None, None)
             p = signed_rank_p(by_case)
             entries.append(Difference(one, other, float(by_case.mean()), low, high, p, p, len(by_case)))
+    # after all pairs are known: the correction depends on their number
     corrected = holm([entry.p for entry in entries])
     return [replace(entry, p_holm=value) for entry, value in zip(entries, corrected, strict=True)]

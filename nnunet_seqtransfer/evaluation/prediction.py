@@ -38,6 +38,7 @@ class HeldOutSet:
         """Sketch the cases; keep the sketches if ``write`` is True and the cases are a whole dataset."""
         if self.name == self.dataset:
             return sketch_dataset(self.dataset, processes, write=write)
+        # imagesTs is no dataset of its own, so its sketches have no place to be kept
         return sketch_cases(self.name, self.cases, read_dataset_json(self.dataset), processes)
 
 
@@ -97,7 +98,7 @@ def _predict(
     test: HeldOutSet, stage: Stage, folder: Path, final: Path, resources: tuple[str, int], *, mirroring: bool
 ) -> None:
     device, processes = resources
-    shutil.rmtree(final, ignore_errors=True)
+    shutil.rmtree(final, ignore_errors=True)  # of another checkpoint, or of cases that have left
     images = folder / "test_images" / test.dataset
     _link(
         images,
@@ -116,6 +117,7 @@ def _predict(
     ]
     log = folder / "logs" / f"predict_{stage.plans_name}_fold_{stage.fold}.log"
     run_job(Job(f"predicting {test.name}", tuple(command), {"PYTHONUNBUFFERED": "1"}, log, 1))
+    # a case without a prediction would silently change every mean
     missing = [case for case in test.cases if not any(final.glob(f"{case}.*"))]
     if missing:
         raise StageError(f"nnUNetv2_predict left out case {missing[0]}; see {log}")

@@ -35,7 +35,7 @@ def rankings(affinities: Sequence[Affinity], direct: Mapping[str, float]) -> tup
     sources = affinities[0].tasks[:-1]
     costs.append((LARGEST, {task.dataset: -float(task.labelled_cases) for task in sources}))
     costs.append((MODALITY, {name: -share for name, share in shared_channels(affinities[0]).items()}))
-    costs.append((RANDOM, dict.fromkeys(direct, 0.0)))
+    costs.append((RANDOM, dict.fromkeys(direct, 0.0)))  # all tie, so regret is the mean over all choices
     found = []
     for name, cost in costs:
         names = sorted(direct.keys() & cost.keys())
@@ -52,10 +52,12 @@ def rank_agreement(values: NDArray[np.float64], costs: NDArray[np.float64]) -> t
     Weighted tau: Vigna, Proceedings of the 24th International Conference on World Wide Web, 2015. Regret is the largest
     value minus the value with the lowest cost, averaged over ties. Correlations are 0 if values or costs are constant.
     """
+    # distances that differ by rounding alone are ties
     cheapest = np.isclose(costs, costs.min(), rtol=1e-9, atol=1e-12)
     regret = float(values.max() - values[cheapest].mean())
     if np.ptp(values) == 0 or np.ptp(costs) == 0:
         return 0.0, 0.0, regret
+    # -costs: a good ranking has a positive correlation
     rho: Any = spearmanr(values, -costs)[0]
     tau: Any = weightedtau(values, -costs)[0]
     return float(rho), float(tau) if math.isfinite(tau) else 0.0, regret

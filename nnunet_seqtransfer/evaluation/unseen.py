@@ -29,6 +29,7 @@ def require_unseen_folds(target: Task, folds: Sequence[str], splits: Splits, con
     own = announced_sketches(target.dataset, context, write=write)
     matches = match_datasets(own, own)
     pairs = [pair for pair in matches if pair.source_case != pair.target_case]
+    # splits_final.json may list a case on both sides
     pairs += [SharedCase(target.dataset, case, case, same="case") for case in target.cases]
     for fold in folds:
         train, held_out = splits[fold]["train"], splits[fold]["val"]
@@ -67,7 +68,7 @@ def same_files(dataset: str, raw: Mapping[str, RawCase], cases: Mapping[str, Raw
     return tuple(
         SharedCase(dataset, name, names[image.resolve()], same="file")
         for name, case in raw.items()
-        for image in case.images[:1]
+        for image in case.images[:1]  # one channel is enough to tell
         if image.resolve() in names
     )
 
