@@ -25,19 +25,19 @@ LABELS = ("WT=necrosis+edema+enhancing", "TC=necrosis+enhancing", "ET=enhancing"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Registers the tasks, each a dataset of one channel and one label; called again it does what is left."""
+    """Register the tasks, each a dataset with one channel and one label; skip those that exist."""
     options = _parse(arguments)
     run_command(lambda: _run(options))
 
 
 def largest_sites(table: Path, count: int) -> list[str]:
-    """The sites with the most cases, the largest first."""
+    """Return the sites with the most cases, largest first."""
     sites = Counter(row[SITE] for row in read_case_table(table, KEY).rows.values())
     return sorted(sites, key=lambda site: (-sites[site], site))[:count]
 
 
 def requests(options: argparse.Namespace) -> list[DeriveRequest]:
-    """One request a task, numbered in the order of site, modality, label."""
+    """Return one request per task, numbered by site, then modality, then label."""
     origin = dataset_name(options.d)
     channels = channel_names(read_dataset_json(origin))
     tasks = itertools.product(options.sites or largest_sites(options.table, SITES), channels, options.labels)
@@ -58,7 +58,7 @@ def requests(options: argparse.Namespace) -> list[DeriveRequest]:
 
 def _run(options: argparse.Namespace) -> None:
     wanted = requests(options)
-    notes: set[str] = set()  # of the one table, the same for every task
+    notes: set[str] = set()  # all tasks read one table and repeat its notes
     planned = [plan_derivation(request, notes.add) for request in wanted]
     states = ["there already" if is_finished(derivation) else "to be made" for derivation in planned]
     for note in sorted(notes):

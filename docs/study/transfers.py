@@ -1,4 +1,4 @@
-"""The study behind the defaults: every direct transfer and every ordered pair, measured on two small real targets."""
+"""The study behind the defaults: measure every direct transfer and every ordered pair on two small real targets."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
 from nnunet_seqtransfer.tasks.task import load_target, sample_cases
 
 LABELLED, HELD_OUT = 6, 30
-"""Labelled cases that each target is left with (fold 0 trains on four), and cases of it that nobody trains on."""
+"""Labelled cases that each target keeps (fold 0 trains on four), and held-out cases that no stage trains on."""
 NUCLEI = 111
 NUCLEI_SIZES = {311: (256, 256), 312: (360, 360), 313: (696, 520)}
-"""The fluorescence images come from several microscopes, told apart by their size in pixels: a source each."""
+"""Source number -> image size in pixels: the fluorescence images come from three microscopes, a source each."""
 MOST_FEATURES = 64
 METRICS = ("descriptors", "fingerprint", "published")
-"""The default first: its ranking is what the planned path and the sizes of sources are taken from."""
+"""The default comes first: the planned path rests on its ranking."""
 _CHILDREN: set[subprocess.Popen[bytes]] = set()
-"""The commands that run now."""
+"""Commands that run now."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,27 @@ class Target:
     configuration: str
     "nnU-Net configuration."
     patch: tuple[int, ...]
-    "Patch size that replaces nnU-Net's, so that two cores are enough."
+    "Patch size in place of nnU-Net's, so that two cores are enough."
     batch: int
     "Batch size."
     epochs: int
-    "Epochs of the target's stage."
+    "Epochs on the target."
     source_epochs: int
-    "Epochs of each source's stage."
+    "Epochs per source stage."
     iterations: int
-    "Iterations of an epoch, all stages."
+    "Iterations per epoch, all stages."
     initial_lr: float
     """Learning rate of every stage. With it and the epochs scratch should end between Dice 0.3 and 0.7; in pilots
     target 4 was at 0.26 after 400 iterations (at nnU-Net's 0.01 still at 0), target 112 at 0.71 after 400 at 0.05."""
 
     @property
     def number(self) -> int:
-        """Number of the cut down dataset."""
+        """Return the number for the dataset with few cases."""
         return self.origin + 500
 
     @property
     def test_number(self) -> int:
-        """Number of the held-out cases."""
+        """Return the number for the dataset with held-out cases."""
         return self.origin + 600
 
 
@@ -90,7 +90,7 @@ TARGETS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Does what is left of the study and prints its tables."""
+    """Run or resume the study and print the tables."""
     options = _parse(arguments)
     run_command(lambda: _run(options))
 
@@ -113,9 +113,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _train(targets: Sequence[Target], seeds: Sequence[int], options: argparse.Namespace) -> None:
-    """All trainings, so many comparisons at once; the records that they leave are of parts of the study.
+    """Train everything, several comparisons side by side; each leaves the record for a part of the study.
 
-    One seed of everything comes first: an interrupted study has something to show for each target.
+    All parts of one seed come first, so that an interrupted study has results for each target.
     """
     if options.side_by_side > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -132,14 +132,14 @@ def _train(targets: Sequence[Target], seeds: Sequence[int], options: argparse.Na
 
 
 def parts(target: Target, seed: int, options: argparse.Namespace) -> list[list[str]]:
-    """A seed's trainings, cut where they share next to nothing: by the first source of a path.
+    """Return the arguments for a seed's comparisons, one for each first source: these share next to no stages.
 
-    A stage that two parts share, as the planned path's first source, is waited for.
+    If two parts share a stage, such as the planned path's first source, one waits for the other.
     """
     if options.pilot:
         return [compare_options(target, [seed], options)]
     sources = used_sources(target, options)
-    chosen = []
+    chosen: list[list[str]] = []
     for first in sources:
         kinds = ["scratch"] if chosen else ["scratch", "long", "planned"]
         paths = [path for path in all_paths(sources) if path[0] == first]
@@ -148,9 +148,9 @@ def parts(target: Target, seed: int, options: argparse.Namespace) -> list[list[s
 
 
 def open_folders(work: Path, data: Path, targets: Sequence[Target]) -> dict[str, str]:
-    """nnU-Net's three folders below ``work``, the targets' datasets in ``data`` linked into the first, nothing copied.
+    """Make nnU-Net's three folders below ``work`` and link the datasets in ``data``; return nnU-Net's variables.
 
-    Raises StageError where ``data`` lacks a dataset.
+    Raises StageError if ``data`` lacks a dataset.
     """
     folders = {name: work / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for folder in folders.values():
@@ -167,7 +167,7 @@ def open_folders(work: Path, data: Path, targets: Sequence[Target]) -> dict[str,
 
 
 def prepare(target: Target, options: argparse.Namespace) -> None:
-    """Derives the target, its held-out cases and its sources; plans, preprocesses and ranks; what is there stays."""
+    """Derive target, held-out cases and sources; plan, preprocess and rank, unless that is done."""
     origin = dataset_name(target.origin)
     cases = tuple(sorted(raw_cases(origin, read_dataset_json(origin))))
     labelled = sample_cases(cases, LABELLED, options.case_seed)
@@ -191,7 +191,7 @@ def prepare(target: Target, options: argparse.Namespace) -> None:
 
 
 def of_size(number: int) -> tuple[str, ...]:
-    """The fluorescence images of one size, with which a derived source is made."""
+    """Return the fluorescence images with one size, for a derived source."""
     origin = dataset_name(NUCLEI)
     reader, found = sitk.ImageFileReader(), []
     for case, files in raw_cases(origin, read_dataset_json(origin)).items():
@@ -203,7 +203,7 @@ def of_size(number: int) -> tuple[str, ...]:
 
 
 def plan_narrowly(target: Target, processes: int) -> None:
-    """nnU-Net's plan, then patch, batch and features replaced in it; the preprocessed data do not depend on them."""
+    """Plan with nnU-Net, then replace patch, batch and features; the preprocessed data do not depend on them."""
     path = plans_path(dataset_name(target.number), DEFAULT_PLANS)
     try:
         load_target(dataset_name(target.number), DEFAULT_PLANS, target.configuration)
@@ -223,7 +223,7 @@ def plan_narrowly(target: Target, processes: int) -> None:
 
 
 def used_sources(target: Target, options: argparse.Namespace) -> tuple[int, ...]:
-    """All sources of a target; the first two where the study is only tried out."""
+    """Return a target's sources; only the first two with --quick."""
     return target.sources[:2] if options.quick else target.sources
 
 
@@ -233,7 +233,7 @@ def all_paths(sources: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def recipe_options(target: Target, options: argparse.Namespace) -> tuple[str, ...]:
-    """How long the stages are."""
+    """Return the options for the lengths of the stages."""
     lengths = (1, 1, 2) if options.quick else (target.epochs, target.source_epochs, target.iterations)
     return tuple(
         word
@@ -245,7 +245,7 @@ def recipe_options(target: Target, options: argparse.Namespace) -> tuple[str, ..
 def compare_options(
     target: Target, seeds: Sequence[int], options: argparse.Namespace, chosen: Sequence[str] | None = None
 ) -> list[str]:
-    """The options of nnUNetv2_seq_compare for one target; ``chosen``: those that say which paths, all by default."""
+    """Return the arguments of nnUNetv2_seq_compare for one target; ``chosen`` selects the paths (default: all)."""
     if options.pilot:
         chosen = ["-arms", "scratch", "direct", "-nearest", "1"]
     elif chosen is None:
@@ -262,7 +262,7 @@ def compare_options(
 
 
 def _calibrate(work: Path, targets: Sequence[Target]) -> None:
-    """One table of all measurements, and for each metric what fits best, each target ranked without its own."""
+    """Write one table with all measurements and calibrate each metric on it."""
     table, rows = work / "measurements.csv", []
     for target in targets:
         test = dataset_name(target.test_number)
@@ -283,7 +283,7 @@ def _calibrate(work: Path, targets: Sequence[Target]) -> None:
         print(f"\n{metric}\n")
         try:
             _command("calibrate", "-i", str(table), "-a", *map(str, files), "-o", str(output))
-        except StageError as error:  # too few paths, or nothing goes along with Dice: that is a result
+        except StageError as error:  # too few paths, or no fit: that is a result too
             notify(str(error))
 
 
@@ -292,7 +292,7 @@ def _command(name: str, *options: str) -> None:
 
 
 def _execute(command: Path, *options: str) -> None:
-    """Runs a command to its end, its output on this terminal. Raises StageError where it fails."""
+    """Run a command to its end, with its output on this terminal. Raises StageError if it fails."""
     print(f"$ {command.name} {' '.join(options)}", file=sys.stderr, flush=True)
     # nnU-Net's planning crashes where nnUNet_n_proc_DA is 0, which suits trainings on few cores.
     own = {name: value for name, value in os.environ.items() if name != "nnUNet_n_proc_DA" or "seq" in command.name}
@@ -303,7 +303,7 @@ def _execute(command: Path, *options: str) -> None:
         finally:
             _CHILDREN.discard(child)
     if status:
-        raise StageError(f"{command.name} ended with exit status {status}; run the study again to go on from there")
+        raise StageError(f"{command.name} ended with exit status {status}; run the study again to resume")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -357,7 +357,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=positive_int,
         default=1,
         metavar="N",
-        help="[OPTIONAL] So many trainings at once, on the CPU with one thread each. Default: 1",
+        help="[OPTIONAL] Trainings at once, on the CPU with one thread each. Default: 1",
     )
     add_processes(parser)
     return parser.parse(arguments)
