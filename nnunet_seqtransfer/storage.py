@@ -109,7 +109,7 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecordError(f"{what} is missing: {path}; {remedy}") from None
     except (IsADirectoryError, NotADirectoryError) as error:
-        raise RecordError(f"{what} is not a file ({error.strerror}): {path}; {remedy}") from None
+        raise RecordError(f"{what} is no file ({error.strerror}): {path}; {remedy}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecordError(f"{what} is broken ({error}): {path}; {remedy}") from None
     if not isinstance(content, dict):
@@ -146,7 +146,7 @@ def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, A
     """
     content = read_json(path, f"the {kind} file", remedy)
     if content.pop("kind", None) != kind:
-        raise RecordError(f"not a {kind} file: {path}; {remedy}")
+        raise RecordError(f"this is no {kind} file: {path}; {remedy}")
     found = content.pop("format", None)
     if isinstance(found, int) and found > version:
         raise RecordError(
@@ -175,9 +175,9 @@ def read_dataclass(path: Path, record_type: type[Record], kind: str, version: in
 
 
 def to_json(record: Any) -> Any:
-    """Return nested dataclasses as dictionaries, lists, numbers and strings, ready for JSON.
+    """Return nested dataclasses as dictionaries, tuples, numbers and strings, ready for JSON.
 
-    Tuples become lists, enums their values, paths strings, NumPy scalars Python numbers.
+    Enums become their values, paths strings, NumPy scalars Python numbers.
     """
     return msgspec.to_builtins(record, enc_hook=_encode)
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 from nnunet_seqtransfer.storage import (
     checksum,
     disk_errors_as_user_errors,
+    from_json,
+    read_dataclass,
     read_json,
     read_record,
     replacing,
     sha256,
+    to_json,
+    write_dataclass,
     write_json,
     write_record,
 )
@@ -193,24 +200,17 @@ def test_numbers_and_tuples_come_back_as_json_has_them(tmp_path: Path) -> None:
     assert read(tmp_path / "r.json") == {"by_number": {"9": "a", "10": "b"}, "pair": [1, 2]}
 
 
-def test_an_older_format_is_read(tmp_path: Path) -> None:
-    """A record of an earlier format is still read."""
-    write_record(tmp_path / "r.json", "plan", 1, CONTENT)
-    assert read(tmp_path / "r.json") == CONTENT
-
-
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    """A record of a newer version of this package asks for an update."""
-    write_record(tmp_path / "r.json", "plan", 3, CONTENT)
+def test_formats_and_kinds(tmp_path: Path) -> None:
+    """An older format is read; a newer one asks for an update; another kind is refused."""
+    path = tmp_path / "r.json"
+    write_record(path, "plan", 1, CONTENT)
+    assert read(path) == CONTENT
+    write_record(path, "plan", 3, CONTENT)
     with pytest.raises(RecordError, match=r"format 3, this version reads up to 2.*update"):
-        read(tmp_path / "r.json")
-
-
-def test_another_kind_is_refused(tmp_path: Path) -> None:
-    """An affinity file is no plan file."""
-    write_record(tmp_path / "r.json", "affinity", 2, CONTENT)
+        read(path)
+    write_record(path, "affinity", 2, CONTENT)
     with pytest.raises(RecordError, match="this is no plan file"):
-        read(tmp_path / "r.json")
+        read(path)
 
 
 @pytest.mark.parametrize("key", ["names", "values", "deep", "kind", "format", "checksum"])
@@ -220,16 +220,10 @@ def test_an_edited_record_is_refused(record: Path, key: str) -> None:
     record.write_text(json.dumps({**content, key: ["b", "a"]}))
     with pytest.raises(RecordError, match=str(record)):
         read(record)
-    record.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
-    with pytest.raises(RecordError, match=str(record)):
-        read(record)
-
-
-def test_an_added_entry_is_refused(record: Path) -> None:
-    """An entry that was not written is noticed."""
-    record.write_text(json.dumps({**json.loads(record.read_text()), "more": 1}))
-    with pytest.raises(RecordError, match="edited"):
-        read(record)
+    for edited in ({k: v for k, v in content.items() if k != key}, {**content, "more": 1}):
+        record.write_text(json.dumps(edited))
+        with pytest.raises(RecordError, match=str(record)):
+            read(record)
 
 
 def test_a_record_cut_off_anywhere_is_refused(record: Path) -> None:
@@ -245,6 +239,95 @@ def test_a_missing_record_names_the_remedy(tmp_path: Path) -> None:
     """A record that is not there says how to make it."""
     with pytest.raises(RecordError, match=r"missing.*run it again"):
         read(tmp_path / "r.json")
+
+
+class Kind(Enum):
+    """A field that is stored by its value."""
+
+    NEAR = "near"
+    FAR = "far"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A record within a record."""
+
+    name: str
+    "Name."
+    values: tuple[float, ...] = ()
+    "Numbers."
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A record with fields of every kind that ours have."""
+
+    path: Path
+    "Path."
+    parts: tuple[Part, ...] = ()
+    "Nested records."
+    by_name: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    "Numbers by name."
+    place: Kind = Kind.NEAR
+    "Enum."
+    share: float | None = None
+    "Optional number."
+    count: int = 0
+    "Whole number."
+
+
+WHOLE = Whole(Path("a b/ü"), (Part("x", (0.1, 1e-17)), Part("y")), {"k": (1, 2)}, Kind.FAR, 0.5, 3)
+
+
+def test_a_dataclass_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Nested records, tuples, paths, enums and optional values survive the file; so do the defaults."""
+    for record in (WHOLE, Whole(Path("x"))):
+        write_dataclass(tmp_path / "r.json", "plan", 2, record)
+        assert read_dataclass(tmp_path / "r.json", Whole, "plan", 2, "run it again") == record
+    assert read(tmp_path / "r.json")["path"] == "x"
+
+
+def test_numpy_scalars_become_numbers() -> None:
+    """NumPy's numbers are stored as Python's, so that records need no conversion by hand; arrays are refused."""
+    record = Whole(
+        Path("x"), (Part("p", (np.float64(0.25), np.float32(0.5))),), {"k": (np.int64(7),)}, count=np.int32(2)
+    )
+    content = json.loads(json.dumps(to_json(record)))
+    assert from_json(content, Whole) == Whole(Path("x"), (Part("p", (0.25, 0.5)),), {"k": (7,)}, count=2)
+    with pytest.raises((TypeError, ValueError)):
+        to_json(Part("p", np.zeros(2)))  # type: ignore[arg-type]
+
+
+def test_unknown_keys_are_ignored() -> None:
+    """An older version reads what a newer one wrote: keys that it does not know are left out, at any depth."""
+    content = to_json(WHOLE)
+    content["parts"][0]["more"] = content["more"] = {"x": 1}
+    assert from_json(content, Whole) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"count": "3"}, r"count"),
+        ({"parts": [{"name": 1}]}, r"parts\[0\]\.name|parts\[\.\.\.\]\.name"),
+        ({"place": "elsewhere"}, r"elsewhere.*place"),
+        ({"path": None}, r"path"),
+    ],
+)
+def test_a_wrong_type_names_the_field(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    """A record whose content does not match the fields is refused with the field, its file and the remedy."""
+    path = tmp_path / "r.json"
+    write_record(path, "plan", 2, {**to_json(WHOLE), **change})
+    with pytest.raises(RecordError, match=named) as raised:
+        read_dataclass(path, Whole, "plan", 2, "run it again")
+    assert str(path) in str(raised.value) and "run it again" in str(raised.value)
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    """A field without a default has to be there."""
+    write_record(tmp_path / "r.json", "plan", 2, {"count": 1})
+    with pytest.raises(RecordError, match="missing required field `path`"):
+        read_dataclass(tmp_path / "r.json", Whole, "plan", 2, "run it again")
 
 
 def test_checksums() -> None:

@@ -1,4 +1,4 @@
-"""Evaluate predictions with nnU-Net's own command."""
+"""Evaluate a folder of predictions with nnU-Net's own function."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def evaluate_folder(
         from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder  # noqa: PLC0415 - slow
         from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415
 
-        # nnU-Net writes a region as a tuple, a label as a number
+        # nnU-Net wants a region as a tuple, but a single label as a number.
         wanted = [values if len(values) > 1 else values[0] for values in labels.values()]
         ignore = dataset_json["labels"].get("ignore")
         try:

@@ -1,4 +1,4 @@
-"""The network that nnU-Net would build from plans: its tensors, or the network itself."""
+"""Build the network that nnU-Net builds from plans, or list its tensors and outputs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 U_NETS = {
     f"dynamic_network_architectures.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")
 }
-"""The classes of the U-Nets that nnU-Net's planners choose."""
+"""Classes of the U-Nets that nnU-Net's planners choose."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the outputs of a network are for."""
+    """Names and kind of a network's outputs."""
 
     names: tuple[str, ...]
-    "The label or region of each output, in the network's order."
+    "Label or region of each output, in the network's order."
     regions: bool
-    "Whether each output stands for itself (sigmoid), as nnU-Net trains regions; else one softmax is over all."
+    "True if outputs are regions with a sigmoid each; False if they are labels under one softmax."
 
 
 def network_outputs(dataset_json: dict[str, Any]) -> Outputs:
-    """What nnU-Net's LabelManager makes of the labels in a dataset.json.
+    """Return the outputs that nnU-Net's LabelManager derives from the labels in a dataset.json.
 
-    Labels in the order of their values, background among them; or, where any is a region of several values, regions in
-    the order in which they are written (that of ``regions_class_order``), without background. The ignore label has no
-    output.
+    These are the labels in the order of their values, including background. If any label is a region of several values,
+    they are all regions in the written order (that of ``regions_class_order``), without background. The ignore label
+    has no output.
     """
     labels = {
         str(name): [int(part) for part in value] if isinstance(value, list | tuple) else [int(value)]
@@ -43,24 +43,21 @@ def network_outputs(dataset_json: dict[str, Any]) -> Outputs:
 
 
 def network_tensors(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Tensor]:
-    """Names and shapes of all tensors of the network for these plans; no memory is filled (torch's meta device)."""
+    """Return names and shapes of all tensors of the network for these plans, on torch's meta device (no memory)."""
     with torch.device("meta"):
         tensors: dict[str, Tensor] = _build(plans, configuration, dataset_json, initialise=False).state_dict()
     return tensors
 
 
 def fresh_network(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], seed: int = 0) -> nn.Module:
-    """The network for these plans on the CPU, initialised as nnU-Net does it; the same for the same seed.
-
-    The state of torch's random number generator is left as it was.
-    """
-    with torch.random.fork_rng(devices=()):
+    """Return the network for these plans on the CPU, initialised by nnU-Net. Equal seeds give equal values."""
+    with torch.random.fork_rng(devices=()):  # leave torch's random numbers as they were
         torch.manual_seed(seed)
         return _build(plans, configuration, dataset_json, initialise=True)
 
 
 def is_u_net(plans: dict[str, Any], configuration: str) -> bool:
-    """Whether the network of these plans is one of the U-Nets that nnU-Net's planners choose."""
+    """Return True if the plans name one of the U-Nets that nnU-Net's planners choose."""
     architecture = plans["configurations"][configuration].get("architecture", {})
     return architecture.get("network_class_name") in U_NETS
 

@@ -1,4 +1,4 @@
-"""Dice of the final validation, case by case, from nnU-Net's summary.json; and which cases are worth a look."""
+"""Read nnU-Net's summary.json: the Dice of every case and label, and means as nnU-Net computes them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.storage import read_json
 
 SUMMARY = "summary.json"
+"""Name of the file in which nnU-Net keeps the evaluation of a folder of predictions."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,20 @@ class CaseDice:
 
 @dataclass(frozen=True)
 class ValidatedCase:
-    """One case that a fold of the target was validated on."""
+    """One case with the Dice of all labels, and its prediction."""
 
     case: str
-    "Its identifier."
+    "Identifier of the case."
     fold: str
-    "The fold that predicted it."
+    "Fold whose model made the prediction."
     dice: Mapping[str, float]
-    "Label name -> Dice; NaN where neither the reference nor the prediction has the label."
+    "Label name -> Dice; NaN if neither the reference nor the prediction has the label."
     prediction: Path
-    "The predicted segmentation."
+    "File of the predicted segmentation."
 
     @property
     def mean(self) -> float:
-        """Mean over the labels that have a Dice; NaN where none has."""
+        """Return the mean over the labels that have a Dice, NaN if none has."""
         known = [value for value in self.dice.values() if not math.isnan(value)]
         return sum(known) / len(known) if known else math.nan
 
@@ -50,50 +51,41 @@ class ValidatedCase:
 def read_validation(
     folder: Path, fold: str, labels: Mapping[str, tuple[int, ...]], ending: str
 ) -> tuple[ValidatedCase, ...]:
-    """The cases in ``folder``/summary.json, predictions looked for beside it; none where there is no summary.
+    """Return the cases in ``folder``/summary.json, sorted by case; none without a summary.
 
     Args:
-        folder: ``validation`` of a fold.
-        fold: its name.
-        labels: name -> the label values it consists of.
-        ending: of image files, such as .nii.gz.
+        folder: folder ``validation`` of a fold.
+        fold: name of the fold.
+        labels: name of each label or region -> its label values.
+        ending: file ending of the predictions, such as .nii.gz.
 
-    Raises RecordError where the summary is broken.
+    Raises RecordError if the summary is broken or incomplete.
     """
     path = folder / SUMMARY
     if not path.is_file():
         return ()
-    remedy = "delete it and run nnUNetv2_seq_train again, which validates anew"
-    content = read_json(path, "the summary of the validation", remedy)
+    remedy = "delete it and run the same command again"
+    content = read_json(path, "nnU-Net's evaluation", remedy)
     names = {values: name for name, values in labels.items()}
     try:
-        return tuple(_case(entry, folder, fold, names, ending) for entry in content["metric_per_case"])
+        cases = [_case(entry, folder, fold, names, ending) for entry in content["metric_per_case"]]
     except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
-        raise RecordError(f"the summary of the validation lacks entries ({error}): {path}; {remedy}") from None
+        raise RecordError(f"nnU-Net's evaluation lacks entries ({error}): {path}; {remedy}") from None
+    return tuple(sorted(cases, key=lambda one: one.case))
 
 
 def read_summary(path: Path, labels: Mapping[str, tuple[int, ...]], ending: str) -> tuple[CaseDice, ...]:
-    """Return the Dice of every label of every case in a summary.json of nnU-Net, sorted by case.
-
-    Args:
-        path: the summary, of a validation or of `evaluate_folder`.
-        labels: name of each label or region -> its label values.
-        ending: file ending of the predictions, such as .nii.gz.
+    """Return the Dice of every label of every case in a summary.json, like `read_validation`.
 
     Raises RecordError if the summary is missing, broken or incomplete.
     """
-    remedy = "delete it and run the same command again"
-    content = read_json(path, "the summary of the Dice", remedy)
-    names = {values: name for name, values in labels.items()}
-    try:
-        cases = [_case(entry, path.parent, "", names, ending) for entry in content["metric_per_case"]]
-    except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
-        raise RecordError(f"the summary of the Dice lacks entries ({error}): {path}; {remedy}") from None
-    return tuple(case_dice(sorted(cases, key=lambda one: one.case)))
+    if not path.is_file():
+        raise RecordError(f"nnU-Net's evaluation is missing: {path}; run the same command again")
+    return tuple(case_dice(read_validation(path.parent, "", labels, ending)))
 
 
 def telling(cases: Sequence[ValidatedCase]) -> tuple[tuple[str, ValidatedCase], ...]:
-    """The worst, the median and the best case by mean Dice, equal ones by name; fewer where there are fewer."""
+    """Return the worst, the median and the best case by mean Dice, each with that word; fewer if there are fewer."""
     ordered = sorted(
         (case for case in cases if not math.isnan(case.mean)), key=lambda case: (case.mean, case.case, case.fold)
     )
@@ -101,16 +93,14 @@ def telling(cases: Sequence[ValidatedCase]) -> tuple[tuple[str, ValidatedCase], 
         return ()
     picked = {0: "worst", len(ordered) - 1: "best"} if len(ordered) > 1 else {0: "only"}
     picked.setdefault((len(ordered) - 1) // 2, "median")
-    return tuple((picked[place], ordered[place]) for place in sorted(picked))
+    return tuple((picked[index], ordered[index]) for index in sorted(picked))
 
 
-def case_dice(cases: Sequence[ValidatedCase]) -> Iterator[CaseDice]:
-    """Return one record for each label of each case, for the means below."""
-    return (
-        CaseDice(case.case, label, None if math.isnan(value) else value)
-        for case in cases
-        for label, value in case.dice.items()
-    )
+def case_dice(cases: Iterable[ValidatedCase]) -> Iterator[CaseDice]:
+    """Yield one record for each label of each case."""
+    for case in cases:
+        for label, value in case.dice.items():
+            yield CaseDice(case.case, label, None if math.isnan(value) else value)
 
 
 def label_means(scores: Iterable[CaseDice]) -> dict[str, float]:
@@ -130,13 +120,13 @@ def mean_dice(scores: Iterable[CaseDice]) -> float:
 def _case(
     entry: Mapping[str, Any], folder: Path, fold: str, names: Mapping[tuple[int, ...], str], ending: str
 ) -> ValidatedCase:
-    # The folders may have moved since: only the name of the file counts.
+    # The folders may have moved since nnU-Net wrote the path, possibly on Windows: only the file name counts.
     file = str(entry["prediction_file"]).replace("\\", "/").rsplit("/", 1)[-1]
     dice = {names.get(_values(key), key): float(metrics["Dice"]) for key, metrics in entry["metrics"].items()}
     return ValidatedCase(file.removesuffix(ending), fold, dice, folder / file)
 
 
 def _values(key: str) -> tuple[int, ...]:
-    """nnU-Net writes a label as "1" and a region as "(1, 2)"."""
+    """Return the label values of a key: nnU-Net writes a label as "1" and a region as "(1, 2)"."""
     value = ast.literal_eval(key)
     return tuple(int(part) for part in value) if isinstance(value, tuple) else (int(value),)

@@ -1,4 +1,4 @@
-"""Convolution kernels for another number of input channels, another size, another width: pure functions of tensors."""
+"""Change the input channels, the kernel size or the width of convolutions: pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 def spread_mean(weight: Tensor, channels: int) -> Tensor:
-    """(out, m, ...) -> (out, ``channels``, ...): for each new channel the sum over the old ones by their new number.
+    """Return (out, m, ...) as (out, ``channels``, ...): the sum over old channels, divided by ``channels``.
 
     An image repeated in every channel gives the same features before and after.
     """
@@ -18,11 +18,10 @@ def spread_mean(weight: Tensor, channels: int) -> Tensor:
 
 
 def match_channels(weight: Tensor, matched: Sequence[int | None]) -> Tensor:
-    """(out, m, ...) -> (out, n, ...): new channel j reads what the old channel ``matched[j]`` did.
+    """Return a weight of shape (out, n, ...) from (out, m, ...): new channel j reads what channel ``matched[j]`` did.
 
-    A channel without counterpart gets the mean of all old ones. Where not every channel has its own, each filter is
-    scaled to its old Euclidean norm: on z-scored channels that are independent of each other its output then has
-    the variance that it had.
+    A channel without counterpart gets the mean of all old ones. Unless all channels are matched one to one, each filter
+    is scaled to its old Euclidean norm. On independent z-scored channels the output then keeps its variance.
     """
     mean = weight.mean(dim=1)
     chosen = torch.stack([mean if old is None else weight[:, old] for old in matched], dim=1)
@@ -34,20 +33,19 @@ def match_channels(weight: Tensor, matched: Sequence[int | None]) -> Tensor:
 
 
 def resize_convolution(weight: Tensor, size: Sequence[int]) -> Tensor:
-    """(out, in, *kernel) -> (out, in, *size), the kernel's centre kept; a 2d kernel lies in the last two axes.
+    """Return a kernel of shape (out, in, *size) from (out, in, *kernel); a 2d kernel lies in the last two axes.
 
-    Growing along an axis puts the kernel in the centre and 0 around it: the convolution computes exactly what it did,
-    at the border as well. (Spread evenly instead, as in Carreira and Zisserman, CVPR 2017, it would do so only for
-    images that are constant along the axis, and there not at the border, where zeros are padded; central
-    initialisation: Arnab et al., ICCV 2021.) Shrinking adds what is cut off to the outermost that is left: the same
-    for images that are constant along the axis, away from the border.
+    Growing keeps the kernel in the centre and puts 0 around it (central initialisation: Arnab et al., ICCV 2021). The
+    convolution computes exactly what it did, also at the border. Spreading the kernel evenly (Carreira and Zisserman,
+    CVPR 2017) would change it at the border, and everywhere unless images are constant along the axis. Shrinking adds
+    the removed taps to the outermost remaining ones: no change for images that are constant along the axis.
     """
     weight = weight[:, :, None] if weight.ndim - 2 < len(size) else weight
     weight = weight.sum(dim=2) if weight.ndim - 2 > len(size) else weight
     for axis, wanted in enumerate(size, start=2):
         given = weight.shape[axis]
         shift = (wanted - 1) // 2 - (given - 1) // 2
-        # where a tap goes to: its distance from the centre is kept as far as the new kernel reaches
+        # New index of each tap: same distance from the centre, as far as the new kernel reaches.
         taps = (torch.arange(given, device=weight.device) + shift).clamp(0, wanted - 1)
         shape = [*weight.shape[:axis], wanted, *weight.shape[axis + 1 :]]
         if wanted != given:
@@ -56,10 +54,10 @@ def resize_convolution(weight: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def resize_upsampling(weight: Tensor, size: Sequence[int]) -> Tensor:
-    """The same for a transposed convolution whose stride is its kernel: (in, out, *kernel) -> (in, out, *size).
+    """Resize the kernel of a transposed convolution with stride = kernel: (in, out, *kernel) -> (in, out, *size).
 
-    Growing repeats, so that the new output is the old one's nearest neighbours; shrinking averages, so that it is the
-    old one's mean over the voxels that become one.
+    Growing repeats values, so the new output is the old one by nearest neighbours. Shrinking averages, so the new
+    output is the mean of the old voxels.
     """
     weight = weight[:, :, None] if weight.ndim - 2 < len(size) else weight
     weight = weight.mean(dim=2) if weight.ndim - 2 > len(size) else weight
@@ -67,14 +65,19 @@ def resize_upsampling(weight: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def place_in(fresh: Tensor, weight: Tensor, groups: int = 1) -> tuple[Tensor, float]:
-    """``fresh`` with ``weight`` in its leading channels; both (out, in, ...) of one kernel size, or (out,).
+    """Place ``weight`` in the leading channels of ``fresh``; both (out, in, ...) of one kernel size, or (out,).
 
-    The leading outputs read nothing of inputs that are new: these weights are 0. So where a network only grows wider,
-    its leading features stay exactly what they were, the aim of Net2Net (Chen, Goodfellow and Shlens, ICLR 2016), and
-    new ones start as nnU-Net initialises them. ``groups``: parts of the inputs, each with its own leading channels.
+    The leading outputs ignore new inputs: these weights are 0. So if a network only grows wider, its leading features
+    stay exactly the same, which is the aim of Net2Net (Chen, Goodfellow and Shlens, ICLR 2016).
 
-    Returns the tensor, and how many of its values come from ``weight``: a filter that has lost some of its inputs, the
-    new network being narrower, counts only by the share of inputs that it still reads.
+    Args:
+        fresh: tensor as nnU-Net initialises it.
+        weight: tensor of the old network.
+        groups: number of parts of the inputs that each have their own leading channels.
+
+    Returns:
+        The tensor, and how many of its values come from ``weight``. A filter that has lost inputs counts only by the
+        share of inputs that it still reads.
     """
     result = fresh.clone()
     rows = min(len(fresh), len(weight))
