@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_cancel: ends the jobs of a run that are in Slurm's queue."""
+"""nnUNetv2_seq_cancel: cancel the jobs of a run in Slurm's queue."""
 
 from __future__ import annotations
 
@@ -7,32 +7,43 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command
-from nnunet_seqtransfer.slurm.cancelling import cancel_run
-from nnunet_seqtransfer.training.run_record import find_run
+from nnunet_seqtransfer.slurm.executor import Cancelled, cancel_run
+from nnunet_seqtransfer.training.run_record import find_run, run_name
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Cancels the jobs of a run."""
+    """Cancel the jobs of a run."""
     options = _parse(arguments)
     run_command(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
-    for line in cancel_run(find_run(options.run), notify, shared=options.shared):
-        print(line)
+    folder = find_run(options.run)
+    cancelled = cancel_run(folder, notify, shared=options.shared)
+    for one in cancelled:
+        print(_line(one))
+    if not cancelled:
+        print(f"{run_name(folder)} has no jobs in the queue")
+
+
+def _line(one: Cancelled) -> str:
+    if one.needed_by is not None:
+        return f"{one.key}: job {one.job.id} is kept, {run_name(one.needed_by)} needs it"
+    done = "stops at a checkpoint" if one.job.state == "RUNNING" else "cancelled"
+    return f"{one.key}: job {one.job.id} {done}, was {one.job}"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Ends the jobs of a run that nnUNetv2_seq_train -executor slurm has submitted. A training that runs stops "
-        "at a checkpoint first. Stages that another run in the queue needs as well go on. The command that "
-        "submitted the run submits again what is left.",
+        "Cancel the jobs that nnUNetv2_seq_train -executor slurm has submitted. A running training stops at a "
+        "checkpoint first. Stages that another queued run needs are kept. To submit the rest again, repeat the command "
+        "that submitted the run.",
         "nnUNetv2_seq_cancel Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",
     )
     parser.add_argument(
-        "run", help="[REQUIRED] TARGET/NAME of the run, as nnUNetv2_seq_status lists it, NAME alone, or its folder"
+        "run", help="[REQUIRED] Run as TARGET/NAME from nnUNetv2_seq_status, NAME alone, or the folder of the run"
     )
     parser.add_argument(
-        "--shared", action="store_true", help="[OPTIONAL] End stages too that another run in the queue needs"
+        "--shared", action="store_true", help="[OPTIONAL] Cancel also stages that another queued run needs"
     )
     return parser.parse(arguments)

@@ -15,9 +15,9 @@ from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from nnunet_seqtransfer.signals import STOPPED, Stopped, raising_on_signals
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors
-from nnunet_seqtransfer.training.epoch_progress import CHECKPOINT_MINUTES, VARIABLE
-from nnunet_seqtransfer.training.stop_signals import STOPPED, Stopped, raising_on_signals
+from nnunet_seqtransfer.training.job import CHECKPOINT_MINUTES, CHECKPOINT_VARIABLE
 
 MOST_SEED = 2**31 - 1
 USER_ERROR = 2
@@ -114,7 +114,7 @@ def minutes(text: str) -> float:
     """An argparse type: as `not_negative_float`, for -checkpoint_minutes, whose default comes from the environment."""
     value = _number(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}, given so or by {VARIABLE}, is not a number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r}, given so or by {CHECKPOINT_VARIABLE}, is not a number from 0 on")
     return value
 
 
@@ -234,15 +234,15 @@ def add_device(parser: argparse.ArgumentParser, *, recorded: bool = False) -> No
     )
 
 
-def add_checkpoint_minutes(parser: argparse.ArgumentParser, *, more: str = "") -> None:
+def add_checkpoint_minutes(parser: argparse.ArgumentParser) -> None:
     """The option -checkpoint_minutes, whose default is the variable that trainings read, where that is set."""
     parser.add_argument(
         "-checkpoint_minutes",
         type=minutes,  # argparse applies it to a default that is text, where the option is not given
-        default=os.environ.get(VARIABLE, "").strip() or f"{CHECKPOINT_MINUTES:g}",
+        default=os.environ.get(CHECKPOINT_VARIABLE, "").strip() or f"{CHECKPOINT_MINUTES:g}",
         metavar="X",
-        help=f"[OPTIONAL] Write a checkpoint every so many minutes{more}. Default: {VARIABLE}, else "
-        f"{CHECKPOINT_MINUTES:g}",
+        help="[OPTIONAL] After an epoch, write a checkpoint if the last one is this many minutes old; 0: only as often "
+        f"as nnU-Net. Default: {CHECKPOINT_VARIABLE}, else {CHECKPOINT_MINUTES:g}",
     )
 
 

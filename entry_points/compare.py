@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> None:
     context = Context(notify, options.np)
     request = _request(options)
-    executor = LocalExecutor(wait=options.wait, processes_ahead=options.np_ahead)
+    executor = LocalExecutor(wait=options.wait, prefetch=options.np_ahead)
     if not options.dry_run:
         executor.check(request.devices)
     survey = survey_comparison(request, context, write=not options.dry_run)

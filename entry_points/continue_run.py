@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_device,
@@ -15,12 +16,7 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     run_command,
 )
-from nnunet_seqtransfer.entry_points.executor_options import (
-    add_devices,
-    add_executor,
-    make_executor,
-    require_consistent,
-)
+from nnunet_seqtransfer.entry_points.executor_options import add_executor, chosen_executor, require_consistent
 from nnunet_seqtransfer.entry_points.train import print_results
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.training.chain import Chain, load_chain
@@ -43,16 +39,17 @@ def _run(options: argparse.Namespace) -> None:
     given = {key: value for key, value in (("device", options.device), ("gpus", options.gpus)) if value is not None}
     devices = replace(run.options, **given)
     processes = options.np or run.processes
-    executor = make_executor(options)
+    executor = chosen_executor(options)
+    context = Context(notify, processes)
     chain = _load(run, options, devices, processes, executor)
     if options.dry_run:
-        print("\n".join((*executor.describe(chain, devices, processes), *describe_chain(chain, devices.device))))
+        print("\n".join((*executor.describe(chain, devices, context), *describe_chain(chain, devices.device))))
     elif options.prepare_only:
         prepare_data(chain, processes, notify)
     elif options.stage is not None:
         run_stage(chain, _stage(chain, options.stage), devices, processes, notify, wait=options.wait)
     else:
-        run_chain(chain, devices, executor, processes, notify)
+        run_chain(chain, devices, executor, context)
         if executor.waits or chain.is_finished:
             print_results(chain, executor)
 
@@ -97,7 +94,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_device(parser, recorded=True)
     add_execution(parser)
-    add_devices(parser)
     add_executor(parser)
     parser.add_argument(
         "--dry_run", action="store_true", help="[OPTIONAL] Print every stage and what it would do; do nothing"

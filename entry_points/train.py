@@ -24,13 +24,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     share,
 )
-from nnunet_seqtransfer.entry_points.executor_options import (
-    RecordExecutor,
-    add_devices,
-    add_executor,
-    make_executor,
-    require_consistent,
-)
+from nnunet_seqtransfer.entry_points.executor_options import add_executor, chosen_executor, require_consistent
 from nnunet_seqtransfer.entry_points.plan import (
     run_plan,
 )
@@ -50,7 +44,7 @@ from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.tasks.task import load_target, named_sources
 from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.dry_run import describe_chain
-from nnunet_seqtransfer.training.executors import Executor, run_chain
+from nnunet_seqtransfer.training.executors import Executor, RecordExecutor, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, TRAINER, ChainRequest
 from nnunet_seqtransfer.transfer.correspondence import Pairs
@@ -68,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> None:
     results_folder()
     devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
-    executor = make_executor(options)
+    executor = chosen_executor(options)
+    context = Context(notify, options.np)
     target = dataset_name(options.dataset)
     sources, compared = _sources(options, target)
     landmark = find_pretrained(options.init, options.configuration) if options.init is not None else None
@@ -78,9 +73,9 @@ def _run(options: argparse.Namespace) -> None:
         request, options.np, notify, may_extract=not options.dry_run, devices=devices, before_long=may_train
     )
     if options.dry_run:
-        print("\n".join((*executor.describe(chain, devices, options.np), *describe_chain(chain, options.device))))
+        print("\n".join((*executor.describe(chain, devices, context), *describe_chain(chain, options.device))))
         return
-    run_chain(chain, devices, executor, options.np, notify, before_replacing=require_nothing_queued)
+    run_chain(chain, devices, executor, context, before_replacing=require_nothing_queued)
     if executor.waits or chain.is_finished:
         print_results(chain, executor)
 
@@ -188,9 +183,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_processes(parser)
     add_execution(parser)
-    add_devices(parser)
     add_executor(parser)
-    add_checkpoint_minutes(parser, more=", also within an epoch; 0: only at the end of epochs")
+    add_checkpoint_minutes(parser)
     options = parser.parse(arguments)
     if options.min_coverage is not None and options.init is None:
         parser.error(

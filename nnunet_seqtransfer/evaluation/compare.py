@@ -48,9 +48,7 @@ def run_comparison(survey: CompareSurvey, context: Context, executor: Executor |
             # load it again: earlier trials have trained stages that this one shares
             chain = load_trial(survey.base, trial, survey.exclusions, context)
         if not chain.is_finished:
-            run_chain(
-                chain, devices, executor, context.processes, context.notify, before_replacing=require_nothing_queued
-            )
+            run_chain(chain, devices, executor, context, before_replacing=require_nothing_queued)
         found[trial] = _evaluate(survey, trial, chain, context)
         comparison = _record(survey, found)
         write_comparison(survey.path, comparison, measurements(comparison))

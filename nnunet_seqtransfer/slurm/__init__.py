@@ -1,1 +1,1 @@
-"""Beyond one training at a time: chains on Slurm, and on several GPUs of one machine."""
+"""Chains on a Slurm cluster: one job per stage, in the order of the chain."""

@@ -1,4 +1,4 @@
-"""The commands of Slurm: the only place that runs them, with lists of arguments and without a shell."""
+"""Slurm's commands: the only module that runs them, as lists of arguments without a shell."""
 
 from __future__ import annotations
 
@@ -10,48 +10,49 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.slurm.site import SiteOptions
+from nnunet_seqtransfer.slurm.script import SiteOptions
 
 _FORMAT = "%F|%j|%T|%N|%M|%r"
+"""Columns of squeue: job id, name, state, node, elapsed time, reason."""
 _NAMES_AT_ONCE = 500
 _COMPLETING_SECONDS = 40.0
-"""How long to wait for jobs that are ending: until then it is open whether they are requeued."""
-_SECONDS = 60.0
-"""After which a command of Slurm counts as unanswered."""
-_ENDING_HOLDS = ("launch failed requeued held", "JobHoldMaxRequeue")
-"""Reasons for which Slurm itself holds a job back for good."""
+"""How long to wait for jobs that are ending: only then is it known whether they are requeued."""
+_ANSWER_SECONDS = 60.0
+"""Time after which a command of Slurm counts as unanswered."""
+_HELD_BY_SLURM = ("launch failed requeued held", "JobHoldMaxRequeue")
+"""Reasons for which Slurm itself holds a job for good."""
 
 
 class SlurmError(SeqTransferError):
-    """There is no Slurm, or it refuses what was asked."""
+    """Slurm is not there, does not answer, or refuses a request."""
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job that is in the queue."""
+    """A job in the queue."""
 
     id: str
-    "Its number; of an array, the one of all its jobs."
+    "Number of the job."
     name: str
-    "Its name."
+    "Name of the job, the same for every job of a stage."
     state: str
-    "PENDING, RUNNING and so on."
+    "State as Slurm writes it: PENDING, RUNNING, ..."
     node: str
-    "Where it runs; empty where it does not."
+    "Node that runs the job; empty if it does not run."
     elapsed: str
-    "How long it has run, as Slurm writes it: [days-][hours:]minutes:seconds."
+    "Run time as Slurm writes it: [days-][hours:]minutes:seconds."
     reason: str
-    "Why it does not run."
+    "Reason why the job does not run."
 
     @property
     def is_dead(self) -> bool:
-        """Whether it will never run, though it is still listed."""
+        """Whether the job will never run, though it is still listed."""
         return self.reason == "DependencyNeverSatisfied"
 
     @property
     def is_held_by_slurm(self) -> bool:
-        """Whether Slurm holds it back after failed starts; `release` lets it go on."""
-        return self.reason in _ENDING_HOLDS
+        """Whether Slurm holds the job after failed starts, until `release`."""
+        return self.reason in _HELD_BY_SLURM
 
     def __str__(self) -> str:
         if self.state == "RUNNING":
@@ -60,18 +61,18 @@ class QueuedJob:
 
 
 def elapsed(text: str) -> str:
-    """Slurm's time with hours where it has left them out: "0:12:03" for "12:03"."""
+    """Return Slurm's time with hours: "0:12:03" for "12:03"."""
     minutes, colon, seconds = text.partition(":")
     return f"0:{minutes:0>2}:{seconds}" if colon and ":" not in seconds and "-" not in text else text
 
 
 def is_installed() -> bool:
-    """Whether this machine has Slurm's commands."""
+    """Return whether this machine has Slurm's commands."""
     return all(shutil.which(name) for name in ("sbatch", "squeue", "scancel", "scontrol"))
 
 
 def require_slurm() -> None:
-    """Raises SlurmError where this machine has no Slurm, or it does not answer."""
+    """Raise SlurmError if this machine has no Slurm, or Slurm does not answer."""
     if not is_installed():
         raise SlurmError(
             "-executor slurm needs Slurm's commands (sbatch, squeue, scancel, scontrol), which this machine does not "
@@ -81,25 +82,30 @@ def require_slurm() -> None:
 
 
 def require_accepted(site: SiteOptions) -> None:
-    """Raises SlurmError with Slurm's own words where it would not take a job with these options."""
+    """Raise SlurmError, with Slurm's own words, if sbatch refuses these options."""
     command = ["sbatch", "--test-only", "--nodes=1", "--ntasks=1", *site.arguments]
     finished = _run(command, script="#!/bin/sh\n", expect_any=True)
-    refused = [line for line in finished.stderr.splitlines() if "error:" in line or "failure:" in line]
-    if finished.returncode != 0 and any(word in finished.stderr for word in ("nvalid", "denied", "nrecognized")):
+    # other failures may pass: a job that no node can run right now is queued all the same
+    if finished.returncode != 0 and any(
+        word in finished.stderr for word in ("nvalid", "denied", "nrecognized", "ambig")
+    ):
+        lines = [line.strip() for line in finished.stderr.splitlines() if not line.startswith("Try ")]
         hint = f"; partitions are: {', '.join(partitions())}" if "partition" in finished.stderr else ""
         given = " ".join(site.arguments) or "no options"
-        raise SlurmError(f"Slurm refuses {given}: {'; '.join(refused)}{hint}")
+        raise SlurmError(f"Slurm refuses {given}: {'; '.join(lines)}{hint}; correct -slurm")
 
 
 def partitions() -> tuple[str, ...]:
-    """The partitions of the cluster."""
+    """Return the names of the cluster's partitions."""
     return tuple(_run(["sinfo", "--noheader", "--format=%R"], expect_any=True).stdout.split())
 
 
 def queue(names: Iterable[str], *, settle: bool = False) -> dict[str, QueuedJob]:
-    """The jobs of these names that are in the queue, whoever submitted them; all in one look.
+    """Return the queued jobs with these names, of all users, by name.
 
-    ``settle`` waits for those that are just ending, so that what is left is known to be queued.
+    Args:
+        names: names of jobs.
+        settle: whether to wait for jobs that are just ending, because they may be requeued.
     """
     wanted = sorted(set(names))
     deadline = time.monotonic() + _COMPLETING_SECONDS
@@ -115,38 +121,43 @@ def queue(names: Iterable[str], *, settle: bool = False) -> dict[str, QueuedJob]
 
 
 def parse_queue(listed: str) -> list[QueuedJob]:
-    """The jobs that squeue lists in the format that `queue` asks for."""
+    """Return the jobs in the output of squeue, in the format that `queue` requests."""
+    # the reason comes last, because it may contain the separator
     rows = [line.strip().split("|", 5) for line in listed.splitlines() if line.count("|") >= 5]
     return [QueuedJob(number, name, state, node, ran, reason) for number, name, state, node, ran, reason in rows]
 
 
 def submit(command: Sequence[str], script: str) -> str:
-    """Submits a batch script; returns the job's number. Raises SlurmError with Slurm's own words where it refuses."""
-    return _run(command, script=script).stdout.strip().split(";")[0]
+    """Submit a batch script; return the number of the job. Raises SlurmError if Slurm refuses."""
+    printed = _run(command, script=script).stdout.strip()
+    number = printed.split(";")[0]  # on federated clusters: number;cluster
+    if not number.isdecimal():  # as with -slurm help
+        raise SlurmError(f"sbatch printed no job number but {printed[:200]!r}; correct -slurm")
+    return number
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Ends jobs, running or not. Those that have ended since are no error."""
+    """End jobs, running or not. Jobs that have ended meanwhile are no error."""
     if ids:
         _run(["scancel", *ids], expect_any=True)
 
 
 def ask_to_stop(ids: Sequence[str]) -> None:
-    """Tells the scripts of running jobs that they are cancelled: their commands stop at a checkpoint, however long."""
+    """Tell the scripts of running jobs to stop their commands at a checkpoint and not to be requeued."""
     if ids:
         _run(["scancel", "--batch", "--signal=USR2", *ids], expect_any=True)
 
 
 def release(identity: str) -> None:
-    """Lets a held job run."""
+    """Let a held job run."""
     _run(["scontrol", "release", identity])
 
 
 def _run(
     command: Sequence[str], *, script: str | None = None, expect_any: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    # inside a job, the variables of that job must not become settings of the new one
-    environment = {name: value for name, value in os.environ.items() if not _of_this_job(name)}
+    # inside a job, its variables must not become settings of the new job
+    environment = {name: value for name, value in os.environ.items() if not _belongs_to_this_job(name)}
     try:
         finished = subprocess.run(
             command,
@@ -156,17 +167,17 @@ def _run(
             errors="surrogateescape",
             env=environment,
             check=False,
-            timeout=_SECONDS,
+            timeout=_ANSWER_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"Slurm has not answered {command[0]} for {_SECONDS:g} s; try again") from None
+        raise SlurmError(f"{command[0]} has not answered for {_ANSWER_SECONDS:g} s; try again") from None
     except OSError as error:
-        raise SlurmError(f"{command[0]} cannot be run: {error}") from None
+        raise SlurmError(f"cannot run {command[0]}: {error}") from None
     if "Unable to contact slurm controller" in finished.stderr or (finished.returncode != 0 and not expect_any):
         lines = finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"]
         raise SlurmError(f"Slurm refuses {command[0]}: {'; '.join(lines)[:500]}")
     return finished
 
 
-def _of_this_job(name: str) -> bool:
+def _belongs_to_this_job(name: str) -> bool:
     return name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")

@@ -1,99 +1,216 @@
-"""A chain on Slurm: submitted, not waited for; the order is Slurm's dependencies, the work is the stage command."""
+"""A chain on Slurm: one job per stage, submitted in the order of the chain and found again by name."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
-from nnunet_seqtransfer.nnunet.folders import results_folder
+from nnunet_seqtransfer.context import Context, Notify
+from nnunet_seqtransfer.nnunet.folders import own_command, results_folder
 from nnunet_seqtransfer.slurm import commands as slurm
-from nnunet_seqtransfer.slurm.queue import SubmittedJob, logs_folder, write_jobs
-from nnunet_seqtransfer.slurm.script import BatchJob, batch_script, sbatch_command
-from nnunet_seqtransfer.slurm.site import SiteOptions
-from nnunet_seqtransfer.slurm.submission import Decision, decide_jobs, processes_in, stage_jobs
+from nnunet_seqtransfer.slurm.commands import QueuedJob
+from nnunet_seqtransfer.slurm.queue import SubmittedJob, logs_folder, read_jobs, stage_job_name, write_jobs
+from nnunet_seqtransfer.slurm.script import BatchJob, SiteOptions, batch_script, sbatch_command
 from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.locks import locked_in_turn
-from nnunet_seqtransfer.training.run_record import run_name
-from nnunet_seqtransfer.training.run_stage import Notify
+from nnunet_seqtransfer.training.run_record import find_runs, run_name
+from nnunet_seqtransfer.training.state import Action
 
 _GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
 @dataclass(frozen=True)
 class SlurmExecutor:
-    """Submits what is left of a chain, one job a stage."""
+    """Executor that submits one job per unfinished stage."""
 
     site: SiteOptions
-    "What this site's Slurm wants to be told."
+    "Options of sbatch for this site."
 
     @property
     def waits(self) -> bool:
-        """See Executor."""
+        """Return False: Slurm runs the jobs later."""
         return False
 
     def check(self, options: DeviceOptions) -> None:
-        """See Executor. Devices are looked at in the jobs: the login node need not have any."""
+        """Raise SlurmError if Slurm is missing or refuses the site options.
+
+        The jobs check the devices: a login node may have none.
+        """
         slurm.require_slurm()
         slurm.require_accepted(self.site)
 
-    def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
-        """See Executor: every command with the script on its standard input."""
+    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+        """Return every sbatch command with the script for its stdin."""
         if chain.is_finished:
             return ()
         self.check(options)
-        decision = _decide(chain, self.site, processes, settle=False)
-        ids = {job.key: f"JOB_OF_{job.key}" for job in decision.submit}
-        ids |= {key: job.id for key, job in decision.keep.items()}
-        lines = [f"{key} is in the queue: job {job.id}, {job}" for key, job in decision.keep.items()]
-        return (*lines, *(text for job in decision.submit for text in describe_job(job, self.site, ids)))
+        plan = self._plan(chain, context, settle=False)
+        ids = {job.key: f"JOB_OF_{job.key}" for job in plan.submit} | {key: job.id for key, job in plan.keep.items()}
+        lines = [f"{key} is in the queue: job {job.id}, {job}" for key, job in plan.keep.items()]
+        for job in plan.submit:
+            lines.append(f"{shlex.join(sbatch_command(job, self.site, ids))} <<'END'")
+            lines.append(batch_script(job, os.environ) + "END")
+        return tuple(lines)
 
-    def run(self, chain: Chain, options: DeviceOptions, processes: int, notify: Notify) -> None:
-        """See Executor. Two commands that submit at the same time take turns, so that both see the other's jobs."""
+    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+        """Submit the jobs that are not in the queue. Raises SlurmError if Slurm refuses one."""
         if chain.is_finished:
             return
         if options.device == "cuda" and not any(self.site.get(name) for name in _GPU_OPTIONS):
-            notify("no GPU is asked for; where your site's Slurm gives none by itself, add -slurm gres=gpu:1")
+            context.notify("no GPU is requested; add -slurm gres=gpu:1 unless your site assigns GPUs by itself")
         logs_folder(chain.folder).mkdir(parents=True, exist_ok=True)
-        with locked_in_turn(results_folder() / ".seqtransfer_slurm.lock", "submission to Slurm", notify):
-            decision = _decide(chain, self.site, processes, settle=True)
-            slurm.cancel([job.id for job in decision.replace])
-            for job in decision.keep.values():
-                if job.is_held_by_slurm:
-                    slurm.release(job.id)
-            self._submit(chain, decision, notify)
+        with _queue_lock(context.notify):
+            plan = self._plan(chain, context, settle=True)
+            slurm.cancel([job.id for job in plan.replace])
+            for kept in plan.keep.values():
+                if kept.is_held_by_slurm:
+                    slurm.release(kept.id)
+            self._submit(chain, plan, context)
         name = shlex.quote(run_name(chain.folder))
-        notify(
-            f"{len(decision.submit)} job(s) submitted, {len(decision.keep)} in the queue already; look: "
-            f"nnUNetv2_seq_status {name}; end them: nnUNetv2_seq_cancel {name}; outputs: {logs_folder(chain.folder)}"
+        context.notify(
+            f"{len(plan.submit)} job(s) submitted, {len(plan.keep)} in the queue already; watch: "
+            f"nnUNetv2_seq_status {name}; cancel: nnUNetv2_seq_cancel {name}; outputs: {logs_folder(chain.folder)}"
         )
 
-    def _submit(self, chain: Chain, decision: Decision, notify: Notify) -> None:
+    def _plan(self, chain: Chain, context: Context, *, settle: bool) -> SubmissionPlan:
+        jobs = stage_jobs(chain, processes_in(self.site, context.processes))
+        return plan_submission(jobs, slurm.queue([job.name for job in jobs], settle=settle))
+
+    def _submit(self, chain: Chain, plan: SubmissionPlan, context: Context) -> None:
         titles = {stage.key: chain.title(stage) for stage in chain.stages}
-        jobs = {key: SubmittedJob(job.id, job.name) for key, job in decision.keep.items()}
-        for key, kept in decision.keep.items():
-            notify(f"{titles[key]}: job {kept.id} is in the queue, {kept}")
+        jobs = {key: SubmittedJob(job.id, job.name) for key, job in plan.keep.items()}
+        for key, kept in plan.keep.items():
+            context.notify(f"{titles[key]}: job {kept.id} is in the queue, {kept}")
         try:
-            for job in decision.submit:
-                identity = submit_job(job, self.site, {key: known.id for key, known in jobs.items()})
-                jobs[job.key] = SubmittedJob(identity, job.name)
-                notify(f"{titles[job.key]}: job {identity}")
-        finally:  # Slurm may refuse one, as at the limit of a user's jobs; the same command submits the rest
+            for job in plan.submit:
+                ids = {key: known.id for key, known in jobs.items()}
+                number = slurm.submit(sbatch_command(job, self.site, ids), batch_script(job, os.environ))
+                jobs[job.key] = SubmittedJob(number, job.name)
+                context.notify(f"{titles[job.key]}: job {number}")
+        finally:  # Slurm may refuse a job, as at a user's limit; the same command submits the rest later
             write_jobs(chain.folder, jobs)
 
 
-def submit_job(job: BatchJob, site: SiteOptions, ids: dict[str, str]) -> str:
-    """Submits a job after those whose numbers are given; returns its number."""
-    return slurm.submit(sbatch_command(job, site, ids), batch_script(job, os.environ))
+@dataclass(frozen=True)
+class SubmissionPlan:
+    """What happens to the jobs of a chain."""
+
+    submit: tuple[BatchJob, ...]
+    "Jobs to submit, in this order."
+    keep: Mapping[str, QueuedJob]
+    "Stage key -> job in the queue, of this chain or of another one with the same stage."
+    replace: tuple[QueuedJob, ...]
+    "Queued jobs that wait for a failed one: they are cancelled and submitted again."
 
 
-def describe_job(job: BatchJob, site: SiteOptions, ids: dict[str, str]) -> Sequence[str]:
-    """The command and the script of a job, for people to read."""
-    return [f"{shlex.join(sbatch_command(job, site, ids))} <<'END'", batch_script(job, os.environ) + "END"]
+def processes_in(site: SiteOptions, processes: int) -> int:
+    """Return the worker processes in a job: at most its cores, if the site options set them."""
+    cores = site.get("cpus-per-task")
+    return min(processes, int(cores)) if cores is not None and cores.isdecimal() else processes
 
 
-def _decide(chain: Chain, site: SiteOptions, processes: int, *, settle: bool) -> Decision:
-    jobs = stage_jobs(chain, processes_in(site, processes))
-    return decide_jobs(jobs, slurm.queue([job.name for job in jobs], settle=settle))
+def stage_jobs(chain: Chain, processes: int) -> tuple[BatchJob, ...]:
+    """Return one job per unfinished stage, in the order of the chain."""
+    needed = [stage for stage in chain.stages if chain.actions[stage] not in (Action.NOTHING, Action.NOT_NEEDED)]
+    jobs = []
+    for stage in needed:
+        previous = chain.previous(stage)
+        command = [own_command("continue"), run_name(chain.folder), "-stage", stage.key, "--wait"]
+        jobs.append(
+            BatchJob(
+                key=stage.key,
+                name=stage_job_name(stage.key, stage.configuration),
+                folder=logs_folder(chain.folder),
+                command=(*command, "-np", str(processes)),
+                output=stage.output,
+                after=previous.key if previous in needed and previous is not None else None,
+            )
+        )
+    return tuple(jobs)
+
+
+def plan_submission(jobs: Sequence[BatchJob], queued: Mapping[str, QueuedJob]) -> SubmissionPlan:
+    """Decide which jobs to submit: those not in the queue, and queued ones that wait for a failed job.
+
+    Args:
+        jobs: jobs of a chain, each after the one that it depends on.
+        queued: name -> job in the queue.
+    """
+    submit: list[BatchJob] = []
+    keep: dict[str, QueuedJob] = {}
+    replace: list[QueuedJob] = []
+    for job in jobs:
+        found = queued.get(job.name)
+        waits_in_vain = job.after in {other.key for other in submit} and found is not None and found.state == "PENDING"
+        if found is not None and not found.is_dead and not waits_in_vain:
+            keep[job.key] = found
+            continue
+        submit.append(job)
+        if found is not None:
+            replace.append(found)
+    return SubmissionPlan(tuple(submit), keep, tuple(replace))
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """What cancelling did to one job of a run."""
+
+    key: str
+    "Key of the stage."
+    job: QueuedJob
+    "The job as it was before."
+    needed_by: Path | None
+    "Folder of another run that needs the stage, so that its job was kept; None if the job was ended."
+
+
+def cancel_run(folder: Path, notify: Notify, *, shared: bool) -> tuple[Cancelled, ...]:
+    """Cancel the queued jobs of a run; running trainings stop at a checkpoint.
+
+    Args:
+        folder: folder of the run.
+        notify: told if another command holds the queue.
+        shared: whether to cancel also stages that another queued run needs.
+
+    Raises SlurmError if there is no Slurm.
+    """
+    slurm.require_slurm()
+    with _queue_lock(notify):
+        names = {other: {job.name: key for key, job in read_jobs(other).items()} for other in find_runs()}
+        queued = slurm.queue(name for jobs in names.values() for name in jobs)
+        needed = {} if shared else needed_by_others(folder, names, queued)
+        own = names.get(folder, {})
+        found = [Cancelled(own[name], job, needed.get(name)) for name, job in queued.items() if name in own]
+        ended = [one.job for one in found if one.needed_by is None]
+        slurm.cancel([job.id for job in ended if job.state != "RUNNING"])
+        slurm.ask_to_stop([job.id for job in ended if job.state == "RUNNING"])
+    return tuple(found)
+
+
+def needed_by_others(
+    folder: Path, names: Mapping[Path, Mapping[str, str]], queued: Mapping[str, QueuedJob]
+) -> dict[str, Path]:
+    """Return the jobs of a run that another run needs: it shares them, and has other jobs in the queue.
+
+    Args:
+        folder: folder of the run.
+        names: folder of each run -> job name -> stage key.
+        queued: name -> job in the queue.
+
+    Returns name -> folder of a run that needs the job.
+    """
+    own = names.get(folder, {})
+    needed: dict[str, Path] = {}
+    for other, jobs in names.items():
+        if other != folder and any(name in queued and name not in own for name in jobs):
+            needed |= {name: other for name in jobs if name in own and name in queued}
+    return needed
+
+
+def _queue_lock(notify: Notify) -> AbstractContextManager[None]:
+    """Return the lock for submitting and cancelling, so that two commands see each other's jobs."""
+    return locked_in_turn(results_folder() / ".seqtransfer_slurm.lock", "submission to Slurm", notify)

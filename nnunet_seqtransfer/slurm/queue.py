@@ -1,4 +1,4 @@
-"""What is in the queue for a run, and how its jobs ended: from one look at the queue and the outputs of the jobs."""
+"""The jobs of a run: their record, their state in the queue, and why they ended."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from nnunet_seqtransfer.storage import read_record, write_record
 from nnunet_seqtransfer.training.run_record import run_name
 
 JOBS = "slurm.json"
-"""The record of a run's jobs, beside its own."""
+"""File name of the record of jobs in the folder of a run."""
 JOBS_FORMAT = 1
-_TAIL = 16384
+_TAIL_BYTES = 16384
+"""Bytes at the end of an output that are read."""
 _ENDS = re.compile(
     r"DUE TO (?P<limit>TIME LIMIT|NODE FAILURE|PREEMPTION)"
     r"|(?P<cancelled>CANCELLED AT|^cancelled$)|^error: (?P<error>.*)",
     re.MULTILINE,
 )
-
 _STATUS = re.compile(r"ended with exit status (\d+)")
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job of a run, as it was submitted or found in the queue last."""
+    """A job of a run, as last submitted or found in the queue."""
 
     id: str
-    "Its number."
+    "Number of the job."
     name: str
-    "Its name in the queue, the same for every job of that stage."
+    "Name in the queue, the same for every job of the stage."
 
 
 def stage_job_name(key: str, configuration: str) -> str:
-    """The name of every job that does a stage: of the folder of all results, the stage's key and its configuration."""
+    """Return the name of every job of a stage, made from the results folder, the stage's key and configuration."""
     dataset, _, fold = key.split("/")
     return job_name(f"{dataset}_{fold}", os.path.realpath(results_folder()), key, configuration)
 
 
 def logs_folder(folder: Path) -> Path:
-    """Where the jobs of the run in ``folder`` write."""
+    """Return the folder for the output of a run's jobs; ``folder``: of the run."""
     return folder / "logs"
 
 
 def write_jobs(folder: Path, jobs: dict[str, SubmittedJob]) -> None:
-    """Records the jobs of a run by their stages' keys; those recorded earlier, of other stages, are kept."""
+    """Add jobs to the record of a run; ``jobs``: stage key -> job. Recorded jobs of other stages are kept."""
     known = {**read_jobs(folder), **jobs}
     content = {key: {"id": job.id, "name": job.name} for key, job in sorted(known.items())}
     write_record(folder / JOBS, "Slurm jobs", JOBS_FORMAT, {"jobs": content})
 
 
 def read_jobs(folder: Path) -> dict[str, SubmittedJob]:
-    """The jobs that were recorded last; none where there is no record, or none that can be read."""
+    """Return the recorded jobs by stage key; none if there is no readable record, which is only a help."""
     try:
         content = read_record(folder / JOBS, "Slurm jobs", JOBS_FORMAT, "submit the run again")
         return {key: SubmittedJob(job["id"], job["name"]) for key, job in content["jobs"].items()}
@@ -67,9 +67,9 @@ def read_jobs(folder: Path) -> dict[str, SubmittedJob]:
 
 
 def queue_states(folder: Path) -> dict[str, str]:
-    """What the queue says of each stage of a run: "pending (Dependency)", "running on NODE for 0:12:03".
+    """Return the state of each queued stage of a run: "pending (Dependency)", "running on NODE for 0:12:03".
 
-    Stages that are not in the queue are left out. Never raises: without Slurm, or an answer from it, there is nothing.
+    Returns an empty dictionary, and raises nothing, if Slurm is missing or does not answer.
     """
     names = {job.name: key for key, job in read_jobs(folder).items()}
     if not names or not slurm.is_installed():
@@ -81,28 +81,28 @@ def queue_states(folder: Path) -> dict[str, str]:
 
 
 def require_nothing_queued(folder: Path) -> None:
-    """Raises StageError where jobs of a run are in the queue: they go by its record, which is to be replaced.
+    """Raise StageError if jobs of a run are in the queue: they read its record, which must not be replaced.
 
-    Raises SlurmError where jobs were submitted and Slurm, which is here, does not answer.
+    Raises SlurmError if jobs were submitted and an installed Slurm does not answer.
     """
     names = [job.name for job in read_jobs(folder).values()]
     queued = slurm.queue(names) if names and slurm.is_installed() else {}
     if queued:
         name = shlex.quote(run_name(folder))
         raise StageError(
-            f"{run_name(folder)} was asked for otherwise before, and {len(queued)} of its jobs are in Slurm's queue; "
-            f"give the new one a name of its own with -tag NAME, or end those first: nnUNetv2_seq_cancel {name}"
+            f"{run_name(folder)} is already queued with other options ({len(queued)} jobs); name the new run with "
+            f"-tag NAME, or cancel the old one: nnUNetv2_seq_cancel {name}"
         )
 
 
 def ended_stages(folder: Path, queued: Iterable[str]) -> dict[str, str]:
-    """Why the last job of each stage that is in no queue has ended before its stage was finished.
+    """Return why the last job of each unqueued stage ended before the stage was finished, by stage key.
 
     Args:
-        folder: of the run.
-        queued: keys of the stages that are in the queue.
+        folder: folder of the run.
+        queued: keys of the queued stages.
 
-    Of a stage that has finished, and of one whose job never started and left no output, there is nothing.
+    Stages that are finished, or whose jobs left no output, are left out.
     """
     ended = {}
     for key, job in read_jobs(folder).items():
@@ -115,7 +115,7 @@ def ended_stages(folder: Path, queued: Iterable[str]) -> dict[str, str]:
 
 
 def why_it_ended(output: str) -> str | None:
-    """What the end of a job's output says of its last start; None where it has ended well."""
+    """Return why the last start of a job ended, from the end of its output; None if it succeeded."""
     last = output[output.rfind("\njob ") + 1 :]
     if last.rstrip().endswith("ended with exit status 0"):
         return None
@@ -131,11 +131,11 @@ def why_it_ended(output: str) -> str | None:
     lines = [line for line in last.splitlines() if line.strip()]
     ended = _STATUS.fullmatch(lines[-1]) if lines else None
     if ended is None:
-        return "has ended without a word"
+        return "ended without a message"
     return f"ended with exit status {ended[1]}: {lines[-2][:200]}"  # a traceback's last line
 
 
 def _tail(path: Path) -> str:
     with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - _TAIL))
+        stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         return "\n" + stream.read().decode(errors="replace")

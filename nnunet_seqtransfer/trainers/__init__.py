@@ -1,1 +1,1 @@
-"""The trainers that nnU-Net runs for us."""
+"""Trainers that nnU-Net runs for the stages of a chain."""

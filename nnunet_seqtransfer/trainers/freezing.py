@@ -1,4 +1,4 @@
-"""Which part of the network trains in which epoch: only its heads at first, then all but the encoder, then all."""
+"""Frozen parts of the network: only the heads train first, then all but the encoder, then everything."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def freezes(recipe: Recipe) -> bool:
-    """Whether any epoch trains only a part of the network."""
+    """Return whether any epoch trains only a part of the network."""
     return recipe.heads_first_epochs > 0 or recipe.frozen_encoder_epochs > 0
 
 
 def trains(name: str, epoch: int, recipe: Recipe) -> bool:
-    """Whether the parameter ``name`` of the bare network trains in ``epoch`` (from 0).
+    """Return whether the parameter ``name`` of the bare network trains in ``epoch`` (from 0).
 
-    The heads always do, the encoder from epoch max(heads_first_epochs, frozen_encoder_epochs) on, everything else
-    (the decoder) from epoch heads_first_epochs on.
+    The heads always train, the decoder from epoch heads_first_epochs, the encoder from epoch
+    max(heads_first_epochs, frozen_encoder_epochs).
     """
     if HEADS in name:
         return True
@@ -30,28 +30,26 @@ def trains(name: str, epoch: int, recipe: Recipe) -> bool:
 
 
 def set_trainable(network: nn.Module, epoch: int, recipe: Recipe) -> bool:
-    """Freezes and frees the parameters of the bare ``network`` for ``epoch``; returns whether that changed anything.
+    """Freeze and unfreeze the parameters of the bare ``network`` for ``epoch``; return whether any changed.
 
-    A frozen parameter asks for no gradient, which saves the backward pass through it, and has none, so that the
-    optimiser passes it by: neither weight decay nor momentum moves it. The optimiser itself stays as it is, with the
-    same groups in every epoch, so that checkpoints of any epoch load into it.
+    A frozen parameter has no gradient, so the optimiser skips it: neither weight decay nor momentum moves it. The
+    optimiser keeps the same groups in every epoch, so that it can load the checkpoint of any epoch.
     """
     changed = False
     for name, parameter in network.named_parameters():
         wanted = trains(name, epoch, recipe)
         if parameter.requires_grad != wanted:
             parameter.requires_grad_(wanted)
-            parameter.grad = None
+            parameter.grad = None  # a left-over gradient would still move it
             changed = True
     return changed
 
 
 def rewrapped(network: nn.Module) -> nn.Module:
-    """``network``, its DDP wrapper (if it has one) made anew, which is due whenever `set_trainable` changed something.
+    """Return ``network`` in a new DDP wrapper if it has one; needed after `set_trainable` changed something.
 
-    DDP registers the parameters that want a gradient when it is made. One that is frozen later would be waited for
-    without end; one that is freed later would not be averaged over the processes. All processes change in the same
-    epoch, so that all of them take part in this collective call.
+    DDP registers the trainable parameters when it is created. It would wait for ever for one that is frozen later, and
+    would not average one that is unfrozen later. All processes must call this in the same epoch.
     """
     if not isinstance(network, DistributedDataParallel):
         return network
@@ -59,9 +57,9 @@ def rewrapped(network: nn.Module) -> nn.Module:
 
 
 def hold_statistics(network: nn.Module) -> None:
-    """Keeps the running statistics of frozen batch normalisations; to be called when ``network`` is in training mode.
+    """Keep the running statistics of frozen batch normalisations; call it after ``network.train()``.
 
-    nnU-Net's own plans have instance normalisation, which has none.
+    Instance normalisation, which nnU-Net's own plans use, has no running statistics.
     """
     for module in network.modules():
         parameters = list(module.parameters(recurse=False))
@@ -70,7 +68,7 @@ def hold_statistics(network: nn.Module) -> None:
 
 
 def summary(network: nn.Module) -> str:
-    """In words, how much of the bare network trains."""
+    """Return one line that says how many parameters of the bare network train."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     free, total = sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
     return f"{free} of {total} parameters train from this epoch on"

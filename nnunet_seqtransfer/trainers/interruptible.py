@@ -1,7 +1,8 @@
-"""nnU-Net's trainer, made so that nothing is lost when it is interrupted: by a signal, a kill or a full disk."""
+"""nnU-Net's trainer, extended so that a signal, a kill or a full disk costs at most the running epoch."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -11,36 +12,58 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
 from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.signals import STOPPED
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, mend_json
-from nnunet_seqtransfer.trainers.agreement import agreed
-from nnunet_seqtransfer.trainers.claim import objection, seen
-from nnunet_seqtransfer.trainers.keeping import NotKeptError, keep_checkpoint, sweep
-from nnunet_seqtransfer.trainers.picture import Picture
-from nnunet_seqtransfer.trainers.stopping import Stop
-from nnunet_seqtransfer.trainers.terminal import lasting_output
-from nnunet_seqtransfer.training.epoch_progress import KEY, Midway, checkpoint_seconds, finished_epochs, read_midway
+from nnunet_seqtransfer.trainers.checkpoint_writer import CheckpointNotWrittenError, remove_leftovers, write_patiently
+from nnunet_seqtransfer.trainers.stopping import StopRequest, any_process
+from nnunet_seqtransfer.training.job import checkpoint_seconds
 from nnunet_seqtransfer.training.locks import Holder, locked, read_holder, training_lock
 from nnunet_seqtransfer.training.stage_files import FINAL, LATEST
-from nnunet_seqtransfer.training.stop_signals import STOPPED
-from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
+
+PICTURE_SECONDS = 30.0
+"""Seconds between two drawings of progress.png."""
+
+CheckpointTimes = dict[str, tuple[int, int]]
+"""Name of a checkpoint -> time of change in ns and size in bytes."""
+
+
+def checkpoint_times(folder: Path) -> CheckpointTimes:
+    """Return the checkpoints in a fold's folder."""
+    found = {}
+    for path in folder.glob("checkpoint_*.pth"):
+        status = path.stat()
+        found[path.name] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+def objection(before: CheckpointTimes, now: CheckpointTimes, loaded: str | None) -> str | None:
+    """Return why a training must not begin, or None if it may.
+
+    Args:
+        before: checkpoints when this process began.
+        now: checkpoints since it holds the lock.
+        loaded: name of the checkpoint that it resumes; None if it starts from epoch 0.
+    """
+    if now != before:
+        return "another process has trained here since this one began; start it again to resume from there"
+    if FINAL in now and loaded != FINAL:
+        return "this training is finished; delete the folder to train again"
+    if now and loaded is None:
+        return "there is a checkpoint to resume; use --c, or delete the folder to train again"
+    return None
 
 
 class InterruptibleTrainer(nnUNetTrainer):
-    """nnUNetTrainer with checkpoints inside of epochs, and an end without loss.
+    """nnUNetTrainer that stops between two epochs, with a checkpoint, when it is asked to.
 
-    After every iteration it looks whether a checkpoint is due or the training is to stop; an epoch goes on from a
-    checkpoint with the iterations that are left. Distributed trainings do both between epochs, where all processes
-    can agree.
+    Between epochs it also writes a checkpoint if the last one is older than the environment allows. Only there can all
+    processes of a distributed training agree. A killed training loses what followed its last checkpoint.
     """
-
-    num_iterations_per_epoch: int
-    "Of nnU-Net; fewer while an epoch goes on that was interrupted."
 
     def __init__(
         self,
@@ -48,162 +71,136 @@ class InterruptibleTrainer(nnUNetTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net wants exactly this signature
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects exactly this signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.stop = Stop()
-        self._seen = seen(Path(self.output_folder))
-        self._loaded: str | None = None  # name of the checkpoint that this goes on from
-        self.continues = False
-        "Whether the latest checkpoint on disk, if there is one, is of this training: loaded or written by it."
-        self.midway = Midway(-1)
-        self._iterations_per_epoch = self.num_iterations_per_epoch
-        self._steps_run = False  # between two iterations of an epoch, training or validation
+        self.stop = StopRequest()
+        self.owns_checkpoints = False
+        "Whether the latest checkpoint on disk is of this training: loaded or written by it."
+        self._found = checkpoint_times(Path(self.output_folder))
+        self._loaded: str | None = None  # name of the checkpoint that this training resumes
         self._checkpoint_seconds = checkpoint_seconds()
-        self._kept = time.monotonic()
-        self._picture = Picture()
+        self._written_at = time.monotonic()  # monotonic: setting the clock must not matter
+        self._drawn_at = -PICTURE_SECONDS
 
     @property
     def is_stage(self) -> bool:
-        """Whether this training is a stage of a chain, whose checkpoints nobody may begin anew by accident."""
+        """Whether this training is a stage of a chain, which must not be restarted by accident."""
         raise NotImplementedError
 
     def checkpoint_content(self, epoch: int) -> dict[str, Any]:
-        """What nnU-Net's checkpoints hold, to go on with ``epoch``."""
+        """Return what nnU-Net's checkpoints hold, for resuming with ``epoch``."""
         raise NotImplementedError
 
     def run_training(self) -> None:
-        """nnU-Net's. Ends the process with status 75 where it was stopped, with 1 and one line on a full disk."""
-        with self._alone(), lasting_output(), self.stop.heeded(at_once=True):
+        """Extend nnU-Net's method: exit with status 75 if asked to stop, with 1 and one line if the disk is full."""
+        with self._alone(), self.stop.noted(at_once=True):
             self._require_unchanged()
-            if self._loaded == FINAL:  # trained already: nnU-Net would write the same checkpoint again
+            if self._loaded == FINAL:  # already trained: nnU-Net would write the same checkpoint again
                 return
             try:
                 with disk_errors_as_user_errors(self.output_folder):
                     self.run_epochs()
-            except NotKeptError as error:
-                self._give_up(error)
             except SeqTransferError as error:
-                if isinstance(error.__cause__, OSError):  # a disk, when something else than a checkpoint was written
+                # with a cause: the disk failed while something other than a checkpoint was written
+                if isinstance(error, CheckpointNotWrittenError) or isinstance(error.__cause__, OSError):
                     self._give_up(error)
                 raise
-            except Exception:
-                # a worker that was ended by the same signal lets the next batch fail
-                if not (self._steps_run and self.stop.follows_soon()):
+            except Exception as error:
+                # the same signal may have ended a worker process, so that the next batch fails
+                if not self.stop.follows_soon():
                     raise
-                self._leave()
+                self._exit_stopped(f"in epoch {self.current_epoch}, which is repeated ({type(error).__name__})")
             if self.stop.reason is not None:
-                self._say_stopped("after the last epoch, final checkpoint written")
-                sys.exit(STOPPED)
+                self._exit_stopped("after the last epoch, final checkpoint written")
 
     def run_epochs(self) -> None:
-        """nnU-Net's loop over the epochs, its beginning and its end."""
+        """Run nnU-Net's loop over the epochs."""
         super().run_training()
 
     def on_train_start(self) -> None:
-        """nnU-Net's; then what it wrote in place is whole, and what a killed training left aside is gone."""
+        """Extend nnU-Net's hook: repair its files and delete what a killed training left."""
         super().on_train_start()
         if self.local_rank == 0:
-            sweep(Path(self.output_folder))
-            self._mend_files()
-        self._kept = time.monotonic()
+            remove_leftovers(Path(self.output_folder))
+            self._repair_files()
+        self._written_at = time.monotonic()
 
     def on_epoch_start(self) -> None:
-        """Between two epochs: the place where distributed trainings stop and write checkpoints."""
+        """Extend nnU-Net's hook: stop here if asked to, and write a checkpoint if one is due."""
         self.stop.at_once = False
-        if self.midway.epoch != self.current_epoch:
-            self.midway = Midway(self.current_epoch)
-        self.midway.began = time.monotonic()
-        self._iterations_per_epoch = self.num_iterations_per_epoch
-        if agreed(self.stop.requested, self.device):
-            self._leave()
-        if self.is_ddp and self.local_rank == 0:
-            self._keep_when_due()
+        if any_process(self.stop.is_made, self.device):
+            self._stop_here()
+        if self.current_epoch and time.monotonic() - self._written_at >= self._checkpoint_seconds:
+            self._write_latest()
         super().on_epoch_start()
 
-    def on_train_epoch_start(self) -> None:
-        """nnU-Net's, and an epoch that goes on has fewer iterations left."""
-        super().on_train_epoch_start()
-        if self.midway.iterations:
-            self.print_to_log_file(f"seq_transfer: goes on in this epoch after {self._place()}")
-            self.num_iterations_per_epoch = max(0, self._iterations_per_epoch - self.midway.iterations)
-        self._steps_run = True
-
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's, then a look whether to write a checkpoint or to stop."""
-        self._steps_run = False
-        output: dict[str, Any] = super().train_step(batch)
-        self._steps_run = True
-        self.midway.losses.append(float(output["loss"]))
-        self._between_steps()
-        return output
-
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's; the loss of an epoch that was interrupted is the mean over all of its iterations."""
-        self.num_iterations_per_epoch = self._iterations_per_epoch
-        earlier = self.midway.losses[: self.midway.iterations - len(train_outputs)]
-        super().on_train_epoch_end([{"loss": np.array(loss, dtype=np.float32)} for loss in earlier] + train_outputs)
-
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's, then a look whether to stop; an epoch stopped here goes on with its whole validation."""
-        self._steps_run = False
-        output: dict[str, Any] = super().validation_step(batch)
-        self._steps_run = True
-        self._between_steps()
-        return output
-
-    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's; the iterations of this epoch are over."""
-        self._steps_run = False
-        super().on_validation_epoch_end(val_outputs)
-
     def on_epoch_end(self) -> None:
-        """nnU-Net's; the epoch's time is what was spent on it, however often it was interrupted and the clock set."""
-        starts = self.logger.get_value("epoch_start_timestamps", None)
-        starts[-1] = time.time() - self.midway.elapsed
-        with self._picture.when_due(self.logger):
-            super().on_epoch_end()
+        """Extend nnU-Net's hook: draw progress.png, which takes a second, only every half minute."""
+        is_due = time.monotonic() - self._drawn_at >= PICTURE_SECONDS
+        if is_due:
+            self._drawn_at = time.monotonic()
+        else:
+            self.logger.plot_progress_png = lambda _: None  # hides the method for this call
+        super().on_epoch_end()
+        if not is_due:
+            del self.logger.plot_progress_png
 
     def on_train_end(self) -> None:
-        """nnU-Net's; the previous checkpoint goes together with the latest one, and the picture holds every epoch."""
+        """Extend nnU-Net's hook: delete the previous checkpoint, draw progress.png with every epoch."""
         super().on_train_end()
         if self.local_rank == 0:
-            sweep(Path(self.output_folder))
-            self._picture.finish(self.logger, self.output_folder)
+            remove_leftovers(Path(self.output_folder))
+            self.logger.plot_progress_png(self.output_folder)
 
     def save_checkpoint(self, filename: str) -> None:
-        """The checkpoint that nnU-Net writes between two epochs, but never half-written, and tried again.
+        """Replace nnU-Net's method: write aside, rename, and try again for a minute.
 
-        Raises NotKeptError where the disk does not take it for a minute.
+        Raises CheckpointNotWrittenError if the disk does not accept the file.
         """
-        self._save(filename, self.checkpoint_content(self.current_epoch + 1))
+        # nnU-Net calls this before it counts the epoch that has just ended
+        self._save(Path(filename), self.current_epoch + 1)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """nnU-Net's; an epoch that was interrupted goes on after it."""
+        """Extend nnU-Net's method: remember which checkpoint this training resumes."""
         super().load_checkpoint(filename_or_checkpoint)
-        self.continues = True
-        path = Path(str(filename_or_checkpoint))
-        self._loaded = path.name
-        self.midway = (read_midway(load_checkpoint(path)) if path.name == LATEST else None) or Midway(-1)
+        self.owns_checkpoints = True
+        self._loaded = Path(str(filename_or_checkpoint)).name
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's; a signal ends it at once, for nothing of a validation is kept until it is whole."""
-        with self._alone(), lasting_output(), self.stop.heeded(at_once=True):
+        """Extend nnU-Net's method: a signal ends it at once, because an unfinished validation is repeated anyway."""
+        with self._alone(), self.stop.noted(at_once=True):
             if self.local_rank == 0:
-                sweep(Path(self.output_folder))
-                self._mend_files()
+                remove_leftovers(Path(self.output_folder))
+                self._repair_files()
             super().perform_actual_validation(save_probabilities)
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Extend nnU-Net's method: a closed terminal or pipe must not end a training."""
+        try:
+            super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
+            sys.stdout.flush()
+        except OSError as error:  # of the terminal: nnU-Net handles those of its log file
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else trains or validates in this folder, whoever started it. Ends the process with one line if so."""
+        """Hold the training's lock; exit with one line if another process trains or validates in this folder."""
         if self.local_rank != 0:
             yield
             return
-        what = f"the training in {self.output_folder}"
-        lock = training_lock(Path(self.output_folder))
-        # one whose driving command was killed stops at its next iteration
-        held = locked(lock, what, self.print_to_log_file, self.stop.lose_lock, patience=60.0)
+        # a training whose command was killed may still finish its epoch: wait a minute for it
+        held = locked(
+            training_lock(Path(self.output_folder)),
+            f"the training in {self.output_folder}",
+            self.print_to_log_file,
+            self.stop.lose_lock,
+            patience=60.0,
+        )
         try:
             held.__enter__()
         except SeqTransferError as error:
@@ -214,92 +211,69 @@ class InterruptibleTrainer(nnUNetTrainer):
             held.__exit__(None, None, None)
 
     def _require_unchanged(self) -> None:
-        """Ends the process where this training would undo what another one has done, or begin what is there."""
+        """Exit if this training would overwrite another one, or restart what can be resumed."""
         if self.local_rank != 0 or not self.is_stage:
             return
-        reason = objection(self._seen, seen(Path(self.output_folder)), self._loaded)
-        if self.stop.requested:
-            self._say_stopped("before it began, everything on disk stays as it was")
-            sys.exit(STOPPED)
+        reason = objection(self._found, checkpoint_times(Path(self.output_folder)), self._loaded)
+        if self.stop.is_made:
+            self._exit_stopped("before it began, everything on disk stays as it was")
         if reason is not None:
             sys.exit(f"seq_transfer: {self.output_folder}: {reason}")
 
-    def _between_steps(self) -> None:
-        if self.is_ddp:
-            return
-        if self.stop.requested:
-            self._leave()
-        self._keep_when_due()
+    def _write_latest(self) -> None:
+        """Write a checkpoint between two epochs."""
+        self._save(Path(self.output_folder) / LATEST, self.current_epoch)
 
-    def _keep_when_due(self) -> None:
-        """Writes a checkpoint when the last one that a training goes on from is too old."""
-        if not self.disable_checkpointing and time.monotonic() - self._kept >= self._checkpoint_seconds:
-            self._keep_here()
-            self.print_to_log_file(f"seq_transfer: checkpoint written after {self._place()}")
-
-    def _keep_here(self) -> None:
-        """Writes a checkpoint of this moment."""
-        checkpoint = self.checkpoint_content(self.current_epoch)
-        checkpoint["logging"] = finished_epochs(checkpoint["logging"], self.current_epoch)
-        if self.midway.iterations:
-            checkpoint[KEY] = self.midway.content()
-        self._save(str(Path(self.output_folder) / LATEST), checkpoint)
-
-    def _save(self, filename: str, checkpoint: dict[str, Any]) -> None:
+    def _save(self, path: Path, next_epoch: int) -> None:
         if self.local_rank != 0:
             return
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
-        if self.stop.lost and self._is_taken_over():
-            self.print_to_log_file(f"seq_transfer: {Path(filename).name} not written, another process trains here now")
+        if self._is_taken_over():
+            self.print_to_log_file(f"seq_transfer: {path.name} not written, another process trains here now")
             return
-        say, hurry = self.print_to_log_file, lambda: self.stop.requested
-        keep_checkpoint(Path(filename), checkpoint, say, hurry, same_training=self.continues)
-        if Path(filename).name == LATEST:
-            self._kept, self.continues = time.monotonic(), True
+        checkpoint = self.checkpoint_content(next_epoch)
+        say, in_a_hurry = self.print_to_log_file, lambda: self.stop.is_made
+        write_patiently(path, checkpoint, say, in_a_hurry, same_training=self.owns_checkpoints)
+        if path.name == LATEST:
+            self._written_at, self.owns_checkpoints = time.monotonic(), True
 
     def _is_taken_over(self) -> bool:
-        """Whether the lock names another process; where it cannot be read, nobody may have it, and nothing is lost."""
+        """Whether the lost lock names another process; an unreadable lock names none."""
+        if not self.stop.lock_lost:
+            return False
         holder = read_holder(training_lock(Path(self.output_folder)))
         return holder is not None and holder != Holder(os.getpid(), socket.gethostname())
 
-    def _place(self) -> str:
-        return f"{self.midway.iterations} of {self._iterations_per_epoch} iterations"
-
-    def _leave(self) -> NoReturn:
-        """Ends the process, the state of this moment in a checkpoint."""
-        begun = bool(self.current_epoch or self.midway.iterations)
-        try:
-            if begun:
-                self._keep_here()
-        except NotKeptError as error:
-            self._give_up(error)
+    def _stop_here(self) -> NoReturn:
+        """Write a checkpoint between two epochs and exit."""
+        if self.current_epoch:
+            self._write_latest()
         if self.is_ddp:
             distributed.barrier()  # nnU-Net ends the other processes when the first one has ended
-        is_kept = begun and not self.disable_checkpointing and not (self.stop.lost and self._is_taken_over())
-        kept = "checkpoint written; nnUNetv2_train --c goes on from it" if is_kept else "no checkpoint written"
-        self._say_stopped(f"in epoch {self.current_epoch} after {self._place()}, {kept}")
+        is_written = self.current_epoch and not self.disable_checkpointing and not self._is_taken_over()
+        written = "checkpoint written; nnUNetv2_train --c resumes from it" if is_written else "no checkpoint written"
+        self._exit_stopped(f"before epoch {self.current_epoch}, {written}")
+
+    def _exit_stopped(self, when: str) -> NoReturn:
+        self.print_to_log_file(f"seq_transfer: stopped by {self.stop.reason} {when}", add_timestamp=False)
         self._finish_workers()
         sys.exit(STOPPED)
 
-    def _say_stopped(self, where: str) -> None:
-        self.print_to_log_file(f"seq_transfer: stopped by {self.stop.reason} {where}", add_timestamp=False)
-
     def _give_up(self, error: SeqTransferError) -> NoReturn:
-        """Ends the process with status 1 and one line, the last one."""
         self._finish_workers()
         sys.exit(f"seq_transfer: the training stops here: {error}")
 
     def _finish_workers(self) -> None:
-        """Ends the worker processes that make batches, without a word, as nnU-Net does at the end of a training."""
+        """End the processes that make batches, silently, as nnU-Net does at the end of a training."""
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             for loader in (self.dataloader_train, self.dataloader_val):
                 if hasattr(loader, "_finish"):
                     loader._finish()
 
-    def _mend_files(self) -> None:
-        """The files that predictions and exports need and nnU-Net writes in place, or not at all when validating."""
+    def _repair_files(self) -> None:
+        """Repair the files that predictions need; nnU-Net writes them in place, and not at all when it validates."""
         base = Path(self.output_folder_base)
         mend_json(base / "plans.json", self.plans_manager.plans)
         mend_json(base / "dataset.json", self.dataset_json)

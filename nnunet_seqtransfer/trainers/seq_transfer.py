@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,27 @@ from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.storage import write_json
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
-from nnunet_seqtransfer.trainers.layer_decay import regrouped
-from nnunet_seqtransfer.trainers.plateau import PlateauReached, stop_at_plateau
-from nnunet_seqtransfer.trainers.schedule import WarmupPolyLRScheduler
-from nnunet_seqtransfer.trainers.threads import keep_to_given_threads
+from nnunet_seqtransfer.trainers.schedule import (
+    PlateauReached,
+    WarmupPolyLRScheduler,
+    stop_at_plateau,
+    with_layer_decay,
+)
 from nnunet_seqtransfer.training.recipe import KEY, StageBlock, read_block
 from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_body
 
 STOCK_TRAINER = "nnUNetTrainer"
-"""The network, and so the prediction, is the stock trainer's: checkpoints say so and need no plug-in."""
+"""Trainer named in final checkpoints: the network is the stock trainer's, so prediction needs no plug-in."""
 NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
-"""nnU-Net's summary of a final validation, of no case."""
+"""Summary of a final validation, in nnU-Net's format, without any case."""
 
 
 class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
-    """nnUNetTrainer that reads its recipe (epochs, learning rate, seed and so on) and starting weights from the plans.
+    """nnUNetTrainer that reads its recipe (epochs, learning rate, seed, ...) and starting weights from the plans.
 
-    The plans' ``seq_transfer`` block says all of it (see chain/block.py); without such a block this trainer trains
-    like the stock one. The weights are handed over here, not by ``-pretrained_weights``: so a stage that belongs
-    behind another can under no command line start from random weights.
+    Both come from the ``seq_transfer`` block of the plans, see `StageBlock`. Without a block it trains like the stock
+    trainer. The weights are loaded here and not by ``-pretrained_weights``: so no command line can start a stage that
+    follows another one from random weights.
     """
 
     network: Any
@@ -46,11 +49,12 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net wants exactly this signature
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects exactly this signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.device.type == "cpu":
-            keep_to_given_threads()
+            # nnUNetv2_train takes all cores of the machine: trainings side by side become several times slower
+            torch.set_num_threads(allowed_threads(torch.get_num_threads()))
         self.seq_transfer: StageBlock | None = read_block(self.plans_manager.plans, configuration, fold)
         if self.seq_transfer is not None:
             recipe = self.seq_transfer.recipe
@@ -61,7 +65,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             self.save_every = recipe.save_every
 
     def initialize(self) -> None:
-        """nnU-Net's, after the random number generators were seeded where the recipe has a seed."""
+        """Extend nnU-Net's method: seed the random number generators first, if the recipe has a seed."""
         if not self.was_initialized and self.seq_transfer is not None and self.seq_transfer.recipe.seed is not None:
             seed = self.seq_transfer.recipe.seed + self.local_rank
             random.seed(seed)
@@ -70,9 +74,9 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         super().initialize()
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split, without the cases that the block excludes: the target validates on them.
+        """Extend nnU-Net's method: exclude the cases that the target validates on.
 
-        Raises DatasetError where no case is left to train on.
+        Raises DatasetError if no training case is left.
         """
         training, validation = super().do_split()
         excluded = set(self.seq_transfer.excluded) if self.seq_transfer is not None else set()
@@ -88,19 +92,22 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         return left, [case for case in validation if case not in excluded]
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """nnU-Net's optimiser; its learning rate gets a warm-up, and falls by level, where the recipe says so."""
+        """Extend nnU-Net's method: add the recipe's warm-up and layer-wise learning-rate decay."""
         optimizer, scheduler = super().configure_optimizers()
         if self.seq_transfer is None:
             return optimizer, scheduler
         recipe = self.seq_transfer.recipe
         if recipe.layer_decay != 1:
-            optimizer = regrouped(optimizer, self._bare_network(), recipe.layer_decay)
+            optimizer = with_layer_decay(optimizer, self._bare_network(), recipe.layer_decay)
         if recipe.warmup_epochs > 0 or recipe.layer_decay != 1:
             scheduler = WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, recipe.warmup_epochs)
         return optimizer, scheduler
 
     def on_train_start(self) -> None:
-        """nnU-Net's, after the weights of the stage before were loaded, unless training continues a checkpoint."""
+        """Extend nnU-Net's hook: load the starting weights first, unless training resumes a checkpoint.
+
+        Raises CheckpointError if the plans belong to a stage whose weights are not there.
+        """
         if self.seq_transfer is None and KEY in self.plans_manager.plans:
             raise CheckpointError(
                 f"plans {self.plans_manager.plans_name} hold no stage for configuration {self.configuration_name}; "
@@ -108,12 +115,12 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             )
         if not self.was_initialized:
             self.initialize()
-        if self.seq_transfer is not None and self.seq_transfer.needs_weights and not self.continues:
+        if self.seq_transfer is not None and self.seq_transfer.needs_weights and not self.owns_checkpoints:
             init = self.seq_transfer.init
             if init is None:
                 raise CheckpointError(
-                    f"plans {self.plans_manager.plans_name} belong behind another stage whose weights were not handed "
-                    "over; start this stage through nnUNetv2_seq_train"
+                    f"plans {self.plans_manager.plans_name} follow another stage whose weights are missing; "
+                    "start this stage through nnUNetv2_seq_train"
                 )
             load_body(self._bare_network(), results_folder() / init.weights, init.weights_sha256)
             digest = body_digest(self._bare_network().state_dict())
@@ -121,13 +128,13 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         super().on_train_start()
 
     def on_epoch_start(self) -> None:
-        """nnU-Net's. Raises PlateauReached in place of an epoch that the recipe does not want any more."""
+        """Extend nnU-Net's hook: raise PlateauReached if the recipe's patience is exhausted."""
         if self.seq_transfer is not None:
             stop_at_plateau(self.logger.get_value("ema_fg_dice", step=None), self.seq_transfer.recipe)
         super().on_epoch_start()
 
     def on_train_epoch_start(self) -> None:
-        """nnU-Net's, after the parts of the network were frozen and freed that the recipe says for this epoch."""
+        """Extend nnU-Net's hook: freeze the parts of the network that the recipe freezes in this epoch."""
         freezing = self.seq_transfer is not None and freezes(self.seq_transfer.recipe)
         if self.seq_transfer is not None and freezing:
             bare = self._bare_network()
@@ -136,10 +143,10 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
                 self.print_to_log_file(f"seq_transfer: {summary(bare)}")
         super().on_train_epoch_start()
         if freezing:
-            hold_statistics(self._bare_network())
+            hold_statistics(self._bare_network())  # super has set everything to training mode
 
     def run_epochs(self) -> None:
-        """nnU-Net's; where the recipe's patience ends first, it ends as after the last epoch."""
+        """Run nnU-Net's loop over the epochs; at a plateau, end as after the last epoch."""
         try:
             super().run_epochs()
         except PlateauReached as reached:
@@ -152,7 +159,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         return self.seq_transfer is not None
 
     def checkpoint_content(self, epoch: int) -> dict[str, Any]:
-        """What nnU-Net's checkpoints hold, but naming the stock trainer."""
+        """Return what nnU-Net's checkpoints hold, with the stock trainer's name."""
         return {
             "network_weights": self._bare_network().state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
@@ -161,14 +168,15 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             "_best_ema": self._best_ema,
             "current_epoch": epoch,
             "init_args": self.my_init_kwargs,
+            # a user's subclass may change the network, so it keeps its own name
             "trainer_name": STOCK_TRAINER if type(self) is nnUNetTrainerSeqTransfer else type(self).__name__,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
         }
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's for the target; of a source, whose predictions nobody reads, only a summary of no case at all.
+        """Extend nnU-Net's method: skip the final validation of sources, which no one reads.
 
-        nnUNetv2_export_model_to_zip cannot do without that file.
+        A source gets a summary without cases, because nnUNetv2_export_model_to_zip needs that file.
         """
         if self.seq_transfer is not None and self.seq_transfer.role == "source":
             self.print_to_log_file("seq_transfer: a source's final validation is left out")
@@ -178,10 +186,17 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         super().perform_actual_validation(save_probabilities)
 
     def _bare_network(self) -> nn.Module:
-        """The network without the wrappers of DDP and torch.compile."""
+        """Return the network without the wrappers of DDP and torch.compile."""
         network = self.network
         if isinstance(network, DistributedDataParallel):
             network = network.module
         if isinstance(network, OptimizedModule):
             network = network._orig_mod
         return network  # type: ignore[no-any-return]
+
+
+def allowed_threads(limit: int) -> int:
+    """Return how many threads this process was given, at most ``limit``: by OMP_NUM_THREADS and its CPU affinity."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is for nested parallel regions
+    return min(limit, cores, int(text) if text.isdecimal() and int(text) > 0 else limit)

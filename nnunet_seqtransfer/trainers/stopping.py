@@ -1,68 +1,68 @@
-"""Stopping a training from outside: signals are noted, and heeded where nothing is lost."""
+"""The request to stop a training: signals are noted, and obeyed between two epochs."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from nnunet_seqtransfer.signals import handled
-from nnunet_seqtransfer.training.parent_watch import DriverWatch
-from nnunet_seqtransfer.training.stop_signals import STOPPED
+import psutil
+import torch
+from torch import distributed
+
+from nnunet_seqtransfer.signals import STOPPED, ParentWatch, handled
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
-"""SIGUSR1 is what Slurm can send some time before it ends a job."""
-TOGETHER = 1.0
-"""Seconds in which several signals are one wish: Ctrl-C reaches a training from its terminal and from its driver."""
+"""Signals that ask a training to stop; Slurm can send SIGUSR1 some time before it ends a job."""
+SAME_REQUEST_SECONDS = 1.0
+"""Signals within this time are one request: Ctrl-C reaches a training from its terminal and from its command."""
 
 
-class Stop:
-    """The wish that this training stops."""
+class StopRequest:
+    """Whether this training was asked to stop, and by what."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        "What asked for it: a signal's name, or the end of the driving command. None: nothing did."
-        self.lost = False
-        "Whether the lock was given up for lost: what is on disk may be another process's."
+        "Name of the signal, or another reason in words; None as long as nothing asked."
+        self.lock_lost = False
+        "Whether another process may have taken the training's lock, and so its folder."
         self.at_once = False
-        "Whether nothing would be lost by ending right now, as before the first and after the last iteration."
-        self._first: float | None = None  # when the first signal came
-        self._watch: DriverWatch | None = None
+        "Whether a signal may end the process immediately, as before the first epoch and in the final validation."
+        self._first_signal: float | None = None  # monotonic seconds
+        self._parent: ParentWatch | None = None
 
     @property
-    def requested(self) -> bool:
-        """Whether the training is to stop; looks after the driving command too."""
-        if self.reason is None and self._watch is not None and self._watch.is_gone:
-            self.reason = "the end of its driving command"
+    def is_made(self) -> bool:
+        """Whether the training is to stop; also looks whether the command that started it has ended."""
+        if self.reason is None and self._parent is not None and self._parent.is_gone:
+            self.reason = "the end of the command that started it"
         return self.reason is not None
 
     def lose_lock(self) -> None:
-        """Another process has taken this training over while this one was silent, as on a machine that slept."""
-        self.lost = True
+        """Request a stop because another process took the lock, as after a machine has slept."""
+        self.lock_lost = True
         self.reason = self.reason or "the loss of its lock to another process"
 
-    def follows_soon(self, seconds: float = TOGETHER) -> bool:
-        """Waits a little for a wish whose effect on a worker process was noticed before it."""
+    def follows_soon(self, seconds: float = SAME_REQUEST_SECONDS) -> bool:
+        """Wait up to ``seconds`` for a request whose effect on a worker process was noticed first."""
         deadline = time.monotonic() + seconds
-        while not self.requested and time.monotonic() < deadline:
+        while not self.is_made and time.monotonic() < deadline:
             time.sleep(0.02)
-        return self.requested
+        return self.is_made
 
     @contextmanager
-    def heeded(self, *, at_once: bool) -> Iterator[None]:
-        """Inside the block signals are noted in place of ending the process; forked processes die by them as before.
+    def noted(self, *, at_once: bool) -> Iterator[None]:
+        """Note signals while the block runs instead of ending the process; forked processes still die by them.
 
-        Signals that are ignored stay so (nohup). Outside of the main thread, where Python allows no handlers, only the
-        driving command is looked after.
+        Ignored signals stay ignored (nohup). Outside the main thread, for which Python allows no handlers, only the end
+        of the starting command is noticed.
         """
-        self._watch, self.at_once = DriverWatch(), at_once
+        self._parent, self.at_once = ParentWatch(), at_once
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -74,31 +74,36 @@ class Stop:
         if self.at_once:
             _end(f"seq_transfer: stopped by {name}, everything on disk stays as it was\n", STOPPED)
         now = time.monotonic()
-        if self._first is None:
-            self._first, self.reason = now, self.reason or name
-        elif now - self._first > TOGETHER:
-            _kill_children()
+        if self._first_signal is None:
+            self._first_signal, self.reason = now, self.reason or name
+        elif now - self._first_signal > SAME_REQUEST_SECONDS:
+            _kill_workers()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
 
-def _end(line: str, status: int) -> NoReturn:
-    """Ends the process inside a signal handler, where print may not be called, without waiting for anybody.
+def any_process(request: bool, device: torch.device) -> bool:
+    """Return whether any process of a distributed training passes True; all processes must call it."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return request
+    flag = torch.tensor(int(request), device=device)
+    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+    return bool(flag.item())
 
-    Pools whose workers were killed by the same signal would keep an orderly exit waiting for ever.
+
+def _end(line: str, status: int) -> NoReturn:
+    """End the process inside a signal handler without waiting.
+
+    An orderly exit would wait for ever for pools whose workers were killed by the same signal.
     """
     with suppress(OSError):
-        os.write(1, line.encode())
-    _kill_children()
+        os.write(1, line.encode())  # print may not be called in a signal handler
+    _kill_workers()
     os._exit(status)
 
 
-def _kill_children() -> None:
-    """Ends worker processes, which would otherwise go on without a parent."""
-    for child in multiprocessing.active_children():
-        child.kill()
-    # one that is being started this moment is not among them yet; the fourth field of proc(5)'s stat is the parent
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, IndexError):
-            if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                os.kill(int(path.parent.name), signal.SIGKILL)
+def _kill_workers() -> None:
+    """Kill the worker processes, which would otherwise continue without a parent."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()

@@ -1,4 +1,4 @@
-"""Independent stages side by side on the devices of this machine: one stage command for each, in the chain's order."""
+"""Independent stages side by side on the devices of this machine: one stage command per device."""
 
 from __future__ import annotations
 
@@ -6,183 +6,214 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.folders import own_command
+from nnunet_seqtransfer.signals import STOPPED, Stopped
 from nnunet_seqtransfer.training.chain import Chain
-from nnunet_seqtransfer.training.devices_running import RunningStage
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.prefetch import PreparingAhead
+from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
 from nnunet_seqtransfer.training.run_record import run_name
-from nnunet_seqtransfer.training.run_stage import Notify
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.state import Action
-from nnunet_seqtransfer.training.stop_signals import STOPPED, Stopped
-from nnunet_seqtransfer.training.supervise import PATIENCE
+from nnunet_seqtransfer.training.supervise import LOOK_SECONDS, STOP_SECONDS, TrainingBar, start_process
 
-_LOOK = 0.2
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def unfinished(chain: Chain) -> list[Stage]:
+    """Return the stages that have something left to do, in the order of the chain."""
+    return [stage for stage in chain.stages if chain.actions[stage] not in (Action.NOTHING, Action.NOT_NEEDED)]
 
 
 def next_stage(chain: Chain, begun: Collection[Stage], finished: Collection[Stage]) -> Stage | None:
-    """The first stage that is left to do, has not begun, and whose stage before is finished; None where none is."""
-    for stage in _left(chain):
+    """Return the first unfinished stage that can begin: its previous stage is finished. None if there is none."""
+    left = unfinished(chain)
+    for stage in left:
         previous = chain.previous(stage)
-        if stage not in begun and (previous is None or previous not in _left(chain) or previous in finished):
+        if stage not in begun and (previous is None or previous not in left or previous in finished):
             return stage
     return None
 
 
-def _left(chain: Chain) -> list[Stage]:
-    return [stage for stage in chain.stages if chain.actions[stage] not in (Action.NOTHING, Action.NOT_NEEDED)]
-
-
 @dataclass(frozen=True)
 class DevicesExecutor:
-    """Runs as many stages at once as there are devices."""
+    """Executor that runs as many stages at once as there are devices."""
 
     devices: tuple[str, ...]
-    "What CUDA_VISIBLE_DEVICES is set to, one for each stage that runs."
+    "Values for CUDA_VISIBLE_DEVICES, one per running stage."
     wait: bool = False
-    "Wait for another process that is at a stage, rather than say so and stop."
-    processes_ahead: int | None = None
-    "Workers that preprocess the next sources meanwhile; None for half of the others, 0 for none."
+    "Whether to wait for another process that is at a stage, instead of an error."
+    prefetch: int | None = None
+    "Workers that preprocess the next sources meanwhile; None for half of all workers, 0 for none."
 
     @property
     def waits(self) -> bool:
-        """See Executor."""
+        """Return True: `run` ends when the chain is finished."""
         return True
 
-    def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
-        """See Executor."""
+    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+        """Return one line that names the devices."""
         return (f"independent stages side by side, up to {len(self.devices)}, on devices {', '.join(self.devices)}",)
 
     def check(self, options: DeviceOptions) -> None:
-        """See Executor."""
+        """Raise StageError if not all devices can be used."""
         if options.gpus > 1:
             raise StageError("-devices trains each stage on one GPU; leave out -num_gpus, or -devices")
         if options.device == "mps" and len(self.devices) > 1:
             raise StageError("there is one mps device; leave out -devices")
         if options.device != "cuda":
             return
-        count = "import torch; print(torch.cuda.device_count())"  # in a process of its own, which sees just these
-        environment = {**os.environ, VISIBLE: ",".join(self.devices)}
+        # torch reads the variable once, so count in a new process
+        count = "import torch; print(torch.cuda.device_count())"
+        environment = {**os.environ, VISIBLE_VARIABLE: ",".join(self.devices)}
         seen = subprocess.run(
             [sys.executable, "-c", count], env=environment, capture_output=True, text=True, check=False
         )
         visible = seen.stdout.strip() or "0"
         if visible != str(len(self.devices)):
             raise StageError(
-                f"of the {len(self.devices)} GPUs in -devices {','.join(self.devices)}, {visible} can be used; "
-                "nvidia-smi lists those of this machine"
+                f"{visible} of the {len(self.devices)} GPUs in -devices {','.join(self.devices)} can be used; run "
+                "nvidia-smi to list the GPUs of this machine"
             )
 
-    def run(self, chain: Chain, options: DeviceOptions, processes: int, notify: Notify) -> None:
-        """See Executor. A stage that fails stops those behind it; the others go on.
+    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+        """Run all stages. A stage that fails stops the later ones that need it; the others continue.
 
-        Raises StageError where stages have failed, Stopped where one was asked to stop by others than this process.
+        Raises StageError if stages have failed, Stopped if a stage was stopped by a signal that this process did not
+        send.
         """
-        for stage in [stage for stage in chain.stages if stage not in _left(chain)]:
-            notify(f"{chain.title(stage)} {chain.actions[stage].value}")
-        most = max(1, processes // 2) if self.processes_ahead is None else self.processes_ahead
-        with PreparingAhead(chain, most) as ahead, _stopping_all(_Work()) as work:
-            while self._start_all(chain, options, processes, work, ahead, notify) or work.running:
-                for place in [place for place, running in work.running.items() if running.has_ended()]:
-                    work.end(place, notify)
-                time.sleep(_LOOK)
-        _conclude(chain, work)
+        for stage in chain.stages:
+            if stage not in unfinished(chain):
+                context.notify(f"{chain.title(stage)} {chain.actions[stage].value}")
+        board = _Board()
+        with Prefetch(chain, prefetch_workers(context.processes, self.prefetch)) as prefetch, _stopping_all(board):
+            while self._start_all(chain, options, context, board, prefetch) or board.running:
+                for index in [index for index, running in board.running.items() if running.has_ended()]:
+                    board.end(index, context)
+                time.sleep(LOOK_SECONDS)
+        _raise_if_unfinished(chain, board)
 
     def _start_all(
-        self,
-        chain: Chain,
-        options: DeviceOptions,
-        processes: int,
-        work: _Work,
-        ahead: PreparingAhead,
-        notify: Notify,
+        self, chain: Chain, options: DeviceOptions, context: Context, board: _Board, prefetch: Prefetch
     ) -> bool:
-        """Starts stages on free devices; whether it has started any."""
+        """Start stages on free devices; return whether any was started."""
         started = False
-        for place, device in enumerate(self.devices):
-            stage = next_stage(chain, work.begun, work.finished)
-            if place in work.running or stage is None:
+        for index, device in enumerate(self.devices):
+            stage = next_stage(chain, board.begun, board.finished)
+            if index in board.running or stage is None:
                 continue
-            work.begun.add(stage)
             command = [own_command("continue"), run_name(chain.folder), "-stage", stage.key]
-            command += ["-np", str(max(1, processes // len(self.devices))), "-device", options.device]
-            environment: Mapping[str, str] = {VISIBLE: device} if options.device == "cuda" else {}
-            notify(f"{chain.title(stage)} {chain.actions[stage].value} on device {device}")
-            ahead.start(stage)
+            command += ["-np", str(max(1, context.processes // len(self.devices))), "-device", options.device]
             command += ["--wait"] if self.wait else []
-            work.running[place] = RunningStage(chain, stage, tuple(command), environment, place)
+            environment = {VISIBLE_VARIABLE: device} if options.device == "cuda" else {}
+            context.notify(f"{chain.title(stage)} {chain.actions[stage].value} on device {device}")
+            prefetch.start(stage)
+            board.begun.add(stage)
+            board.running[index] = _RunningStage(chain, stage, command, environment, line=index)
             started = True
         return started
 
 
-@dataclass
-class _Work:
-    """What is being done and has been done."""
+class _RunningStage:
+    """Process of a stage command, with the progress of the training that it runs."""
 
-    running: dict[int, RunningStage] = field(default_factory=dict)
-    "By the place of their device."
+    def __init__(self, chain: Chain, stage: Stage, command: list[str], environment: dict[str, str], line: int) -> None:
+        self.stage = stage
+        self.title = chain.title(stage)
+        log = chain.log(stage)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        self.output: Path = log.with_name(f"{log.stem}_command.log")  # the training writes the other log by itself
+        self.output.unlink(missing_ok=True)
+        self._bar = TrainingBar(log, self.title, stage.recipe.epochs, line)
+        self.process = start_process(command, self.output, environment)
+
+    def has_ended(self) -> bool:
+        """Show the progress; return whether the process has ended."""
+        ended = self.process.poll() is not None
+        self._bar.update()
+        return ended
+
+    def close(self) -> int:
+        """End the progress bar; wait for the process and return its exit status."""
+        self._bar.close()
+        return self.process.wait()
+
+    def failure(self, status: int) -> str:
+        """Return one line that says why the stage has failed."""
+        lines = self.output.read_text(errors="replace").splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return f"{self.title} failed: {errors[-1] if errors else f'exit status {status}; see {self.output}'}"
+
+
+@dataclass
+class _Board:
+    """Stages that run and have run."""
+
+    running: dict[int, _RunningStage] = field(default_factory=dict)
+    "Index of the device -> process."
     begun: set[Stage] = field(default_factory=set)
     finished: set[Stage] = field(default_factory=set)
     stopped: list[str] = field(default_factory=list)
+    "Titles of stages that stopped at a checkpoint."
     failures: list[str] = field(default_factory=list)
 
-    def end(self, place: int, notify: Notify) -> None:
-        """Takes in how a stage has ended."""
-        running = self.running.pop(place)
+    def end(self, index: int, context: Context) -> None:
+        """Record and report how a stage has ended."""
+        running = self.running.pop(index)
         status = running.close()
-        title = running.title
         if status == 0:
             self.finished.add(running.stage)
-            notify(f"{title} finished")
+            context.notify(f"{running.title} finished")
         elif status == STOPPED:
-            self.stopped.append(title)
-            notify(f"{title} stopped at a checkpoint")
+            self.stopped.append(running.title)
+            context.notify(f"{running.title} stopped at a checkpoint")
         else:
             self.failures.append(running.failure(status))
-            notify(self.failures[-1])
+            context.notify(self.failures[-1])
 
 
 @contextmanager
-def _stopping_all(work: _Work) -> Iterator[_Work]:
-    """Where the block is interrupted, asks all stages to stop at a checkpoint, and waits for them.
+def _stopping_all(board: _Board) -> Iterator[None]:
+    """If the block is interrupted, ask all stages to stop at a checkpoint and wait for them.
 
     A second Ctrl-C or signal asks them again, which ends their trainings at once.
     """
     try:
-        yield work
+        yield
     except BaseException:
-        for running in work.running.values():
-            running.child.terminate()
+        processes = [running.process for running in board.running.values()]
+        _terminate(processes)
         try:
-            _wait_for_all(work, PATIENCE)
+            for process in processes:
+                process.wait(STOP_SECONDS)
         except (KeyboardInterrupt, Stopped, subprocess.TimeoutExpired):
-            for running in work.running.values():
-                running.child.terminate()
-            _wait_for_all(work, None)
+            _terminate(processes)
+            for process in processes:
+                process.wait()
         raise
     finally:
-        for running in work.running.values():
+        for running in board.running.values():
             running.close()
 
 
-def _wait_for_all(work: _Work, seconds: float | None) -> None:
-    for running in work.running.values():
-        running.child.wait(seconds)
+def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
 
 
-def _conclude(chain: Chain, work: _Work) -> None:
-    """Raises StageError or Stopped where not all is finished."""
-    left = [stage for stage in _left(chain) if stage not in work.finished]
-    if work.failures:
-        waiting = len(left) - len(work.failures) - len(work.stopped)
-        behind = f"; {waiting} behind them not begun" if waiting else ""
-        raise StageError(f"{len(work.failures)} stage(s) failed, see above{behind}; the same command does what is left")
-    if work.stopped:
-        raise Stopped("a signal to " + ", ".join(work.stopped))
+def _raise_if_unfinished(chain: Chain, board: _Board) -> None:
+    """Raise StageError if stages have failed, Stopped if stages were stopped."""
+    if board.failures:
+        left = [stage for stage in unfinished(chain) if stage not in board.finished]
+        waiting = len(left) - len(board.failures) - len(board.stopped)
+        behind = f"; {waiting} later stage(s) not begun" if waiting else ""
+        raise StageError(f"{len(board.failures)} stage(s) failed, see above{behind}; rerun to do what is left")
+    if board.stopped:
+        raise Stopped("a signal to " + ", ".join(board.stopped))

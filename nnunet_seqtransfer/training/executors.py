@@ -1,92 +1,117 @@
-"""Who runs the stages of a chain: this process one after the other, or something that runs their commands."""
+"""Executors: who runs the stages of a chain, this process or something that runs their commands."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.slurm.executor import SlurmExecutor, stage_jobs
+from nnunet_seqtransfer.slurm.script import site_options
 from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.devices import DevicesExecutor
 from nnunet_seqtransfer.training.job import DeviceOptions, Job
-from nnunet_seqtransfer.training.prefetch import PreparingAhead
+from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
 from nnunet_seqtransfer.training.run_record import write_run
-from nnunet_seqtransfer.training.run_stage import Notify, run_stage
+from nnunet_seqtransfer.training.run_stage import run_stage
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.supervise import run_job
 
+ENTRY_POINT_GROUP = "nnunet_seqtransfer.executors"
+"""Python entry points of executors in other packages: name -> callable that takes ExecutorOptions."""
+LOCAL, SLURM, RECORD = "local", "slurm", "record"
+
 
 class Executor(Protocol):
-    """Something that does what is left of a chain."""
+    """Something that runs the unfinished stages of a chain."""
 
     @property
     def waits(self) -> bool:
-        """Whether `run` ends when the chain is finished, and not when it has been handed on."""
+        """Whether `run` ends when the chain is finished; False if it only hands the chain over."""
         ...
 
-    def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
-        """Lines of text for --dry_run: how the stages would be run, beyond what each of them does."""
+    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+        """Return lines for --dry_run: how the stages would be run."""
         ...
 
     def check(self, options: DeviceOptions) -> None:
-        """Raises StageError where the devices asked for are not to be had; called before anything is written."""
+        """Raise a SeqTransferError if the stages cannot run; called before anything is written."""
         ...
 
-    def run(self, chain: Chain, options: DeviceOptions, processes: int, notify: Notify) -> None:
-        """Does what is left, or has it done. Raises StageError where a stage fails."""
+    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+        """Run the unfinished stages, or hand them over. Raises StageError if a stage fails."""
         ...
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """Options of the commands for running stages; each executor reads those that concern it."""
+
+    wait: bool = False
+    "Whether to wait for another process that is at a stage, instead of an error."
+    prefetch: int | None = None
+    "Workers that preprocess the next sources while one trains; None for half of all workers, 0 for none."
+    devices: tuple[str, ...] | None = None
+    "Devices to train on side by side; None to train one stage after the other."
+    slurm: tuple[str, ...] = ()
+    "Options of sbatch, each as NAME=VALUE or NAME."
+    slurm_config: Path | None = None
+    "File with options of sbatch; None for the user's own, if it exists."
 
 
 def run_chain(
     chain: Chain,
     options: DeviceOptions,
     executor: Executor,
-    processes: int,
-    notify: Notify,
+    context: Context,
     *,
     before_replacing: Callable[[Path], None] | None = None,
 ) -> None:
-    """Does what is left of a chain; ``before_replacing``: see `write_run`.
+    """Record a run and do what is left of it; ``before_replacing``: see `write_run`.
 
-    Every step is decided from what is on disk and done so that it can be repeated: after an interruption at any
-    moment, the same call does what is left, and nothing twice that was finished.
+    Every step is decided from what is on disk and can be repeated. After an interruption at any moment, the same call
+    does what is left, and nothing twice that was finished.
     """
     if not chain.is_finished:
         executor.check(options)
-        write_run(chain, options, processes, before_replacing)
-    executor.run(chain, options, processes, notify)
+        write_run(chain, options, context.processes, before_replacing)
+    executor.run(chain, options, context)
 
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Runs one stage after the other on this machine, and prepares the next ones' data meanwhile."""
+    """Executor that runs one stage after the other on this machine and preprocesses later sources meanwhile."""
 
     train: Callable[[Job], None] = run_job
-    "Runs a training's command to its end."
+    "Function that runs a training's command to its end."
     wait: bool = False
-    "Wait for another process that is at a stage, rather than say so and stop."
-    processes_ahead: int | None = None
-    "Workers that preprocess the next sources while one trains; None for half of the others, 0 for none."
+    "Whether to wait for another process that is at a stage, instead of an error."
+    prefetch: int | None = None
+    "Workers that preprocess the next sources while one trains; None for half of all workers, 0 for none."
 
     @property
     def waits(self) -> bool:
-        """See Executor."""
+        """Return True: `run` ends when the chain is finished."""
         return True
 
-    def describe(self, chain: Chain, options: DeviceOptions, processes: int) -> tuple[str, ...]:
-        """See Executor."""
+    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+        """Return no lines: the stages run in their order."""
         return ()
 
     def check(self, options: DeviceOptions) -> None:
-        """See Executor."""
+        """Raise StageError if this machine lacks the devices."""
         visible = torch.cuda.device_count() if options.device == "cuda" else 0
         if options.device == "cuda" and visible < options.gpus:
             raise StageError(
-                f"{options.gpus} CUDA GPU(s) wanted, {visible} visible; use -device cpu, or check the driver and "
+                f"{options.gpus} CUDA GPU(s) requested, {visible} visible; use -device cpu, or check the driver and "
                 "CUDA_VISIBLE_DEVICES"
             )
         if options.device == "mps" and not torch.backends.mps.is_available():
@@ -94,16 +119,63 @@ class LocalExecutor:
         if options.device != "cuda" and options.gpus > 1:
             raise StageError(f"-num_gpus {options.gpus} needs -device cuda, not {options.device}")
 
-    def run(self, chain: Chain, options: DeviceOptions, processes: int, notify: Notify) -> None:
-        """See Executor."""
-        most = max(1, processes // 2) if self.processes_ahead is None else self.processes_ahead
-        with PreparingAhead(chain, most) as ahead:
+    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+        """Run all stages. Raises StageError if one fails."""
+        with Prefetch(chain, prefetch_workers(context.processes, self.prefetch)) as prefetch:
             for stage in chain.stages:
-                train = partial(self._train, ahead, stage, notify)
-                run_stage(chain, stage, options, processes, notify, train=train, wait=self.wait)
+                train = partial(self._train, prefetch, stage, context)
+                run_stage(chain, stage, options, context.processes, context.notify, train=train, wait=self.wait)
 
-    def _train(self, ahead: PreparingAhead, stage: Stage, notify: Notify, job: Job) -> None:
-        workers = ahead.start(stage)
+    def _train(self, prefetch: Prefetch, stage: Stage, context: Context, job: Job) -> None:
+        workers = prefetch.start(stage)
         if workers:
-            notify(f"meanwhile {workers} process(es) preprocess the next sources, see {ahead.log}")
+            context.notify(f"meanwhile {workers} process(es) preprocess the next sources, see {prefetch.log}")
         self.train(job)
+
+
+@dataclass(frozen=True)
+class RecordExecutor:
+    """Executor that trains nothing: it prints the commands that are left, for any other scheduler."""
+
+    @property
+    def waits(self) -> bool:
+        """Return False: the scheduler runs the commands later."""
+        return False
+
+    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+        """Return one line per stage: its key, its command, and the key of the stage to wait for, with tabs between."""
+        jobs = stage_jobs(chain, context.processes)
+        return tuple("\t".join((job.key, shlex.join(job.command), job.after or "")) for job in jobs)
+
+    def check(self, options: DeviceOptions) -> None:
+        """Do nothing: the stages check their devices themselves."""
+
+    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+        """Print the lines of `describe`."""
+        for line in self.describe(chain, options, context):
+            print(line)  # noqa: T201 - the commands are the output
+
+
+def executor_names() -> tuple[str, ...]:
+    """Return the names of all executors: those of this package, then those that other packages register."""
+    others = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return (LOCAL, SLURM, RECORD, *sorted(others - {LOCAL, SLURM, RECORD}))
+
+
+def make_executor(name: str, options: ExecutorOptions) -> Executor:
+    """Return the executor of that name.
+
+    Raises StageError, which names all executors, if there is none; SeqTransferError for options that it refuses.
+    """
+    if name == SLURM:
+        return SlurmExecutor(site_options(options.slurm, options.slurm_config))
+    if name == RECORD:
+        return RecordExecutor()
+    if name == LOCAL and options.devices is not None:
+        return DevicesExecutor(options.devices, wait=options.wait, prefetch=options.prefetch)
+    if name == LOCAL:
+        return LocalExecutor(wait=options.wait, prefetch=options.prefetch)
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        made: Executor = point.load()(options)
+        return made
+    raise StageError(f"unknown executor {name!r}; choose one of: {', '.join(executor_names())}")

@@ -1,72 +1,92 @@
-"""A stage as a command line: what nnUNetv2_train is called with, and in which environment."""
+"""The nnUNetv2_train command of a stage and its environment."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import external_trainers, installed_command
-from nnunet_seqtransfer.training import epoch_progress as midway
-from nnunet_seqtransfer.training import parent_watch as driver
+from nnunet_seqtransfer.signals import PARENT_VARIABLE
 from nnunet_seqtransfer.training.stages import TRAINER, Stage
 from nnunet_seqtransfer.training.state import Action
+
+CHECKPOINT_VARIABLE = "nnUNet_seq_checkpoint_minutes"
+"""Environment variable with the minutes between checkpoints; the commands set it for their trainings."""
+CHECKPOINT_MINUTES = 10.0
+"""Default minutes between checkpoints. A guess: little work to lose, and writing a checkpoint takes about a second."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One stage as a command line that any scheduler can run."""
+    """One training as a command line that any scheduler can run."""
 
     title: str
-    "What people are shown: 'stage 2 of 3: Dataset024_X'."
+    "Title for people: 'stage 2 of 3: Dataset024_X'."
     command: tuple[str, ...]
-    "The command and its arguments, never a shell string."
+    "Program and arguments, never a shell string."
     environment: Mapping[str, str]
-    "Variables to set on top of those of this process."
+    "Variables added to those of this process."
     log: Path
-    "Where the output goes."
+    "File that receives the output."
     epochs: int
-    "How many epochs the training has, for the progress bar."
-    goes_on_without_first: bool = False
-    "Whether its processes go on to a checkpoint when the first of them has ended, as nnU-Net's on several GPUs do."
+    "Epochs of the whole training, for the progress bar."
+    workers_outlive_parent: bool = False
+    "True for DDP: workers finish their checkpoint after the launcher has exited."
 
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Where and how nnU-Net trains; nothing of it changes what is learned."""
+    """Devices and outputs of a training; none of them changes what is learned."""
 
     device: str = "cuda"
     "cuda, cpu or mps."
     gpus: int = 1
-    "GPUs to use at once (DDP)."
+    "GPUs per training (DDP)."
     npz: bool = False
-    "Keep softmax outputs of the final validation."
-    checkpoint_minutes: float = midway.CHECKPOINT_MINUTES
-    "Minutes between checkpoints, also within an epoch; 0: only at the end of epochs."
+    "Whether to keep the softmax outputs of the final validation."
+    checkpoint_minutes: float = CHECKPOINT_MINUTES
+    "Minutes between checkpoints, checked after every epoch; 0 for nnU-Net's checkpoints alone."
 
 
 def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, log: Path) -> Job:
-    """The nnUNetv2_train command for what a stage needs.
-
-    ``--c`` is given only where there is a checkpoint: without one it would train from the start and merely warn.
-    """
+    """Return the nnUNetv2_train command for what a stage needs."""
     command = [
         train_command(),
         *(stage.dataset, stage.configuration, stage.fold),
         *("-tr", TRAINER, "-p", stage.plans_name, "-device", options.device, "-num_gpus", str(options.gpus)),
     ]
+    # --c without a checkpoint would train from the start and merely warn
     command += {Action.RESUME: ["--c"], Action.VALIDATE: ["--val"]}.get(action, [])
     if options.npz and stage.role == "target":
         command.append("--npz")
     environment = {
         "nnUNet_extTrainer": external_trainers(),
         "PYTHONUNBUFFERED": "1",
-        midway.VARIABLE: f"{options.checkpoint_minutes:g}",
-        driver.VARIABLE: driver.mark(),
+        CHECKPOINT_VARIABLE: f"{options.checkpoint_minutes:g}",
+        PARENT_VARIABLE: str(os.getpid()),
     }
-    return Job(title, tuple(command), environment, log, stage.recipe.epochs, goes_on_without_first=options.gpus > 1)
+    return Job(title, tuple(command), environment, log, stage.recipe.epochs, workers_outlive_parent=options.gpus > 1)
 
 
 def train_command() -> str:
-    """The path of nnUNetv2_train of this Python environment. Raises StageError where there is none."""
+    """Return the path of nnUNetv2_train in this Python environment. Raises StageError if it is not installed."""
     return installed_command("nnUNetv2_train")
+
+
+def checkpoint_seconds(environment: Mapping[str, str] = os.environ) -> float:
+    """Return the seconds between checkpoints that the environment sets; infinity if it switches them off.
+
+    Raises SeqTransferError if the variable is not a number of minutes.
+    """
+    text = environment.get(CHECKPOINT_VARIABLE, "")
+    try:
+        minutes = float(text) if text.strip() else CHECKPOINT_MINUTES
+    except ValueError:
+        minutes = math.nan
+    if not 0 <= minutes < math.inf:
+        raise SeqTransferError(f"{CHECKPOINT_VARIABLE} is {text!r}; set it to minutes, 0 to switch off")
+    return 60 * minutes if minutes else math.inf

@@ -1,45 +1,55 @@
-"""The next sources' data, preprocessed by a process beside the training: few workers, low priority, bounded memory."""
+"""Preprocessing of later sources while a stage trains: few workers, low priority, bounded memory."""
 
 from __future__ import annotations
 
 import math
 import os
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.folders import own_command
 from nnunet_seqtransfer.nnunet.preprocessing import resampled_voxels
 from nnunet_seqtransfer.training.chain import Chain
-from nnunet_seqtransfer.training.memory import available_memory
 from nnunet_seqtransfer.training.prepare import missing_cases
 from nnunet_seqtransfer.training.run_record import run_name
 from nnunet_seqtransfer.training.stages import Stage
+from nnunet_seqtransfer.training.supervise import start_process
 
 NICENESS = 10
-"""Training comes first: its own workers augment data on the same cores."""
+"""Niceness of the process: the training's workers augment data on the same cores and come first."""
 SHARE_OF_MEMORY = 0.5
-"""Of the memory that is available when it starts: the rest is the training's. A guess."""
+"""Share of the available memory that the workers may use; the rest is for the training. A guess."""
 BYTES_PER_VOXEL = 50
-"""Peak memory of preprocessing a case, for each channel and each voxel before or after resampling, whichever are more:
-what nnU-Net took for one channel of 320^3 voxels; more channels take less each. See docs/measurements.md."""
+"""Peak memory of preprocessing a case, per channel and voxel before or after resampling, whichever are more.
+
+Measured with nnU-Net on one channel of 320^3 voxels; more channels take less each. See docs/measurements.md."""
 BYTES_PER_WORKER = 600e6
-"""A worker's own: Python, torch and nnU-Net."""
+"""Memory of a worker without a case: Python, torch and nnU-Net."""
+PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+_MEMORY_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""Version of control groups -> files of limit and usage, and the key of droppable file memory in memory.stat."""
 
 
 @dataclass
-class PreparingAhead:
-    """A context in which `start` begins to preprocess what later stages need; its end ends that too."""
+class Prefetch:
+    """Context in which `start` preprocesses what later stages need; leaving it ends the process."""
 
     chain: Chain
-    "The chain, which is recorded: the process reads its record."
+    "Recorded chain; the process reads the record."
     processes: int
-    "At most so many workers; 0 prepares nothing ahead."
+    "Maximum number of workers; 0 switches prefetching off."
     _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
-    def __enter__(self) -> PreparingAhead:
+    def __enter__(self) -> Prefetch:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,14 +59,13 @@ class PreparingAhead:
 
     @property
     def log(self) -> Path:
-        """Where it says what it does."""
+        """File with the output of the process."""
         return self.chain.folder / "logs" / "preprocessing_ahead.log"
 
     def start(self, running: Stage) -> int:
-        """Starts the process where there is something for it to do; returns its number of workers, or 0.
+        """Start the process if it has work to do; return its number of workers, or 0.
 
-        What goes wrong in it, or with its start, is no error here: the stage that needs the data tries again, and says
-        what is wrong.
+        A failure is no error here: the stage that needs the data tries again and reports what is wrong.
         """
         if self._child is not None and self._child.poll() is None:
             return 0
@@ -70,19 +79,15 @@ class PreparingAhead:
 
     def _start(self, workers: int) -> subprocess.Popen[bytes]:
         command = [own_command("continue"), run_name(self.chain.folder), "--prepare_only", "-np", str(workers)]
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        child = start_process(command, self.log)
         if hasattr(os, "setpriority"):
-            with suppress(OSError):  # it may have ended; and only root may make it less nice than it is
+            with suppress(OSError):  # it may have ended; and only root may lower the niceness
                 own = os.getpriority(os.PRIO_PROCESS, 0)
                 os.setpriority(os.PRIO_PROCESS, child.pid, max(NICENESS, own))
         return child
 
     def _workers(self, running: Stage) -> int:
-        """How many workers there may be: the most that fit into the memory, at most as many as cases are missing."""
+        """Return the largest number of workers that fits into memory and has cases to do."""
         if self.processes == 0:
             return 0
         memory = available_memory()
@@ -101,11 +106,51 @@ class PreparingAhead:
         return most
 
 
+def prefetch_workers(processes: int, requested: int | None) -> int:
+    """Return the maximum number of prefetch workers: as requested, or half of ``processes``."""
+    return max(1, processes // 2) if requested is None else requested
+
+
 def case_bytes(voxels: int, channels: int) -> float:
-    """About the most memory that preprocessing a case takes, in bytes; ``voxels`` before or after resampling."""
+    """Estimate the peak memory of preprocessing a case, in bytes; ``voxels`` before or after resampling."""
     return voxels * channels * BYTES_PER_VOXEL + BYTES_PER_WORKER
 
 
 def workers_in(memory: float, case: float) -> int:
-    """How many workers fit into the share of ``memory`` (bytes) that may be used, each needing ``case`` bytes."""
+    """Return how many workers of ``case`` bytes fit into the usable share of ``memory`` bytes."""
     return int(SHARE_OF_MEMORY * memory / case)
+
+
+def available_memory(proc: Path = PROC, groups: Path = CONTROL_GROUPS) -> float:
+    """Return the bytes that this process can get without swapping: on the machine and in its container or job."""
+    limits = [_bytes_left(folder, version) for folder, version in _own_groups(proc, groups)]
+    return min([float(psutil.virtual_memory().available), *limits])
+
+
+def _own_groups(proc: Path, groups: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the control groups of this process and all above, whose limits hold too, with their version.
+
+    See cgroups(7). In a container the group may have another name inside than outside; the limits of the upper groups
+    still apply.
+    """
+    lines = (proc / "self" / "cgroup").read_text().splitlines() if (proc / "self" / "cgroup").is_file() else []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        version = 1 if "memory" in controllers.split(",") else 2
+        if version == 1 or number == "0":
+            base = groups / "memory" if version == 1 else groups
+            own = base.joinpath(*(part for part in path.split("/") if part not in ("", "..")))
+            yield from ((folder, version) for folder in (own, *own.parents) if folder.is_relative_to(base))
+
+
+def _bytes_left(group: Path, version: int) -> float:
+    """Return what a control group has left; infinity without a limit."""
+    limit, usage, droppable = _MEMORY_FILES[version]
+    try:
+        most, used = int((group / limit).read_text()), int((group / usage).read_text())  # "max" without a limit
+        rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # cached files count as used, but are dropped when memory is needed
+        used -= sum(int(value) for name, value in rows if name == droppable)
+        return float(max(0, most - max(0, used)))
+    except (OSError, ValueError):
+        return math.inf

@@ -8,14 +8,10 @@ from pathlib import Path
 
 from nnunet_seqtransfer.errors import CheckpointError, StageError
 from nnunet_seqtransfer.storage import is_sound_archive, is_whole_archive
-from nnunet_seqtransfer.training.epoch_progress import read_midway
 from nnunet_seqtransfer.training.stage_files import BEST, FINAL, LATEST, PREVIOUS, UNFINISHED
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.state import Action
 from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
-
-Place = tuple[int, int]
-"""How far a checkpoint is: the epoch that runs, and its iterations that are done."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +20,10 @@ class Candidates:
 
     latest: bool
     "There is a sound checkpoint_latest.pth."
-    best: Place | None
-    "How far checkpoint_best.pth is; None where it is missing or damaged."
-    previous: Place | None
-    "The same of checkpoint_previous.pth."
+    best: int | None
+    "Finished epochs in checkpoint_best.pth; None if it is missing or damaged."
+    previous: int | None
+    "Finished epochs in checkpoint_previous.pth; None if it is missing or damaged."
 
 
 def takes_previous(found: Candidates) -> bool:
@@ -64,8 +60,8 @@ def recover(stage: Stage, action: Action, notify: Callable[[str], None]) -> None
     both = not latest and best and previous  # only then is it worth reading how far they are
     found = Candidates(
         latest,
-        (_place(stage.output / BEST) if both else (0, 0)) if best else None,
-        (_place(stage.output / PREVIOUS) if both else (0, 0)) if previous else None,
+        (_epochs(stage.output / BEST) if both else 0) if best else None,
+        (_epochs(stage.output / PREVIOUS) if both else 0) if previous else None,
     )
     if takes_previous(found):
         notify(f"{stage.output / LATEST} is not there; the training goes on from {PREVIOUS}")
@@ -85,10 +81,8 @@ def _is_kept(path: Path, notify: Callable[[str], None], *, deeply: bool) -> bool
     return not fault
 
 
-def _place(path: Path) -> Place:
+def _epochs(path: Path) -> int:
     try:
-        checkpoint = load_checkpoint(path)
-        midway = read_midway(checkpoint)
-        return int(checkpoint["current_epoch"]), midway.iterations if midway else 0
+        return int(load_checkpoint(path)["current_epoch"])
     except (CheckpointError, KeyError, TypeError, ValueError):  # readable by nnU-Net perhaps, but not known how far
-        return (-1, 0)
+        return -1

@@ -1,130 +1,184 @@
-"""One job as a child process: its output in a log, its progress on the terminal, and an end at a checkpoint."""
+"""Child processes: output in a log, progress on the terminal, and an end at a checkpoint."""
 
 from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TextIO
+from pathlib import Path
 
+import psutil
 from tqdm import tqdm
 
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.training_log import LogReader
-from nnunet_seqtransfer.training import process_group as session
+from nnunet_seqtransfer.signals import STOPPED, Stopped
 from nnunet_seqtransfer.training.job import Job
-from nnunet_seqtransfer.training.stop_signals import STOPPED, Stopped
 
-PATIENCE = 600.0
-"""Seconds in which a training that was asked to stop has to reach its next iteration and write a checkpoint."""
-_LOOK = 0.2
-_REST = 5.0
-"""Seconds in which workers have to end after their training has."""
-_HAS_STOPPED = "seq_transfer: stopped by"
+STOP_SECONDS = 3600.0
+"""Seconds that a training which was asked to stop may take to finish its epoch and write a checkpoint."""
+LOOK_SECONDS = 0.2
+"""Seconds between two looks at a child process."""
+_WORKER_SECONDS = 5.0
+"""Seconds that worker processes may outlive their training."""
+_STOPPED_LINE = "seq_transfer: stopped by"
 
 
 def run_job(job: Job) -> None:
-    """Runs a job to its end.
+    """Run a training to its end.
 
-    The child writes to its log by itself, and in a session of its own: so neither the end of this process nor Ctrl-C in
-    its terminal cuts it off in the middle of a write. Ctrl-C and signals are passed on, and it is waited for.
+    The child writes to its log by itself, in a session of its own: neither the end of this process nor Ctrl-C in its
+    terminal cuts it off while it writes. Ctrl-C and signals are passed on, and the child is waited for.
 
-    Raises StageError where it fails, Stopped where it has stopped at a checkpoint without having been asked by this
-    process, and what interrupted the waiting.
+    Raises StageError if the training fails, Stopped if it stopped at a checkpoint for a reason other than this process,
+    and whatever interrupted the waiting.
     """
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as out, job.log.open(errors="replace") as log:
-        log.seek(0, os.SEEK_END)
-        child = subprocess.Popen(
-            job.command,
-            env={**os.environ, **job.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            last = _follow(child, log, job)
-        except BaseException:
-            _stop(child, job)
-            raise
-    # on several GPUs nnU-Net covers the status of its processes with its own
-    if child.returncode == STOPPED or (child.returncode and any(line.startswith(_HAS_STOPPED) for line in last)):
+    job.log.touch()
+    last: deque[str] = deque(maxlen=200)
+    bar = TrainingBar(job.log, job.title, job.epochs)
+    child = start_process(job.command, job.log, job.environment)
+    try:
+        _follow(child, bar, last)
+    except BaseException:
+        _stop(child, job)
+        raise
+    finally:
+        last += bar.update()
+        last.append(bar.close())
+    # on several GPUs nnU-Net replaces the exit status of its processes
+    if child.returncode == STOPPED or (child.returncode and any(line.startswith(_STOPPED_LINE) for line in last)):
         raise Stopped("the training")
     if child.returncode != 0:
         raise StageError(_failure(job, child.returncode, last))
 
 
-def _follow(child: subprocess.Popen[bytes], log: TextIO, job: Job) -> Sequence[str]:
-    """Shows the progress that the child writes to its log; returns the last lines."""
-    last: deque[str] = deque(maxlen=200)
-    reader = LogReader()
-    quiet = not sys.stderr.isatty()
-    with tqdm(
-        total=job.epochs, desc=job.title, unit="epoch", mininterval=10 if quiet else 0.5, ascii=quiet or None
-    ) as bar:
-        for line in _lines(child, log):
-            last.append(line)
-            epoch = reader.feed(line)
-            if epoch is not None:
-                if bar.n == 0:  # a resumed training starts above 0
-                    bar.initial = epoch.number
-                bar.n = epoch.number + 1
-                if not math.isnan(epoch.mean_dice):
-                    bar.set_postfix_str(f"pseudo Dice {epoch.mean_dice:.3f}", refresh=False)
-                bar.refresh()
-    return last
+def _follow(child: subprocess.Popen[bytes], bar: TrainingBar, last: deque[str]) -> None:
+    while child.poll() is None:
+        last += bar.update()
+        time.sleep(LOOK_SECONDS)
 
 
-def _lines(child: subprocess.Popen[bytes], log: TextIO) -> Iterator[str]:
-    """Whole lines of the log as they come, until the child has ended; what it left of a last line too."""
-    started = ""
-    ended = False
-    while True:
-        text = log.readline()
-        if not text:
-            if ended:
-                break
-            ended = child.poll() is not None  # and then one more look at what it wrote last
-            if not ended:
-                time.sleep(_LOOK)
-            continue
-        started += text
-        if started.endswith("\n"):
-            yield started.rstrip()
-            started = ""
-    if started:
-        yield started.rstrip()
+def start_process(
+    command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own and append its output to a file.
+
+    Args:
+        command: program and arguments.
+        output: file for stdout and stderr.
+        environment: variables added to those of this process.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("ab") as stream:
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+class TrainingBar:
+    """Progress bar of one training, fed from what is added to its log."""
+
+    def __init__(self, log: Path, title: str, epochs: int, line: int = 0) -> None:
+        self._log = log.open(errors="replace")
+        self._log.seek(0, os.SEEK_END)
+        self._reader, self._rest = LogReader(), ""
+        quiet = not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=epochs,
+            desc=title,
+            unit="epoch",
+            position=line,
+            mininterval=10 if quiet else 0.5,
+            ascii=quiet or None,
+            leave=line == 0,
+        )
+
+    def update(self) -> Sequence[str]:
+        """Show the epochs that have ended; return the new whole lines of the log."""
+        *lines, self._rest = (self._rest + self._log.read()).split("\n")
+        for line in lines:
+            epoch = self._reader.feed(line.rstrip())
+            if epoch is None:
+                continue
+            if self._bar.n == 0:  # a resumed training: only its own epochs count for the speed
+                self._bar.initial = epoch.number
+            self._bar.n = epoch.number + 1
+            if not math.isnan(epoch.mean_dice):
+                self._bar.set_postfix_str(f"pseudo Dice {epoch.mean_dice:.3f}", refresh=False)
+            self._bar.refresh()
+        return [line.rstrip() for line in lines]
+
+    def close(self) -> str:
+        """End the bar and close the log; return what was left of a line without an end."""
+        self._bar.close()
+        self._log.close()
+        return self._rest
+
+
+def last_error(lines: Iterable[str]) -> str | None:
+    """Return the last line that can be an error message: not indented, no headline of a traceback."""
+    errors = [line for line in lines if line and not line.startswith((" ", "Traceback"))]
+    return errors[-1][:200] if errors else None
+
+
+def group_is_empty(leader: int) -> bool:
+    """Return whether no process runs in the group that ``leader`` started with its session.
+
+    Zombies do not count: in a container often no one waits for them.
+    """
+    for process in psutil.process_iter(["status"]):
+        with suppress(OSError):  # it has ended since
+            if os.getpgid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return False
+    return True
+
+
+def wait_for_group(leader: int, seconds: float) -> bool:
+    """Wait until the process group of ``leader`` is empty. Return False on timeout."""
+    deadline = time.monotonic() + seconds
+    while not group_is_empty(leader):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOOK_SECONDS)
+    return True
 
 
 def _stop(child: subprocess.Popen[bytes], job: Job) -> None:
-    """Asks a child to stop at a checkpoint and waits for it, so that nobody writes any more when this has ended.
+    """Ask a child to stop at a checkpoint and wait for it, so that nothing is written after this has returned.
 
-    On several GPUs it has ended at once, and its processes, one for each GPU, go on to their checkpoint without it.
-    A second Ctrl-C or signal while they are waited for ends them at once: what they have written so far is whole.
+    On several GPUs the launcher ends at once, and its processes, one per GPU, finish without it. A second Ctrl-C or
+    signal kills them; what they have written so far is whole.
     """
     child.terminate()
     with suppress(OSError):  # the terminal may be closed
-        tqdm.write("stopping at a checkpoint; once more to stop without", file=sys.stderr)
-    deadline = time.monotonic() + PATIENCE
+        tqdm.write("stopping after this epoch, with a checkpoint; press again to stop without", file=sys.stderr)
+    deadline = time.monotonic() + STOP_SECONDS
     try:
-        child.wait(PATIENCE)
-        session.wait_until_empty(child.pid, deadline - time.monotonic() if job.goes_on_without_first else _REST)
+        child.wait(STOP_SECONDS)
+        wait_for_group(child.pid, deadline - time.monotonic() if job.workers_outlive_parent else _WORKER_SECONDS)
     except (subprocess.TimeoutExpired, KeyboardInterrupt, Stopped):
         pass
     finally:
-        if not session.is_empty(child.pid):
-            session.kill(child.pid)
+        with suppress(ProcessLookupError, PermissionError):  # on macOS, PermissionError if only zombies are left
+            if not group_is_empty(child.pid):
+                os.killpg(child.pid, signal.SIGKILL)
         child.wait()
 
 
 def _failure(job: Job, status: int, last: Sequence[str]) -> str:
     ended = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
-    errors = [line for line in last if line and not line.startswith((" ", "Traceback"))]
-    reason = f" ({errors[-1][:200]})" if errors and status > 0 else ""
-    return f"{job.title} {ended}{reason}; its output is in {job.log}; run the same command again to go on from there"
+    error = last_error(last) if status > 0 else None
+    reason = f" ({error})" if error else ""
+    return f"{job.title} {ended}{reason}; see its output in {job.log}, then run the same command again to resume"

@@ -1,4 +1,4 @@
-"""Chains and affinities on a real Slurm on this machine: submitted, shared, failed, gone on with, cancelled."""
+"""Chains on a real Slurm on this machine: submitted, shared, failed, gone on with, cancelled."""
 
 from __future__ import annotations
 

@@ -7,28 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import multiprocessing, nn
 
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary, trains
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.transfer.checkpoints import HEADS
+from support.ranks import BOTH, sgd, step, train_rank
 from support.u_nets import batch, loss_of, moved, snapshot, u_net
-
-BOTH = Recipe(heads_first_epochs=1, frozen_encoder_epochs=2)
-
-
-def sgd(network: nn.Module) -> torch.optim.SGD:
-    """nnU-Net's optimiser."""
-    return torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
-
-
-def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    """nnU-Net's iteration."""
-    optimizer.zero_grad(set_to_none=True)
-    loss_of(network(batch(seed))).backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
-    optimizer.step()
 
 
 def parts(network: nn.Module) -> tuple[set[str], set[str], set[str]]:
@@ -124,27 +109,9 @@ def test_a_compiled_network_learns_what_was_freed() -> None:
             torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
 
 
-def _process(rank: int, folder: str) -> None:
-    """One of two processes, each with data of its own, through all three epochs; leaves its weights behind."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    bare = u_net()
-    network: nn.Module = DistributedDataParallel(bare)  # made before anything is frozen, as nnU-Net does
-    optimizer = sgd(bare)
-    states = []
-    for epoch in range(4):
-        if set_trainable(bare, epoch, BOTH):
-            network = rewrapped(network)
-        for iteration in range(2):
-            step(network, optimizer, 10 * epoch + 2 * iteration + rank)
-        states.append(snapshot(bare))
-    torch.save(states, f"{folder}/rank{rank}.pt")
-    distributed.destroy_process_group()
-
-
 def test_processes_of_ddp_stay_together(tmp_path: Path) -> None:
     """Two processes, parts frozen and freed: no waiting without end, and both have the weights of one with all data."""
-    multiprocessing.start_processes(_process, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    multiprocessing.start_processes(train_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     bare = u_net()
     optimizer = sgd(bare)

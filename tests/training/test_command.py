@@ -9,8 +9,7 @@ import pytest
 
 from nnunet_seqtransfer.entry_points.train import _parse, chain_request
 from nnunet_seqtransfer.training.command import seq_train_command
-from nnunet_seqtransfer.training.epoch_progress import VARIABLE
-from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.job import VARIABLE, DeviceOptions
 from nnunet_seqtransfer.training.stages import ChainRequest
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.world import FAR, NEAR, TARGET

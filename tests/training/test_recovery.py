@@ -14,7 +14,7 @@ import torch
 
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.storage import is_sound_archive, is_whole_archive
-from nnunet_seqtransfer.trainers.keeping import write_checkpoint
+from nnunet_seqtransfer.trainers.checkpoint_writer import write_checkpoint
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.recovery import Candidates, recover, takes_previous
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.errors import RecordError, StageError
 from nnunet_seqtransfer.storage import write_record
 from nnunet_seqtransfer.training.chain import Chain, load_chain
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.prefetch import PreparingAhead
+from nnunet_seqtransfer.training.prefetch import Prefetch
 from nnunet_seqtransfer.training.prepare import write_stage_plans
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock
 from nnunet_seqtransfer.training.run_record import RECORD, find_run, find_runs, read_run, run_name, write_run
@@ -168,7 +168,7 @@ def test_what_another_command_has_trained_otherwise_meanwhile_is_left_alone(worl
 def test_nothing_is_prepared_ahead_where_nothing_is_missing(world):
     """Neither for the stage that trains, nor for sources that are ready."""
     chain = recorded(NEAR, FAR)
-    with PreparingAhead(chain, 2) as ahead:
+    with Prefetch(chain, 2) as ahead:
         assert ahead.start(chain.stages[1]) == 0, "the target is preprocessed, and the second source is being trained"
         prepare_data(chain, 1, print)
         assert ahead.start(chain.stages[0]) == 0

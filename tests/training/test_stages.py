@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +10,7 @@ import pytest
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet import folders
 from nnunet_seqtransfer.nnunet.folders import external_trainers, installed_command, own_command, shim_folder
-from nnunet_seqtransfer.training import supervise as child
-from nnunet_seqtransfer.training.executors import LocalExecutor
-from nnunet_seqtransfer.training.job import DeviceOptions, Job, stage_job
+from nnunet_seqtransfer.training.job import DeviceOptions, stage_job
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest, chain_stages
 from nnunet_seqtransfer.training.state import Action
@@ -87,7 +80,7 @@ def test_a_stage_is_an_ordinary_train_command(action, role, options, ending, tmp
     assert Path(job.command[0]).name == "nnUNetv2_train"
     assert list(job.command[1:]) == [*common, *ending]
     assert job.environment["nnUNet_extTrainer"].split(os.pathsep)[-1] == str(shim_folder())
-    assert job.goes_on_without_first == (options.gpus > 1)
+    assert job.workers_outlive_parent == (options.gpus > 1)
 
 
 def test_the_shim_folder_is_added_once_and_other_folders_stay():
@@ -114,127 +107,3 @@ def test_commands_are_found_beside_python_else_on_the_path(tmp_path, monkeypatch
     with pytest.raises(StageError, match=r"nnUNetv2_train is neither in .*; pip install nnunetv2") as caught:
         installed_command("nnUNetv2_train")
     assert len(str(caught.value).splitlines()) == 1
-
-
-def job_of(tmp_path: Path, script: str) -> Job:
-    return Job("stage 1 of 1: X", (sys.executable, "-c", script), {"WORD": "a'; echo foo\nb"}, tmp_path / "a b'/log", 2)
-
-
-def test_a_job_gets_its_environment_and_its_output_goes_to_the_log(tmp_path):
-    """Hostile values and folder names arrive unharmed, since no shell is involved."""
-    job = job_of(tmp_path, "import os; print('Epoch 0 '); print(repr(os.environ['WORD']))")
-    child.run_job(job)
-    assert repr("a'; echo foo\nb") in job.log.read_text()
-
-
-def test_a_failed_job_is_one_line_that_names_its_last_words_and_its_log(tmp_path):
-    """The error says which stage failed, why as far as the child said so, where its output is, and how to go on."""
-    job = job_of(tmp_path, "raise RuntimeError('no space for tensors')")
-    with pytest.raises(StageError, match="no space for tensors") as caught:
-        child.run_job(job)
-    message = str(caught.value)
-    assert "stage 1 of 1" in message and str(job.log) in message and "same command" in message
-    assert len(message.splitlines()) == 1
-
-
-def test_a_job_ended_by_a_signal_says_so(tmp_path):
-    """A training that the operating system killed is not reported as an ordinary failure."""
-    with pytest.raises(StageError, match="was ended by signal 9"):
-        child.run_job(job_of(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"), [(DeviceOptions("cuda", 64), "64 CUDA"), (DeviceOptions("cpu", 2), "-num_gpus 2")]
-)
-def test_devices_that_are_not_there_are_refused_before_anything_is_written(options, words):
-    """More GPUs than there are, or several without CUDA, is one line."""
-    with pytest.raises(StageError, match=words):
-        LocalExecutor().check(options)
-
-
-def test_after_ctrl_c_nothing_goes_on_in_the_background(tmp_path, monkeypatch):
-    """The command ends only when its child has ended, so that nobody writes any more when it says that it stopped."""
-    children = []
-
-    def interrupted(process, log, job):
-        children.append(process)
-        while "ready" not in job.log.read_text():
-            time.sleep(0.01)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(child, "_follow", interrupted)
-    slow_to_end = (
-        "import signal, sys, time\n"
-        "def end(*_): time.sleep(1); sys.exit(3)\n"
-        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)"
-    )
-    with pytest.raises(KeyboardInterrupt):
-        child.run_job(job_of(tmp_path, slow_to_end))
-    assert children[0].returncode == 3, "it was asked to end, and given the time to"
-
-
-RANKS = """
-import subprocess, sys
-rank = "import sys, time; print('ready', flush=True); time.sleep({seconds}); open(sys.argv[1], 'w').close()"
-subprocess.Popen([sys.executable, "-c", rank, {kept!r}]).wait()
-"""
-"""A first process that a signal ends at once, and one behind it that goes on to its checkpoint, like nnU-Net's DDP."""
-
-
-def interrupt_when_ready(process, log, job):
-    while "ready" not in job.log.read_text():
-        time.sleep(0.01)
-    raise KeyboardInterrupt
-
-
-def test_processes_that_go_on_to_their_checkpoint_are_waited_for(tmp_path, monkeypatch):
-    """On several GPUs nnU-Net's first process ends at once: the lock is not given back before the others have ended."""
-    monkeypatch.setattr(child, "_follow", interrupt_when_ready)
-    kept = tmp_path / "checkpoint"
-    job = job_of(tmp_path, RANKS.format(seconds=1, kept=str(kept)))
-    with pytest.raises(KeyboardInterrupt):
-        child.run_job(replace(job, goes_on_without_first=True))
-    assert kept.is_file()
-
-
-@pytest.mark.parametrize("several", [True, False])
-def test_what_does_not_end_by_itself_is_ended(tmp_path, monkeypatch, several):
-    """When there was patience enough; workers of one process, which leave nothing to wait for, soon."""
-    monkeypatch.setattr(child, "_follow", interrupt_when_ready)
-    monkeypatch.setattr(child, "PATIENCE" if several else "_REST", 0.5)
-    kept = tmp_path / "checkpoint"
-    job = job_of(tmp_path, RANKS.format(seconds=60, kept=str(kept)))
-    started = []
-    monkeypatch.setattr(child.session, "kill", lambda pid, kill=child.session.kill: (started.append(pid), kill(pid)))
-    with pytest.raises(KeyboardInterrupt):
-        child.run_job(replace(job, goes_on_without_first=several))
-    assert child.session.wait_until_empty(started[0], 10) and not kept.exists()
-
-
-def test_a_process_that_has_ended_keeps_no_session(tmp_path):
-    """Even where nobody has waited for it, and never will."""
-    ended = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
-    try:
-        assert child.session.wait_until_empty(ended.pid, 60)
-        assert ended.returncode is None, "nobody has waited for it"
-    finally:
-        ended.wait()
-
-
-def test_a_closed_terminal_does_not_hinder_the_waiting(tmp_path, monkeypatch):
-    """What is written to it fails; the training is waited for all the same."""
-
-    def closed(*_, **__):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(child, "_follow", interrupt_when_ready)
-    monkeypatch.setattr(child.tqdm, "write", closed)
-    kept = tmp_path / "checkpoint"
-    slow_to_end = (
-        "import signal, sys, time\n"
-        f"def end(*_): time.sleep(1); open({str(kept)!r}, 'w').close(); sys.exit(75)\n"
-        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)"
-    )
-    with pytest.raises(KeyboardInterrupt):
-        child.run_job(job_of(tmp_path, slow_to_end))
-    assert kept.is_file()

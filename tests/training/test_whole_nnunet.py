@@ -224,8 +224,8 @@ def test_several_gpus_start_each_stage_from_the_same_weights(world, command, mon
     """nnU-Net's DDP, two processes (gloo): every rank starts from the weights handed over, and they stay equal."""
     ranks = TwoRanks(world.root)
     monkeypatch.chdir(world.root)  # python -c puts the working folder on the path
-    executor = WithoutGPUs(train=ranks, processes_ahead=0)
-    monkeypatch.setattr("nnunet_seqtransfer.entry_points.train.make_executor", lambda options: executor)
+    executor = WithoutGPUs(train=ranks, prefetch=0)
+    monkeypatch.setattr("nnunet_seqtransfer.entry_points.train.chosen_executor", lambda options: executor)
     several = ("-device", "cuda", "-num_gpus", "2", "-epochs", "2", "-source_epochs", "2", "-iterations", "2")
     outcome = command("train", "901", "3d_fullres", "0", "-s", "902", *several, "-seed", "0", "-np", "1")
     assert outcome.status == 0, outcome.err

@@ -1,4 +1,4 @@
-"""Keeping what a training has: checkpoints that survive a full disk, and nnU-Net's small files made whole again."""
+"""Checkpoints that survive a full disk and a kill."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from nnunet_seqtransfer.storage import replacing
 from nnunet_seqtransfer.training.stage_files import FINAL, LATEST, PREVIOUS
 from nnunet_seqtransfer.transfer.checkpoints import save
 
-PATIENCE = 60.0
-"""Seconds for which a checkpoint is tried again on a disk that does not take it."""
-PAUSE = 5.0
+RETRY_SECONDS = 60.0
+"""Seconds for which a failed write is tried again."""
+PAUSE_SECONDS = 5.0
 """Seconds between two attempts."""
 
 
-class NotKeptError(CheckpointError):
-    """A checkpoint could not be written; the one before it is as it was."""
+class CheckpointNotWrittenError(CheckpointError):
+    """A checkpoint could not be written; the earlier one is unchanged."""
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any], *, same_training: bool = True) -> None:
-    """Writes a checkpoint aside and renames it; the latest one so far is kept as the previous one.
+    """Write a checkpoint aside and rename it; the latest one becomes the previous one.
 
-    ``same_training``: whether what lies there is this training's own. If not (nnUNetv2_train was called again without
-    --c), it is replaced, and no older previous one stays that a damaged checkpoint could give way to.
+    Args:
+        path: file of the checkpoint.
+        checkpoint: what nnU-Net stores in it.
+        same_training: whether the files there are of this training. If not (nnUNetv2_train was called again without
+            --c), the previous checkpoint is deleted, so that recovery never falls back to another training.
 
-    Raises SeqTransferError where the disk is full or not to be written to, OSError where it fails otherwise; then
-    nothing has changed.
+    Raises SeqTransferError if the disk is full or read-only, OSError if writing fails otherwise; then nothing has
+    changed.
     """
     previous = path.with_name(PREVIOUS) if path.name == LATEST else None
     keep = previous if same_training else None
@@ -39,7 +42,7 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any], *, same_training: b
         previous.unlink(missing_ok=True)
 
 
-def keep_checkpoint(
+def write_patiently(
     path: Path,
     checkpoint: dict[str, Any],
     say: Callable[[str], None],
@@ -47,32 +50,32 @@ def keep_checkpoint(
     *,
     same_training: bool = True,
 ) -> None:
-    """`write_checkpoint`, tried again for a minute where the disk does not take it, unless ``in_a_hurry``.
+    """Call `write_checkpoint` again for a minute if it fails, unless ``in_a_hurry()``.
 
-    A training that went on without checkpoints would lose hours of work at its next interruption, so it waits here.
+    A training that continued without checkpoints would lose hours at its next interruption, so it waits.
 
-    Raises NotKeptError when the minute is over.
+    Raises CheckpointNotWrittenError after that minute.
     """
-    deadline, warned = time.monotonic() + PATIENCE, False
+    deadline, warned = time.monotonic() + RETRY_SECONDS, False
     while True:
         try:
             write_checkpoint(path, checkpoint, same_training=same_training)
             return
         except (SeqTransferError, OSError) as error:
-            # an input/output error, say: for other files no user's mistake, here as good a reason to wait
+            # an input/output error is no user's mistake, but as good a reason to wait as a full disk
             why = f"cannot write {path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             if in_a_hurry() or time.monotonic() >= deadline:
-                raise NotKeptError(f"{why}; the checkpoints before are whole") from error
+                raise CheckpointNotWrittenError(f"{why}; the earlier checkpoints are whole") from error
             if not warned:
-                say(f"seq_transfer: {why}; trying again for {PATIENCE:.0f} s")
+                say(f"seq_transfer: {why}; trying again for {RETRY_SECONDS:.0f} s")
             warned = True
-        pause = time.monotonic() + PAUSE
+        pause = time.monotonic() + PAUSE_SECONDS
         while time.monotonic() < pause and not in_a_hurry():
             time.sleep(0.1)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what a killed training left aside, and after the final checkpoint the previous one."""
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of a killed training and, next to a final checkpoint, the previous one."""
     for path in folder.glob(".checkpoint_*.tmp*"):
         path.unlink(missing_ok=True)
     if (folder / FINAL).is_file():

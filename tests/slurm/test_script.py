@@ -1,4 +1,4 @@
-"""The batch script, run by bash without Slurm: what reaches the command, what becomes of signals and exit statuses."""
+"""Options of a site, and the batch script run by bash without Slurm: arguments, signals, exit statuses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import scripts_folder, shim_folder
-from nnunet_seqtransfer.slurm.script import MOST_STARTS, BatchJob, batch_script, job_name, passed_on, sbatch_command
-from nnunet_seqtransfer.slurm.site import SiteOptions
+from nnunet_seqtransfer.slurm.script import (
+    MAX_STOPS,
+    WARNING_SECONDS,
+    BatchJob,
+    SiteOptions,
+    batch_script,
+    job_name,
+    passed_on,
+    sbatch_command,
+    seconds,
+    site_options,
+)
 
 HOSTILE = ["plain", "a'; echo foo", "new\nline", 'q"uo$HOME`x`', "back\\slash", "per%jcent%%", "-dash", "ünï 字"]
 TELL = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
@@ -45,8 +56,8 @@ def fake(tmp_path):
     return FakeSlurm(tmp_path)
 
 
-def job_of(folder: Path, *command: str, array: tuple[str, ...] = ()) -> BatchJob:
-    return BatchJob(key="D/p/fold_0", name="seq-x", folder=folder, command=command, array=array)
+def job_of(folder: Path, *command: str) -> BatchJob:
+    return BatchJob(key="D/p/fold_0", name="seq-x", folder=folder, command=command)
 
 
 def start(
@@ -59,7 +70,7 @@ def start(
     return subprocess.Popen(
         ["/bin/bash", str(file)],
         cwd=job.folder,
-        env={"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": str(restarts)},
+        env={"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -83,12 +94,6 @@ def test_hostile_names_reach_the_command_unharmed(tmp_path, fake, name):
     assert arguments == [name]
     assert environment["nnUNet_raw"] == f"/data/{name}" and environment["nnUNet_x"] == name
     assert ("%" in name or "\\" in name) == bool(written)
-
-
-def test_each_job_of_an_array_gets_its_own_argument(tmp_path, fake):
-    """By its number."""
-    child = start(job_of(tmp_path, "printf", "<%s>\\n", array=("a b", "c'; d\n")), fake)
-    assert "<c'; d\n>" in child.communicate()[0]
 
 
 def test_the_environment_of_the_commands_goes_along_with_absolute_folders(monkeypatch, tmp_path):
@@ -121,7 +126,7 @@ def test_a_stage_that_gets_no_further_is_not_requeued_for_ever(tmp_path, fake):
     """Stopped three times in a row without a new checkpoint; with a new one the count begins anew."""
     job = job_of(tmp_path, "bash", "-c", "exit 75")
     further = job_of(tmp_path, "bash", "-c", f"echo x >> {tmp_path}/checkpoint_latest.pth; exit 75")
-    for restarts, work in enumerate([job] * (MOST_STARTS - 1) + [further] + [job] * (MOST_STARTS - 2)):
+    for restarts, work in enumerate([job] * (MAX_STOPS - 1) + [further] + [job] * (MAX_STOPS - 2)):
         fake.asked.unlink(missing_ok=True)
         assert start(work, fake, restarts=restarts).wait() == 75
         assert fake.requeued, restarts
@@ -205,10 +210,6 @@ def test_the_command_names_folder_output_and_dependency(tmp_path):
     assert "--dependency=afterok:12" in command and "--kill-on-invalid-dep=yes" in command
     assert "--signal=B:USR1@60" in command and "--partition=gpu" in command and "--exclusive" in command
     assert not [word for word in sbatch_command(job, site, {}) if "dependency" in word], "that one is finished"
-    array = BatchJob("b", "seq-b", tmp_path, ("x",), after="a", after_any=True, array=("d", "e", "f"))
-    assert {"--array=0-2", "--dependency=afterany:12", "--output=seq-b_%a.log"} <= set(
-        sbatch_command(array, site, {"a": "12"})
-    )
 
 
 def test_names_of_jobs_are_the_same_for_the_same_work_and_fit_squeue():
@@ -217,3 +218,116 @@ def test_names_of_jobs_are_the_same_for_the_same_work_and_fit_squeue():
     assert name == job_name("Dataset001_a'; echo,\n_fold_0", "/results", "key")
     assert name != job_name("Dataset001_a'; echo,\n_fold_0", "/other", "key")
     assert all(character.isascii() and (character.isalnum() or character in "-_") for character in name)
+
+
+@pytest.fixture(autouse=True)
+def no_user_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def test_options_become_arguments_of_sbatch():
+    """Values with '=', switches without a value, and underscores as submitit writes them."""
+    site = site_options(["partition=gpu", "gres=gpu:1", "exclusive", "cpus_per_task=4", "comment=a=b"], None)
+    expected = ("--partition=gpu", "--gres=gpu:1", "--exclusive", "--cpus-per-task=4", "--comment=a=b")
+    assert site.arguments == expected
+
+
+def test_unknown_options_are_passed_through():
+    """sbatch judges them, see `require_accepted`."""
+    assert site_options(["partitoin=gpu"], None).arguments == ("--partitoin=gpu",)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("dependency=afterok:3", "-slurm: dependency cannot be set, stages follow"),
+        ("array=0-3", "array cannot be set"),
+        ("kill_on_invalid_dep", "kill-on-invalid-dep cannot be set"),
+        ("time=", "write NAME=VALUE"),
+        ("=5", "write NAME=VALUE"),
+        ("comment=a\nb", "unprintable characters"),
+        ("warning=soon", "is not a whole number"),
+    ],
+)
+def test_options_that_cannot_be_passed_through_are_refused(given, says):
+    """With the reason, before anything is submitted."""
+    with pytest.raises(SeqTransferError) as raised:
+        site_options([given], None)
+    assert says in str(raised.value)
+
+
+def test_all_wrong_options_are_reported_together(tmp_path):
+    """Those of the file too, which is named."""
+    file = tmp_path / "site.ini"
+    file.write_text("[slurm]\nsignal = 3\n")
+    with pytest.raises(SeqTransferError) as raised:
+        site_options(["array=0-3", "mem="], file)
+    assert len(raised.value.problems) == 3 and str(file) in raised.value.problems[0]
+
+
+def test_the_command_line_replaces_the_file(tmp_path):
+    """Percent signs and colons stay as they are."""
+    file = tmp_path / "site.ini"
+    file.write_text("[slurm]\naccount = 50%lab\ncpus_per_task = 2\ngres = gpu:a100:1\nexclusive\n")
+    expected = {"account": "50%lab", "cpus-per-task": "2", "gres": "gpu:2", "exclusive": None}
+    assert dict(site_options(["gres=gpu:2"], file).options) == expected
+
+
+def test_the_users_own_file_is_found_and_may_be_missing(tmp_path):
+    """nnunet_seqtransfer/slurm.ini in the configuration folder."""
+    assert site_options([], None).options == ()
+    file = tmp_path / "config" / "nnunet_seqtransfer" / "slurm.ini"
+    file.parent.mkdir(parents=True)
+    file.write_text("[slurm]\nqos = long\n")
+    assert site_options([], None).arguments == ("--qos=long",)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("partition = gpu\n", "cannot read"),
+        ("[slurm]\noutput = x\n", "output cannot be set"),
+        ("[slrum]\npartition = gpu\n", "only [slurm] is valid"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, says):
+    """With what is wrong in it."""
+    file = tmp_path / "site.ini"
+    file.write_text(text)
+    with pytest.raises(SeqTransferError) as raised:
+        site_options([], file)
+    assert says in str(raised.value) and str(file) in str(raised.value)
+
+
+def test_a_file_that_is_given_must_be_there(tmp_path):
+    """Unlike the user's own."""
+    with pytest.raises(SeqTransferError, match="correct -slurm_config"):
+        site_options([], tmp_path / "none.ini")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("24:00:00", 86400),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("1-0:0:5", 86405),
+        ("UNLIMITED", None),
+        ("", None),
+        ("2-", None),
+    ],
+)
+def test_times_are_read_as_sbatch_reads_them(text, expected):
+    """All six forms; a limit that is none, and what is no time, give None."""
+    assert seconds(text) == expected
+
+
+def test_the_warning_leaves_most_of_a_short_time():
+    """A quarter of the time limit at most, unless it is given; then half."""
+    assert site_options(["time=24:00:00"], None).warning == WARNING_SECONDS
+    assert site_options(["time=10"], None).warning == 150
+    assert site_options(["time=10", "warning=300"], None).warning == 300
+    with pytest.raises(SeqTransferError, match="more than half of the time limit 10"):
+        site_options(["time=10", "warning=301"], None)

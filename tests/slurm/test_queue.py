@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from nnunet_seqtransfer.slurm import commands as slurm
-from nnunet_seqtransfer.slurm.cancelling import needed_by_others
 from nnunet_seqtransfer.slurm.commands import QueuedJob, parse_queue
 from nnunet_seqtransfer.slurm.queue import (
     SubmittedJob,
@@ -18,12 +15,7 @@ from nnunet_seqtransfer.slurm.queue import (
     why_it_ended,
     write_jobs,
 )
-from nnunet_seqtransfer.slurm.script import BatchJob
-from nnunet_seqtransfer.slurm.submission import decide_jobs, stage_jobs
-from nnunet_seqtransfer.training.chain import load_chain
-from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.run_record import RECORD, find_runs, read_run
-from nnunet_seqtransfer.training.stages import ChainRequest
 from support.world import TARGET
 
 LISTED = """\
@@ -38,14 +30,6 @@ def queued(name: str, state: str = "PENDING", reason: str = "Dependency") -> Que
     return QueuedJob("7", name, state, "", "0:00", reason)
 
 
-def jobs(*after: str | None) -> list[BatchJob]:
-    names = "abcdef"
-    return [
-        BatchJob(names[place], f"seq-{names[place]}", Path("/x"), ("x",), after=before)
-        for place, before in enumerate(after)
-    ]
-
-
 def test_the_queue_is_put_into_words():
     """State, place and time, or why it waits."""
     assert [str(job) for job in parse_queue(LISTED)] == [
@@ -54,40 +38,6 @@ def test_the_queue_is_put_into_words():
         "running on node8 for 1-02:03:04",
         "pending ((Nodes required for job are DOWN | DRAINED))",
     ]
-
-
-def test_only_what_is_not_in_the_queue_is_submitted():
-    """A stage that another chain has submitted is depended on."""
-    decision = decide_jobs(jobs(None, "a", "b", "b"), {"seq-a": queued("seq-a", "RUNNING")})
-    assert [job.key for job in decision.submit] == ["b", "c", "d"]
-    assert decision.keep["a"].id == "7" and not decision.replace
-
-
-def test_jobs_behind_a_failed_one_are_submitted_anew():
-    """They wait for a number that will never end well, whether Slurm has noticed already or not."""
-    found = {"seq-b": queued("seq-b"), "seq-c": queued("seq-c", reason="DependencyNeverSatisfied")}
-    decision = decide_jobs(jobs(None, "a", "a"), found)
-    assert [job.key for job in decision.submit] == ["a", "b", "c"]
-    assert [job.name for job in decision.replace] == ["seq-b", "seq-c"]
-
-
-def test_a_job_that_runs_is_never_replaced():
-    """Even where what it was submitted behind is submitted again."""
-    decision = decide_jobs(jobs(None, "a"), {"seq-b": queued("seq-b", "RUNNING")})
-    assert [job.key for job in decision.submit] == ["a"] and list(decision.keep) == ["b"]
-
-
-def test_two_configurations_of_one_path_are_other_jobs(world):
-    """Their stages' keys are equal, since a run is of one configuration; what the first has submitted is not theirs."""
-    recipe = Recipe(1, 2)
-    planned = [
-        stage_jobs(load_chain(ChainRequest(TARGET, (), "nnUNetPlans", name, ("0",), recipe, recipe, 0), 1, print), 1)
-        for name in ("2d", "3d_fullres")
-    ]
-    assert planned[0][0].key == planned[1][0].key
-    found = {job.name: queued(job.name) for job in planned[0]}
-    assert decide_jobs(planned[1], found).submit == planned[1]
-    assert not decide_jobs(planned[0], found).submit, "the same work is found by its name"
 
 
 def test_a_record_is_not_replaced_under_jobs_that_go_by_it(world, command, monkeypatch):
@@ -102,7 +52,7 @@ def test_a_record_is_not_replaced_under_jobs_that_go_by_it(world, command, monke
     before = (folder / RECORD).read_text()
     outcome = command("train", *asked[:2], "0", *asked[2:], "-epochs", "8")
     assert outcome.status == 2 and (folder / RECORD).read_text() == before
-    assert "1 of its jobs are in Slurm's queue; give the new one a name of its own with -tag NAME" in outcome.err
+    assert "is already queued with other options (1 jobs); name the new run with -tag NAME" in outcome.err
     assert command("train", *asked[:2], "1", *asked[2:], "-epochs", "9").status == 0
     assert read_run(folder).request.folds == ("0", "1")
     found.clear()
@@ -138,7 +88,7 @@ def test_a_comparison_does_not_replace_a_record_under_jobs_either(world, command
     before = (folder / RECORD).read_text()
     recipe = ("-epochs", "1", "-source_epochs", "1", "-iterations", "1", "-device", "cpu", "-np", "1")
     outcome = command("compare", "901", "3d_fullres", "-arms", "scratch", "direct", *recipe)
-    assert outcome.status == 2 and "1 of its jobs are in Slurm's queue" in outcome.err, outcome.err
+    assert outcome.status == 2 and "is already queued with other options (1 jobs)" in outcome.err, outcome.err
     assert (folder / RECORD).read_text() == before and not list(world.results.rglob("*.pth"))
 
 
@@ -154,7 +104,7 @@ def test_a_comparison_does_not_replace_a_record_under_jobs_either(world, command
         ("slurmstepd-vm: error: *** JOB 7 ON vm CANCELLED AT 2026-11-25T22:55:35 ***", "was cancelled"),
         ("cancelled\nended with exit status 75", "was cancelled"),
         ("  File x\nKeyError: 3\nended with exit status 1", "ended with exit status 1: KeyError: 3"),
-        ("Killed", "has ended without a word"),
+        ("Killed", "ended without a message"),
     ],
 )
 def test_the_output_says_why_a_job_has_ended(last, reason):
@@ -184,56 +134,3 @@ def test_the_record_of_jobs_keeps_earlier_ones_and_a_broken_one_is_none(tmp_path
     assert {key: job.id for key, job in read_jobs(tmp_path).items()} == {"a": "1", "b": "2"}
     (tmp_path / "slurm.json").write_text("{")
     assert read_jobs(tmp_path) == {} and queue_states(tmp_path) == {}
-
-
-def test_a_stage_that_another_run_waits_for_is_not_cancelled():
-    """Another run with jobs of its own in the queue; one that is only recorded needs nothing."""
-    one, two, three = Path("/1"), Path("/2"), Path("/3")
-    names = {one: {"s": "S", "x": "X"}, two: {"s": "S", "y": "Y"}, three: {"x": "X", "z": "Z"}}
-    found = {name: queued(name) for name in ("s", "x", "y")}
-    assert needed_by_others(one, names, found) == {"s": two}
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("train", ("901", "3d_fullres", "0", "-s", "902", "-executor", "slurm")),
-        ("train", ("901", "3d_fullres", "0", "-s", "902", "-executor", "slurm", "--dry_run")),
-        ("affinity", ("-t", "901", "-s", "902", "-executor", "slurm")),
-    ],
-)
-def test_without_slurm_there_is_one_clear_line(world, command, monkeypatch, name, arguments):
-    """And nothing is written."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    before = set(world.results.rglob("*"))
-    outcome = command(name, *arguments)
-    assert outcome.status == 2
-    errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "needs Slurm's commands (sbatch" in errors[0]
-    assert set(world.results.rglob("*")) == before
-
-
-def test_cancelling_without_slurm_is_one_clear_line(world, command, monkeypatch):
-    """Of a run that is recorded."""
-    run = world.results / TARGET / "seqtransfer" / "r"
-    run.mkdir(parents=True)
-    (run / "run.json").write_text("{}")
-    monkeypatch.setenv("PATH", "/nowhere")
-    outcome = command("cancel", "r")
-    assert outcome.status == 2 and "needs Slurm's commands" in outcome.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("-slurm", "partition=gpu"), "need -executor slurm"),
-        (("-executor", "slurm", "-devices", "0,1"), "-devices is for this machine"),
-        (("-devices", "0,0"), "no list of different devices"),
-        (("-executor", "slurm", "-slurm", "partitoin=gpu"), "did you mean partition?"),
-        (("-devices", "0,1", "-num_gpus", "2", "-device", "cpu"), "leave out -num_gpus"),
-    ],
-)
-def test_options_that_exclude_each_other_are_refused(world, command, arguments, says):
-    """In one line."""
-    outcome = command("train", "901", "3d_fullres", "0", "-s", "none", *arguments)
-    assert outcome.status == 2 and says in outcome.err

@@ -10,7 +10,9 @@ import time
 
 import pytest
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
+from nnunet_seqtransfer.signals import Stopped, raising_on_signals
 from nnunet_seqtransfer.training import devices
 from nnunet_seqtransfer.training.chain import load_chain
 from nnunet_seqtransfer.training.devices import DevicesExecutor, next_stage
@@ -18,7 +20,6 @@ from nnunet_seqtransfer.training.executors import run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest
-from nnunet_seqtransfer.training.stop_signals import Stopped, raising_on_signals
 from support.world import TARGET, python_environment, run
 
 FAKE = """#!{python}
@@ -73,10 +74,10 @@ def told(folder):
 
 
 def run_on(chain, *names, device="cuda"):
-    executor = DevicesExecutor(names, processes_ahead=0)
+    executor = DevicesExecutor(names, prefetch=0)
     lines = []
     try:
-        run_chain(chain, DeviceOptions(device=device), executor, 4, lines.append)
+        run_chain(chain, DeviceOptions(device=device), executor, Context(lines.append, 4))
     finally:
         (chain.folder / "lines").write_text("\n".join(lines))
     return lines
@@ -116,7 +117,7 @@ def test_two_folds_are_really_at_work_at_the_same_time(world, fake):
 def test_a_stage_that_fails_stops_what_is_behind_it(chain, fake):
     """One line for it, one for the end, and the folds do not begin."""
     folder = fake(failing="fold_all")
-    with pytest.raises(StageError, match=r"1 stage\(s\) failed, see above; 2 behind them not begun"):
+    with pytest.raises(StageError, match=r"1 stage\(s\) failed, see above; 2 later stage\(s\) not begun"):
         run_on(chain, "0", "1")
     assert set(told(folder)) == {"fold_all"}
     assert "stage 1 of 3: Dataset902_Near fold all failed: no disk" in (chain.folder / "lines").read_text()
@@ -125,7 +126,7 @@ def test_a_stage_that_fails_stops_what_is_behind_it(chain, fake):
 def test_a_stage_that_fails_does_not_stop_the_others(chain, fake):
     """The other fold is trained."""
     folder = fake(failing="fold_0")
-    with pytest.raises(StageError, match=r"1 stage\(s\) failed, see above; the same"):
+    with pytest.raises(StageError, match=r"1 stage\(s\) failed, see above; rerun"):
         run_on(chain, "0")
     assert set(told(folder)) == {"fold_all", "fold_0", "fold_1"}
 

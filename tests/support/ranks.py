@@ -1,0 +1,56 @@
+"""Functions for the processes of a distributed test, which spawned Python can import by name."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_seqtransfer.trainers.freezing import rewrapped, set_trainable
+from nnunet_seqtransfer.trainers.stopping import any_process
+from nnunet_seqtransfer.training.recipe import Recipe
+from support.u_nets import batch, loss_of, snapshot, u_net
+
+BOTH = Recipe(heads_first_epochs=1, frozen_encoder_epochs=2)
+VOTES = ((False, False), (False, True), (True, False), (True, True))
+
+
+def vote(rank: int, file: str) -> None:
+    """Exit with the results of all `VOTES`, one bit each."""
+    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    results = [any_process(requests[rank], torch.device("cpu")) for requests in VOTES]
+    distributed.destroy_process_group()
+    os._exit(sum(2**index for index, result in enumerate(results) if result))
+
+
+def sgd(network: nn.Module) -> torch.optim.SGD:
+    """Return nnU-Net's optimiser."""
+    return torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
+
+
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    """Do one of nnU-Net's iterations."""
+    optimizer.zero_grad(set_to_none=True)
+    loss_of(network(batch(seed))).backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
+    optimizer.step()
+
+
+def train_rank(rank: int, folder: str) -> None:
+    """Train one of two processes, each with its own data, through all epochs of `BOTH`; save its weights."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    bare = u_net()
+    network: nn.Module = DistributedDataParallel(bare)  # created before anything is frozen, as nnU-Net does
+    optimizer = sgd(bare)
+    states = []
+    for epoch in range(4):
+        if set_trainable(bare, epoch, BOTH):
+            network = rewrapped(network)
+        for iteration in range(2):
+            step(network, optimizer, 10 * epoch + 2 * iteration + rank)
+        states.append(snapshot(bare))
+    torch.save(states, f"{folder}/rank{rank}.pt")
+    distributed.destroy_process_group()
