@@ -11,7 +11,7 @@ from nnunet_seqtransfer.training.executors import (
     SLURM,
     Executor,
     ExecutorOptions,
-    executor_names,
+    executors,
     make_executor,
 )
 
@@ -20,7 +20,7 @@ def add_executor(parser: argparse.ArgumentParser) -> None:
     """Add the options -executor, -slurm, -slurm_config and -devices."""
     parser.add_argument(
         "-executor",
-        choices=executor_names(),
+        choices=tuple(executors()),
         default=LOCAL,
         help="[OPTIONAL] local: train here. slurm: submit one job per stage and return. record: train nothing, print "
         f"the commands of the stages for another scheduler. Default: {LOCAL}",

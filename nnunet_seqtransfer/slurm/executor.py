@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.context import Context, Notify
-from nnunet_seqtransfer.nnunet.folders import own_command, results_folder
+from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.commands import QueuedJob
 from nnunet_seqtransfer.slurm.queue import SubmittedJob, logs_folder, read_jobs, stage_job_name, write_jobs
-from nnunet_seqtransfer.slurm.script import BatchJob, SiteOptions, batch_script, sbatch_command
+from nnunet_seqtransfer.slurm.script import BatchJob, SiteOptions, batch_script, sbatch_command, site_options
 from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.executors import ExecutorOptions
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.locks import locked_in_turn
-from nnunet_seqtransfer.training.run_record import find_runs, run_name
-from nnunet_seqtransfer.training.state import Action
+from nnunet_seqtransfer.training.run_record import find_runs, run_name, stage_command
 
 _GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
@@ -35,6 +35,11 @@ class SlurmExecutor:
     def waits(self) -> bool:
         """Return False: Slurm runs the jobs later."""
         return False
+
+    @classmethod
+    def from_options(cls, options: ExecutorOptions) -> SlurmExecutor:
+        """Return the executor for a command's options. Raises SeqTransferError for a wrong option of sbatch."""
+        return cls(site_options(options.slurm, options.slurm_config))
 
     def check(self, options: DeviceOptions) -> None:
         """Raise SlurmError if Slurm is missing or refuses the site options.
@@ -116,19 +121,17 @@ def processes_in(site: SiteOptions, processes: int) -> int:
 
 def stage_jobs(chain: Chain, processes: int) -> tuple[BatchJob, ...]:
     """Return one job per unfinished stage, in the order of the chain."""
-    needed = [stage for stage in chain.stages if chain.actions[stage] not in (Action.NOTHING, Action.NOT_NEEDED)]
     jobs = []
-    for stage in needed:
+    for stage in chain.unfinished:
         previous = chain.previous(stage)
-        command = [own_command("continue"), run_name(chain.folder), "-stage", stage.key, "--wait"]
         jobs.append(
             BatchJob(
                 key=stage.key,
                 name=stage_job_name(stage.key, stage.configuration),
                 folder=logs_folder(chain.folder),
-                command=(*command, "-np", str(processes)),
+                command=stage_command(chain, stage, processes, wait=True),
                 output=stage.output,
-                after=previous.key if previous in needed and previous is not None else None,
+                after=previous.key if previous is not None and previous in chain.unfinished else None,
             )
         )
     return tuple(jobs)

@@ -105,9 +105,15 @@ class Chain:
         return any(other.weights == stage.weights for other in earlier)
 
     @property
+    def unfinished(self) -> tuple[Stage, ...]:
+        """Stages that have something left to do, in the order of the chain."""
+        done = (Action.NOTHING, Action.NOT_NEEDED)
+        return tuple(stage for stage in self.stages if self.actions[stage] not in done)
+
+    @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
-        return all(action in (Action.NOTHING, Action.NOT_NEEDED) for action in self.actions.values())
+        return not self.unfinished
 
     @property
     def folder(self) -> Path:

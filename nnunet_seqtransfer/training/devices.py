@@ -6,34 +6,27 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.nnunet.folders import own_command
 from nnunet_seqtransfer.signals import STOPPED, Stopped
 from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
-from nnunet_seqtransfer.training.run_record import run_name
+from nnunet_seqtransfer.training.run_record import stage_command
 from nnunet_seqtransfer.training.stages import Stage
-from nnunet_seqtransfer.training.state import Action
 from nnunet_seqtransfer.training.supervise import LOOK_SECONDS, STOP_SECONDS, TrainingBar, start_process
 
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-def unfinished(chain: Chain) -> list[Stage]:
-    """Return the stages that have something left to do, in the order of the chain."""
-    return [stage for stage in chain.stages if chain.actions[stage] not in (Action.NOTHING, Action.NOT_NEEDED)]
-
-
 def next_stage(chain: Chain, begun: Collection[Stage], finished: Collection[Stage]) -> Stage | None:
     """Return the first unfinished stage that can begin: its previous stage is finished. None if there is none."""
-    left = unfinished(chain)
+    left = chain.unfinished
     for stage in left:
         previous = chain.previous(stage)
         if stage not in begun and (previous is None or previous not in left or previous in finished):
@@ -89,7 +82,7 @@ class DevicesExecutor:
         send.
         """
         for stage in chain.stages:
-            if stage not in unfinished(chain):
+            if stage not in chain.unfinished:
                 context.notify(f"{chain.title(stage)} {chain.actions[stage].value}")
         board = _Board()
         with Prefetch(chain, prefetch_workers(context.processes, self.prefetch)) as prefetch, _stopping_all(board):
@@ -108,9 +101,8 @@ class DevicesExecutor:
             stage = next_stage(chain, board.begun, board.finished)
             if index in board.running or stage is None:
                 continue
-            command = [own_command("continue"), run_name(chain.folder), "-stage", stage.key]
-            command += ["-np", str(max(1, context.processes // len(self.devices))), "-device", options.device]
-            command += ["--wait"] if self.wait else []
+            processes = max(1, context.processes // len(self.devices))
+            command = stage_command(chain, stage, processes, "-device", options.device, wait=self.wait)
             environment = {VISIBLE_VARIABLE: device} if options.device == "cuda" else {}
             context.notify(f"{chain.title(stage)} {chain.actions[stage].value} on device {device}")
             prefetch.start(stage)
@@ -123,7 +115,9 @@ class DevicesExecutor:
 class _RunningStage:
     """Process of a stage command, with the progress of the training that it runs."""
 
-    def __init__(self, chain: Chain, stage: Stage, command: list[str], environment: dict[str, str], line: int) -> None:
+    def __init__(
+        self, chain: Chain, stage: Stage, command: Sequence[str], environment: dict[str, str], line: int
+    ) -> None:
         self.stage = stage
         self.title = chain.title(stage)
         log = chain.log(stage)
@@ -211,7 +205,7 @@ def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
 def _raise_if_unfinished(chain: Chain, board: _Board) -> None:
     """Raise StageError if stages have failed, Stopped if stages were stopped."""
     if board.failures:
-        left = [stage for stage in unfinished(chain) if stage not in board.finished]
+        left = [stage for stage in chain.unfinished if stage not in board.finished]
         waiting = len(left) - len(board.failures) - len(board.stopped)
         behind = f"; {waiting} later stage(s) not begun" if waiting else ""
         raise StageError(f"{len(board.failures)} stage(s) failed, see above{behind}; rerun to do what is left")

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -14,20 +14,24 @@ import torch
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.slurm.executor import SlurmExecutor, stage_jobs
-from nnunet_seqtransfer.slurm.script import site_options
 from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.devices import DevicesExecutor
 from nnunet_seqtransfer.training.job import DeviceOptions, Job
 from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
-from nnunet_seqtransfer.training.run_record import write_run
+from nnunet_seqtransfer.training.run_record import stage_command, write_run
 from nnunet_seqtransfer.training.run_stage import run_stage
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.supervise import run_job
 
 ENTRY_POINT_GROUP = "nnunet_seqtransfer.executors"
-"""Python entry points of executors in other packages: name -> callable that takes ExecutorOptions."""
+"""Group of the Python entry points through which other packages add executors, see `make_executor`."""
 LOCAL, SLURM, RECORD = "local", "slurm", "record"
+_OWN = {
+    LOCAL: f"{__name__}:local_executor",
+    SLURM: "nnunet_seqtransfer.slurm.executor:SlurmExecutor.from_options",
+    RECORD: f"{__name__}:record_executor",
+}
+"""Executors of this package, as entry points say them: name -> module:callable, imported when it is needed."""
 
 
 class Executor(Protocol):
@@ -144,8 +148,13 @@ class RecordExecutor:
 
     def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
         """Return one line per stage: its key, its command, and the key of the stage to wait for, with tabs between."""
-        jobs = stage_jobs(chain, context.processes)
-        return tuple("\t".join((job.key, shlex.join(job.command), job.after or "")) for job in jobs)
+        lines = []
+        for stage in chain.unfinished:
+            previous = chain.previous(stage)
+            after = previous.key if previous is not None and previous in chain.unfinished else ""
+            command = shlex.join(stage_command(chain, stage, context.processes, wait=True))
+            lines.append(f"{stage.key}\t{command}\t{after}")
+        return tuple(lines)
 
     def check(self, options: DeviceOptions) -> None:
         """Do nothing: the stages check their devices themselves."""
@@ -156,26 +165,32 @@ class RecordExecutor:
             print(line)  # noqa: T201 - the commands are the output
 
 
-def executor_names() -> tuple[str, ...]:
-    """Return the names of all executors: those of this package, then those that other packages register."""
-    others = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
-    return (LOCAL, SLURM, RECORD, *sorted(others - {LOCAL, SLURM, RECORD}))
+def local_executor(options: ExecutorOptions) -> Executor:
+    """Return the executor for this machine, for one training at a time or several side by side."""
+    if options.devices is not None:
+        return DevicesExecutor(options.devices, wait=options.wait, prefetch=options.prefetch)
+    return LocalExecutor(wait=options.wait, prefetch=options.prefetch)
+
+
+def record_executor(_: ExecutorOptions) -> Executor:
+    """Return the executor that prints the commands of the stages."""
+    return RecordExecutor()
+
+
+def executors() -> dict[str, EntryPoint]:
+    """Return all executors by name: those of this package, then those that other packages register."""
+    own = [EntryPoint(name, value, ENTRY_POINT_GROUP) for name, value in _OWN.items()]
+    others = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in _OWN]
+    return {point.name: point for point in (*own, *others)}
 
 
 def make_executor(name: str, options: ExecutorOptions) -> Executor:
-    """Return the executor of that name.
+    """Return the executor of that name: its entry point is a callable that takes ExecutorOptions.
 
-    Raises StageError, which names all executors, if there is none; SeqTransferError for options that it refuses.
+    Raises StageError, which names all executors, for an unknown name; SeqTransferError for options that it refuses.
     """
-    if name == SLURM:
-        return SlurmExecutor(site_options(options.slurm, options.slurm_config))
-    if name == RECORD:
-        return RecordExecutor()
-    if name == LOCAL and options.devices is not None:
-        return DevicesExecutor(options.devices, wait=options.wait, prefetch=options.prefetch)
-    if name == LOCAL:
-        return LocalExecutor(wait=options.wait, prefetch=options.prefetch)
-    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        made: Executor = point.load()(options)
-        return made
-    raise StageError(f"unknown executor {name!r}; choose one of: {', '.join(executor_names())}")
+    known = executors()
+    if name not in known:
+        raise StageError(f"unknown executor {name!r}; choose one of: {', '.join(known)}")
+    made: Executor = known[name].load()(options)
+    return made

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.errors import RecordError, StageError
-from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, results_folder
+from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, own_command, results_folder
 from nnunet_seqtransfer.storage import read_record, write_record
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.locks import locked_in_turn
@@ -76,6 +76,12 @@ class Run:
 def run_name(folder: Path) -> str:
     """TARGET/NAME of the run that is recorded in ``folder``."""
     return f"{folder.parents[1].name}/{folder.name}"
+
+
+def stage_command(chain: Chain, stage: Stage, processes: int, *options: str, wait: bool) -> tuple[str, ...]:
+    """Return the command that does one stage of a recorded run, from the record alone."""
+    command = [own_command("continue"), run_name(chain.folder), "-stage", stage.key, *["--wait"] * wait]
+    return (*command, "-np", str(processes), *options)
 
 
 def write_run(

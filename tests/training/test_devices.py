@@ -13,7 +13,7 @@ import pytest
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.signals import Stopped, raising_on_signals
-from nnunet_seqtransfer.training import devices
+from nnunet_seqtransfer.training import run_record
 from nnunet_seqtransfer.training.chain import load_chain
 from nnunet_seqtransfer.training.devices import DevicesExecutor, next_stage
 from nnunet_seqtransfer.training.executors import run_chain
@@ -62,7 +62,7 @@ def fake(tmp_path, monkeypatch):
         )
         script.write_text(text)
         script.chmod(0o755)
-        monkeypatch.setattr(devices, "own_command", lambda _: str(script))
+        monkeypatch.setattr(run_record, "own_command", lambda _: str(script))
         monkeypatch.setattr(DevicesExecutor, "check", lambda *_: None)
         return folder
 

@@ -15,7 +15,6 @@ from nnunet_seqtransfer.training.executors import (
     ExecutorOptions,
     LocalExecutor,
     RecordExecutor,
-    executor_names,
     make_executor,
 )
 from nnunet_seqtransfer.training.job import DeviceOptions
@@ -52,24 +51,15 @@ def test_executors_are_made_by_name(tmp_path, monkeypatch):
         make_executor("lsf", options)
 
 
-class Elsewhere(RecordExecutor):
-    """An executor of another package."""
-
-
 def test_other_packages_can_add_an_executor(monkeypatch):
     """Through an entry point; names of this package stay its own."""
     points = [
-        importlib.metadata.EntryPoint(name, f"{__name__}:Elsewhere", executors.ENTRY_POINT_GROUP)
+        importlib.metadata.EntryPoint(name, f"{executors.__name__}:record_executor", executors.ENTRY_POINT_GROUP)
         for name in ("lsf", "local")
     ]
-    monkeypatch.setattr(importlib.metadata.EntryPoint, "load", lambda _: lambda options: Elsewhere())
-
-    def entry_points(group: str, name: str | None = None) -> list[importlib.metadata.EntryPoint]:
-        return [point for point in points if name in (None, point.name)]
-
-    monkeypatch.setattr(executors, "entry_points", entry_points)
-    assert executor_names() == ("local", "slurm", "record", "lsf")
-    assert isinstance(make_executor("lsf", ExecutorOptions()), Elsewhere)
+    monkeypatch.setattr(executors, "entry_points", lambda group: points)
+    assert list(executors.executors()) == ["local", "slurm", "record", "lsf"]
+    assert isinstance(make_executor("lsf", ExecutorOptions(wait=True)), RecordExecutor)
     assert isinstance(make_executor("local", ExecutorOptions()), LocalExecutor)
 
 
