@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> None:
         return
     comparison = run_comparison(survey, context, executor)
 
-    from nnunet_seqtransfer.report.comparison_figures import draw_comparison  # noqa: PLC0415 - matplotlib is slow
+    from nnunet_seqtransfer.report.result_figures import draw_comparison  # noqa: PLC0415 - matplotlib is slow
 
     pictures = draw_comparison(comparison, survey.path.parent)
     print(f"\n{comparison_text(comparison)}\n\n{written_text(survey.path, pictures)}")

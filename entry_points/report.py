@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_report: what a run decided, did and reached, as one page that can be mailed."""
+"""nnUNetv2_seq_report: what a run decided, did and reached, as one page to mail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = "report.html"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Writes the report of a run."""
+    """Write the report of a run."""
     options = _parse(arguments)
     run_command(lambda: _run(options))
 
@@ -26,7 +26,7 @@ def _run(options: argparse.Namespace) -> None:
     folder = find_run(options.run)
     path = options.o if options.o is not None else folder / FILE
     if path.is_dir():
-        raise SeqTransferError(f"-o {path} is a folder; give the name of a file, such as {path / FILE}")
+        raise SeqTransferError(f"-o {path} is a folder; give a file, such as {path / FILE}")
     found = write_report(folder, path)
     for note in found.notes:
         print(f"note: {note}")
@@ -35,19 +35,19 @@ def _run(options: argparse.Namespace) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Writes the report of a run as one HTML file that needs no network: the decision and why, the graph, the "
-        "distances, the candidates, the curves, the validated cases, a comparison where there is one, a methods "
-        "paragraph, and where it all comes from. A run that is not finished gets a report of what there is.",
+        "Writes the report of a run as one HTML file that needs no network: the decision, its reasons and "
+        "alternatives, distances, curves, validated cases, comparisons, and the origin of everything. An unfinished "
+        "run gets a report too.",
         "nnUNetv2_seq_report Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",
     )
     parser.add_argument(
-        "run", help="[REQUIRED] TARGET/NAME of the run, as nnUNetv2_seq_status lists it, NAME alone, or its folder"
+        "run", help="[REQUIRED] The run: TARGET/NAME as listed by nnUNetv2_seq_status, NAME alone, or its folder"
     )
     parser.add_argument(
         "-o",
         type=Path,
         default=None,
         metavar="FILE",
-        help=f"[OPTIONAL] Where to write the page. Default: {FILE} in the run's folder",
+        help=f"[OPTIONAL] File to write. Default: {FILE} in the run's folder",
     )
     return parser.parse(arguments)

@@ -22,9 +22,9 @@ from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.evaluation.trials import CompareRequest, CompareSurvey, survey_comparison
 from nnunet_seqtransfer.nnunet.folders import dataset_id, installed_command, own_command
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
-from nnunet_seqtransfer.report.comparison_figures import draw_comparison
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
 from nnunet_seqtransfer.report.page import write_report
+from nnunet_seqtransfer.report.result_figures import draw_comparison
 from nnunet_seqtransfer.storage import checksum, read_json, read_record, write_json, write_record
 from nnunet_seqtransfer.tasks.task import load_target
 from nnunet_seqtransfer.training.job import DeviceOptions

@@ -17,6 +17,7 @@ from nnunet_seqtransfer.evaluation.comparison import (
 from nnunet_seqtransfer.evaluation.differences import case_values, seed_means
 from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.report.tables import text_table
+from nnunet_seqtransfer.report.words import counted
 
 FEW_CASES = 10
 """With fewer cases, intervals and p values are called rough."""
@@ -30,7 +31,7 @@ def budget_text(arms: Sequence[Arm], budget: Budget, seeds: Sequence[int]) -> st
         [
             text_table(["path", "why"], [[arm.name, ", ".join(arm.roles)] for arm in arms]),
             "",
-            f"{_counted(len(arms), 'path')}, {_counted(len(seeds), 'seed')}: {_counted(budget.stages, 'stage')}, "
+            f"{counted(len(arms), 'path')}, {counted(len(seeds), 'seed')}: {counted(budget.stages, 'stage')}, "
             f"shared ones counted once; {budget.finished} finished, {left} left.",
             f"Left: {budget.iterations} iterations, roughly {duration(budget.hours * 3600)} of training. "
             f"Every target stage has {budget.target_iterations} iterations{exception}.",
@@ -53,8 +54,8 @@ def comparison_text(comparison: Comparison) -> str:
 def evaluated_on(comparison: Comparison) -> str:
     """Return which cases were evaluated, for people."""
     if comparison.test_set is not None:
-        return f"{_counted(comparison.cases, 'held-out case')} of {comparison.test_set}"
-    return f"{_counted(comparison.cases, 'validation case')} of fold {', '.join(comparison.folds)}"
+        return f"{counted(comparison.cases, 'held-out case')} of {comparison.test_set}"
+    return f"{counted(comparison.cases, 'validation case')} of fold {', '.join(comparison.folds)}"
 
 
 def written_text(record: Path, pictures: Sequence[Path]) -> str:
@@ -110,9 +111,9 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     cases = max((one.cases for one in comparison.differences), default=0)
     if 0 < cases < FEW_CASES:
         # the smallest p of a signed-rank test: all differences have one sign
-        yield f"With {_counted(cases, 'case')}, intervals are rough and p is at least {2 / 2**cases:.2g}."
+        yield f"With {counted(cases, 'case')}, intervals are rough and p is at least {2 / 2**cases:.2g}."
     if len(comparison.seeds) < 3:
-        yield f"With {_counted(len(comparison.seeds), 'seed')}, random effects of training can be as large as these."
+        yield f"With {counted(len(comparison.seeds), 'seed')}, random effects of training can be as large as these."
     if not comparison.complete:
         yield "Some models are not finished; run the same command again."
 
@@ -137,7 +138,3 @@ def _p(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.3f}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

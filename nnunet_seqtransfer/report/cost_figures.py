@@ -1,4 +1,4 @@
-"""Costs of paths: candidates as bars, and measured Dice over fitted cost."""
+"""Path costs: candidates as bars, and measured Dice over fitted cost."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nnunet_seqtransfer.report.words import decimals, path_words, percent, short
 MAX_PATHS = 12
 COLUMNS = 4
 NAMED = 10
-"""Measured paths of a target are all named up to this many; beyond that, only scratch and both ends of Dice."""
+"""All measured paths are named up to this many. If there are more, only scratch and both ends are."""
 
 
 @mpl.rc_context(STYLE)
 def draw_costs(plan: SequencePlan, path: Sequence[str], *, width: float = 7.5) -> Figure:
-    """Draw the cost of each candidate path part by part: start, then hop after hop. Cheapest on top.
+    """Draw what each candidate path costs part by part: start, then hop after hop. Cheapest on top.
 
-    ``path``: full names of the path to mark in bold, the target last.
+    ``path``: full names on the path to mark in bold, the target last.
     """
     candidates = plan.candidates[:MAX_PATHS]
     figure = Figure(figsize=(width, 1.0 + 0.28 * len(candidates)), layout="constrained")
@@ -53,7 +53,7 @@ def draw_costs(plan: SequencePlan, path: Sequence[str], *, width: float = 7.5) -
 
 
 def cost_parts(candidate: CandidatePath) -> list[tuple[str, float, str]]:
-    """Return name, cost and colour of each part of a path's cost that is not 0."""
+    """Return name, cost and colour for each part that is not 0."""
     hops = zip(candidate.hop_costs, cycle(HOPS), strict=False)
     parts = [("start", candidate.start_cost, START)]
     parts += [(f"hop {place}", cost, colour) for place, (cost, colour) in enumerate(hops, 1)]
@@ -76,7 +76,7 @@ def _add_legend(figure: Figure, candidates: Sequence[CandidatePath]) -> None:
 
 @mpl.rc_context(STYLE)
 def draw_calibration(calibration: Calibration) -> Figure:
-    """Draw measured Dice over fitted cost, one panel per target. The line is the prediction with its scatter."""
+    """Draw measured Dice over fitted cost, one panel per target. The line is the prediction, the band the scatter."""
     targets = calibration.measurements.targets
     columns = min(COLUMNS, len(targets))
     rows = -(-len(targets) // columns)

@@ -1,4 +1,4 @@
-"""The distances of an affinity: bars of the sources to the target, and a heat map of all pairs."""
+"""Distances: bars from the sources to the target, and a heat map with all pairs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from nnunet_seqtransfer.report.words import counted, decimals, number, short
 MAX_BARS, MAX_TASKS = 60, 41
 """Tasks drawn at most, nearest first."""
 NUMBERED = 14
-"""Distances are written into the cells of the heat map up to this many tasks."""
+"""Heat maps have numbers in their cells up to this many tasks."""
 FAR = 2.5
-"""The colour scale of the heat map ends at this many medians, so that one far source does not take all of it."""
+"""Colour scales end at this many medians, so that one far source does not take the whole scale."""
 
 
 @mpl.rc_context(STYLE)
 def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: float = 7.5) -> Figure:
-    """Draw the distance of each source to the target as a bar with its 95 % interval, nearest on top.
+    """Draw the distance from each source to the target as a bar with 95 % interval, nearest on top.
 
-    ``marked``: sources of the path, in bold. Brackets join neighbours whose order the cases leave open.
+    ``marked``: sources on the path, in bold. Brackets join neighbours if the cases leave the order open.
     """
     order = affinity.ranking()[:MAX_BARS]
     figure = Figure(figsize=(width, 0.8 + 0.27 * len(order)), layout="constrained")
@@ -81,7 +81,7 @@ def _bracket(axes: Axes, row: int) -> None:
 
 @mpl.rc_context(STYLE)
 def draw_heat_map(affinity: Affinity, *, width: float = 12.0) -> Figure:
-    """Draw the distances of all pairs of tasks, the target first, then the sources, nearest first.
+    """Draw the distances between all tasks, the target first, then the sources, nearest first.
 
     Only the lower triangle is drawn if the distances are symmetric. The colour scale ends at `FAR` medians.
     ``width``: most inches. Below 5, tasks are numbered instead of named.
@@ -92,7 +92,7 @@ def draw_heat_map(affinity: Affinity, *, width: float = 12.0) -> Figure:
     cells = [(i, j) for i in range(len(order)) for j in range(len(order)) if j < i or (i != j and not is_symmetric)]
     names = [affinity.names[i] for i in order]
     written = [(short if width >= 5 else number)(name) for name in names]
-    label = 1.0 + 0.075 * max(map(len, written))  # room for names and the colour bar, in inches
+    label = 1.1 + 0.085 * max(map(len, written))  # room for names and the colour bar, in inches
     side = min(0.46 if len(order) <= NUMBERED else 0.21, (width - label) / len(order))
     figure = Figure(figsize=(side * len(order) + label, side * len(order) + 0.75), layout="constrained")
     axes = figure.subplots()

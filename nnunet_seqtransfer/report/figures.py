@@ -22,7 +22,7 @@ VARIABLES = {
     INK: "ink", SOFT: "soft", LINE: "line", PAPER: "paper",
     STRONG: "strong", SECOND: "second", PATH: "path", EDGE: "edge", WHISKER: "whisker",
 }  # fmt: skip
-"""Colours that the page replaces by variables of its style, so that figures follow the dark theme."""
+"""Colours that the page replaces by style variables, so that figures follow the dark theme."""
 COMMUNITIES = ("#4c78a8", "#f2b447", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#ff9da6", "#8c8c8c", "#c2d46b")
 START, SEARCH = "#4c78a8", "#bab0ac"
 HOPS = ("#f2b447", "#54a24b", "#b279a2", "#9d755d")
@@ -37,7 +37,7 @@ STYLE: dict[str, Any] = {
 }  # fmt: skip
 """For functions that draw: ``@mpl.rc_context(STYLE)``."""
 PIXELS = 96
-"""Pixels of the page per inch of a figure."""
+"""Pixels on the page per inch."""
 _TIP, _BREAK = "tip:", "\N{PARAGRAPH SEPARATOR}"
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _KEPT = {"stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "stroke-opacity", "fill-opacity"}
@@ -47,7 +47,7 @@ _numbers = count(1)
 
 
 def tip(artist: Artist, *lines: str) -> None:
-    """Give an artist a hover text, one line per argument. It becomes the ``<title>`` of its SVG element."""
+    """Give an artist a hover text, one line per argument. In SVG it becomes a ``<title>``."""
     artist.set_gid(_TIP + _BREAK.join(line.replace("\n", " ") for line in lines))
 
 
@@ -69,7 +69,7 @@ def save(figure: Figure, path: Path) -> tuple[Path, ...]:
 
 
 def embed(figure: Figure, label: str, look: str = "") -> Markup:
-    """Return a figure as inline SVG for the page: no inline styles, unique ids, colours of the page's theme.
+    """Return a figure as inline SVG for the page: no inline styles, unique ids, the page's colours.
 
     Args:
         figure: drawn under `STYLE`.
@@ -92,7 +92,7 @@ def embed(figure: Figure, label: str, look: str = "") -> Markup:
 
 
 def contrast(one: str, two: str) -> float:
-    """Return the contrast ratio of two colours #rrggbb, 1 to 21 (WCAG 2.2: text needs 4.5, lines and markers 3)."""
+    """Return the contrast ratio between colours #rrggbb, 1 to 21 (WCAG 2.2: text needs 4.5, lines and markers 3)."""
     lighter, darker = sorted((_luminance(one), _luminance(two)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 
@@ -113,10 +113,12 @@ def _luminance(colour: str) -> float:
 def _tree(figure: Figure) -> ElementTree.Element:
     """Return matplotlib's SVG with hover texts, attributes instead of styles, short numbers, and each image once."""
     stream = io.BytesIO()
+    # text stays text: small files, and the page's own font
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nnunet-seqtransfer"}):
         figure.savefig(stream, format="svg", facecolor="none", metadata={"Date": None})
     ElementTree.register_namespace("", _SVG)
     root = ElementTree.fromstring(stream.getvalue())  # noqa: S314 - written by matplotlib a line above
+    # the page's policy forbids styles inside of figures
     for unwanted in ("metadata", "style"):
         for parent in list(root.iter()):
             for child in parent.findall(f"{{{_SVG}}}{unwanted}"):
@@ -135,7 +137,7 @@ def _tree(figure: Figure) -> ElementTree.Element:
 
 
 def _clean(element: ElementTree.Element, used: set[str]) -> None:
-    """Turn one element's style into attributes, its hover text into a ``<title>``, and drop ids no one refers to."""
+    """Turn style into attributes and the hover text into a ``<title>``, and drop ids that nothing refers to."""
     href = element.attrib.pop(f"{{{_XLINK}}}href", None)
     if href is not None:
         element.set("href", href)
@@ -151,6 +153,7 @@ def _clean(element: ElementTree.Element, used: set[str]) -> None:
         title = ElementTree.Element(f"{{{_SVG}}}title")
         title.text = identifier.removeprefix(_TIP).replace(_BREAK, "\n")
         element.insert(0, title)
+    # matplotlib numbers groups alike in every figure, which would repeat ids on the page
     if identifier not in used:
         element.attrib.pop("id", None)
     for name in element.attrib.keys() & {"d", "x", "y", "transform"}:

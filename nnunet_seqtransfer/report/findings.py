@@ -1,4 +1,4 @@
-"""What the report of a run rests on, read from its files. Missing and damaged files become notes, not errors."""
+"""Everything that a report shows, read from the files of a run. Missing and damaged files become notes, not errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class StageFound:
-    """One stage of the run as it is on disk."""
+    """One stage on disk."""
 
     entry: StageEntry
     "Entry in the run's record."
@@ -49,9 +49,9 @@ class StageFound:
     curve: tuple[Epoch, ...]
     "Finished epochs."
     block: StageBlock | None
-    "Block of the stage's plans, which names the starting weights; None without plans."
+    "Block in the stage's plans, which names the starting weights; None without plans."
     machine: dict[str, Any]
-    "Content of nnU-Net's debug.json, which names the GPU; empty without that file."
+    "nnU-Net's debug.json, which names the GPU; empty without that file."
 
     @property
     def status(self) -> str:
@@ -65,36 +65,36 @@ class StageFound:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything known of a run."""
+    """Everything known about a run."""
 
     run: Run
-    "Record of the run."
+    "Recorded request and stages."
     stages: tuple[StageFound, ...]
     "Stages in training order."
     plan: SequencePlan | None = None
-    "Present plan of the target."
+    "Present plan for the target."
     affinity: Affinity | None = None
-    "Distances that the plan rests on, or those of the default metric."
+    "Distances that the plan rests on, or those by the default metric."
     affinity_file: Path | None = None
-    "File of these distances."
+    "File with these distances."
     comparisons: tuple[Comparison, ...] = ()
-    "Comparisons of paths to this target: on the folds, then on test sets."
+    "Comparisons between paths to this target: on the folds, then on test sets."
     cases: tuple[ValidatedCase, ...] = ()
-    "Validated cases. Those of fold all count only if no other fold is validated: they were trained on."
+    "Validated cases. Fold all counts only if no other fold is validated: its cases were trained on."
     labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    "Name of each label of the target -> label values."
+    "Name of each label -> label values."
     target_json: dict[str, Any] = field(default_factory=dict)
     "The target's dataset.json; empty if it is missing."
     case_counts: dict[str, int] = field(default_factory=dict)
     "Dataset -> labelled cases, if known."
     reader: str = ""
-    "nnU-Net's image reader of the target; empty if the plans are missing."
+    "nnU-Net's image reader for the target; empty if the plans are missing."
     notes: tuple[str, ...] = ()
     "What could not be read or does not fit, a sentence each."
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Return the datasets of the run in training order, the target last."""
+        """Return the datasets in training order, the target last."""
         return (*self.run.request.sources, self.run.request.target)
 
     @property
@@ -119,7 +119,7 @@ class Findings:
 
 
 def find(folder: Path) -> Findings:
-    """Read everything known of the run in ``folder``. Raises RecordError if the run's record cannot be read."""
+    """Read everything known about the run in ``folder``. Raises RecordError if the run's record cannot be read."""
     run = read_run(folder)
     request = run.request
     key = request.target, request.plans, request.configuration
@@ -145,7 +145,7 @@ def find(folder: Path) -> Findings:
 
 
 def find_comparisons(run: Run, read: Callable[[Path], Comparison | None]) -> tuple[Comparison, ...]:
-    """Return the comparisons of this run's paths: on the folds, then on test sets by their numbers.
+    """Return the comparisons that hold this run's path: on the folds, then on test sets by number.
 
     They are stored under the run's tag. If a comparison trained the run, the tag also has ``longN`` and ``seedN``.
 

@@ -28,13 +28,13 @@ MAX_SOURCES = 60
 EDGES = 3
 """Edges drawn per task, shortest first."""
 ROOM = 0.06
-"""Least distance of two drawn tasks, as a share of the drawing's diagonal."""
+"""Least distance between drawn tasks, as a share of the drawing's diagonal."""
 Points = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
 
 def affinity_problem(affinity: Affinity) -> SequenceProblem:
-    """Return the tasks of an affinity as the graph needs them, the target last."""
+    """Return an affinity as the graph needs it, the target last."""
     return SequenceProblem.checked(
         affinity.names,
         affinity.matrix(),
@@ -58,8 +58,8 @@ def draw_graph(
 
     Args:
         problem: the tasks and their distances.
-        path: tasks of the trained path, the target last.
-        communities: sources by community if the strategy has any. Each gets its own colour and marker.
+        path: tasks on the trained path, the target last.
+        communities: sources by community if the strategy has any. Each gets a colour and a marker.
         proposed: the planned path if it differs, drawn dashed.
         width: inches. Below 5, tasks are numbered instead of named.
     """
@@ -77,7 +77,7 @@ def draw_graph(
             axes, [points[kept.index(task)] for task in tasks], [areas[kept.index(task)] for task in tasks], look
         )
     _draw_tasks(axes, problem, kept, points, areas, {*path}, communities)
-    _write_names(axes, problem, kept, points, areas, {*path}, full=width >= 5)
+    _write_names(axes, problem, kept, points, areas, path, full=width >= 5)
     handles = _legend(path, proposed, communities)
     figure.legend(handles=handles, loc="lower left", ncols=len(handles) if width >= 5 else 2, handletextpad=0.5)
     figure.stress = stress  # type: ignore[attr-defined]
@@ -90,8 +90,8 @@ def place(distances: Points) -> tuple[Points, float]:
     Args:
         distances: (n, n), >= 0. Both directions are averaged; inf counts as a bit farther than the farthest pair.
 
-    Returns (n, 2) points, the last task on the right half, and Kruskal's stress: the root of the squared error over
-    the squared distances (0 is exact, above 0.2 is poor; Kruskal, Psychometrika 29, 1964).
+    Returns (n, 2) points, the last task on the right half, and Kruskal's stress: root of squared error over squared
+    distances (0 is exact, above 0.2 is poor; Kruskal, Psychometrika 29, 1964).
     """
     from sklearn.manifold import smacof  # noqa: PLC0415 - slow import
 
@@ -131,7 +131,7 @@ def _spread(points: Points) -> Points:
 
 
 def _nearest(problem: SequenceProblem, chosen: set[int]) -> list[int]:
-    """Return the nearest sources and those of the paths, then the target."""
+    """Return the nearest sources and those on the paths, then the target."""
     to_target = problem.distances[:, problem.target]
     order = sorted(problem.sources, key=lambda task: (task not in chosen, to_target[task], problem.names[task]))
     return [*sorted(order[:MAX_SOURCES]), problem.target]
@@ -149,14 +149,14 @@ def _fit(points: Points, figure: Figure, axes: Axes, *, named: bool) -> Points:
 
 
 def _areas(problem: SequenceProblem, kept: Sequence[int]) -> Points:
-    """Return marker areas in points squared, by the root of the cases: a hundredfold is ten times the area."""
+    """Return marker areas in points squared: 100 times the cases give 10 times the area."""
     counts = np.asarray(problem.case_counts or (1,) * len(problem.names), dtype=np.float64)[list(kept)]
     largest = 260 if len(kept) <= FULL_NAMES else 130
     return np.asarray(28 + largest * np.sqrt(counts / counts.max()))
 
 
 def _draw_edges(axes: Axes, problem: SequenceProblem, kept: Sequence[int], points: Points) -> None:
-    """Join each task to its nearest ones. Width falls with distance."""
+    """Join each task to the nearest ones. Width falls with distance."""
     table = problem.distances[np.ix_(kept, kept)]
     table = (table + table.T) / 2
     np.fill_diagonal(table, np.inf)
@@ -220,33 +220,37 @@ def _write_names(
     kept: Sequence[int],
     points: Points,
     areas: Points,
-    on_path: set[int],
+    path: Sequence[int],
     *,
     full: bool,
 ) -> None:
-    """Write each name at the first side of its marker that covers nothing. Names of the path come first."""
+    """Write each name at the first side of the marker that covers nothing. Names on the path come first."""
     few = len(kept) <= FULL_NAMES
     font = 9.0 if few else 7.5
     radii = np.sqrt(areas) / 2 + 2
     taken = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(points, radii, strict=True)]
-    for place_ in sorted(range(len(kept)), key=lambda k: (kept[k] not in on_path, -areas[k])):
-        task = kept[place_]
-        text = short(problem.names[task]) if full and (few or task in on_path) else number(problem.names[task])
-        size = 0.6 * font * len(text) * (1.08 if task in on_path else 1.0), 1.2 * font
-        boxes = [_beside(points[place_], radii[place_] + gap, size, side) for gap in (1, 7, 14) for side in range(8)]
+    on_path = [kept.index(task) for task in path]
+    along = [points[i] * (1 - t) + points[j] * t for i, j in pairwise(on_path) for t in np.linspace(0, 1, 40)]
+    taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in along]  # names should not cover the path
+    for k in sorted(range(len(kept)), key=lambda k: (k not in on_path, -areas[k])):
+        name = problem.names[kept[k]]
+        text = short(name) if full and (few or k in on_path) else number(name)
+        # measured widths would need a drawn figure: letters are about 0.6 of their height wide
+        size = 0.6 * font * len(text) * (1.08 if k in on_path else 1.0), 1.2 * font
+        boxes = [_beside(points[k], radii[k] + gap, size, side) for gap in (1, 7, 14) for side in range(8)]
         covered = [_covered(box, taken, axes) for box in boxes]
         best = int(np.argmin(covered))
-        if covered[best] > 0 and not few and task not in on_path:
+        if covered[best] > 0 and not few and k not in on_path:
             continue  # the number is shown when the pointer rests on the task
         taken.append(boxes[best])
         left, bottom, right, top = boxes[best]
-        weight = "bold" if task in on_path else "normal"
+        weight = "bold" if k in on_path else "normal"
         written = axes.text((left + right) / 2, (bottom + top) / 2, text, ha="center", va="center", fontsize=font)
         written.set(fontweight=weight, zorder=4, path_effects=[withStroke(linewidth=2, foreground=PAPER)])
 
 
 def _beside(point: Points, gap: float, size: tuple[float, float], side: int) -> Box:
-    """Return the box of a name at one of eight sides of a marker: right, left, above, below, then the corners."""
+    """Return the box for a name next to a marker: right, left, above, below, then the corners."""
     across, up = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))[side]
     gap = gap if not (across and up) else 0.75 * gap
     x, y = point[0] + across * (gap + size[0] / 2), point[1] + up * (gap + size[1] / 2)
@@ -254,7 +258,7 @@ def _beside(point: Points, gap: float, size: tuple[float, float], side: int) -> 
 
 
 def _covered(box: Box, taken: Sequence[Box], axes: Axes) -> float:
-    """Return how much of a name's box covers other names and markers or leaves the drawing, in points squared."""
+    """Return how much a name covers other names and markers or leaves the drawing, in points squared."""
     frame = (axes.get_xlim()[0], axes.get_ylim()[0], axes.get_xlim()[1], axes.get_ylim()[1])
     outside = (box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, frame)
     return round(outside + sum(_overlap(box, other) for other in taken), 3)
@@ -282,6 +286,6 @@ def _legend(path: Sequence[int], proposed: Sequence[int], communities: Sequence[
 
 
 def _look(community: int) -> tuple[str, str]:
-    """Return the colour and marker of a community."""
+    """Return colour and marker for a community."""
     turn = community // len(COMMUNITIES)
     return COMMUNITIES[community % len(COMMUNITIES)], MARKERS[(community + turn) % len(MARKERS)]

@@ -1,4 +1,4 @@
-"""Overlays: slices of held-out images with the contours of the reference and of predictions."""
+"""Overlays: slices from held-out images with the contours of reference and predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnunet_seqtransfer.report.figures import PREDICTION, REFERENCE, SOFT, STYLE
 LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
 """One per label. Further labels start again."""
 MARGIN, MIN_MARGIN = 0.35, 10
-"""Surrounding on each side: share of the structure's extent, and pixels at least. A guess at what readers need."""
+"""Surrounding on each side: share of the structure, and pixels at least. A guess at what readers need."""
 MAX_PIXELS = 420
 """Pixels along the longer side. Larger cut-outs lose every second pixel, or more."""
 Labels = Sequence[tuple[str, tuple[int, ...]]]
@@ -27,20 +27,20 @@ Image = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """One slice of one case with its segmentations."""
+    """One slice with reference and predictions."""
 
     title: str
-    "Caption of the slice."
+    "Caption."
     image: Image
     "Grey values 0 to 255, shape (height, width), or RGB, shape (height, width, 3)."
     reference: Image
     "Label values, shape (height, width)."
     predictions: tuple[Image, ...]
-    "Label values of each model, shape (height, width)."
+    "Label values from each model, shape (height, width)."
     captions: tuple[str, ...]
-    "Caption of each prediction."
+    "Caption for each prediction."
     aspect: float = 1.0
-    "Height of a pixel divided by its width."
+    "Pixel height divided by pixel width."
 
 
 @mpl.rc_context(STYLE)
@@ -49,8 +49,8 @@ def draw_overlays(rows: Sequence[Overlay], labels: Labels, *, channel: str = "im
 
     Args:
         rows: slices, all with equally many predictions.
-        labels: name and label values of each label. Each has its own line style.
-        channel: caption of the plain image.
+        labels: name and label values. Each label has another line style.
+        channel: caption for the plain image.
     """
     columns = 2 + len(rows[0].predictions)
     side = 2.6
@@ -114,16 +114,16 @@ def telling_slices(
     """Return the slice with the largest structure, and the one with most wrong pixels if that is another one.
 
     The structure is the reference, or the prediction if the reference is empty. Slices are cut across the axis with
-    the widest spacing, the first of equal ones.
+    the widest spacing, the first if several are equal.
 
     Args:
         images: (channels, z, y, x). The first channel is shown.
         reference: (z, y, x) label values.
         prediction: (z, y, x) label values.
-        spacing: (3,) distances of voxels along z, y, x. 2-D images have a single slice.
+        spacing: (3,) voxel distances along z, y, x. 2-D images have a single slice.
         colours: True if the first three channels are red, green and blue from 0 to 255.
-        ignore: value of the ignore label. Its voxels count as neither structure nor wrong.
-        caption: of the prediction.
+        ignore: label value that counts as neither structure nor wrong.
+        caption: text above the prediction.
 
     Raises ValueError if the shapes differ.
     """
@@ -156,14 +156,14 @@ def telling_slices(
 
 
 def on_screen(image: Image) -> NDArray[np.uint8]:
-    """Return intensities of any shape as grey values 0 to 255, from the 0.5 to the 99.5 percentile."""
+    """Return intensities, shape kept, as grey values 0 to 255, from the 0.5 to the 99.5 percentile."""
     low, high = np.percentile(image, (0.5, 99.5))
     scaled = np.clip((image - low) / ((high - low) or 1.0) * 255, 0, 255)
     return np.asarray(np.nan_to_num(scaled), dtype=np.uint8)
 
 
 def _window(structure: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return a square part of the slice around the structure, or all of it without a structure, thinned if large."""
+    """Return a square around the structure, or the whole slice if there is none, thinned if large."""
     if not structure.any():
         windows = [slice(0, length) for length in structure.shape]
     else:

@@ -1,4 +1,4 @@
-"""The report of a run as one HTML file that can be mailed: it loads nothing from elsewhere."""
+"""The report as one HTML file that can be mailed: it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,26 +22,25 @@ from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, label_means, telling
 from nnunet_seqtransfer.planning.published import default_communities, find_communities, source_graph
 from nnunet_seqtransfer.report import page_tables, run_facts, run_text
-from nnunet_seqtransfer.report.comparison_figures import draw_differences
 from nnunet_seqtransfer.report.cost_figures import draw_costs
 from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, NUMBERED, draw_heat_map, draw_ranking
 from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.findings import Findings, StageFound, find
 from nnunet_seqtransfer.report.graph_figure import affinity_problem, draw_graph
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
-from nnunet_seqtransfer.report.training_figures import draw_stage
+from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
 from nnunet_seqtransfer.report.words import counted, decimals, path_words, sentence, short, without_folders
 from nnunet_seqtransfer.storage import replacing
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLOUR_READER = "NaturalImage2DIO"
-"""nnU-Net's reader of photographs. Three channels of it are red, green and blue."""
+"""nnU-Net's reader for photographs. If it reads three channels, they are red, green and blue."""
 NARROW = 3.7
-"""Width of figures on phones, in inches."""
+"""Figure width on phones, in inches."""
 
 
 def write_report(folder: Path, path: Path) -> Findings:
-    """Write the report of the run in ``folder`` to ``path``, and return what it rests on.
+    """Write the report on the run in ``folder`` to ``path``, and return what it rests on.
 
     Raises RecordError if the run's record cannot be read. Anything else that is missing is noted on the page.
     """
@@ -102,7 +101,7 @@ def _contents(parts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _heading(found: Findings) -> dict[str, Any]:
-    """Return the top of the page: decision, stages, result, and the comparison with scratch."""
+    """Return decision, stages, result, and the comparison with scratch."""
     name = short(found.run.request.target)
     verdict, scratch_command = run_text.against_scratch(found)
     return {
@@ -120,7 +119,7 @@ def _heading(found: Findings) -> dict[str, Any]:
 
 
 def _stops(found: Findings) -> list[dict[str, Any]]:
-    """Return the datasets of the path with the states of their stages."""
+    """Return the datasets on the path with the states of their stages."""
     stops: dict[str, list[StageFound]] = {}
     for stage in found.stages:
         stops.setdefault(stage.entry.dataset, []).append(stage)
@@ -137,12 +136,12 @@ def _stops(found: Findings) -> list[dict[str, Any]]:
 
 
 def _both_widths(draw: Callable[[float], Figure], width: float, label: str) -> Markup:
-    """Return a figure for wide screens and one for phones. The page shows one of them."""
+    """Return a figure for wide screens and one for phones. The page shows the one that fits."""
     return embed(draw(width), label, "wide") + embed(draw(NARROW), label, "narrow")
 
 
 def _choice(found: Findings) -> dict[str, Any]:
-    """Return the reasons of the plan and its candidates."""
+    """Return the plan's reasons and candidates."""
     plan = found.plan
     costs = None
     if plan and plan.candidates:
@@ -229,7 +228,7 @@ def _curves(found: Findings, stage: StageFound) -> dict[str, Any]:
 
 
 def _views(found: Findings, notes: list[str]) -> list[tuple[str, Markup]]:
-    """Return title and overlays of the worst, median and best case. A case that cannot be read leaves a note."""
+    """Return title and overlays for the worst, median and best case. A case that cannot be read leaves a note."""
     kind = "training case" if found.trained_on_cases else "case"
     views = []
     try:
@@ -271,7 +270,7 @@ def _overlays(found: Findings, rank: str, case: ValidatedCase, raw: RawCase) -> 
 
 
 def _comparison(comparison: Comparison, place: int) -> dict[str, Any]:
-    """Return heading, words, figure and tables of the comparison at ``place`` on the page, starting at 0."""
+    """Return heading, words, figure and tables. ``place`` counts the comparisons on the page from 0."""
     name = comparison.test_set
     figure = draw_differences(comparison)
     picture = None

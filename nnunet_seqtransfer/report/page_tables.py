@@ -1,4 +1,4 @@
-"""Tables of the page: what each cell shows and what it is sorted by. The template draws them."""
+"""Tables for the page: what each cell shows and sorts by. The template draws them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from nnunet_seqtransfer.report.words import (
 )
 
 MAX_SOURCES = 100
-"""Rows of the table of sources, nearest first."""
+"""Rows in the table of sources, nearest first."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table."""
+    """One table cell."""
 
     text: str
     "What is shown."
@@ -50,12 +50,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be sorted by each column. The first cell of a row is its heading."""
+    """A table that can be sorted by each column. The first cell is the heading of the row."""
 
     caption: str
     "Title for screen readers."
     header: tuple[str, ...]
-    "Titles of the columns."
+    "Column titles."
     rows: tuple[tuple[Cell, ...], ...]
     "Cells, row by row."
     chosen: tuple[bool, ...] = ()
@@ -68,7 +68,7 @@ class Table:
 
 
 def text(value: str, look: str = "") -> Cell:
-    """Return a cell of text."""
+    """Return a cell with text."""
     return Cell(value, value, look=look)
 
 
@@ -131,7 +131,7 @@ def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
 
 
 def cases_table(cases: Sequence[ValidatedCase]) -> Table:
-    """Return every validated case with its Dice, worst first."""
+    """Return every validated case with Dice, worst first."""
     labels = list(dict.fromkeys(label for case in cases for label in case.dice))
     ordered = sorted(cases, key=lambda case: (math.isnan(case.mean), case.mean, case.case))
     rows = []
@@ -144,7 +144,7 @@ def cases_table(cases: Sequence[ValidatedCase]) -> Table:
 
 
 def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
-    """Return title and table of the differences, and of how well distances ranked the sources, if there are any."""
+    """Return title and table for the differences and for the rankings, if there are any."""
     differences = tuple(
         (
             text(arrows(f"{entry.arm} against {entry.against}")),

@@ -1,4 +1,4 @@
-"""Where everything on the page comes from: versions, seeds, machines, files with their checksums, commands."""
+"""Origins of everything on the page: versions, seeds, machines, files with checksums, commands."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def facts(found: Findings) -> list[tuple[str, str]]:
 
 
 def constants_origin(plan: SequencePlan) -> str:
-    """Return where the constants of the cost come from. The unit is left out: it belongs to the metric."""
+    """Return the origin of the cost constants. The unit is left out: it belongs to the metric."""
     if plan.calibration:
         return f"the calibration {plan.calibration}"
     given = [
@@ -72,7 +72,7 @@ def constants_origin(plan: SequencePlan) -> str:
 
 
 def files(found: Findings) -> list[tuple[str, str]]:
-    """Return every file that the report rests on, relative to nnU-Net's folders, with its SHA-256."""
+    """Return every file that the report rests on, relative to nnU-Net's folders, with the SHA-256."""
     roots = ("nnUNet_results", results_folder()), ("nnUNet_preprocessed", preprocessed_folder())
     entries = []
     for path in dict.fromkeys(_files(found)):

@@ -29,7 +29,7 @@ def decision(found: Findings) -> str:
 
 
 def _reason(found: Findings) -> str:
-    """Return why, as the second half of the sentence."""
+    """Return why, to complete the sentence."""
     if found.plan is None:
         return ", as requested: there is no plan for this target"
     if not found.follows_plan:
@@ -120,7 +120,7 @@ def comparison_words(comparison: Comparison) -> str:
 
 
 def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
-    """Return the state of each stage of one dataset in words, and whether it is finished."""
+    """Return each state in words, and whether the stage is finished."""
     told = []
     for stage in stages:
         fold = f"fold {stage.entry.fold}: " if stage.is_target else ""
@@ -131,5 +131,5 @@ def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
 
 
 def stage_title(stage: StageFound) -> str:
-    """Return dataset and fold of a stage."""
+    """Return dataset and fold."""
     return f"{short(stage.entry.dataset)}, fold {stage.entry.fold}"

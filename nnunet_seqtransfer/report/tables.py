@@ -1,4 +1,4 @@
-"""Tables and sentences for the terminal."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nnunet_seqtransfer.report.words import decimals
+
 if TYPE_CHECKING:
     from nnunet_seqtransfer.affinity.record import Affinity
 
 
 def affinity_table(affinity: Affinity) -> str:
-    """The sources, nearest first, with interval and components of their distance to the target."""
+    """Return the sources, nearest first, with interval and components of the distance to the target."""
     header = ["source", "distance", "95 % interval", "", *affinity.components, "cases", "compared"]
     rows = [
         [
             affinity.names[i] if affinity.tasks[i].registered else f"{affinity.names[i]} (signature)",
-            _number(affinity.distances[i][-1]),
+            decimals(affinity.distances[i][-1]),
             _interval(affinity.low[i], affinity.high[i]),
             "~" if place < len(affinity.indistinct) and affinity.indistinct[place] else "",
-            *(_number(component[i][-1]) for component in affinity.components.values()),
+            *(decimals(component[i][-1]) for component in affinity.components.values()),
             str(affinity.tasks[i].labelled_cases),
             "; ".join(affinity.matches[i]),
         ]
@@ -35,14 +37,14 @@ def affinity_table(affinity: Affinity) -> str:
 
 
 def _interval(low: float, high: float) -> str:
-    return f"{_number(low)} - {_number(high)}" if math.isfinite(low) and math.isfinite(high) else "unknown (one case)"
+    return f"{decimals(low)} - {decimals(high)}" if math.isfinite(low) and math.isfinite(high) else "unknown (one case)"
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, numbers to the right."""
+    """Return rows as aligned columns, numbers to the right."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(len(cell) for cell in column) for column in columns]
-    numeric = [all(_is_number(cell) for cell in column[1:]) for column in columns]
+    numeric = [all(_isdecimals(cell) for cell in column[1:]) for column in columns]
 
     def line(cells: Sequence[str]) -> str:
         padded = (
@@ -54,11 +56,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in rows)])
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
-
-
-def _is_number(text: str) -> bool:
+def _isdecimals(text: str) -> bool:
     try:
         float(text)
     except ValueError:

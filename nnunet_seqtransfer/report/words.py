@@ -11,8 +11,7 @@ from nnunet_seqtransfer.nnunet.folders import DATASET_NAME, preprocessed_folder,
 ARROW = " \N{RIGHTWARDS ARROW} "
 MISSING = "\N{EN DASH}"
 _FOLDERS = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:)?[/\\](?=[^\s/\\])(?:(?:[^/\\:;,'\"()]*[^\s/\\:;,'\"()])[/\\])*")
-"""Everything of an absolute path but the last part. Folders may hold spaces: rather cut a word too many than show a
-part of a path."""
+"""The folders in an absolute path. They may hold spaces: rather cut a word too many than show a folder."""
 
 
 def short(dataset: str) -> str:
@@ -32,7 +31,7 @@ def path_words(path: Sequence[str], arrow: str = ARROW) -> str:
 
 
 def arrows(name: str) -> str:
-    """Replace the "->" of names and commands by real arrows."""
+    """Replace "->" in names and commands by arrows."""
     return name.replace(" -> ", ARROW)
 
 
@@ -52,7 +51,7 @@ def percent(share: float) -> str:
 
 
 def interval(middle: float, low: float | None, high: float | None, sign: str = "") -> str:
-    """Return a value with its 95 % interval in brackets if known; ``sign="+"`` also writes positive signs."""
+    """Return a value with the 95 % interval in brackets if known; ``sign="+"`` also writes positive signs."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return f"{middle:{sign}.3f}"
     return f"{middle:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
@@ -74,7 +73,7 @@ def hours(value: float) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return one line of text as a sentence: upper case first letter, full stop."""
+    """Return text as one sentence: upper case first letter, full stop."""
     line = " ".join(text.split()).rstrip(".")
     return f"{line[:1].upper()}{line[1:]}."
 

@@ -13,11 +13,18 @@ from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
 from nnunet_seqtransfer.nnunet.training_log import read_lines
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan, plan_path, read_plan
-from nnunet_seqtransfer.report.comparison_figures import MAX_ROWS, draw_comparison, draw_differences, drawn_differences
 from nnunet_seqtransfer.report.cost_figures import draw_costs
 from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, draw_heat_map, draw_ranking, scale_end
 from nnunet_seqtransfer.report.overlay_figure import Overlay, draw_overlays, telling_slices
-from nnunet_seqtransfer.report.training_figures import MAX_POINTS, draw_stage, thinned
+from nnunet_seqtransfer.report.result_figures import (
+    MAX_POINTS,
+    MAX_ROWS,
+    draw_comparison,
+    draw_differences,
+    draw_stage,
+    drawn_differences,
+    thinned,
+)
 from support import made_run
 from support.made_run import NEAR, SMALL, TARGET
 

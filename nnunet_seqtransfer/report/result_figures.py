@@ -1,25 +1,82 @@
-"""The differences that a comparison found: cases, mean and interval of each pair of paths."""
+"""Results: the curves of one stage, and the differences that a comparison found between paths."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
 from nnunet_seqtransfer.evaluation.differences import case_values, paired_means
-from nnunet_seqtransfer.report.figures import INK, PATH, SOFT, STYLE, save, tip
+from nnunet_seqtransfer.nnunet.training_log import Epoch
+from nnunet_seqtransfer.report.figures import INK, PATH, SECOND, SOFT, STRONG, STYLE, save, tip
 from nnunet_seqtransfer.report.words import arrows, counted, decimals
 
+MAX_POINTS = 400
+"""Epochs drawn at most, evenly spread."""
 MAX_ROWS = 15
-"""Differences drawn at most: those of planned paths, then the largest gains."""
+"""Differences drawn at most: planned paths, then the largest gains."""
+
+
+@mpl.rc_context(STYLE)
+def draw_stage(curve: Sequence[Epoch], labels: Sequence[str], epochs: int) -> Figure:
+    """Draw the mean pseudo Dice (thick) and each label (thin) above the losses.
+
+    Args:
+        curve: the finished epochs, at least one.
+        labels: names if known.
+        epochs: requested epochs, the end of the axis.
+    """
+    curve = thinned(curve)
+    numbers = [epoch.number + 1 for epoch in curve]
+    figure = Figure(figsize=(3.7, 3.7), layout="constrained")
+    dice, loss = figure.subplots(2, 1, sharex=True)
+    count = max(len(epoch.pseudo_dice) for epoch in curve)
+    names = labels if len(labels) == count else [f"label {place + 1}" for place in range(count)]
+    for place, name in enumerate(names if count > 1 else ()):
+        values = [epoch.pseudo_dice[place] if place < len(epoch.pseudo_dice) else math.nan for epoch in curve]
+        _line(dice, numbers, values, f"pseudo Dice of {name}", color=STRONG, linewidth=0.8, alpha=0.7)
+    _line(dice, numbers, [epoch.mean_dice for epoch in curve], "mean pseudo Dice", color=STRONG, linewidth=1.8)
+    _line(loss, numbers, [epoch.train_loss for epoch in curve], "training loss", color=STRONG, label="training")
+    validation = [epoch.validation_loss for epoch in curve]
+    _line(loss, numbers, validation, "validation loss", color=SECOND, linestyle="dashed", label="validation")
+    dice.set(ylabel="pseudo Dice", ylim=(0, 1.02))
+    loss.set(ylabel="loss", xlabel="epoch")
+    loss.legend(loc="upper right")
+    loss.margins(y=0.1)
+    last = max(epochs, numbers[-1])
+    # a single epoch gets some room on both sides
+    loss.set_xlim((1, last) if last > 1 else (0.5, 1.5))
+    loss.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    for axes in (dice, loss):
+        axes.grid(axis="y")
+    return figure
+
+
+def thinned(curve: Sequence[Epoch]) -> list[Epoch]:
+    """Return at most `MAX_POINTS` epochs, evenly spread, the last one among them."""
+    step = max(1, math.ceil(len(curve) / MAX_POINTS))
+    return list(curve)[::-1][::step][::-1]
+
+
+def _line(axes: Axes, numbers: Sequence[int], values: Sequence[float], name: str, **look: Any) -> None:
+    marker = {"marker": "o", "markersize": 5} if len(numbers) < 3 else {}
+    (drawn,) = axes.plot(numbers, values, **({"linewidth": 1.5} | look | marker))
+    known = [(value, epoch) for value, epoch in zip(values, numbers, strict=True) if math.isfinite(value)]
+    if known:
+        ends = (f"{decimals(value)} at epoch {epoch}" for value, epoch in (known[0], known[-1]))
+        tip(drawn, name, *dict.fromkeys(ends))
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
-    """Write the picture of the differences if there are any, and return its PNG."""
+    """Write the picture with the differences if there are any, and return the PNG."""
     figure = draw_differences(comparison)
     return () if figure is None else save(figure, folder / "differences.png")[:1]
 
@@ -36,9 +93,9 @@ def drawn_differences(comparison: Comparison) -> list[Difference]:
 
 @mpl.rc_context(STYLE)
 def draw_differences(comparison: Comparison, *, width: float = 7.5) -> Figure | None:
-    """Draw one row per difference: a dot per case, the mean and its 95 % interval, largest on top.
+    """Draw one row per difference: a dot per case, the mean and the 95 % interval, largest on top.
 
-    A case is averaged over labels and over the models that both paths have of it. Planned paths are coloured.
+    Cases are averaged over labels and over the models that both paths have. Planned paths are coloured.
     """
     shown = drawn_differences(comparison)
     if not shown:
@@ -69,7 +126,7 @@ def draw_differences(comparison: Comparison, *, width: float = 7.5) -> Figure | 
 
 
 def difference_words(entry: Difference) -> str:
-    """Return the mean difference with its interval, corrected p and number of cases."""
+    """Return the mean difference with interval, corrected p and number of cases."""
     known = entry.low is not None and entry.high is not None
     interval = f" (95 % interval {entry.low:+.3f} to {entry.high:+.3f})" if known else ""
     tested = "" if entry.p_holm is None else f", p = {entry.p_holm:.2g} after Holm"
