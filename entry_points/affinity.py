@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from nnunet_seqtransfer import Context
 from nnunet_seqtransfer.affinity.measure import (
+    ALL_SOURCES,
     AUTO_CASES,
     FIRST_CASES,
     NEAREST,
@@ -17,7 +18,6 @@ from nnunet_seqtransfer.affinity.measure import (
     measure_affinity,
 )
 from nnunet_seqtransfer.affinity.metric import find_metric
-from nnunet_seqtransfer.affinity.sources import ALL_SOURCES
 from nnunet_seqtransfer.calibration.record import read_calibration, require_metric
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from nnunet_seqtransfer.affinity.measure import find_affinity
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
-from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
+from nnunet_seqtransfer.affinity.record import read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
@@ -133,7 +133,7 @@ def _sources(options: argparse.Namespace, target: str) -> tuple[tuple[str, ...],
     if changed or not file.is_file():
         return plan.sources, {}
     affinity = read_affinity(file)
-    return plan.sources, {name: compared_channels(affinity, name) for name in plan.sources}
+    return plan.sources, {name: affinity.compared_channels(name) for name in plan.sources}
 
 
 def _new_plan(options: argparse.Namespace, target: str, path: Path) -> SequencePlan:
@@ -231,14 +231,3 @@ def _add_overlap(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="[OPTIONAL] Leave such cases out of the sources, for each fold its own; see nnUNetv2_seq_overlap",
     )
-
-
-def compared_channels(affinity: Affinity, source: str) -> Pairs:
-    """Return the pairs of channels of a source and the target that the affinity compared; empty if it compared none."""
-    index = affinity.names.index(source)
-    mine, theirs = affinity.tasks[index].channels, affinity.tasks[-1].channels
-    readings = {f"{a} -> {b}": (a, b) for a in mine for b in theirs}
-    words = affinity.matches[index][: min(len(mine), len(theirs))]
-    if len(readings) < len(mine) * len(theirs) or not all(word in readings for word in words):
-        return ()
-    return tuple(readings[word] for word in words)

@@ -141,7 +141,7 @@ def test_the_example_of_a_metric_works(tmp_path: Path, example_metric: str) -> N
     metric = find_metric(example_metric)
     assert metric.name == example_metric and {"descriptors", "fingerprint", "published"} < set(metric_names())
     signatures = [signature_of(metric, slices, tmp_path) for slices in (2, 4)]
-    itself, other = (metric.compare(signatures[0], signature).components for signature in signatures)
+    itself, other = (metric.compare(signatures[0], signature).distances for signature in signatures)
     assert metric.combination.distances(itself) == 0
     assert metric.combination.distances(other) == pytest.approx(np.log10(2), rel=1e-3)
 

@@ -1,4 +1,4 @@
-"""What a metric is: components of a distance, and the methods that compare signatures."""
+"""What a metric is: the components of a distance, and the methods that compare signatures."""
 
 from __future__ import annotations
 
@@ -13,15 +13,30 @@ from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.tasks.profiling import Profiler
 from nnunet_seqtransfer.tasks.signature import Signature
 
+Pairs = tuple[tuple[str, str], ...]
+"""Names of things that were compared with each other: (name in the source, name in the target)."""
+
+
+@dataclass(frozen=True)
+class Counterparts:
+    """Which parts of a source were compared with which parts of the target."""
+
+    channels: Pairs = ()
+    "Pairs of channels; empty if the metric does not compare channels."
+    labels: Pairs = ()
+    "Pairs of labels; empty if the metric does not compare labels one by one."
+    same_cases: bool = False
+    "True if the metric compared only cases that are in both tasks."
+
 
 @dataclass(frozen=True)
 class Components:
     """The distance from one task to another, split into the components of a metric."""
 
-    components: dict[str, float]
-    "Distance in each component, at least 0. `Combination` turns them into one distance."
-    match: tuple[str, ...] = ()
-    "In words, which channels and labels were compared with which: 'T1 -> MRI'."
+    distances: dict[str, float]
+    "Distance in each component, at least 0. A `Combination` turns them into one distance."
+    counterparts: Counterparts = Counterparts()
+    "Channels and labels that were compared with each other."
 
 
 class AffinityMetric(Profiler, Protocol):
@@ -39,7 +54,7 @@ class AffinityMetric(Profiler, Protocol):
 class BatchMetric(AffinityMetric, Protocol):
     """A symmetric metric that compares with many tasks at once and resamples its distances itself.
 
-    Metrics without these two methods are compared pair by pair, also for each resample.
+    A metric without these two methods is called pair by pair, also for each resample.
     """
 
     def compare_many(self, source: Signature, targets: Sequence[Signature]) -> dict[str, NDArray[np.float64]]:

@@ -1,11 +1,10 @@
-"""How the components of a metric become one distance."""
+"""Turn the components of a metric into one distance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,18 +16,16 @@ from nnunet_seqtransfer.errors import SequenceError
 class Combination:
     """The distance (sum over components k of weights[k] * c_k ** exponent) ** (1 / exponent).
 
-    A hop of a plan costs (distance / unit) ** hop_exponent. With hop_exponent equal to ``exponent`` that is
-    linear in the weights, which is what lets calibration fit them exactly.
+    A hop of a plan costs (distance / unit) ** hop_exponent. If hop_exponent equals ``exponent``, the cost is linear in
+    the weights, so a calibration can fit them exactly.
     """
 
     weights: dict[str, float]
-    """By name of the component, each >= 0, one at least above 0."""
-
+    "Weight of each component by name, at least 0; one must be above 0."
     exponent: float
-    """Above 0: 1 adds the components, 2 adds their squares as those of orthogonal parts of one vector."""
-
+    "Above 0. 1 adds the components; 2 adds their squares, as for orthogonal parts of one vector."
     unit: float = 1.0
-    """A typical distance worth a transfer, above 0; planners divide by it."""
+    "A typical distance, above 0. Planners divide by it."
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -41,11 +38,11 @@ class Combination:
                 raise SequenceError(f"the {what} is {value:g}; give a finite number above 0")
 
     def distances(self, components: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-        """Distances of the shape that every component has; ``components`` >= 0, inf where there is no distance.
+        """Return distances, in the common shape of the components.
 
-        Components that have no weight, or a weight of 0, are not looked at.
+        ``components`` holds values of at least 0, or inf for "no distance". Components without a weight are ignored.
 
-        Raises SequenceError where a weighed component is not among ``components``.
+        Raises SequenceError if a component with a weight is missing.
         """
         weighed = {name: weight for name, weight in self.weights.items() if weight > 0}
         lacking = sorted(set(weighed) - set(components))
@@ -54,20 +51,10 @@ class Combination:
                 f"there is no component {lacking[0]} to weigh, there are: {', '.join(sorted(components))}; "
                 "take the weights of this metric"
             )
-        # A power that overflows is a distance beyond all others: inf, no edge.
+        # A power that overflows becomes inf, which planners read as "no edge".
         with np.errstate(over="ignore"):
             total = sum(
                 weight * np.asarray(components[name], dtype=np.float64) ** self.exponent
                 for name, weight in weighed.items()
             )
             return np.asarray(total ** (1 / self.exponent), dtype=np.float64)
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as JSON holds them."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Combination:
-        """The inverse of `as_json`. Raises KeyError or TypeError where a field is missing or of another kind."""
-        weights = {str(name): float(weight) for name, weight in dict(content["weights"]).items()}
-        return cls(weights, float(content["exponent"]), float(content["unit"]))

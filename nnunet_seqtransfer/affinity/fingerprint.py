@@ -1,4 +1,4 @@
-"""The metric for a first look over hundreds of datasets: nnU-Net's fingerprint and the labels, and no image."""
+"""The metric for a first look over many datasets: statistics of foreground intensities and labels, as stored."""
 
 from __future__ import annotations
 
@@ -11,81 +11,87 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.euclidean import (
-    EuclideanMetric,
+from nnunet_seqtransfer.affinity.masks import box_around, form, holding
+from nnunet_seqtransfer.affinity.matching import UNMATCHED, Match, assign, matched_mean, mean_of_objects
+from nnunet_seqtransfer.affinity.mean_distance import (
+    MeanDistanceMetric,
+    Rows,
+    Shared,
     Squares,
     Summary,
     geometry_rows,
     geometry_squares,
     is_single,
+    root_mean,
+    rows_of,
     single_axes,
+    squares,
 )
-from nnunet_seqtransfer.affinity.masks import box_around, form, holding
-from nnunet_seqtransfer.affinity.matching import UNMATCHED, Match, assign, matched_mean, mean_of_objects
-from nnunet_seqtransfer.affinity.mean_distance import NONE_SHARED, Rows, Shared, root_mean, rows_of, squares
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.profiling import Labels, View
-from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature
+from nnunet_seqtransfer.tasks.signature import Signature
 
 Array = NDArray[np.float64]
 
 _CONSTANT_BELOW = 1e-6
-"""Intensities whose standard deviation is below this share of the largest are constant but for rounding."""
+"""Intensities with a standard deviation below this share of the largest one count as constant."""
 _LABEL_SCALE = np.sqrt(np.asarray([1 / 2, 1 / 2, *[4 / 3] * 3, *[1 / 4] * 4]) / 3)
-"""Thirds of: the mean of two sizes; the place, relative to half the diagonal of the unit cube; the mean of four."""
+"""A third each: mean of two sizes; position, relative to half the diagonal of the unit cube; mean of four numbers."""
 
 
 @dataclass(frozen=True)
 class FingerprintSummary(Summary):
-    """Of T tasks (or resamples) with C channels and L labels; scaled so that squares add up."""
+    """The vectors of T tasks (or resamples) with C channels and L labels, scaled so that squares add up."""
 
     intensity: Rows
-    "R = C, without errors of cases: nnU-Net pools the voxels of all."
+    "Statistics of the foreground intensities, one row per channel (R = C)."
     label: Rows
-    "R = 1 + L, the union of all labels first."
+    "Size, position and shape of objects, R = 1 + L, the union of all labels first."
 
 
-class FingerprintMetric(EuclideanMetric[FingerprintSummary]):
-    """Three distances between tasks, each the length of the difference of two vectors.
+class FingerprintMetric(MeanDistanceMetric[FingerprintSummary]):
+    """Three distances between tasks, each the length of the difference of two mean vectors (see `mean_distance`).
 
-    - image: root mean square of the differences of five numbers of nnU-Net's fingerprint, intensities of the foreground
-      less their mean and over their standard deviation: percentile 0.5, median, percentile 99.5, and log2(1 + t) of
-      the tails t, from the minimum to percentile 0.5 and from percentile 99.5 to the maximum. Channels are matched by
-      the linear assignment with the smallest sum.
-    - label: of the objects as stored, the difference of the log10 of the sizes, in mm^3 (mm^2 in single slices) and as
-      share of the image, root mean square of both; distance of the centroids (as share of the half diagonal of the
-      image); root mean square of the differences of the log2 spreads in mm along the axes and of the log2 surface
-      index (see `masks.form`); root mean square of the three.
-    - geometry: root mean square of the log2 ratios of original spacings and of extents in mm along the axes.
+    - image: root mean square difference of five numbers per case, computed from the foreground intensities minus their
+      mean and divided by their standard deviation, both of that case: percentile 0.5, median, percentile 99.5, and
+      log2(1 + t) of the lengths t of both tails. Linear assignment matches the channels.
+    - label: root mean square of three terms, for objects as stored: the root mean square of the differences of log10
+      sizes in mm^3 (mm^2 in single slices) and of log10 shares of the image; distance of centroids (in half diagonals
+      of the image); root mean square difference of the log2 spreads in mm and the log2 surface index.
+    - geometry: root mean square of the log2 ratios of original spacings and extents in mm along the axes.
 
-    Label averages two squares: of the union of all labels, and of the labels one by one, matched by linear assignment.
-    A channel or label without a counterpart, or a label that no case of just one of the two tasks holds, counts with a
-    square of `UNMATCHED`.
+    Label averages two squares: one for the union of all labels, one for single labels matched by linear assignment. The
+    square is `UNMATCHED` for a channel or label without a counterpart, and for a label that only one task shows.
 
-    Label and geometry are means over the sampled cases and free of the noise of that sample (see `embedding`). The
-    fingerprint's intensities are those of all cases at once: how they scatter is not known, so nothing is subtracted
-    from the image's square and resamples leave it as it is. Its numbers do not know scale and offset of intensities,
-    nor what surrounds an object: that CT and MR differ, or that a contrast is inverted, is seen only in so far as the
-    foreground's distribution changes its shape.
+    Nothing is resampled or preprocessed, so a case takes little longer than reading it. The statistics of nnU-Net's
+    dataset fingerprint pool all cases, which fails if scanners scale intensities differently; here each case has a
+    scale of its own. Scale, offset and surroundings are not seen: CT differs from MR, or a contrast from its inverse,
+    only if the shape of the foreground distribution differs.
     """
 
     name = "fingerprint"
-    version = 1
-    view: View = "labels"
+    version = 2
+    view: View = "stored"
     combination = Combination({"image": 1.0, "label": 0.25, "geometry": 0.0625}, exponent=2.0)
 
     def profile(self, case: CaseData, labels: Labels) -> dict[str, NDArray[Any]]:
-        """``form`` (1 + L, 8), see `masks.form`, of the union and of each label, NaN where the case does not hold it.
+        """Return intensities, forms and image size of a case, all float32.
 
-        ``size``, shape (): log10 of the number of voxels of the image. Both float32.
+        ``intensity`` (C, 5): see `standardised`. ``form`` (1 + L, 8): see `masks.form`, the union first, NaN if the
+        case lacks the label. ``size``, shape (): log10 of the number of voxels in the image.
         """
         union = tuple(sorted({value for values in labels for value in values}))
         boxes = ndimage.find_objects(case.segmentation)
         forms = [_form(case.segmentation, boxes, values) for values in (union, *labels)]
-        return {"form": np.stack(forms), "size": np.asarray(np.log10(case.segmentation.size), dtype=np.float32)}
+        foreground = holding(case.segmentation, union)
+        return {
+            "intensity": np.stack([standardised(image[foreground]) for image in case.images]).astype(np.float32),
+            "form": np.stack(forms),
+            "size": np.asarray(np.log10(case.segmentation.size), dtype=np.float32),
+        }
 
     def summarise(self, task: Signature) -> FingerprintSummary:
-        """Kept, since a task is compared with many (signatures are told apart by identity)."""
+        """Return the vectors of a task, cached per signature object."""
         return _summary(task)
 
     def squares(
@@ -95,8 +101,8 @@ class FingerprintMetric(EuclideanMetric[FingerprintSummary]):
         shared: Shared,
         matches: tuple[Match, Match] | None = None,
     ) -> Squares:
-        """Channels are matched by the image, labels by the label."""
-        image = squares(a.intensity, b.intensity, NONE_SHARED, UNMATCHED)
+        """Match channels by image and labels by label."""
+        image = squares(a.intensity, b.intensity, shared, UNMATCHED)
         label = squares(a.label, b.label, shared, UNMATCHED)
         channels, labels = matches or (assign(image), assign(label[:, 1:, 1:]))
         found = {
@@ -116,38 +122,37 @@ def _form(segmentation: NDArray[np.int16], boxes: Any, values: tuple[int, ...]) 
 
 @lru_cache(maxsize=4096)
 def _summary(task: Signature) -> FingerprintSummary:
+    intensities = np.stack([profile["intensity"] for profile in task.profiles]).astype(np.float64)
     return FingerprintSummary(
-        intensity=_without_cases(root_mean(standardised(task.intensities))),
+        intensity=rows_of(root_mean(intensities)),
         label=rows_of(label_vectors(task) * _LABEL_SCALE),
         geometry=geometry_rows(task),
         single=single_axes(task),
     )
 
 
-def _without_cases(vectors: Array) -> Rows:
-    rows, length = vectors.shape
-    return Rows(vectors[None], np.zeros((1, rows)), np.zeros((0, rows, length)), np.zeros((0, rows), dtype=bool))
+def standardised(values: NDArray[Any]) -> Array:
+    """Return percentile 0.5, median, percentile 99.5 and both tails of intensities (n,) in standard deviations.
 
-
-def standardised(intensities: Array) -> Array:
-    """(C, 5) of (C, 7) `INTENSITY_PROPERTIES`: percentile 0.5, median, percentile 99.5, and the two tails; see above.
-
-    Zeros where the foreground is constant.
+    Percentiles are taken minus the mean. A tail of length t counts as log2(1 + t). Constant intensities give zeros, and
+    no intensities give NaN.
     """
-    properties = dict(zip(INTENSITY_PROPERTIES, intensities.T, strict=True))
-    largest = np.maximum(np.abs(properties["min"]), np.abs(properties["max"]))
-    varies = properties["std"] > _CONSTANT_BELOW * largest
-    scale = np.where(varies, properties["std"], np.inf)
-    low, middle, high = (properties[name] for name in ("percentile_00_5", "median", "percentile_99_5"))
-    ends = [low - properties["min"], properties["max"] - high]
-    tails = [np.log2(1 + np.maximum(end, 0) / scale) for end in ends]
-    return np.stack([*((value - properties["mean"]) / scale for value in (low, middle, high)), *tails], axis=1)
+    if not len(values):
+        return np.full(5, np.nan)
+    values = values.astype(np.float64)
+    mean, deviation = values.mean(), values.std()
+    least, low, middle, high, most = np.percentile(values, [0, 0.5, 50, 99.5, 100])
+    if deviation <= _CONSTANT_BELOW * max(abs(least), abs(most)):
+        return np.zeros(5)
+    points = (np.asarray([low, middle, high]) - mean) / deviation
+    return np.concatenate([points, np.log2(1 + np.asarray([low - least, most - high]) / deviation)])
 
 
 def label_vectors(task: Signature) -> Array:
-    """(cases, 1 + L, 9): log10 of the size in mm^3 and of its share, centroid, log2 spreads in mm, log2 surface index.
+    """Return nine numbers per object, (cases, 1 + L, 9); NaN if a case lacks the label.
 
-    NaN where a case does not hold the label. A single slice has no thickness: its sizes are in mm^2.
+    log10 of the size in mm^3 and of the share of the image, centroid, log2 spreads in mm, log2 surface index. A single
+    slice has no thickness, so sizes are in mm^2.
     """
     forms = np.stack([profile["form"] for profile in task.profiles]).astype(np.float64)
     sizes = np.stack([profile["size"] for profile in task.profiles]).astype(np.float64)

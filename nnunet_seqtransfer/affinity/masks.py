@@ -1,4 +1,4 @@
-"""Masks of objects: where their voxels are, what surrounds them, and their size, place and shape in eight numbers."""
+"""Find the voxels and the surroundings of labelled objects, and describe an object by eight numbers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHELL = 3
-"""Width in voxels of the shell around an object that stands for its surroundings."""
+"""Width in voxels of the shell that represents the surroundings of an object."""
 _WHOLE = 2**18
-"""Masks of up to so many voxels, or with so few members, are listed as a whole; larger ones are sampled."""
+"""Size up to which all member voxels of a mask are listed; members of larger masks are sampled."""
 _GOLDEN = 0.6180339887498949
-"""Multiples of the golden ratio, modulo 1, spread more evenly than any grid whose step may fit the image's rows."""
+"""Golden ratio minus 1. Its multiples modulo 1 are evenly spread, and never in step with the rows of an image."""
 
 Mask = NDArray[np.bool_]
 Boxes = Sequence[tuple[slice, ...] | None]
 
 
 def box_around(boxes: Boxes, values: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-    """The box of the voxels with these label values and a shell around them, within the image; None without any.
+    """Return the box around all voxels with these label values and their shell, clipped to the image; None if empty.
 
-    ``boxes``: those of the single values from 1 on, see `scipy.ndimage.find_objects`.
+    ``boxes`` holds the boxes of the single values from 1 on, see `scipy.ndimage.find_objects`.
     """
     tight = [box for value in values if value <= len(boxes) and (box := boxes[value - 1]) is not None]
     if not tight:
@@ -37,8 +37,9 @@ def box_around(boxes: Boxes, values: tuple[int, ...], shape: tuple[int, ...]) ->
 
 
 def holding(segmentation: NDArray[np.int16], values: tuple[int, ...]) -> Mask:
-    """Where the segmentation has one of the values; np.isin would need eight bytes a voxel."""
-    if tuple(range(values[0], values[-1] + 1)) == values:  # as a rule, in the union of all labels too
+    """Return a mask of the voxels that have one of the values."""
+    # np.isin would need eight bytes per voxel. Values are mostly consecutive, also in the union of all labels.
+    if tuple(range(values[0], values[-1] + 1)) == values:
         return np.asarray((segmentation >= values[0]) & (segmentation <= values[-1]))
     mask = np.zeros(segmentation.shape, dtype=bool)
     for value in values:
@@ -48,7 +49,7 @@ def holding(segmentation: NDArray[np.int16], values: tuple[int, ...]) -> Mask:
 
 @lru_cache(maxsize=8)
 def spread_positions(size: int, count: int) -> NDArray[np.intp]:
-    """Ascending positions in ``range(size)``: all of them, or about ``count`` evenly spread ones; always the same."""
+    """Return ascending positions in ``range(size)``: all, or about ``count`` evenly spread ones. No randomness."""
     if size <= count:
         return np.arange(size)
     positions = np.sort(np.arange(count) * _GOLDEN % 1.0 * size).astype(np.intp)
@@ -58,15 +59,15 @@ def spread_positions(size: int, count: int) -> NDArray[np.intp]:
 
 
 def coordinates(positions: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
-    """Flat positions as one array of indices per axis."""
+    """Convert flat positions to one array of indices per axis."""
     return tuple(np.unravel_index(positions, shape))
 
 
 def members(mask: Mask, count: int) -> tuple[NDArray[np.intp], ...]:
-    """Indices, one array per axis, of about ``count`` voxels spread over a mask, or of all where it has fewer."""
+    """Return indices of about ``count`` voxels spread over a mask, or of all if it has fewer; one array per axis."""
     flat = mask.reshape(-1)
     if flat.size > _WHOLE and (voxels := int(np.count_nonzero(flat))) > _WHOLE:
-        # A list of all members takes eight bytes each; positions spread over the box hit enough of so many.
+        # Listing all members takes eight bytes each. Positions spread over the box hit enough of them.
         positions = spread_positions(flat.size, count * max(1, flat.size // voxels))
         return coordinates(positions[flat[positions]], mask.shape)
     every = np.flatnonzero(flat)
@@ -74,7 +75,10 @@ def members(mask: Mask, count: int) -> tuple[NDArray[np.intp], ...]:
 
 
 def dilated(mask: Mask, width: int = SHELL) -> Mask:
-    """The mask and all voxels within ``width`` of it along every axis: a cube as structuring element, by doubling."""
+    """Dilate a mask by ``width`` voxels along every axis (a cube as structuring element).
+
+    Each axis grows by doubling steps, which is faster than ``width`` single steps.
+    """
     grown = mask
     for axis, length in enumerate(mask.shape):
         reached = 0
@@ -90,11 +94,11 @@ def dilated(mask: Mask, width: int = SHELL) -> Mask:
 
 
 def form(mask: Mask, start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """(8,) size, place and shape of a mask that is not empty and was cut out of an image of ``shape`` at ``start``.
+    """Return eight numbers for size, position and shape of a mask cut out of an image of ``shape`` at ``start``.
 
-    log10 of the number of voxels; the centroid along the three axes as a share of the image; log2 of the standard
-    deviation + 0.5 along the axes, in voxels; log2 of the surface index: surface voxels / voxels^(2/3), or, in a single
-    slice, / voxels^(1/2), surface voxels being those with a neighbour across a face outside of the mask.
+    The mask must not be empty. Returned: log10 of the number of voxels; the centroid along the three axes as a share of
+    the image; log2 of (standard deviation + 0.5 voxels) along the three axes; log2 of the surface index, surface voxels
+    / voxels^(2/3), or / voxels^(1/2) in a single slice. A surface voxel has a face neighbour outside the mask.
     """
     dimensions = max(2, sum(length > 1 for length in shape))
     count = int(np.count_nonzero(mask))
@@ -113,9 +117,9 @@ def form(mask: Mask, start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[
 
 
 def _interior(mask: Mask) -> Mask:
-    """The voxels all of whose neighbours across a face lie in the mask, which ends at the border of its array.
+    """Return the voxels with all face neighbours inside the mask. The border of the array counts as outside.
 
-    An axis with one slice is left out.
+    Axes with one slice are ignored.
     """
     interior = mask.copy()
     for axis in (axis for axis, length in enumerate(mask.shape) if length > 1):

@@ -1,4 +1,4 @@
-"""Which channel and which label of one task is compared with which of another: linear assignment, for many pairs."""
+"""Match the channels and labels of two tasks by linear assignment, for many pairs of tasks at once."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 UNMATCHED = 0.5**2
-"""Square of the distance between a channel or label and nothing. A guess, to be calibrated."""
+"""Squared distance of a channel or label without a counterpart. A guess, until a calibration weighs it."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Match:
-    """One-to-one matchings of R_a things of one task with R_b of another, for T pairs of tasks; K = min(R_a, R_b)."""
+    """One-to-one matchings of R_a rows with R_b rows for T pairs of tasks; K = min(R_a, R_b)."""
 
     first: NDArray[np.intp]
-    "Shape (T, K): indices of the one task's, ascending."
+    "Indices of rows of the first task, ascending, (T, K)."
     second: NDArray[np.intp]
-    "Shape (T, K): indices of their counterparts."
+    "Indices of the matched rows of the second task, (T, K)."
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """The matched indices of the first pair of tasks."""
+        """Return the matched indices of the first pair of tasks."""
         return [(int(i), int(j)) for i, j in zip(self.first[0], self.second[0], strict=True)]
 
 
 def assign(costs: Array) -> Match:
-    """The matchings of (T, R_a, R_b) with the smallest sums of costs (Kuhn 1955, by SciPy)."""
+    """Return the matchings with the smallest sums of the costs (T, R_a, R_b) (Kuhn 1955, by SciPy)."""
     tasks, rows, columns = costs.shape
     if rows == columns == 1:
         zeros = np.zeros((tasks, 1), dtype=np.intp)
@@ -40,12 +40,15 @@ def assign(costs: Array) -> Match:
 
 
 def matched_mean(costs: Array, match: Match, unmatched: float) -> Array:
-    """(T,) mean of the matched of (T, R_a, R_b) costs; what has no counterpart costs ``unmatched``."""
+    """Return the mean (T,) of the matched costs (T, R_a, R_b). Each row without a counterpart costs ``unmatched``."""
     most = max(costs.shape[1:])
     matched = costs[np.arange(len(costs))[:, None], match.first, match.second]
     return np.asarray((matched.sum(axis=1) + unmatched * (most - matched.shape[1])) / most)
 
 
 def mean_of_objects(costs: Array, labels: Match, unmatched: float) -> Array:
-    """(T,) mean of (T, 1 + L_a, 1 + L_b) costs: half from the unions of all labels (row and column 0), half matched."""
+    """Return the mean (T,) of the costs (T, 1 + L_a, 1 + L_b) of objects.
+
+    Half comes from the unions of all labels (row and column 0), half from the matched labels.
+    """
     return np.asarray((costs[:, 0, 0] + matched_mean(costs[:, 1:, 1:], labels, unmatched)) / 2)

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nnunet_seqtransfer.affinity.base import AffinityMetric
-from nnunet_seqtransfer.affinity.bootstrap import all_pairs, resample_pairs
+from nnunet_seqtransfer.affinity.bootstrap import Scatter, all_pairs, resample_pairs, scatter_to_target
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, find_metric
 from nnunet_seqtransfer.affinity.record import (
     Affinity,
+    Resamples,
     TaskEntry,
     affinity_path,
     read_affinity,
     require_fitting,
     write_affinity,
+    write_resamples,
 )
-from nnunet_seqtransfer.affinity.resamples import Resamples, write_resamples
-from nnunet_seqtransfer.affinity.sources import ALL_SOURCES, Named, Sources, load_sources
-from nnunet_seqtransfer.affinity.uncertainty import Scatter, scatter_to_target
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.nnunet.folders import dataset_name
+from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, SequenceError
+from nnunet_seqtransfer.nnunet.folders import dataset_name, registered_datasets
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
-from nnunet_seqtransfer.tasks.alignment import remember_reader
-from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile
-from nnunet_seqtransfer.tasks.signature import Signature
-from nnunet_seqtransfer.tasks.task import load_target
+from nnunet_seqtransfer.tasks.alignment import align_plans, remember_reader
+from nnunet_seqtransfer.tasks.profiling import preprocessing_for, profile_tasks, request_profile
+from nnunet_seqtransfer.tasks.signature import Signature, read_signature
+from nnunet_seqtransfer.tasks.task import Task, load_each, load_target, named_sources
 
+ALL_SOURCES = "all"
+"""Name that stands for every registered dataset that fits the target."""
+SIGNATURE_ENDING = ".npz"
 AUTO_CASES = 0
 """Value of `AffinityRequest.cases` that means: sample more cases until the order of the nearest sources is certain."""
 FIRST_CASES = 10
@@ -135,10 +138,9 @@ def compute_affinity(request: AffinityRequest, context: Context, metric: Affinit
     Signatures are cached. Raises as `measure_affinity`.
     """
     weights = request.weights or metric.combination
-    loaded = load_target(dataset_name(request.target), request.plans, request.configuration)
-    target = Named(*loaded, request.configuration)
-    sources = load_sources(target, request.sources, metric, context.processes, context.notify)
-    counts = {named.name: request.cases or FIRST_CASES for named in (*sources.tasks, target)}
+    target = _Registered(*load_target(dataset_name(request.target), request.plans, request.configuration))
+    sources = _load_sources(target, request, metric, context)
+    counts = {entry.name: request.cases or FIRST_CASES for entry in (*sources.registered, target)}
     while True:
         sources, signatures = _profile(request, context, metric, target, sources, counts)
         scatter = scatter_to_target(metric, weights, signatures, request.seed)
@@ -146,53 +148,150 @@ def compute_affinity(request: AffinityRequest, context: Context, metric: Affinit
         if grown == counts:
             break
         counts = grown
-        context.notify(f"the cases do not tell the nearest sources apart yet; looking at {max(counts.values())}")
-    for named in sources.tasks:
-        remember_reader(named.task, named.plans["image_reader_writer"])
+        context.notify(f"the order of the nearest sources is not certain yet; sampling {max(counts.values())} cases")
+    for entry in sources.registered:
+        remember_reader(entry.task, entry.plans["image_reader_writer"])
     affinity = _record(request, metric, weights, signatures, sources, scatter)
     nearest = (*affinity.ranking()[:JOINT], len(signatures) - 1)
-    joint = resample_pairs(metric, [signatures[place] for place in nearest], request.seed)
+    joint = resample_pairs(metric, [signatures[index] for index in nearest], request.seed)
     left_out = {name: str(error) for name, error in sources.left_out.items()}
     return ComputedAffinity(affinity, Resamples(nearest, joint), left_out, not any(scatter.indistinct[:NEAREST]))
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """A registered dataset, and the plans that its voxels are prepared with."""
+
+    task: Task
+    plans: dict[str, Any]
+    "Plans aligned to the target; for the target, its own plans."
+
+    @property
+    def name(self) -> str:
+        return self.task.dataset
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """The sources that are compared with a target."""
+
+    order: tuple[str, ...]
+    "Names of all sources: registered datasets, then signatures, each in the order requested."
+    registered: tuple[_Registered, ...]
+    "Sources that are registered datasets."
+    files: Mapping[str, Signature]
+    "Sources that came as signature files, by name."
+    left_out: Mapping[str, SeqTransferError]
+    "Error of each source that is not compared, by name or file."
+
+    def without(self, failed: Mapping[str, SeqTransferError], context: Context) -> _Sources:
+        """Leave out the sources that failed. Raises the first error if no source is left."""
+        left_out = {**self.left_out, **failed}
+        order = tuple(name for name in self.order if name not in left_out)
+        if not order:
+            raise next(iter(left_out.values()))
+        for name, error in failed.items():
+            context.notify(f"leaving out {name}: {error}")
+        registered = tuple(entry for entry in self.registered if entry.name not in left_out)
+        return replace(self, order=order, registered=registered, left_out=left_out)
+
+
+def _load_sources(target: _Registered, request: AffinityRequest, metric: AffinityMetric, context: Context) -> _Sources:
+    """Load the sources that fit the target and leave out the others.
+
+    Raises DatasetError or SequenceError if the list of sources makes no sense, or the first error if none is left.
+    """
+    paths = [name for name in request.sources if name.endswith(SIGNATURE_ENDING)]
+    others = [name for name in request.sources if name not in paths]
+    names = _all_but(target.name) if others == [ALL_SOURCES] else named_sources(target.name, others)
+    failed: dict[str, SeqTransferError] = {}
+    registered: list[_Registered] = []
+    for name, task in zip(names, load_each(names, context), strict=True):
+        try:
+            if isinstance(task, SeqTransferError):
+                raise task
+            registered.append(_Registered(task, align_plans(target.plans, target.task, task)))
+        except SeqTransferError as error:
+            failed[name] = error
+    files: dict[str, Signature] = {}
+    for path in paths:
+        try:
+            signature = _read_fitting(Path(path), target, request, metric, {target.name, *names, *files})
+            files[signature.dataset] = signature
+        except SeqTransferError as error:
+            failed[path] = error
+    return _Sources((*names, *files), tuple(registered), files, {}).without(failed, context)
+
+
+def _all_but(target: str) -> tuple[str, ...]:
+    others = tuple(name for name in registered_datasets() if name != target)
+    if not others:
+        raise DatasetError(f"no dataset but the target {target} is registered; copy sources to nnUNet_raw")
+    return others
+
+
+def _read_fitting(
+    path: Path, target: _Registered, request: AffinityRequest, metric: AffinityMetric, taken: set[str]
+) -> Signature:
+    """Read a signature file. Raises RecordError or SequenceError if it cannot be compared with the target."""
+    signature = read_signature(path)
+    make = "have it made again with nnUNetv2_seq_signature"
+    if (signature.metric, signature.version) != (metric.name, metric.version):
+        raise SequenceError(
+            f"the signature is of metric {signature.metric} version {signature.version}, wanted is {metric.name} "
+            f"version {metric.version}: {path}; {make} -m {metric.name} by the same version of nnunet-seqtransfer"
+        )
+    if signature.dataset in taken:
+        raise SequenceError(
+            f"the signature is of {signature.dataset}, which is among the tasks already: {path}; leave it out of -s"
+        )
+    if signature.preprocessing != preprocessing_for(metric.view, target.plans, request.configuration):
+        raise SequenceError(
+            f"the signature was made with another preprocessing than the target's: {path}; {make} -plans and the plans "
+            f"file of {target.name} -c {request.configuration}"
+        )
+    if signature.is_planar != target.task.is_planar:
+        raise SequenceError(
+            f"one of the signature of {signature.dataset} and the target {target.name} has 2-D images, the other "
+            f"volumes: {path}; leave it out of -s"
+        )
+    return signature
 
 
 def _profile(
     request: AffinityRequest,
     context: Context,
     metric: AffinityMetric,
-    target: Named,
-    sources: Sources,
+    target: _Registered,
+    sources: _Sources,
     counts: dict[str, int],
-) -> tuple[Sources, tuple[Signature, ...]]:
-    """Signatures of the sources that have one, then of the target; the others are left out from now on."""
-    local = [*sources.tasks, target]
+) -> tuple[_Sources, tuple[Signature, ...]]:
+    """Return the sources that have a signature, and their signatures followed by that of the target."""
+    local = (*sources.registered, target)
     requests = [
-        request_profile(named.task, named.plans, request.configuration, counts[named.name], request.seed)
-        for named in local
+        request_profile(entry.task, entry.plans, request.configuration, counts[entry.name], request.seed)
+        for entry in local
     ]
-    profiled = dict(
-        zip((named.name for named in local), profile_tasks(requests, metric, context.processes), strict=True)
-    )
+    results = profile_tasks(requests, metric, context.processes)
+    profiled = dict(zip((entry.name for entry in local), results, strict=True))
     own = profiled.pop(target.name)
     if isinstance(own, SeqTransferError):
         raise own
     found = {name: result for name, result in profiled.items() if isinstance(result, Signature)}
     failed = {name: result for name, result in profiled.items() if isinstance(result, SeqTransferError)}
-    remaining = sources.without(failed, context.notify)
+    remaining = sources.without(failed, context)
     return remaining, (*(remaining.files.get(name) or found[name] for name in remaining.order), own)
 
 
-def _grown(counts: dict[str, int], target: Named, sources: Sources, scatter: Scatter) -> dict[str, int]:
-    """Twice the cases for the target and the sources that cannot be told apart, as far as they have more.
-
-    What has a single case in all has no interval, and never will.
-    """
-    sizes = {named.name: len(named.task.cases) for named in (*sources.tasks, target)}
+def _grown(counts: dict[str, int], target: _Registered, sources: _Sources, scatter: Scatter) -> dict[str, int]:
+    """Double the cases of the target and of neighbours in the ranking that are indistinct, as far as they have more."""
+    sizes = {entry.name: len(entry.task.cases) for entry in (*sources.registered, target)}
     most = {**{name: len(signature.cases) for name, signature in sources.files.items()}, **sizes}
-    names = [sources.order[place] for place in scatter.ranking[: NEAREST + 1]]
+    names = [sources.order[index] for index in scatter.ranking[: NEAREST + 1]]
     wanted = set()
     for pair, indistinct in zip(pairwise(names), scatter.indistinct, strict=False):
         tasks = {*pair, target.name}
+        # A task with a single case has no interval, however many cases the others have.
         if indistinct and min(most[name] for name in tasks) > 1:
             wanted |= tasks
     return {
@@ -206,7 +305,7 @@ def _record(
     metric: AffinityMetric,
     combination: Combination,
     signatures: Sequence[Signature],
-    sources: Sources,
+    sources: _Sources,
     scatter: Scatter,
 ) -> Affinity:
     components = all_pairs(metric, signatures)
@@ -227,7 +326,7 @@ def _record(
         ),
         distances=_rows(combination.distances(components)),
         components={name: _rows(values) for name, values in components.items()},
-        matches=tuple(metric.compare(source, signatures[-1]).match for source in signatures[:-1]),
+        counterparts=tuple(metric.compare(source, signatures[-1]).counterparts for source in signatures[:-1]),
         low=tuple(float(value) for value in scatter.low),
         high=tuple(float(value) for value in scatter.high),
         indistinct=scatter.indistinct,

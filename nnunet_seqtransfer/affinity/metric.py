@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nnunet_seqtransfer.affinity.base import AffinityMetric
 
 ENTRY_POINT_GROUP = "nnunet_seqtransfer.metrics"
-"""Python entry point group under which other packages register a metric class."""
+"""Python entry point group that other packages register a metric class under."""
 DEFAULT_METRIC = "descriptors"
 _OWN = {
     "descriptors": "nnunet_seqtransfer.affinity.descriptors:DescriptorMetric",
@@ -21,7 +21,7 @@ _OWN = {
 
 
 def metric_names() -> tuple[str, ...]:
-    """Return the names of all metrics, sorted. No metric is imported."""
+    """Return the names of all metrics, sorted, without importing the metrics."""
     return tuple(sorted(_registered()))
 
 
@@ -35,5 +35,5 @@ def find_metric(name: str) -> AffinityMetric:
 
 def _registered() -> dict[str, EntryPoint]:
     others = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    # Our own names cannot be taken by other packages.
+    # Other packages cannot take our own names.
     return others | {name: EntryPoint(name, value, ENTRY_POINT_GROUP) for name, value in _OWN.items()}

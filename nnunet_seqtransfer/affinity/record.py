@@ -1,49 +1,56 @@
-"""The record of an affinity run: every distance, and everything it was made from."""
+"""The files of an affinity: the record with every distance, a CSV for people, and the resampled distances."""
 
 from __future__ import annotations
 
 import csv
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer import __version__
+from nnunet_seqtransfer.affinity.base import Counterparts, Pairs
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.errors import RecordError, SeqTransferError
+from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import cache_folder, registered_datasets
-from nnunet_seqtransfer.storage import read_record, replacing, write_record
+from nnunet_seqtransfer.storage import checksum, from_json, read_record, replacing, to_json, write_record
 
-FORMAT = 2
+FORMAT = 3
 KIND = "affinity"
+RESAMPLES_FORMAT = 1
+_REMEDY = "run nnUNetv2_seq_affinity again"
+_MATRICES = ("distances", "components", "low", "high")
+"""Fields that may hold infinity, which JSON lacks: null in the file."""
 
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task as it was when its distances were computed."""
+    """One task at the time when its distances were computed."""
 
     dataset: str
-    "Full name."
+    "Full name of the dataset."
     channels: tuple[str, ...]
-    "Channel names."
+    "Names of the input channels."
     labels: tuple[str, ...]
-    "Label names."
+    "Names of the labels or regions, background excluded."
     labelled_cases: int
-    "Labelled cases in the dataset."
+    "Number of labelled cases in the dataset."
     sampled_cases: tuple[str, ...]
-    "Identifiers of the cases that were looked at."
+    "Identifiers of the cases that were compared."
     signature: str
-    "Digest of its signature."
+    "Digest of the signature."
     registered: bool = True
-    "Whether the dataset is on this machine; one that is known by its signature alone can be ranked, not trained on."
+    "False if only the signature is on this machine: the task can be ranked but not trained on."
 
 
 @dataclass(frozen=True)
 class Affinity:
-    """Distances between tasks: the sources, and last the target."""
+    """Distances between tasks: first the sources, then the target."""
 
     target: str
     "Full name of the target."
@@ -54,107 +61,130 @@ class Affinity:
     metric: str
     "Name of the metric."
     combination: Combination
-    "How the components became the distance."
+    "Weights that turn the components into distances."
     calibration: str | None
-    "Name of the calibration that the weights come from; None where they are the metric's own guesses."
+    "Name of the calibration that the weights come from; None if they come with the metric."
     seed: int
     "Seed of the case sample and of the resamples."
     cases: int
-    "Cases asked for per task; 0 where they were drawn until the ranking stood."
+    "Cases requested per task; 0 means that cases were added until the order of the nearest sources was certain."
     tasks: tuple[TaskEntry, ...]
-    "The sources in the order given, then the target."
+    "The sources in the order requested, then the target."
     distances: tuple[tuple[float, ...], ...]
-    "distances[i][j] from task i to task j."
+    "distances[i][j]: distance from task i to task j; inf means no distance."
     components: dict[str, tuple[tuple[float, ...], ...]] = field(repr=False)
-    "Each component of the distance, in the same layout."
-    matches: tuple[tuple[str, ...], ...] = field(repr=False)
-    "For each source, in words, which of its channels and labels were compared with which of the target's."
+    "Each component of the distance by name, in the layout of `distances`."
+    counterparts: tuple[Counterparts, ...] = field(repr=False)
+    "For each source, the channels and labels that were compared with channels and labels of the target."
     low: tuple[float, ...]
-    "For each source the lower end of the 95 % bootstrap interval of its distance to the target, over cases."
+    "For each source, the lower end of the 95 % bootstrap interval of its distance to the target; inf if unknown."
     high: tuple[float, ...]
-    "The upper end; as `low` infinite where there is none, since a task was looked at in one case alone."
+    "For each source, the upper end; inf if unknown, because the source or the target has a single sampled case."
     indistinct: tuple[bool, ...]
-    "For each place of `ranking` but the last: whether the cases cannot tell its source from the next."
+    "indistinct[k]: True if the cases cannot separate the sources at ranks k and k + 1."
     version: str = __version__
-    "Version of this package that made it."
+    "Version of this package that wrote the record."
 
     @property
     def unit(self) -> float:
-        """A typical distance of this metric; planners divide by it."""
+        """Return a typical distance of this metric. Planners divide by it."""
         return self.combination.unit
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Full names of all tasks."""
+        """Return the full names of all tasks."""
         return tuple(task.dataset for task in self.tasks)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Full names of the sources."""
+        """Return the full names of the sources."""
         return self.names[:-1]
 
     def matrix(self) -> NDArray[np.float64]:
-        """Distances as an array of shape (tasks, tasks)."""
+        """Return the distances as an array of shape (tasks, tasks)."""
         return np.asarray(self.distances, dtype=np.float64)
 
     def ranking(self) -> tuple[int, ...]:
-        """Indices of the sources, nearest to the target first; equal ones by name."""
+        """Return the indices of the sources, nearest to the target first. Names break ties."""
         return tuple(sorted(range(len(self.sources)), key=lambda i: (self.distances[i][-1], self.names[i])))
+
+    def compared_channels(self, source: str) -> Pairs:
+        """Return the pairs of channels of a source and the target that were compared.
+
+        Empty if the metric compares no channels, or if a channel name occurs twice in one of the two tasks.
+        """
+        index = self.names.index(source)
+        channels = (self.tasks[index].channels, self.tasks[-1].channels)
+        unique = all(len(set(names)) == len(names) for names in channels)
+        return self.counterparts[index].channels if unique else ()
 
 
 def affinity_path(target: str, plans: str, configuration: str, metric: str) -> Path:
-    """Where the affinity of a target is kept; a CSV and a PNG of the same name lie beside it."""
+    """Return the path of a target's affinity. The CSV and the NPZ have the same stem."""
     return cache_folder(target) / f"affinity_{plans}_{configuration}_{metric}.json"
 
 
 def write_affinity(path: Path, affinity: Affinity) -> None:
-    """Writes a CSV for people, then the record beside it."""
+    """Write a CSV for people, then the record."""
     with replacing(path.with_suffix(".csv")) as aside, aside.open("w", newline="") as stream:
         writer = csv.writer(stream)
         header = ["source", "distance_to_target", "low", "high", "like_next"]
         writer.writerow([*header, *affinity.components, "labelled_cases", "match"])
-        for place, i in enumerate(affinity.ranking()):
-            like_next = place < len(affinity.indistinct) and affinity.indistinct[place]
+        for rank, i in enumerate(affinity.ranking()):
+            like_next = rank < len(affinity.indistinct) and affinity.indistinct[rank]
             distance = [affinity.distances[i][-1], affinity.low[i], affinity.high[i], "yes" if like_next else "no"]
             parts = [component[i][-1] for component in affinity.components.values()]
-            match = "; ".join(affinity.matches[i])
+            pairs = (*affinity.counterparts[i].channels, *affinity.counterparts[i].labels)
+            match = "; ".join(f"{mine} -> {theirs}" for mine, theirs in pairs)
             writer.writerow([affinity.names[i], *distance, *parts, affinity.tasks[i].labelled_cases, match])
-    write_record(path, KIND, FORMAT, _to_json(asdict(affinity)), compact=True)
+    content = to_json(affinity)
+    write_record(path, KIND, FORMAT, content | {name: _nulls(content[name]) for name in _MATRICES}, compact=True)
 
 
 def read_affinity(path: Path) -> Affinity:
-    """Reads a record. Raises RecordError where it is missing, truncated, edited, or of a newer format."""
-    remedy = "run nnUNetv2_seq_affinity again"
-    content = read_record(path, KIND, FORMAT, remedy)
+    """Read a record. Raises RecordError if it is missing, truncated, edited, or of another format."""
+    content = read_record(path, KIND, FORMAT, _REMEDY)
     try:
-        tasks = tuple(TaskEntry(**{k: _tuples(v) for k, v in task.items()}) for task in content.pop("tasks"))
-        components = {name: _tuples(values) for name, values in content.pop("components").items()}
-        combination = Combination.from_json(content.pop("combination"))
-        calibration = content.pop("calibration")
-        fields = {name: _tuples(value) for name, value in content.items()}
-        return Affinity(tasks=tasks, components=components, combination=combination, calibration=calibration, **fields)
-    except (TypeError, KeyError, AttributeError, ValueError, SeqTransferError) as error:
-        raise RecordError(f"the affinity file lacks entries ({error}): {path}; {remedy}") from None
+        content |= {name: _infinities(content[name]) for name in _MATRICES}
+        return from_json(content, Affinity)
+    except (msgspec.ValidationError, KeyError) as error:
+        raise RecordError(f"the affinity file was written by another version ({error}): {path}; {_REMEDY}") from None
+
+
+def _nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _nulls(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulls(item) for item in value]
+    return value if math.isfinite(value) else None
+
+
+def _infinities(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _infinities(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_infinities(item) for item in value]
+    return math.inf if value is None else value
 
 
 class MadeForTarget(Protocol):
-    """A record of an affinity or of a plan, as far as `require_fitting` looks at it."""
+    """What the records of affinities and plans have in common."""
 
     @property
     def target(self) -> str:
-        """Full name of the target."""
+        """Return the full name of the target."""
 
     @property
     def plans(self) -> str:
-        """Name of the target's plans."""
+        """Return the name of the target's plans."""
 
     @property
     def configuration(self) -> str:
-        """nnU-Net configuration."""
+        """Return the nnU-Net configuration."""
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Full names of the sources."""
+        """Return the full names of the sources."""
 
 
 def require_fitting(record: MadeForTarget, path: Path, wanted: tuple[str, str, str], maker: str) -> None:
@@ -174,17 +204,81 @@ def require_fitting(record: MadeForTarget, path: Path, wanted: tuple[str, str, s
         )
 
 
-def _to_json(value: Any) -> Any:
-    """Lists for tuples, and null for numbers that JSON does not have (no distance)."""
-    if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+@dataclass(frozen=True, eq=False)
+class Resamples:
+    """Components of the distances between the nearest sources and the target, for B resamples of their cases."""
+
+    tasks: tuple[int, ...]
+    "Indices in `Affinity.tasks` of the m tasks that were resampled together, the target last."
+    components: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    "Each component by name, shape (B, m, m)."
+
+    def distances(self, combination: Combination, tasks: int) -> NDArray[np.float32]:
+        """Return distances of shape (B, tasks, tasks) between all tasks; NaN for pairs that were not resampled."""
+        some = combination.distances(self.components).astype(np.float32)
+        every = np.full((len(some), tasks, tasks), np.nan, dtype=np.float32)
+        every[:, np.asarray(self.tasks)[:, None], np.asarray(self.tasks)] = some
+        return every
 
 
-def _tuples(value: Any) -> Any:
-    """The inverse of `_to_json` for lists of names and numbers."""
-    if isinstance(value, list):
-        return tuple(math.inf if item is None else _tuples(item) for item in value)
-    return value
+def resamples_path(affinity_path: Path) -> Path:
+    """Return the path of the resamples that belong to an affinity."""
+    return affinity_path.with_suffix(".npz")
+
+
+def write_resamples(affinity_path: Path, affinity: Affinity, resamples: Resamples) -> None:
+    """Write the resamples next to the record of their affinity, as NPZ without pickle."""
+    with replacing(resamples_path(affinity_path)) as aside:
+        content: dict[str, Any] = {f"component/{name}": values for name, values in resamples.components.items()}
+        content |= {"format": RESAMPLES_FORMAT, "belongs_to": _identity(affinity), "tasks": resamples.tasks}
+        np.savez_compressed(aside, **content)
+
+
+def read_resamples(
+    affinity_path: Path, affinity: Affinity, combination: Combination | None = None
+) -> NDArray[np.float32] | None:
+    """Return resampled distances, (B, n, n), with the weights of the affinity or of another combination.
+
+    Returns None if there is no such file, for example because only the record was copied.
+
+    Raises RecordError if the file is damaged, of a newer format, or belongs to another affinity.
+    """
+    path = resamples_path(affinity_path)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            content: dict[str, Any] = {name: archive[name] for name in archive.files}
+        found = int(content.pop("format"))
+        if found > RESAMPLES_FORMAT:
+            raise RecordError(
+                f"the resampled distances have format {found}, this version reads up to {RESAMPLES_FORMAT}: {path}; "
+                "update nnunet-seqtransfer"
+            )
+        identity = str(content.pop("belongs_to"))
+        resamples = _checked_resamples(content, len(affinity.names))
+    except RecordError:
+        raise
+    except Exception as error:  # zip, zlib and NumPy raise all kinds of errors for a damaged file
+        raise RecordError(
+            f"the resampled distances are truncated or damaged ({type(error).__name__}): {path}; {_REMEDY}"
+        ) from None
+    if identity != _identity(affinity):
+        raise RecordError(f"the resampled distances belong to another affinity than the record: {path}; {_REMEDY}")
+    return resamples.distances(combination or affinity.combination, len(affinity.names))
+
+
+def _checked_resamples(content: dict[str, Any], count: int) -> Resamples:
+    """Raise ValueError or KeyError if the entries do not fit each other, or an affinity of ``count`` tasks."""
+    tasks = tuple(int(task) for task in content.pop("tasks"))
+    components = {name.removeprefix("component/"): values for name, values in content.items()}
+    shapes = {values.shape for values in components.values()}
+    if len(shapes) != 1 or shapes.pop()[1:] != (len(tasks), len(tasks)) or not set(tasks) <= set(range(count)):
+        raise ValueError("the entries do not fit each other")
+    return Resamples(tasks, components)
+
+
+def _identity(affinity: Affinity) -> str:
+    """Return a checksum of what resamples depend on: the signatures of all tasks, and the seed."""
+    parts = [affinity.metric, affinity.seed, [task.signature for task in affinity.tasks]]
+    return checksum(parts)[:16]

@@ -10,7 +10,7 @@ from typing import Any
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.errors import RecordError, SequenceError
-from nnunet_seqtransfer.storage import read_record, write_record
+from nnunet_seqtransfer.storage import from_json, read_record, write_record
 
 FORMAT = 1
 KIND = "calibration"
@@ -181,7 +181,7 @@ def read_calibration(path: Path) -> Calibration:
     content = read_record(path, KIND, FORMAT, remedy)
     try:
         measurements = _measurements(content.pop("measurements"))
-        combination = Combination.from_json(content.pop("combination"))
+        combination = from_json(content.pop("combination"), Combination)
         interval = tuple(content.pop("dice_per_cost_interval"))
         return Calibration(
             combination=combination, dice_per_cost_interval=interval, measurements=measurements, **content

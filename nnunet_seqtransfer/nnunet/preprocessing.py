@@ -7,7 +7,7 @@ import gzip
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,10 @@ class CaseData:
     "Shape (channels, x, y, z); 2-D images have x = 1."
     segmentation: NDArray[np.int16]
     "Shape (x, y, z); -1 marks voxels outside the non-zero region, which nnU-Net treats as background."
+
+    def transposed(self, axes: Sequence[int]) -> CaseData:
+        """Return the case with the three image axes reordered."""
+        return CaseData(self.images.transpose(0, *(axis + 1 for axis in axes)), self.segmentation.transpose(axes))
 
 
 def preprocess_case(

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.record import Affinity
-from nnunet_seqtransfer.affinity.resamples import read_resamples
+from nnunet_seqtransfer.affinity.record import Affinity, read_resamples
 from nnunet_seqtransfer.calibration.record import Calibration
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.planning.cost import CostModel

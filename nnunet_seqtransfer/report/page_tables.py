@@ -10,6 +10,7 @@ from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
+from nnunet_seqtransfer.report.tables import counterpart_words
 from nnunet_seqtransfer.report.words import (
     ARROW,
     MISSING,
@@ -120,7 +121,7 @@ def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
     for i in ranking:
         task, low, high = affinity.tasks[i], affinity.low[i], affinity.high[i]
         name = short(task.dataset) + ("" if task.registered else " (signature)")
-        matches = "; ".join(affinity.matches[i]) if i < len(affinity.matches) else ""
+        matches = counterpart_words(affinity.counterparts[i]) if i < len(affinity.counterparts) else ""
         known = math.isfinite(low) and math.isfinite(high)
         cells = [Cell(name, task.dataset, matches), figure(affinity.distances[i][-1])]
         cells.append(Cell(f"{decimals(low)} to {decimals(high)}" if known else "unknown (one case)", float(low)))

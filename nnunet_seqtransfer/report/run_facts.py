@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from nnunet_seqtransfer.affinity.measure import AUTO_CASES
+from nnunet_seqtransfer.affinity.measure import AUTO_CASES, SIGNATURE_ENDING
 from nnunet_seqtransfer.affinity.record import Affinity
-from nnunet_seqtransfer.affinity.sources import SIGNATURE_ENDING
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
 from nnunet_seqtransfer.planning.cost import CostModel

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nnunet_seqtransfer.report.words import decimals
 
 if TYPE_CHECKING:
+    from nnunet_seqtransfer.affinity.base import Counterparts
     from nnunet_seqtransfer.affinity.record import Affinity
 
 
@@ -23,7 +24,7 @@ def affinity_table(affinity: Affinity) -> str:
             "~" if place < len(affinity.indistinct) and affinity.indistinct[place] else "",
             *(decimals(component[i][-1]) for component in affinity.components.values()),
             str(affinity.tasks[i].labelled_cases),
-            "; ".join(affinity.matches[i]),
+            counterpart_words(affinity.counterparts[i]),
         ]
         for place, i in enumerate(affinity.ranking())
     ]
@@ -34,6 +35,13 @@ def affinity_table(affinity: Affinity) -> str:
     if any(affinity.indistinct):
         notes.append("~ the cases cannot tell this source from the next one.")
     return "\n".join([title, "", text_table(header, rows), "", *notes])
+
+
+def counterpart_words(found: Counterparts) -> str:
+    """Return what was compared with what: "T1 -> MRI; tumour -> lesion"."""
+    if found.same_cases:
+        return "same patients"
+    return "; ".join(f"{mine} -> {theirs}" for mine, theirs in (*found.channels, *found.labels))
 
 
 def _interval(low: float, high: float) -> str:

@@ -20,7 +20,6 @@ from nnunet_seqtransfer.nnunet.preprocessing import (
     preprocess_case,
     preprocessed_cases,
     read_raw_case,
-    read_raw_labels,
 )
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum
@@ -32,10 +31,11 @@ _MAX_OLDER = 8
 """Maximum number of older signatures that are searched for profiled cases."""
 Labels = tuple[tuple[int, ...], ...]
 """Label values per label or region."""
-View = Literal["raw", "preprocessed", "labels"]
-"""Voxels as stored in nnUNet_raw, voxels as the network sees them, or stored labels without image.
+View = Literal["raw", "stored", "preprocessed"]
+"""Voxels that a metric reads.
 
-"raw" has the axes that nnU-Net's readers give; the others have the axes of preprocessed data.
+raw: as stored in nnUNet_raw, axes as nnU-Net's readers give them. stored: the same, axes as in preprocessed data.
+preprocessed: cropped, resampled and normalised, as the network will see them.
 """
 
 
@@ -104,18 +104,16 @@ class ProfileRequest:
     def load(self, case: str, view: View) -> CaseData:
         """Load one case; preprocess in memory if there is no preprocessed copy."""
         raw, reader = self.task.raw.get(case), self.plans["image_reader_writer"]
-        if view == "labels":
-            labels = read_raw_labels(case, self._label_file(case), reader).transpose(self.plans["transpose_forward"])
-            return CaseData(np.zeros((0, *labels.shape), dtype=np.float32), labels)
         if view == "preprocessed" and case in preprocessed_cases(self._data_folder):
             return load_preprocessed_case(self._data_folder, case)
         if raw is None:
-            aligned = "" if view == "raw" else ", and it is not preprocessed as the target is"
+            aligned = "" if view != "preprocessed" else ", and it is not preprocessed as the target is"
             raise DatasetError(
                 f"{self.task.dataset} has no raw images of {case}{aligned}; copy the dataset to nnUNet_raw"
             )
-        if view == "raw":
-            return read_raw_case(case, raw, reader)
+        if view != "preprocessed":
+            read = read_raw_case(case, raw, reader)
+            return read if view == "raw" else read.transposed(self.plans["transpose_forward"])
         return preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
 
     def geometry(self) -> NDArray[np.float64]:
@@ -133,17 +131,6 @@ class ProfileRequest:
     @property
     def _label_copies(self) -> Path:
         return preprocessed_folder() / self.task.dataset / "gt_segmentations"
-
-    def _label_file(self, case: str) -> Path:
-        """Return the label file in nnUNet_raw, or the copy that nnU-Net keeps next to preprocessed data."""
-        raw = self.task.raw.get(case)
-        path = raw.label if raw else self._label_copies / f"{case}{self.task.dataset_json['file_ending']}"
-        if not path.is_file():
-            raise DatasetError(
-                f"{self.task.dataset} has no labels of {case} in nnUNet_raw, and none in {self._label_copies}; copy "
-                "the dataset to nnUNet_raw"
-            )
-        return path
 
     def _file_stats(self, case: str) -> list[list[Any]]:
         raw = self.task.raw.get(case)
@@ -167,8 +154,8 @@ def preprocessing_for(view: View, plans: dict[str, Any], configuration: str) -> 
     """Return a text that identifies what the target's plans decide about voxels; only equal ones are comparable."""
     if view == "raw":
         return "raw"
-    if view == "labels":
-        return "labels, axes " + " ".join(str(axis) for axis in plans["transpose_forward"])
+    if view == "stored":
+        return "stored, axes " + " ".join(str(axis) for axis in plans["transpose_forward"])
     return checksum(target_preprocessing_of(plans, configuration))[:16]
 
 
@@ -236,7 +223,7 @@ def _add_missing(
         for case in request.cases:
             if case not in profiles[path]:
                 raw = request.task.raw.get(case)
-                shared = raw is not None and metric.view == "raw"
+                shared = raw is not None and metric.view != "preprocessed"
                 key = tuple(image.resolve() for image in raw.images) if raw and shared else (path, case)
                 groups.setdefault(key, []).append((path, case))
     jobs = [[(missing[path], case, metric) for path, case in group] for group in groups.values()]
@@ -259,8 +246,7 @@ def _profile_job(job: list[tuple[ProfileRequest, str, Profiler]]) -> list[CasePr
 def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> CaseProfile:
     """Load and profile one case; runs in a worker process."""
     data = request.load(case, metric.view)
-    if metric.view != "labels":
-        _check_images(request, case, data)
+    _check_images(request, case, data)
     labels = tuple(request.task.labels.values())
     values = sorted({value for label in labels for value in label})
     # slice by slice, because np.isin takes 8 bytes per voxel

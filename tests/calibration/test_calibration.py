@@ -44,6 +44,7 @@ from nnunet_seqtransfer.errors import RecordError, SeqTransferError, SequenceErr
 from nnunet_seqtransfer.nnunet.folders import output_base
 from nnunet_seqtransfer.report.calibration_text import calibration_text, verdict
 from nnunet_seqtransfer.report.cost_figures import draw_calibration
+from nnunet_seqtransfer.storage import from_json, to_json
 from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock, with_block
@@ -92,7 +93,7 @@ def test_combination_is_the_weighted_norm() -> None:
     assert combination.distances(parts).tolist() == [[pytest.approx(5.0), np.inf]]
     published = Combination({"wasserstein": 0.0044, "dissimilarity": 2.4756}, 1.0)
     assert published.distances({"wasserstein": 220.0, "dissimilarity": 0.5}) == pytest.approx(2.2058)
-    assert Combination.from_json(json.loads(json.dumps(combination.as_json()))) == combination
+    assert from_json(to_json(combination), Combination) == combination
 
 
 @pytest.mark.parametrize(

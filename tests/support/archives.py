@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunet_seqtransfer.affinity.base import Counterparts
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, affinity_path, write_affinity
-from nnunet_seqtransfer.affinity.resamples import Resamples, write_resamples
+from nnunet_seqtransfer.affinity.record import (
+    Affinity,
+    Resamples,
+    TaskEntry,
+    affinity_path,
+    write_affinity,
+    write_resamples,
+)
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock, with_block
 from nnunet_seqtransfer.training.stage_files import FINAL
 
@@ -141,7 +148,7 @@ def make_affinity(
         ),
         distances=rows(COMBINATION.distances(components)[0]),
         components={name: rows(values[0]) for name, values in components.items()},
-        matches=(("T1 -> T1",),) * (n - 1),
+        counterparts=(Counterparts((("T1", "T1"),)),) * (n - 1),
         low=(0.0,) * (n - 1),
         high=(9.0,) * (n - 1),
         indistinct=(False,) * max(0, n - 2),

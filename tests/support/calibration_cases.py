@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunet_seqtransfer.affinity.base import Counterparts
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, affinity_path, write_affinity
 from nnunet_seqtransfer.calibration.calibrate import MetricEntry
@@ -82,7 +83,7 @@ def affinity_of(target: MeasuredTarget, metric: str = "descriptors", weights: Co
         tasks=tasks,
         distances=table(weights.distances(transfers.components)),
         components={name: table(values) for name, values in transfers.components.items()},
-        matches=((),) * sources,
+        counterparts=(Counterparts(),) * sources,
         low=(0.0,) * sources,
         high=(1.0,) * sources,
         indistinct=(False,) * (sources - 1),

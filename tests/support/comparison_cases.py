@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nnunet_seqtransfer.affinity.base import Counterparts
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry
 from nnunet_seqtransfer.evaluation.comparison import Arm, ModelScores, arm_name
@@ -41,7 +42,7 @@ def affinity(
         tasks=(*tasks, TaskEntry(T, ("MRI",), ("organ",), 6, ("case",), "0")),
         distances=rows,
         components={"image": rows},
-        matches=((),) * 4,
+        counterparts=(Counterparts(),) * 4,
         low=(0.0,) * 4,
         high=(1.0,) * 4,
         indistinct=(False,) * 3,

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
+from nnunet_seqtransfer.affinity.base import Counterparts
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, affinity_path, write_affinity
 from nnunet_seqtransfer.evaluation.comparison import (
@@ -203,7 +204,7 @@ def write_made_affinity(channel: str = "MRI", sources: Sequence[str] = (NEAR, SM
         tasks=tasks,
         distances=rows,
         components={"image": rows, "label": rows},
-        matches=tuple((f"{channel} with {channel}", "organ with front") for _ in sources),
+        counterparts=(Counterparts(((channel, channel),), (("organ", "front"),)),) * len(sources),
         low=tuple(row[-1] * 0.9 for row in rows[:-1]),
         high=tuple(row[-1] * 1.1 for row in rows[:-1]),
         indistinct=(False,) * (len(sources) - 1),

@@ -43,9 +43,6 @@ def signature_of(
     **changes: Any,
 ) -> Signature:
     """The signature that `profile_tasks` would make of these cases, all of one spacing in mm."""
-    seen = cases
-    if metric.view == "labels":
-        seen = [replace(case, images=case.images[:0]) for case in cases]
     values = sorted({int(value) for case in cases for value in np.unique(case.segmentation)} - {0, -1})
     regions = tuple(labels if labels is not None else [(value,) for value in values])
     channels = len(cases[0].images)
@@ -64,7 +61,7 @@ def signature_of(
         labelled=tuple(bool((case.segmentation > 0).any()) for case in cases),
         geometry=np.asarray([[spacing, np.multiply(case.segmentation.shape, spacing)] for case in cases]),
         intensities=np.stack([foreground_intensities(cases, channel) for channel in range(channels)]),
-        profiles=tuple(metric.profile(case, regions) for case in seen),
+        profiles=tuple(metric.profile(case, regions) for case in cases),
     )
     return replace(signature, **changes)
 

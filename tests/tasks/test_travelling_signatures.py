@@ -52,7 +52,7 @@ def test_distances_are_the_same_without_the_dataset(world: World, command: Comma
     for name, values in here.components.items():
         np.testing.assert_allclose(there.components[name], values, atol=1e-12, rtol=0)
     np.testing.assert_allclose([there.low, there.high], [here.low, here.high], atol=1e-12, rtol=0)
-    assert (there.matches, there.indistinct) == (here.matches, here.indistinct)
+    assert (there.counterparts, there.indistinct) == (here.counterparts, here.indistinct)
     assert [task.registered for task in there.tasks] == [True, False, False, True]
 
 

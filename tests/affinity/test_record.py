@@ -9,9 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunet_seqtransfer.affinity.base import Counterparts
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, read_affinity, write_affinity
-from nnunet_seqtransfer.affinity.resamples import Resamples, read_resamples, resamples_path, write_resamples
+from nnunet_seqtransfer.affinity.record import (
+    Affinity,
+    Resamples,
+    TaskEntry,
+    read_affinity,
+    read_resamples,
+    resamples_path,
+    write_affinity,
+    write_resamples,
+)
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError
 
 TASKS = 4
@@ -33,7 +42,7 @@ def affinity(**changes: Any) -> Affinity:
         tasks=tuple(TaskEntry(name, ("T1",), ("organ",), 12, ("a", "b"), f"digest {name}") for name in names),
         distances=((5.0,) * TASKS,) * TASKS,
         components={name: tuple(tuple(row) for row in values.tolist()) for name, values in components.items()},
-        matches=(("T1 -> T1",),) * (TASKS - 1),
+        counterparts=(Counterparts((("T1", "T1"),)),) * (TASKS - 1),
         low=(4.0, 4.5, float("inf")),
         high=(6.0, 5.5, float("inf")),
         indistinct=(True, False),

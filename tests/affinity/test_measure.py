@@ -17,8 +17,7 @@ from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric
 from nnunet_seqtransfer.affinity.measure import AUTO_CASES, AffinityRequest, ComputedAffinity, compute_affinity
-from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.affinity.resamples import read_resamples
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, read_resamples
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.plans import read_plans
@@ -176,7 +175,7 @@ def test_a_signature_file_is_as_good_as_the_dataset(world: World, metric: Any) -
     np.testing.assert_allclose(away.affinity.high, here.affinity.high, rtol=0, atol=1e-12)
     for name, values in here.resamples.components.items():
         np.testing.assert_array_equal(away.resamples.components[name], values)
-    assert away.affinity.matches == here.affinity.matches
+    assert away.affinity.counterparts == here.affinity.counterparts
     assert f"{FAR} (signature)" in affinity_table(away.affinity)
 
 
@@ -186,7 +185,7 @@ def test_cases_are_shared_with_signature_files_too(world: World) -> None:
     signature, target = profiles_of(NEAR), profiles_of(TARGET)
     assert set(signature.keys) & set(target.keys)
     strangers = replace(signature, cases=tuple(f"other {case}" for case in signature.cases))
-    distances = [METRIC.combination.distances(METRIC.compare(one, target).components) for one in (signature, strangers)]
+    distances = [METRIC.combination.distances(METRIC.compare(one, target).distances) for one in (signature, strangers)]
     assert distances[0] == pytest.approx(here.matrix()[0, 1], abs=1e-12)
     assert abs(distances[0] - distances[1]) > 1e-6
 
@@ -274,7 +273,7 @@ def test_more_cases_are_looked_at_where_it_helps(world: World, monkeypatch: pyte
     shutil.copytree(world.raw / NEAR, world.raw / "Dataset905_Twin")
     shutil.copytree(world.preprocessed / NEAR, world.preprocessed / "Dataset905_Twin")
     said, looked, result = growing(monkeypatch, "902", "905")
-    assert [line.split()[-1] for line in said] == ["4", "6"] and not result.stable
+    assert [line.split()[-2] for line in said] == ["4", "6"] and not result.stable
     assert len(looked) == len(set(looked)) == 18
     assert [len(task.sampled_cases) for task in result.affinity.tasks] == [6, 6, 6]
     fixed = compute("902", "905", cases=6).affinity
@@ -284,7 +283,7 @@ def test_more_cases_are_looked_at_where_it_helps(world: World, monkeypatch: pyte
 def test_no_more_cases_are_looked_at_than_needed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sources that are told apart at once stay with the first cases."""
     edit_labels(world, FAR, lambda _, label: np.roll(label, 8, axis=1))
-    monkeypatch.setattr("nnunet_seqtransfer.affinity.uncertainty.COVERAGE", 0.5)
+    monkeypatch.setattr("nnunet_seqtransfer.affinity.bootstrap.COVERAGE", 0.5)
     said, looked, result = growing(monkeypatch, "902", "903")
     assert said == [] and len(looked) == 6 and result.stable
 

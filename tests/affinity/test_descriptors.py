@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_seqtransfer.affinity import description
-from nnunet_seqtransfer.affinity.description import LEVELS, PROJECTION_LEVELS, describe_case, directions
+from nnunet_seqtransfer.affinity import descriptors
+from nnunet_seqtransfer.affinity.descriptors import LEVELS, PROJECTION_LEVELS, describe_case, directions
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from support.made_tasks import phantom
 
@@ -40,7 +40,7 @@ def test_directions_are_the_same_for_ever() -> None:
 def test_quantiles_are_numpys(labels: int) -> None:
     """Of images and objects that are looked at whole, the quantiles are NumPy's."""
     case = phantom(0, channels=2, labels=labels)
-    assert case.segmentation.size < description.SAMPLED
+    assert case.segmentation.size < descriptors.SAMPLED
     found = describe_case(case, tuple((label,) for label in range(1, labels + 1)))
     assert found["intensity"].shape == (2, 50) and found["inside"].shape == (1 + labels, 2, 50)
     for channel, image in enumerate(case.images):
@@ -169,7 +169,7 @@ def test_large_volumes_are_sampled_well() -> None:
     segmentation = (sum(axis**2 for axis in grid) < 0.8).astype(np.int16)
     images = np.stack([np.asarray(axis + noise, dtype=np.float32) for axis in grid])
     found = describe_case(CaseData(images, segmentation), ((1,),))
-    assert segmentation.sum() > description.SAMPLED
+    assert segmentation.sum() > descriptors.SAMPLED
     for channel, image in enumerate(images):
         np.testing.assert_allclose(found["intensity"][channel], np.quantile(image, LEVELS), atol=0.03)
         np.testing.assert_allclose(
