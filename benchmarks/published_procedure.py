@@ -32,8 +32,7 @@ from skimage.transform import resize
 from sklearn.decomposition import PCA
 
 from nnunet_seqtransfer.affinity import published
-from nnunet_seqtransfer.affinity.published import PublishedMetric
-from nnunet_seqtransfer.affinity.published_terms import packed_ssim, wasserstein_of_ascending
+from nnunet_seqtransfer.affinity.published import PublishedMetric, packed_ssim, wasserstein_of_ascending
 from nnunet_seqtransfer.nnunet.datasets import RawCase
 from nnunet_seqtransfer.nnunet.preprocessing import read_raw_case
 
