@@ -52,7 +52,7 @@ def requests(options: argparse.Namespace) -> list[DeriveRequest]:
             table=options.table,
             table_key=KEY,
         )
-        for number, (site, channel, label) in enumerate(tasks, start=options.o)
+        for number, (site, channel, label) in enumerate(tasks, start=options.number)
     ]
 
 
@@ -80,7 +80,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-table", required=True, type=Path, metavar="FILE", help=f"[REQUIRED] CSV with the columns {SITE} and {KEY}"
     )
-    parser.add_argument("-o", required=True, type=natural, metavar="NUMBER", help="[REQUIRED] Number of the first task")
+    parser.add_argument("-number", required=True, type=natural, metavar="N", help="[REQUIRED] Number of the first task")
     parser.add_argument(
         "-sites", nargs="+", default=[], metavar="SITE", help=f"[OPTIONAL] Default: the {SITES} with the most cases"
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.context import Context, Notify
-from nnunet_seqtransfer.errors import DatasetError, RecordError
+from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, read_dataset_json, reference_from
 from nnunet_seqtransfer.nnunet.folders import dataset_id, datasets_with_number, find_name, raw_folder
 from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
@@ -91,7 +91,7 @@ class Derivation:
 
 
 def derive_dataset(request: DeriveRequest, context: Context) -> Derivation:
-    """Register a derived dataset in nnUNet_raw unless it exists; resume after a crash.
+    """Register a derived dataset in nnUNet_raw unless it exists.
 
     The dataset is built in the hidden folder ``.derive_DATASET`` and renamed last, so no one sees half a dataset.
     Raises as `plan_derivation` and `is_finished`, and DatasetError if a label file cannot be used; nothing is left
@@ -213,7 +213,9 @@ def is_finished(derivation: Derivation) -> bool:
         return False
     if not (folder / RECORD_NAME).is_file():
         raise DatasetError(f"{folder} exists and was not made by nnUNetv2_seq_derive; {remedy}")
-    record, wanted = _read(folder), _record(derivation)
+    again = f"remove {folder} and derive it again"
+    record = read_record(folder / RECORD_NAME, RECORD_KIND, RECORD_FORMAT, again)
+    wanted = _record(derivation)
     differing = [entry.replace("_", " ") for entry in wanted if record.get(entry) != wanted[entry]]
     if differing:
         raise DatasetError(f"{folder} was derived with other {', '.join(differing)}; {remedy}")
@@ -232,18 +234,12 @@ def _record(derivation: Derivation) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    return read_record(folder / RECORD_NAME, RECORD_KIND, RECORD_FORMAT, f"remove {folder} and derive it again")
-
-
 def _make(derivation: Derivation, processes: int) -> None:
-    """Build the dataset in the hidden folder, reuse what an interrupted call left there, and rename the folder."""
+    """Build the dataset in the hidden folder and rename the folder."""
     aside = derivation.folder.with_name(f".derive_{derivation.dataset}")
-    if aside.exists() and not _was_begun(aside, derivation):
-        shutil.rmtree(aside)
-    aside.mkdir(exist_ok=True)
-    for half_written in (aside / LABELS).glob(".*"):
-        half_written.unlink()
+    if aside.exists():
+        shutil.rmtree(aside)  # left by an interrupted call
+    aside.mkdir()
     write_record(aside / RECORD_NAME, RECORD_KIND, RECORD_FORMAT, {**_record(derivation), "version": __version__})
     try:
         if derivation.labels.changes_files:
@@ -257,22 +253,12 @@ def _make(derivation: Derivation, processes: int) -> None:
     aside.rename(derivation.folder)
 
 
-def _was_begun(aside: Path, derivation: Derivation) -> bool:
-    """Return True if the hidden folder belongs to this derivation."""
-    try:
-        record = _read(aside)
-    except RecordError:
-        return False
-    return {entry: record.get(entry) for entry in _record(derivation)} == _record(derivation)
-
-
 def _rewrite_labels(derivation: Derivation, aside: Path, processes: int) -> None:
     first = next(iter(derivation.cases.values()))
     reader = reader_writer(derivation.dataset_json, first.images[0])
-    goals = {case: aside / derivation.dataset_json["dataset"][case]["label"] for case in derivation.cases}
+    entries = derivation.dataset_json["dataset"]
     jobs = [
-        LabelJob(case.label, goals[identifier], derivation.labels.values, reader)
+        LabelJob(case.label, aside / entries[identifier]["label"], derivation.labels.values, reader)
         for identifier, case in derivation.cases.items()
-        if not goals[identifier].is_file()  # written by an interrupted call; files appear only when complete
     ]
     run_in_processes(rewrite_label_file, jobs, processes, f"Rewriting labels of {derivation.dataset}")
