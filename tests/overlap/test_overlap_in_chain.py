@@ -31,7 +31,9 @@ from nnunet_seqtransfer.training.state import Action, StageState, decide
 from support.world import FAR, NEAR, TARGET, TWO_CHANNELS, Outcome, World
 
 Command = Callable[..., Outcome]
+
 SMALL = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "1", "-seed", "0", "-np", "1")
+
 CASES = tuple(f"case{number}" for number in range(6))
 
 
@@ -167,18 +169,6 @@ def test_each_fold_excludes_what_shares_something_with_its_own_cases() -> None:
     shared = [SharedCase(*pair) for pair in (("S", "x", "a"), ("S", "y", "b"), ("S", "x", "c"), ("T", "z", "b"))]
     held_out = {"0": ("a",), "1": ("b",), "2": ("c", "d"), "3": ("e",)}
     assert exclusions_of(shared, held_out) == {"0": {"S": ("x",)}, "1": {"S": ("y",), "T": ("z",)}, "2": {"S": ("x",)}}
-
-
-def test_validation_cases_are_those_that_nnunet_will_make(world: World) -> None:
-    """Before splits_final.json is there, the folds are the ones that nnU-Net then writes into it."""
-    trainer = nnunet_run.get_trainer_from_args(TARGET, "3d_fullres", 1, "nnUNetTrainer", device=torch.device("cpu"))
-    expected = validation_cases(TARGET, CASES)
-    assert not (world.preprocessed / TARGET / "splits_final.json").exists()
-    assert sorted(trainer.do_split()[1]) == sorted(expected["1"])
-    written = json.loads((world.preprocessed / TARGET / "splits_final.json").read_text())
-    assert {str(fold): tuple(split["val"]) for fold, split in enumerate(written)} == expected
-    assert validation_cases(TARGET, CASES) == expected
-    assert validation_cases(NEAR, CASES[:4]) == {}
 
 
 @pytest.fixture

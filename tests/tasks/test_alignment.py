@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
-from nnunet_seqtransfer.nnunet.plans import normalization, read_plans
+from nnunet_seqtransfer.nnunet.plans import read_plans, reader_writer
 from nnunet_seqtransfer.nnunet.preprocessing import resampled_voxels
-from nnunet_seqtransfer.tasks.alignment import align_plans
+from nnunet_seqtransfer.tasks import alignment as readers
+from nnunet_seqtransfer.tasks.alignment import align_plans, find_reader, remember_reader
 from nnunet_seqtransfer.tasks.task import Task, load_task
+from support.world import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
 
-TARGET, NEAR, FAR, TWO_CHANNELS = "Dataset901_Target", "Dataset902_Near", "Dataset903_Far", "Dataset904_TwoChannels"
-FLAT_TARGET, FLAT_SOURCE = "Dataset911_FlatTarget", "Dataset912_FlatSource"
 PAIRS = [(TARGET, NEAR, "3d_fullres"), (TARGET, TWO_CHANNELS, "3d_fullres"), (TARGET, FAR, "2d"),
          (FLAT_TARGET, FLAT_SOURCE, "2d")]  # fmt: skip
+
 FROM_THE_SOURCE = {
     "dataset_name",
     "plans_name",
@@ -35,6 +33,7 @@ FROM_THE_SOURCE = {
     "foreground_intensity_properties_per_channel",
 }
 """Entries of the plans that become the source's."""
+
 SOURCE_SETTINGS = {"data_identifier", "normalization_schemes", "use_mask_for_norm"}
 """And of each configuration."""
 
@@ -117,68 +116,6 @@ def test_flat_images_and_volumes_do_not_mix(world, target: str, source: str) -> 
         aligned(target, source, "2d")
 
 
-def as_nnunet_lists(folder: Any) -> dict[str, tuple[list[str], str]]:
-    listed = get_filenames_of_train_images_and_targets(str(folder))
-    return {str(case): (list(files["images"]), files["label"]) for case, files in listed.items()}
-
-
-def as_we_list(dataset: str) -> dict[str, tuple[list[str], str]]:
-    cases = raw_cases(dataset, read_dataset_json(dataset))
-    return {
-        name: ([os.path.abspath(path) for path in case.images], os.path.abspath(case.label))  # noqa: PTH100 - nnU-Net's
-        for name, case in cases.items()
-    }
-
-
-@pytest.mark.parametrize("dataset", [TARGET, NEAR, FAR, TWO_CHANNELS, FLAT_TARGET, FLAT_SOURCE])
-def test_cases_are_those_that_nnunet_finds(world, dataset: str) -> None:
-    """Identifiers and files of every registered dataset are nnU-Net's own, in their order."""
-    ours, theirs = as_we_list(dataset), as_nnunet_lists(world.raw / dataset)
-    assert ours == theirs
-    assert list(ours) == list(theirs)
-
-
-@pytest.mark.parametrize("how", ["relative", "absolute", "variable", "up and down"])
-def test_cases_that_dataset_json_lists(world, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    """Cases listed in dataset.json, by relative, absolute or variable paths, are those that nnU-Net finds."""
-    folder = world.raw / TWO_CHANNELS
-    monkeypatch.setenv("IMAGES", str(folder))
-    prefix = {"relative": "", "absolute": f"{folder}/", "variable": "$IMAGES/", "up and down": f"../{NEAR}/../"}[how]
-    prefix += f"{TWO_CHANNELS}/" if how == "up and down" else ""
-    entry = {
-        f"patient {number}": {
-            "images": [f"{prefix}imagesTr/case{number}_{channel:04d}.nii.gz" for channel in range(2)],
-            "label": f"{prefix}labelsTr/case{number}.nii.gz",
-        }
-        for number in (4, 0, 2)
-    }
-    path = folder / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": entry}))
-    assert as_we_list(TWO_CHANNELS) == as_nnunet_lists(folder)
-
-
-def test_stray_files_are_no_cases(world) -> None:
-    """Hidden files, notes and other endings beside the images make no case."""
-    folder = world.raw / NEAR
-    for name in ("imagesTr/notes.txt", "imagesTr/case0_0000.json", "labelsTr/readme.md"):
-        (folder / name).write_text("x")
-    assert as_we_list(NEAR) == as_nnunet_lists(folder)
-
-
-CHANNELS = ["T1", "CT", "ct", "noNorm", "zscore", "rescale_to_0_1", "rgb_to_0_1", "MRI", "anything"]
-
-
-@pytest.mark.parametrize("relative_size", [0.1, 0.7499, 0.75, 1.0])
-def test_normalisation_is_the_planners(relative_size: float) -> None:
-    """For all pairs of channel names and any cropping, schemes and masks are those of nnU-Net's ExperimentPlanner."""
-    planner = ExperimentPlanner.__new__(ExperimentPlanner)
-    planner.dataset_fingerprint = {"median_relative_size_after_cropping": relative_size}
-    for channels in itertools.product(CHANNELS, repeat=2):
-        planner.dataset_json = {"channel_names": {str(index): name for index, name in enumerate(channels)}}
-        expected = planner.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
-        assert normalization(channels, relative_size) == expected
-
-
 def expected_voxels(fingerprint: dict[str, Any], spacing: list[float], forward: list[int]) -> list[int]:
     """Voxels of each case as nnU-Net's preprocessor computes them."""
     voxels = []
@@ -187,18 +124,6 @@ def expected_voxels(fingerprint: dict[str, Any], spacing: list[float], forward: 
         goal = spacing if len(spacing) == 3 else [moved[0], *spacing]
         voxels.append(int(np.prod(compute_new_shape(moved_shape, moved, goal))))
     return voxels
-
-
-@pytest.mark.parametrize("forward", list(itertools.permutations(range(3))))
-def test_resampled_sizes_are_nnunets(forward: tuple[int, ...]) -> None:
-    """The number of voxels after resampling equals nnU-Net's compute_new_shape, halves included, in 2-D and 3-D."""
-    rng = np.random.default_rng(0)
-    spacings = rng.choice([0.1, 0.5, 0.7, 1.0, 1.2, 2.5, 3.0, 5.0], (300, 3)).tolist()
-    shapes = rng.integers(5, 300, (300, 3)).tolist()
-    fingerprint = {"shapes_after_crop": shapes, "spacings": spacings}
-    for spacing in ([1.0, 0.8, 2.0], [1.0, 1.0], [0.2, 0.4, 0.6]):
-        plans = {"configurations": {"c": {"spacing": spacing}}, "transpose_forward": list(forward)}
-        assert resampled_voxels(fingerprint, plans, "c") == expected_voxels(fingerprint, spacing, list(forward))
 
 
 @pytest.mark.parametrize(("target", "source", "configuration"), PAIRS)
@@ -221,3 +146,48 @@ def test_a_target_planned_anew_gets_preprocessed_data_of_its_own(world) -> None:
     assert (
         align_plans(plans, load_task(TARGET), source)["configurations"]["3d_fullres"]["data_identifier"] == identifier
     )
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The images that were opened to find a reader."""
+    images: list[Path] = []
+
+    def noting(dataset_json: dict[str, object], example: Path) -> str:
+        images.append(example)
+        return reader_writer(dataset_json, example)
+
+    monkeypatch.setattr(readers, "reader_writer", noting)
+    return images
+
+
+def remembered(dataset: str) -> Task:
+    task = load_task(dataset)
+    remember_reader(task, find_reader(task))
+    return load_task(dataset)
+
+
+@pytest.mark.parametrize(("dataset", "reader"), [(NEAR, "SimpleITKIO"), (FLAT_SOURCE, "NaturalImage2DIO")])
+def test_a_reader_is_found_once(world: World, opened: list[Path], dataset: str, reader: str) -> None:
+    """Once remembered, the reader is known without opening an image; asking alone writes nothing."""
+    before = world.snapshot()
+    assert find_reader(load_task(dataset)) == reader
+    assert world.snapshot() == before and len(opened) == 1
+    task = remembered(dataset)
+    opened.clear()
+    assert find_reader(task) == reader
+    assert opened == []
+
+
+def test_a_changed_image_or_a_damaged_memory_is_found_out_again(world: World, opened: list[Path]) -> None:
+    """The memory holds for the first image as it was, and a file that cannot be read is no obstacle."""
+    task = remembered(NEAR)
+    image = next(iter(task.raw.values())).images[0]
+    os.utime(image, ns=(1, 1))
+    opened.clear()
+    assert find_reader(task) == "SimpleITKIO" and opened == [image]
+    task = remembered(NEAR)
+    memory = world.preprocessed / NEAR / "seqtransfer" / "reader.json"
+    memory.write_text(memory.read_text()[:40])
+    opened.clear()
+    assert find_reader(task) == "SimpleITKIO" and opened == [image]

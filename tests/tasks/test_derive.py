@@ -1,10 +1,9 @@
-"""Derived tasks: what nnU-Net reads in them, label arithmetic against brute force, formats, and interruptions."""
+"""Tests of tasks/derive.py and tasks/case_table.py: what nnU-Net reads in derived datasets, and interruptions."""
 
 from __future__ import annotations
 
 import csv
 import errno
-import itertools
 import json
 import os
 import shutil
@@ -13,34 +12,32 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import tifffile
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.nnunet import label_files
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
-from nnunet_seqtransfer.nnunet.plans import reader_writer
 from nnunet_seqtransfer.tasks import derive
 from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
-from nnunet_seqtransfer.tasks.label_choice import LabelChoice, choose_labels
 from nnunet_seqtransfer.tasks.task import sample_cases
 from support.world import Outcome, World, load_script, make_dataset, make_flat_dataset
 
 Command = Callable[..., Outcome]
 
 ORIGIN, FLAT, DERIVED = "Dataset051_Origin", "Dataset112_Flat", "Dataset501_X"
+
 CASES = tuple(f"case{number}" for number in range(6))
+
 SITES = {"case0": "01", "case1": "01", "case2": "02", "case3": "02", "case4": "03"}
 """case5 is not in the table."""
+
 DERIVE = ("derive", "-d", "51", "-number", "501", "-name", "X", "-np", "1")
+
 EDEMA = (*DERIVE, "-labels", "edema")
 
 
@@ -74,9 +71,6 @@ def derived_json(world: World, dataset: str = DERIVED) -> dict[str, Any]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-# What nnU-Net makes of a derived dataset.
 
 
 @pytest.mark.parametrize(
@@ -185,120 +179,6 @@ def test_what_the_origin_says_of_itself_goes_along(origin: World, command: Comma
     assert content["name"] == DERIVED and "training" not in content and content["file_ending"] == ".nii.gz"
 
 
-# Labels.
-
-
-def described(values: dict[str, Any], ignore: int | None = None) -> dict[str, Any]:
-    labels = {"background": 0, **values} | ({} if ignore is None else {"ignore": ignore})
-    return {"labels": labels, "regions_class_order": [1]}
-
-
-def holders(value: int, labels: dict[str, Any]) -> set[str]:
-    """The classes that a voxel with this value lies in."""
-    return {name for name, members in labels.items() if value in (members if isinstance(members, list) else [members])}
-
-
-def random_families(count: int) -> list[dict[str, set[int]]]:
-    """Families of distinct classes over the label values 1 to 5: disjoint, nested, crossing."""
-    rng = np.random.default_rng(0)
-    families = []
-    while len(families) < count:
-        sizes = rng.integers(1, 5, size=rng.integers(1, 5))
-        family = [frozenset(rng.choice(range(1, 6), size, replace=False).tolist()) for size in sizes]
-        if len(set(family)) == len(family):
-            families.append({f"c{place}": set(members) for place, members in enumerate(family)})
-    return families
-
-
-def choose(family: dict[str, set[int]], ignore: int | None = None) -> LabelChoice:
-    wanted = [f"{name}={'+'.join(map(str, sorted(members)))}" for name, members in family.items()]
-    return choose_labels(described({f"old{value}": value for value in range(1, 6)}, ignore), wanted, "D")
-
-
-def painted(choice: LabelChoice, value: int) -> int:
-    """What nnU-Net exports for a voxel that is predicted to lie exactly in the classes of this value."""
-    manager = LabelManager(choice.labels, regions_class_order=choice.regions_class_order)
-    names = [name for name in choice.labels if name not in ("background", "ignore")]
-    inside = holders(value, choice.labels)
-    if manager.has_regions:
-        scores = [float(name in inside) for name in names]
-    else:
-        scores = [float(value == label) for label in manager.all_labels]
-    return int(manager.convert_probabilities_to_segmentation(np.array(scores)[:, None, None, None]).item())
-
-
-@pytest.mark.parametrize("ignore", [None, 6])
-def test_every_voxel_stays_in_its_classes(ignore: int | None) -> None:
-    """Whatever classes are asked for: a voxel lies in the same ones before and after, values are consecutive from 0,
-    nnU-Net accepts them, and an ignore label stays the highest.
-    """
-    for family in random_families(200):
-        choice = choose(family, ignore)
-        for old in range(1, 6):
-            assert holders(choice.values[old], choice.labels) - {"background"} == holders(
-                old, {name: list(members) for name, members in family.items()}
-            )
-        manager = LabelManager(choice.labels, regions_class_order=choice.regions_class_order)
-        expected = [*map(int, manager.all_labels), *([] if ignore is None else [manager.ignore_label])]
-        assert expected == list(range(len(expected))) and set(choice.values.values()) <= set(expected)
-        assert manager.has_regions == (sum(map(len, family.values())) > len(set().union(*family.values())))
-        assert choice.values[0] == 0 and (ignore is None or choice.values[ignore] == manager.ignore_label)
-
-
-def test_predictions_keep_their_value_or_it_is_said() -> None:
-    """nnU-Net's painting of regions gives every voxel its value back, exactly unless regions are named indistinct."""
-    said = []
-    for family in random_families(300):
-        choice = choose(family)
-        exact = all(painted(choice, value) == value for value in set(choice.values.values()) - {0})
-        assert exact == (not choice.indistinct), family
-        said.append(exact)
-    assert 0.1 < np.mean(said) < 0.9, "both kinds occur"
-
-
-def test_nested_regions_are_always_exact() -> None:
-    """Regions that lie inside one another keep every value, in whatever order they are asked for."""
-    nested = {"whole": {1, 2, 3, 4}, "core": {1, 3, 4}, "enhancing": {4}, "other": {5}}
-    for order in itertools.permutations(nested):
-        choice = choose({name: nested[name] for name in order})
-        assert not choice.indistinct
-        assert [name for name in choice.labels if name in ("whole", "core", "enhancing")] == [
-            "whole", "core", "enhancing"
-        ]  # fmt: skip
-
-
-def test_crossing_regions_with_their_overlap_are_exact() -> None:
-    """Two regions that cross lose their overlap in one label map, unless it is a label of its own."""
-    assert choose({"a": {1, 2}, "b": {2, 3}}).indistinct == ("b",)
-    assert choose({"a": {1, 2}, "b": {2, 3}, "both": {2}}).indistinct == ()
-
-
-@pytest.mark.parametrize(
-    ("wanted", "labels", "values"),
-    [
-        ([], {"background": 0, "GM": 1, "WM": 2, "a+b": 3, "ignore": 4}, {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}),
-        (["wm", "GM"], {"background": 0, "WM": 1, "GM": 2, "ignore": 3}, {0: 0, 1: 2, 2: 1, 3: 0, 4: 3}),
-        (["brain=GM+2", "a+b"], {"background": 0, "brain": 1, "a+b": 2, "ignore": 3}, {0: 0, 1: 1, 2: 1, 3: 2, 4: 3}),
-        (["x=1", "y=2", "z=3"], {"background": 0, "x": 1, "y": 2, "z": 3, "ignore": 4}, {v: v for v in range(5)}),
-    ],
-)
-def test_plain_labels(wanted: list[str], labels: dict[str, int], values: dict[int, int]) -> None:
-    """Names, merges by name and by value, and names with a plus in them, as written out here."""
-    choice = choose_labels(described({"GM": 1, "WM": 2, "a+b": 3}, ignore=4), wanted, "D")
-    assert (choice.labels, choice.values) == (labels, values)
-    assert choice.changes_files == (values != {v: v for v in range(5)})
-
-
-def test_regions_of_the_origin() -> None:
-    """A single region of the origin becomes a plain label; all of them named are the origin's, files and all."""
-    regions = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
-    alone = choose_labels(described(regions), ["core"], "D")
-    assert alone == LabelChoice({"background": 0, "core": 1}, None, {0: 0, 1: 0, 2: 1, 3: 1})
-    everything = choose_labels(described(regions), list(regions), "D")
-    assert everything.labels == {"background": 0, **regions} and everything.regions_class_order == (1, 2, 3)
-    assert not everything.changes_files
-
-
 def test_the_ignore_label_stays_in_the_files(origin: World, command: Command) -> None:
     """Voxels to be ignored are so in the derived dataset, with the highest value."""
     path = origin.raw / ORIGIN / "dataset.json"
@@ -309,82 +189,6 @@ def test_the_ignore_label_stays_in_the_files(origin: World, command: Command) ->
     assert derived_json(origin)["labels"] == {"background": 0, "edema": 1, "ignore": 2}
     old, new = (read(origin.raw / name / "labelsTr/case0.nii.gz") for name in (ORIGIN, DERIVED))
     assert np.array_equal(new == 2, old == 3) and (old == 3).any()
-
-
-# Formats.
-
-
-def oblique(path: Path, dtype: type, version: type = nibabel.Nifti1Image) -> nibabel.Nifti1Image:
-    """A label file with a header that no writer would make by itself."""
-    labels = np.random.default_rng(1).integers(0, 4, (5, 6, 7)).astype(dtype)
-    angle = 0.3
-    affine = np.array(
-        [
-            [0.9 * np.cos(angle), -1.1 * np.sin(angle), 0, -7.1],
-            [0.9 * np.sin(angle), 1.1 * np.cos(angle), 0.01, 3.3],
-            [0, 0, -2.3, 11.7],
-            [0, 0, 0, 1],
-        ]
-    )
-    image = version(labels, affine)
-    image.header.set_sform(affine, code=4)
-    image.header.set_qform(np.diag([1.5, 1.5, 3, 1]), code=1, strip_shears=True)
-    image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"] = b"made by a scanner"
-    image.header["intent_name"] = b"labels"
-    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"kept"))
-    nibabel.save(image, path)
-    return nibabel.load(path)
-
-
-MAPPING = {0: 0, 1: 2, 2: 0, 3: 1}
-
-
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
-def test_nifti_headers_stay_as_they_are(tmp_path: Path, ending: str, dtype: type) -> None:
-    """Every entry of a NIfTI header but data type and scaling is the same bit for bit, extensions included."""
-    old = oblique(tmp_path / f"old{ending}", dtype)
-    rewrite_label_file(LabelJob(tmp_path / f"old{ending}", tmp_path / f"labels/new{ending}", MAPPING, "SimpleITKIO"))
-    new = nibabel.load(tmp_path / f"labels/new{ending}")
-    for entry in old.header:
-        if entry not in ("datatype", "bitpix", "scl_slope", "scl_inter"):
-            assert old.header[entry].tobytes() == new.header[entry].tobytes(), entry
-    assert np.array_equal(old.affine, new.affine)
-    assert [extension.get_content() for extension in new.header.extensions] == [b"kept"]
-    assert new.get_data_dtype() == np.uint8
-    assert np.array_equal(np.asarray(new.dataobj), np.vectorize(MAPPING.get)(np.asarray(old.dataobj)))
-
-
-@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".gipl"])
-def test_other_volumes_keep_their_geometry(tmp_path: Path, ending: str) -> None:
-    """Formats that go through nnU-Net's writer keep spacing, origin and direction to the last digit or two."""
-    image = sitk.GetImageFromArray(np.random.default_rng(1).integers(0, 4, (5, 6, 7)).astype(np.int16))
-    image.SetSpacing((0.1 + 0.2, 1 / 3, 2.3))
-    image.SetOrigin((-7.123456789, 1e-3, 11.7))
-    if ending != ".gipl":  # which stores no direction
-        image.SetDirection((np.cos(0.3), -np.sin(0.3), 0, np.sin(0.3), np.cos(0.3), 0, 0, 0, 1))
-    sitk.WriteImage(image, str(tmp_path / f"old{ending}"))
-    old = sitk.ReadImage(str(tmp_path / f"old{ending}"))
-    rewrite_label_file(LabelJob(tmp_path / f"old{ending}", tmp_path / f"new{ending}", MAPPING, "SimpleITKIO"))
-    new = sitk.ReadImage(str(tmp_path / f"new{ending}"))
-    for what in ("GetSpacing", "GetOrigin", "GetDirection"):
-        # NRRD stores the product of spacing and direction.
-        assert getattr(old, what)() == pytest.approx(getattr(new, what)(), rel=1e-15, abs=1e-15), what
-    assert np.array_equal(read(tmp_path / f"new{ending}"), np.vectorize(MAPPING.get)(read(tmp_path / f"old{ending}")))
-
-
-@pytest.mark.parametrize("ending", [".tif", ".tiff"])
-def test_tiff_volumes_keep_their_spacing(tmp_path: Path, ending: str) -> None:
-    """The file beside a TIFF volume that holds its spacing is written too, and nothing else is left there."""
-    labels = np.random.default_rng(1).integers(0, 4, (5, 6, 7)).astype(np.uint8)
-    tifffile.imwrite(tmp_path / f"old{ending}", labels)
-    (tmp_path / "old.json").write_text(json.dumps({"spacing": [3.0, 0.5, 0.5]}))
-    (tmp_path / "labels").mkdir()
-    rewrite_label_file(LabelJob(tmp_path / f"old{ending}", tmp_path / f"labels/new{ending}", MAPPING, "Tiff3DIO"))
-    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["new.json", f"new{ending}"]
-    assert json.loads((tmp_path / "labels/new.json").read_text()) == {"spacing": [3.0, 0.5, 0.5]}
-    assert np.array_equal(tifffile.imread(tmp_path / f"labels/new{ending}"), np.vectorize(MAPPING.get)(labels))
 
 
 def test_flat_labels(origin: World, command: Command) -> None:
@@ -402,18 +206,6 @@ def test_flat_labels(origin: World, command: Command) -> None:
     assert np.array_equal(np.array(Image.open(origin.raw / DERIVED / "labelsTr/case0.png")), old == 2)
     assert derived_json(origin)["dataset"]["case0"]["images"] == [f"../{FLAT}/imagesTr/case0_0000.png"]
     assert derived_json(origin)["channel_names"] == {"0": "R", "1": "G", "2": "B"}
-
-
-def test_the_reader_is_nnunets(origin: World) -> None:
-    """The reader of a dataset is the one that nnU-Net picks; a file that none reads is named."""
-    image = origin.raw / ORIGIN / "imagesTr/case0_0000.nii.gz"
-    assert reader_writer({"file_ending": ".nii.gz"}, image) == "SimpleITKIO"
-    assert reader_writer({"file_ending": ".nii.gz", "overwrite_image_reader_writer": "NibabelIO"}, image) == "NibabelIO"
-    with pytest.raises(DatasetError, match=r"nnU-Net cannot read .*case0_0000.nii.gz"):
-        reader_writer({"file_ending": ".jpg"}, image)
-
-
-# Cases.
 
 
 @pytest.mark.parametrize(
@@ -456,9 +248,6 @@ def test_a_table_that_is_not_needed(origin: World, command: Command) -> None:
     (origin.raw / ORIGIN / "cases.csv").write_text("case,site\ncase0,01\ncase0,02\n")
     outcome = succeed(command, *DERIVE)
     assert "the table of cases is not copied" in outcome.err and not (origin.raw / DERIVED / "cases.csv").exists()
-
-
-# Again, interrupted, side by side.
 
 
 def test_the_same_command_again(origin: World, command: Command) -> None:
@@ -569,23 +358,6 @@ def test_from_python(origin: World) -> None:
         derive_dataset(
             DeriveRequest(origin=ORIGIN, number=7, name="Y", labels=("necrosis",), most=2), Context(said.append)
         )
-
-
-def test_values_are_replaced_as_by_a_dictionary() -> None:
-    """The replacement equals a look-up voxel by voxel; NaN, fractions and unknown values are refused."""
-    rng = np.random.default_rng(2)
-    for dtype in (np.uint8, np.int32, np.float64):
-        labels = rng.choice([0, 3, 7, 40], (4, 5, 6)).astype(dtype)
-        values = {0: 0, 3: 300, 7: 0, 40: 1}
-        replaced = label_files._with_values(labels, values)
-        assert replaced.dtype == np.uint16
-        assert replaced.tolist() == [[[values[int(v)] for v in row] for row in plane] for plane in labels]
-    for strange in (np.nan, 0.5, -1, 41):
-        with pytest.raises(ValueError, match=f"the value {strange:g}"):
-            label_files._with_values(np.array([0, 3, strange]), values)
-
-
-# The published study.
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Signatures are kept and used again as long as nothing they depend on has changed, and made anew otherwise."""
+"""Tests of tasks/profiling.py: signatures are computed once, and again when anything that they depend on changes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import errno
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +16,17 @@ import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.published import PublishedMetric
-from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError
+from nnunet_seqtransfer.errors import DatasetError, SeqTransferError
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.tasks import profiling
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profiling import CaseProfile, ProfileRequest, profile_tasks, request_profile
-from nnunet_seqtransfer.tasks.signature import Signature, anonymous, read_signature, write_signature
-from nnunet_seqtransfer.tasks.task import load_task, sample_cases
+from nnunet_seqtransfer.tasks.signature import Signature, read_signature
+from nnunet_seqtransfer.tasks.task import load_task
 
 TARGET, NEAR = "Dataset901_Target", "Dataset902_Near"
+
 CONFIGURATION = "3d_fullres"
-
-
-def example(**changes: Any) -> Signature:
-    """A signature as metrics make them: several types, no numbers, an empty array, a name with a dot."""
-    rng = np.random.default_rng(0)
-    profiles = tuple(
-        {
-            "image": rng.normal(size=(2, 5)).astype(np.float32),
-            "shell": np.asarray([np.nan, np.inf, -0.0], dtype=np.float32),
-            "mask": np.packbits(rng.random(40) < 0.5),
-            "shape": np.asarray([3, 4, 5]),
-            "deep/er.name": np.zeros((0, 3)),
-        }
-        for _ in range(3)
-    )
-    signature = Signature(
-        dataset="Dataset001_\u00c4",
-        metric="descriptors",
-        version=2,
-        digest="0" * 64,
-        base="1" * 64,
-        preprocessing="2" * 16,
-        channels=("T1", "a, b"),
-        labels=("organ",),
-        labelled_cases=12,
-        cases=("c0", "c1", "c2"),
-        stamps=("s0", "s1", "s2"),
-        labelled=(True, False, True),
-        geometry=np.asarray([[(1.0, 0.1, 1e-9), (20.0, 24.0, 20.0)]] * 3),
-        intensities=rng.normal(size=(2, 7)),
-        profiles=profiles,
-    )
-    return replace(signature, **changes)
 
 
 def assert_same_array(mine: np.ndarray, theirs: np.ndarray) -> None:
@@ -80,77 +46,6 @@ def assert_equal(a: Signature, b: Signature) -> None:
         assert sorted(mine) == sorted(theirs)
         for name, array in mine.items():
             assert_same_array(array, theirs[name])
-
-
-def test_a_signature_comes_back_bit_by_bit(tmp_path: Path) -> None:
-    """Every field and array is read as it was written, with pickle never needed."""
-    write_signature(tmp_path / "s.npz", example())
-    assert_equal(read_signature(tmp_path / "s.npz"), example())
-    with np.load(tmp_path / "s.npz", allow_pickle=False) as archive:
-        assert all(archive[name].dtype != object for name in archive.files)
-
-
-def test_a_damaged_signature_is_refused(tmp_path: Path) -> None:
-    """Cut off at any length, or with any byte changed, the file is refused as damaged or still the same signature."""
-    path, signature = tmp_path / "s.npz", example()
-    write_signature(path, signature)
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 29):
-        path.write_bytes(whole[:length])
-        with pytest.raises(RecordError, match=str(path)):
-            read_signature(path)
-    rng = np.random.default_rng(0)
-    for place in range(0, len(whole), 5):
-        changed = bytearray(whole)
-        changed[place] ^= int(rng.integers(1, 256))
-        path.write_bytes(changed)
-        try:
-            assert_equal(read_signature(path), signature)
-        except RecordError as error:
-            assert "truncated or damaged" in str(error)
-
-
-def rewrite_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    with np.load(path) as archive:
-        arrays = dict(archive)
-    header = json.loads(str(arrays.pop("header")))
-    np.savez_compressed(path, header=np.asarray(json.dumps(change(header))), **arrays)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda header: {**header, "format": 99}, "format 99, this version reads 2.*update nnunet-seqtransfer"),
-        (lambda header: {**header, "format": 1}, "old format 1, this version reads 2.*make it again"),
-        (lambda header: {**header, "kind": "other"}, "damaged"),
-        (lambda header: {key: value for key, value in header.items() if key != "labels"}, "damaged"),
-        (lambda header: {**header, "unknown": 1}, "damaged"),
-        (lambda header: [header], "damaged"),
-        (lambda header: "text", "damaged"),
-        (lambda header: {**header, "cases": ["only one"]}, "damaged"),
-        (lambda header: {**header, "stamps": ["only one"]}, "damaged"),
-        (lambda header: {**header, "stacked": [], "cases": []}, "damaged"),
-    ],
-)
-def test_another_header_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:
-    """A newer format, another kind, or missing and unknown fields are refused by name."""
-    path = tmp_path / "s.npz"
-    write_signature(path, example())
-    rewrite_header(path, change)
-    with pytest.raises(RecordError, match=words):
-        read_signature(path)
-
-
-def test_a_file_that_wants_pickle_is_refused(tmp_path: Path) -> None:
-    """An archive with Python objects in it is refused, and so is one that is no NPZ file."""
-    path = tmp_path / "s.npz"
-    np.savez(path, header=np.asarray([{"kind": "signature"}], dtype=object))
-    with pytest.raises(RecordError):
-        read_signature(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("header.npy", b"text")
-    with pytest.raises(RecordError):
-        read_signature(path)
 
 
 def source_request(cases: int = 3, seed: int = 0) -> ProfileRequest:
@@ -362,27 +257,6 @@ def test_geometry_is_that_of_the_cases_in_the_axes_of_the_target(world) -> None:
             np.testing.assert_allclose(found[place], [spacing, spacing * shape])
 
 
-def test_what_travels_says_nothing_of_names_and_times() -> None:
-    """Identifiers are hashed, equal ones equally, stamps are gone; done twice it is the same."""
-    plain = example()
-    away = anonymous(plain)
-    assert not {*plain.cases, *plain.stamps} & {*away.cases, *away.stamps}
-    assert len(set(away.cases)) == 3 and set(away.stamps) == {""}
-    assert away.keys == plain.keys == anonymous(away).cases
-    assert anonymous(example(cases=("c2", "x", "y"))).keys[0] == plain.keys[2]
-    assert_equal(replace(away, cases=plain.cases, stamps=plain.stamps), plain)
-
-
-def test_median_spacing_and_extent() -> None:
-    """They are the medians of the cases; 2-D is what has one slice along the first axis in every case."""
-    geometry = np.asarray([[(1, 2, 3), (10, 20, 30)], [(3, 2, 1), (12, 20, 36)], [(2, 2, 2), (11, 20, 60)]], float)
-    signature = example(geometry=geometry)
-    assert (signature.spacing, signature.extent) == ((2.0, 2.0, 2.0), (11.0, 20.0, 36.0))
-    assert not signature.is_planar
-    geometry[:, 1, 0] = geometry[:, 0, 0]
-    assert signature.is_planar
-
-
 @pytest.mark.parametrize("damage", [b"", b"PK", None])
 def test_a_damaged_cache_is_made_again(world, counted: list[str], damage: bytes | None) -> None:
     """A signature cut short on disk is computed again and replaced, to the same bits."""
@@ -394,37 +268,3 @@ def test_a_damaged_cache_is_made_again(world, counted: list[str], damage: bytes 
     assert len(counted) == 6
     assert_equal(first, second)
     assert_equal(read_signature(path), first)
-
-
-def test_samples_are_subsets_drawn_by_their_seed() -> None:
-    """A sample holds the number asked for (or all), no case twice, sorted; the seed decides, not the order given."""
-    cases = tuple(f"case_{number:03}" for number in range(60))
-    rng = np.random.default_rng(0)
-    for count in (0, 1, 10, 60, 100):
-        sample = sample_cases(cases, count, 3)
-        assert len(sample) == min(count, 60)
-        assert set(sample) <= set(cases)
-        assert list(sample) == sorted(sample)
-        assert sample_cases(tuple(rng.permutation(cases).tolist()), count, 3) == sample
-    assert len({sample_cases(cases, 10, seed) for seed in range(20)}) == 20
-    drawn = [case for seed in range(600) for case in sample_cases(cases, 10, seed)]
-    counts = [drawn.count(case) for case in cases]
-    assert min(counts) > 60 and max(counts) < 145, "each of 60 cases is drawn about 100 times in 600 draws of 10"
-
-
-def test_a_case_more_exchanges_at_most_one() -> None:
-    """A case added to a dataset exchanges at most one of the drawn, and a larger sample holds the smaller one."""
-    cases = tuple(f"case_{number:03}" for number in range(40))
-    for seed in range(50):
-        sample = set(sample_cases(cases[:-1], 10, seed))
-        assert len(sample - set(sample_cases(cases, 10, seed))) <= 1
-        assert sample <= set(sample_cases(cases[:-1], 11, seed))
-
-
-def test_tasks_with_the_same_patients_draw_the_same() -> None:
-    """What a dataset with further patients draws of the shared ones, the dataset without them draws too."""
-    cases = tuple(f"patient{number}" for number in range(30))
-    more = (*cases, *(f"other{number}" for number in range(5)))
-    for seed in range(20):
-        sample, wider = sample_cases(cases, 8, seed), sample_cases(more, 8, seed)
-        assert set(wider) & set(cases) <= set(sample)
