@@ -12,7 +12,7 @@ from nnunet_seqtransfer.errors import DatasetError, RecordError, StageError
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, raw_test_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import installed_command
 from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_cases, sketch_dataset
-from nnunet_seqtransfer.storage import read_record, sha256, write_record
+from nnunet_seqtransfer.storage import checksum, read_record, sha256, write_record
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.job import Job
 from nnunet_seqtransfer.training.locks import locked_in_turn
@@ -40,6 +40,11 @@ class HeldOutSet:
             return sketch_dataset(self.dataset, processes, write=write)
         # imagesTs is no dataset of its own, so its sketches have no place to be kept
         return sketch_cases(self.name, self.cases, read_dataset_json(self.dataset), processes)
+
+    def stamp(self) -> str:
+        """Return a checksum over names, sizes and times of all files; a changed file is evaluated again."""
+        files = [path for case in sorted(self.cases) for path in (*self.cases[case].images, self.cases[case].label)]
+        return checksum([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files])
 
 
 def load_held_out(dataset: str, target: Task) -> HeldOutSet:
@@ -72,7 +77,7 @@ def predict(
 ) -> tuple[Path, Path]:
     """Predict all cases with one model unless that is done; return the folders with references and predictions.
 
-    Predictions remember their checkpoint, and are replaced if it changes. If another process predicts the
+    Predictions remember their checkpoint and files, and are replaced if these change. If another process predicts the
     same cases, wait for it.
 
     Args:
@@ -85,7 +90,12 @@ def predict(
     """
     final = folder / "predictions" / f"{test.dataset}_{stage.plans_name}_fold_{stage.fold}"
     with locked_in_turn(final.with_name(f".{final.name}.lock"), f"the predictions {final}", context.notify):
-        made_by = {"checkpoint": sha256(stage.output / FINAL), "cases": sorted(test.cases), "mirroring": mirroring}
+        made_by = {
+            "checkpoint": sha256(stage.output / FINAL),
+            "cases": sorted(test.cases),
+            "files": test.stamp(),
+            "mirroring": mirroring,
+        }
         if not _is_made_by(final, made_by):
             _predict(test, stage, folder, final, (device, context.processes), mirroring=mirroring)
             write_record(final / MARK, KIND, FORMAT, made_by)  # last: a folder without it is predicted again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -85,6 +86,17 @@ def test_a_prediction_that_is_gone_is_made_again(
     gone.unlink()
     predict(cases, stage, tmp_path, "cpu", Context(), mirroring=False)
     assert len(predicted) == 2 and gone.exists()
+
+
+def test_a_changed_reference_is_evaluated_again(
+    stage: Stage, cases: HeldOutSet, predicted: list[Path], tmp_path: Path
+) -> None:
+    """The summary of the old one goes with the predictions."""
+    _, folder = predict(cases, stage, tmp_path, "cpu", Context(), mirroring=False)
+    (folder / "summary.json").write_text("{}")
+    os.utime(cases.cases[min(cases.cases)].label, (1, 1))
+    predict(cases, stage, tmp_path, "cpu", Context(), mirroring=False)
+    assert len(predicted) == 2 and not (folder / "summary.json").exists()
 
 
 def test_cases_that_left_the_test_set_are_not_predicted(
