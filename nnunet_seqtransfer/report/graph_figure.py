@@ -27,8 +27,6 @@ MAX_SOURCES = 60
 """Sources drawn at most, nearest to the target first."""
 EDGES = 3
 """Edges drawn per task, shortest first."""
-ROOM = 0.06
-"""Least distance between drawn tasks, as a share of the drawing's diagonal."""
 Points = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
@@ -66,11 +64,16 @@ def draw_graph(
     kept = _nearest(problem, {*path, *proposed})
     points, stress = place(problem.distances[np.ix_(kept, kept)])
     reach = np.maximum(np.ptp(points, axis=0), 1e-9)
-    height = float(np.clip(0.8 * width * reach[1] / reach[0], 0.3 * width, 0.42 * width if width >= 5 else width)) + 0.7
+    tallest = 0.42 if len(kept) <= FULL_NAMES and width >= 5 else 0.62 if width >= 5 else 1.0
+    height = width * float(np.clip(0.8 * reach[1] / reach[0], 0.3, tallest)) + 0.7
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.01, 0.55 / height, 0.98, 1 - 0.6 / height))
-    points = _fit(points, figure, axes, named=width >= 5)
-    areas = _areas(problem, kept)
+    areas = _areas(problem, kept, 1.0 if width >= 5 else 0.6)
+    radii = np.sqrt(areas) / 2
+    room = radii[:, None] + radii[None] + 4
+    for one, two in (*pairwise(path), *pairwise(proposed)):
+        room[kept.index(one), kept.index(two)] += 16  # so that the arrow between them can be seen
+    points = _spread(_fit(points, figure, axes, named=width >= 5), np.maximum(room, room.T))
     _draw_edges(axes, problem, kept, points)
     for tasks, look in ((proposed, "dashed"), (path, "solid")):
         _draw_path(
@@ -107,26 +110,24 @@ def place(distances: Points) -> tuple[Points, float]:
     # the long side lies flat
     points = points @ np.linalg.svd(points, full_matrices=False)[2].T
     points *= np.where(points[-1] < 0, [-1, 1], 1)
-    return _spread(points), float(error)
+    return points, float(error)
 
 
 def _apart(points: Points) -> Points:
     return np.asarray(np.linalg.norm(points[:, None] - points[None], axis=-1))
 
 
-def _spread(points: Points) -> Points:
-    """Push tasks apart that would cover each other."""
-    spread = points + 1e-9 * np.arange(len(points))[:, None]  # tasks that coincide need a direction
-    room = ROOM * (float(np.linalg.norm(np.ptp(points, axis=0))) or 1.0)
-    room = min(room, 5 * room / np.sqrt(len(points)))
+def _spread(points: Points, room: Points) -> Points:
+    """Push tasks apart that are nearer than their ``room``, an (n, n) table."""
+    spread = points + 1e-6 * np.arange(len(points))[:, None]  # tasks that coincide need a direction
     for _ in range(200):
         step = spread[:, None] - spread[None]
-        length = np.linalg.norm(step, axis=-1, keepdims=True)
+        length = np.linalg.norm(step, axis=-1)
         is_near = (length < 0.999 * room) & (length > 0)
         if not is_near.any():
             break
-        push = np.divide(step * (room - length) / 4, length, out=np.zeros_like(step), where=is_near)
-        spread = spread + push.sum(axis=1)
+        push = np.divide((room - length) / 4, length, out=np.zeros_like(length), where=is_near)
+        spread = spread + (step * push[..., None]).sum(axis=1)
     return spread
 
 
@@ -148,11 +149,11 @@ def _fit(points: Points, figure: Figure, axes: Axes, *, named: bool) -> Points:
     return np.asarray((points - (points.max(axis=0) + points.min(axis=0)) / 2) * scale + [width / 2, height / 2])
 
 
-def _areas(problem: SequenceProblem, kept: Sequence[int]) -> Points:
+def _areas(problem: SequenceProblem, kept: Sequence[int], scale: float) -> Points:
     """Return marker areas in points squared: 100 times the cases give 10 times the area."""
     counts = np.asarray(problem.case_counts or (1,) * len(problem.names), dtype=np.float64)[list(kept)]
-    largest = 260 if len(kept) <= FULL_NAMES else 130
-    return np.asarray(28 + largest * np.sqrt(counts / counts.max()))
+    largest = 260 if len(kept) <= FULL_NAMES else 100
+    return np.asarray(scale * (28 + largest * np.sqrt(counts / counts.max())))
 
 
 def _draw_edges(axes: Axes, problem: SequenceProblem, kept: Sequence[int], points: Points) -> None:
@@ -237,7 +238,9 @@ def _write_names(
         text = short(name) if full and (few or k in on_path) else number(name)
         # measured widths would need a drawn figure: letters are about 0.6 of their height wide
         size = 0.6 * font * len(text) * (1.08 if k in on_path else 1.0), 1.2 * font
-        boxes = [_beside(points[k], radii[k] + gap, size, side) for gap in (1, 7, 14) for side in range(8)]
+        boxes = [
+            _beside(points[k], radii[k] + gap, size, side) for gap in ((1, 7, 14) if few else (1,)) for side in range(8)
+        ]
         covered = [_covered(box, taken, axes) for box in boxes]
         best = int(np.argmin(covered))
         if covered[best] > 0 and not few and k not in on_path:
