@@ -93,7 +93,7 @@ def _read_paths(text: str) -> Iterator[tuple[str, ...]]:
     Empty lines and lines that start with # are skipped.
     """
     lines = [text]
-    if Path(text).suffix or Path(text).is_file():  # no path of datasets has a dot in it
+    if text.endswith(".txt") or Path(text).is_file():  # a .txt that is missing is a typing error, not a dataset
         try:
             lines = Path(text).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:

@@ -43,8 +43,11 @@ def choose_arms(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice
         plan: the plan; None if neither the planned path nor runners-up are wanted.
         choice: the request.
 
-    Raises SequenceError if fewer than two paths are left.
+    Raises SequenceError for an unknown kind, or if fewer than two paths are left.
     """
+    unknown = [kind for kind in choice.kinds if kind not in KINDS]
+    if unknown:
+        raise SequenceError(f"unknown kind of path {unknown[0]!r}; choose from {', '.join(KINDS)}")
     roles: dict[tuple[Path, int], list[str]] = {}
     for role, path in _wanted(affinity, plan, choice):
         roles.setdefault((path, 0), []).append(role)

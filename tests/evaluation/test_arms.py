@@ -66,3 +66,9 @@ def test_one_path_is_no_comparison():
     """With a single path there is nothing to compare, and the error says what to ask for."""
     with pytest.raises(SequenceError, match="at least two are needed; add more with -arms"):
         choose_arms(affinity(), None, ArmChoice(kinds=("scratch",)))
+
+
+def test_an_unknown_kind_is_named():
+    """With the kinds that there are."""
+    with pytest.raises(SequenceError, match="unknown kind of path 'best'; choose from scratch, long"):
+        choose_arms(affinity(), None, ArmChoice(kinds=("scratch", "best")))
