@@ -91,7 +91,7 @@ def disk_errors_as_user_errors(path: Path | str) -> Iterator[None]:
 def write_json(path: Path, content: Any, *, compact: bool = False) -> None:
     """Write ``content`` as JSON in the given key order, on which nnU-Net's plans and dataset.json rely.
 
-    ``compact``: write a single line, which is ten times as fast. For tables of numbers.
+    ``compact``: write a single line, ten times as fast. For large tables.
     """
     with replacing(path) as aside:
         text = json.dumps(content, indent=None if compact else 4, sort_keys=False, allow_nan=False)
@@ -118,7 +118,7 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
 
 
 def mend_json(path: Path, content: Any) -> None:
-    """Write a JSON file of nnU-Net again if it is missing, broken or has other content."""
+    """Write nnU-Net's JSON file again if it is missing, broken or has other content."""
     text = json.dumps(content, indent=4)
     found = found_json(path)
     if found is None or json.dumps(found, indent=4) != text:
@@ -135,7 +135,7 @@ def found_json(path: Path) -> Any:
 
 
 def write_record(path: Path, kind: str, version: int, content: dict[str, Any], *, compact: bool = False) -> None:
-    """Write a record with its kind, format number and a checksum that reveals edits."""
+    """Write a record with kind, format number and a checksum that reveals edits."""
     write_json(path, {"kind": kind, "format": version, "checksum": checksum(content), **content}, compact=compact)
 
 
@@ -158,7 +158,7 @@ def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, A
 
 
 def write_dataclass(path: Path, kind: str, version: int, record: Any, *, compact: bool = False) -> None:
-    """Write a dataclass as a record: `write_record` of `to_json`."""
+    """Write a dataclass as a record, see `write_record` and `to_json`."""
     write_record(path, kind, version, to_json(record), compact=compact)
 
 
@@ -212,7 +212,7 @@ def checksum(content: Any) -> str:
 
 
 def is_whole_archive(path: Path | BinaryIO) -> bool:
-    """Return True for a ZIP file with its end, as torch and NumPy write. Takes 1 ms and reads no content."""
+    """Return True for a ZIP file that is not cut off, as torch and NumPy write. Takes 1 ms, reads no content."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # the end is there, but damaged
@@ -236,7 +236,7 @@ def is_sound_archive(path: Path | BinaryIO) -> bool:
 
 
 def sha256(source: Path | BinaryIO) -> str:
-    """Return the SHA-256 of a file, or of a stream from its current position."""
+    """Return the SHA-256 of a file, or of a stream from the current position."""
     if isinstance(source, Path):
         with source.open("rb") as stream:
             return sha256(stream)

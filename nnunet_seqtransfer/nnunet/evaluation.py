@@ -1,4 +1,4 @@
-"""Evaluate a folder of predictions with nnU-Net's own function."""
+"""Evaluate predictions with nnU-Net's own function."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nnunet_seqtransfer.nnunet.validation import SUMMARY, CaseDice, read_summary
 def evaluate_folder(
     references: Path, predictions: Path, reader_writer: str, dataset_json: Mapping[str, Any], processes: int
 ) -> tuple[CaseDice, ...]:
-    """Return the Dice of every label of all predictions, by nnU-Net's compute_metrics_on_folder.
+    """Return the Dice of every case and label by nnU-Net's compute_metrics_on_folder.
 
     The result is kept as ``predictions``/summary.json and read from there the next time.
 
     Args:
-        references: folder of reference segmentations that have the names of the predictions.
-        predictions: folder of predicted segmentations; all of them are evaluated.
-        reader_writer: name of the nnU-Net class that reads both.
+        references: folder with reference segmentations, named like the predictions.
+        predictions: folder with predicted segmentations; all are evaluated.
+        reader_writer: nnU-Net class that reads both.
         dataset_json: labels and file ending.
         processes: worker processes.
 
-    Raises DatasetError if a segmentation is missing, unreadable, or does not fit its reference.
+    Raises DatasetError if a segmentation is missing, unreadable, or does not fit the reference.
     """
     labels = foreground_labels(dict(dataset_json))
     ending, summary = str(dataset_json["file_ending"]), predictions / SUMMARY

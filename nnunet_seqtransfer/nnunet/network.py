@@ -1,4 +1,4 @@
-"""Build the network that nnU-Net builds from plans, or list its tensors and outputs."""
+"""Build the network that nnU-Net builds from plans, or list the tensors and outputs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 U_NETS = {
     f"dynamic_network_architectures.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")
 }
-"""Classes of the U-Nets that nnU-Net's planners choose."""
+"""U-Net classes that nnU-Net's planners choose."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Names and kind of a network's outputs."""
+    """Outputs of a network."""
 
     names: tuple[str, ...]
-    "Label or region of each output, in the network's order."
+    "Label or region for each output, in the network's order."
     regions: bool
     "True if outputs are regions with a sigmoid each; False if they are labels under one softmax."
 
@@ -27,9 +27,8 @@ class Outputs:
 def network_outputs(dataset_json: dict[str, Any]) -> Outputs:
     """Return the outputs that nnU-Net's LabelManager derives from the labels in a dataset.json.
 
-    These are the labels in the order of their values, including background. If any label is a region of several values,
-    they are all regions in the written order (that of ``regions_class_order``), without background. The ignore label
-    has no output.
+    These are the labels sorted by value, including background. If any label is a region with several values, all are
+    regions in the written order (as ``regions_class_order``), without background. The ignore label has no output.
     """
     labels = {
         str(name): [int(part) for part in value] if isinstance(value, list | tuple) else [int(value)]
@@ -43,7 +42,7 @@ def network_outputs(dataset_json: dict[str, Any]) -> Outputs:
 
 
 def network_tensors(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Tensor]:
-    """Return names and shapes of all tensors of the network for these plans, on torch's meta device (no memory)."""
+    """Return names and shapes of all tensors for these plans, on torch's meta device."""
     with torch.device("meta"):
         tensors: dict[str, Tensor] = _build(plans, configuration, dataset_json, initialise=False).state_dict()
     return tensors
@@ -57,7 +56,7 @@ def fresh_network(plans: dict[str, Any], configuration: str, dataset_json: dict[
 
 
 def is_u_net(plans: dict[str, Any], configuration: str) -> bool:
-    """Return True if the plans name one of the U-Nets that nnU-Net's planners choose."""
+    """Return True if the plans name a U-Net that nnU-Net's planners choose."""
     architecture = plans["configurations"][configuration].get("architecture", {})
     return architecture.get("network_class_name") in U_NETS
 

@@ -1,4 +1,4 @@
-"""Read the log that nnU-Net writes while it trains: losses, pseudo Dice, learning rate and time of each epoch."""
+"""Read nnU-Net's training log: losses, pseudo Dice, learning rate and duration of each epoch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 LOGS = "training_log_*.txt"
-"""Glob pattern of nnU-Net's logs in the results folder of a fold. Each start of a training writes a new log."""
+"""Glob pattern for nnU-Net's logs in a fold's results folder. Each start writes a new log."""
 TAIL = 32 * 1024
-"""Bytes that suffice for the end of a log: about 80 epochs."""
+"""Bytes that suffice for the last 80 epochs or so."""
 
 _LINE = re.compile(
     r"(?:^|: )(?:"
@@ -39,15 +39,15 @@ class Epoch:
     """One finished epoch. Numbers that nnU-Net did not print are NaN."""
 
     number: int
-    "Number of the epoch, starting at 0."
+    "Epoch number, starting at 0."
     pseudo_dice: tuple[float, ...] = ()
     "Pseudo Dice per label, 0 to 1, on patches of validation cases; NaN if no patch holds the label."
     train_loss: float = math.nan
-    "Mean loss of the training patches."
+    "Mean loss on training patches."
     validation_loss: float = math.nan
-    "Mean loss of the validation patches."
+    "Mean loss on validation patches."
     learning_rate: float = math.nan
-    "Learning rate at the start of the epoch."
+    "Learning rate when the epoch starts."
     seconds: float = math.nan
     "Duration in seconds."
 
@@ -60,12 +60,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What the logs of one training tell."""
+    """Everything that one training has logged."""
 
     epochs: tuple[Epoch, ...] = ()
     "Finished epochs in order."
     running: int | None = None
-    "Number of the epoch that has started but not finished, or None."
+    "Epoch that has started but not finished, or None."
     error: str | None = None
     "Last error printed, if no epoch started after it."
 
@@ -76,12 +76,12 @@ class TrainingLog:
 
     @property
     def epochs_done(self) -> int:
-        """Return the number of finished epochs, counted from the start of the training."""
+        """Return the number of finished epochs since the training started."""
         return self.running if self.running is not None else self.epochs[-1].number + 1 if self.epochs else 0
 
     @property
     def median_seconds(self) -> float | None:
-        """Return the median duration of the epochs in seconds, None without epochs."""
+        """Return the median duration of an epoch in seconds, None without epochs."""
         return statistics.median(epoch.seconds for epoch in self.epochs) if self.epochs else None
 
 
@@ -100,10 +100,10 @@ class LogReader:
         return TrainingLog(tuple(self._epochs.values()), self._running, self._error)
 
     def feed(self, line: str) -> Epoch | None:
-        """Read one more line. Return the epoch if the line is its last one."""
+        """Read one more line. Return the epoch that it finishes, if any."""
         match = _LINE.search(line)
         name = match.lastgroup if match else None
-        if match is None or name is None:
+        if match is None or name is None:  # no line of an epoch
             self._read_error(line)
         elif name == "number":
             self._start(int(match[name]))
@@ -137,7 +137,7 @@ class LogReader:
 
 
 def read_lines(lines: Iterable[str]) -> TrainingLog:
-    """Return what the lines of a log tell: nnU-Net's log or the output of a training."""
+    """Return what the lines of a log tell, nnU-Net's or the output of a training."""
     reader = LogReader()
     for line in lines:
         reader.feed(line)
@@ -155,22 +155,22 @@ def read_log(path: Path, tail: int | None = None) -> TrainingLog:
 
 
 def read_training(folder: Path, tail: int | None = None) -> TrainingLog:
-    """Return what all logs in the results folder of a fold tell, joined in order of time.
+    """Return what all logs in the results folder of a fold tell, joined by time.
 
     A repeated epoch counts as the last process trained it. Epochs after it from an earlier process do not count.
 
     Args:
         folder: results folder of a fold.
-        tail: read only the last ``tail`` bytes of each log, and no logs older than needed for one finished epoch.
+        tail: read only the last ``tail`` bytes per log, and no logs older than needed for one finished epoch.
     """
     read = []
-    for path in sorted(folder.glob(LOGS), key=_time_in, reverse=True):
+    for path in sorted(folder.glob(LOGS), key=_time_in, reverse=True):  # newest first
         read.append(_lines(path, tail))
         if tail is not None and read_lines(read[-1]).epochs:
             break
     reader = LogReader()
     for lines in reversed(read):
-        reader.forget_error()
+        reader.forget_error()  # a resumed training has overcome it
         for line in lines:
             reader.feed(line)
     return reader.log

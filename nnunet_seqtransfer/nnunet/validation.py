@@ -13,12 +13,12 @@ from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.storage import read_json
 
 SUMMARY = "summary.json"
-"""Name of the file in which nnU-Net keeps the evaluation of a folder of predictions."""
+"""File in which nnU-Net keeps the evaluation next to the predictions."""
 
 
 @dataclass(frozen=True)
 class CaseDice:
-    """Dice of one label of one case."""
+    """Dice of one label in one case."""
 
     case: str
     "Identifier of the case."
@@ -30,7 +30,7 @@ class CaseDice:
 
 @dataclass(frozen=True)
 class ValidatedCase:
-    """One case with the Dice of all labels, and its prediction."""
+    """One case with the Dice of all labels and the prediction."""
 
     case: str
     "Identifier of the case."
@@ -39,7 +39,7 @@ class ValidatedCase:
     dice: Mapping[str, float]
     "Label name -> Dice; NaN if neither the reference nor the prediction has the label."
     prediction: Path
-    "File of the predicted segmentation."
+    "Predicted segmentation."
 
     @property
     def mean(self) -> float:
@@ -56,7 +56,7 @@ def read_validation(
     Args:
         folder: folder ``validation`` of a fold.
         fold: name of the fold.
-        labels: name of each label or region -> its label values.
+        labels: label or region name -> label values.
         ending: file ending of the predictions, such as .nii.gz.
 
     Raises RecordError if the summary is broken or incomplete.
@@ -75,7 +75,7 @@ def read_validation(
 
 
 def read_summary(path: Path, labels: Mapping[str, tuple[int, ...]], ending: str) -> tuple[CaseDice, ...]:
-    """Return the Dice of every label of every case in a summary.json, like `read_validation`.
+    """Return the Dice of every case and label in a summary.json, like `read_validation`.
 
     Raises RecordError if the summary is missing, broken or incomplete.
     """
@@ -97,14 +97,14 @@ def telling(cases: Sequence[ValidatedCase]) -> tuple[tuple[str, ValidatedCase], 
 
 
 def case_dice(cases: Iterable[ValidatedCase]) -> Iterator[CaseDice]:
-    """Yield one record for each label of each case."""
+    """Yield one record per case and label."""
     for case in cases:
         for label, value in case.dice.items():
             yield CaseDice(case.case, label, None if math.isnan(value) else value)
 
 
 def label_means(scores: Iterable[CaseDice]) -> dict[str, float]:
-    """Return the mean Dice of each label over the cases that have one; NaN if none has (as nnU-Net does)."""
+    """Return the mean Dice of each label over the cases that have one, like nnU-Net; NaN if none has."""
     by_label: dict[str, list[float]] = {}
     for score in scores:
         by_label.setdefault(score.label, []).extend([] if score.dice is None else [score.dice])
@@ -112,7 +112,7 @@ def label_means(scores: Iterable[CaseDice]) -> dict[str, float]:
 
 
 def mean_dice(scores: Iterable[CaseDice]) -> float:
-    """Return the mean over labels of `label_means`, nnU-Net's foreground mean; NaN if no label has a Dice."""
+    """Return nnU-Net's foreground mean, the mean over `label_means`; NaN if no label has a Dice."""
     means = [value for value in label_means(scores).values() if not math.isnan(value)]
     return sum(means) / len(means) if means else math.nan
 

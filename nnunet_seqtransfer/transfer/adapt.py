@@ -26,12 +26,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TensorChange:
-    """Origin of one tensor of the new network."""
+    """Origin of one tensor in the new network."""
 
     name: str
-    "Name of the tensor; a tensor with several names is listed once."
+    "Tensor name; a tensor with several names is listed once."
     source: str | None
-    "Name of the old network's tensor that it is made from; None if new."
+    "Tensor of the old network that it is made from; None if new."
     how: How
     "copied bit by bit, adapted by rules, or new as nnU-Net initialises it."
     reason: str
@@ -46,26 +46,26 @@ class TensorChange:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Account of a network's weights in another network."""
+    """Account of the weights of one network in another."""
 
     tensors: tuple[TensorChange, ...] = field(repr=False)
-    "Tensors of the new network without its heads, in its order."
+    "Tensors of the new network without heads, in order."
     heads: tuple[TensorChange, ...] = field(repr=False)
-    "Tensors of heads that were kept on request."
+    "Head tensors that were kept on request."
     left_behind: tuple[str, ...] = field(repr=False)
-    "Tensors of the old network without its heads that are not used."
+    "Tensors of the old network, without heads, that are not used."
 
     @property
     def coverage(self) -> float:
-        """Return the share of parameters, heads excluded, that come from the old network, 0 to 1."""
+        """Return the share of parameters, without heads, that come from the old network, 0 to 1."""
         return sum(change.transferred for change in self.tensors) / sum(change.parameters for change in self.tensors)
 
     def count(self, how: How) -> int:
-        """Return the number of tensors of this kind, heads excluded."""
+        """Return the number of tensors of this kind, without heads."""
         return sum(change.how == how for change in self.tensors)
 
     def share(self, how: How) -> float:
-        """Return the share of parameters, heads excluded, in tensors of this kind, 0 to 1."""
+        """Return the share of parameters in tensors of this kind, without heads, 0 to 1."""
         parameters = sum(change.parameters for change in self.tensors)
         return sum(change.parameters for change in self.tensors if change.how == how) / parameters
 
@@ -74,6 +74,7 @@ class Adaptation:
         missing: dict[str, float] = {}
         for change in self.tensors:
             if change.transferred < change.parameters:
+                # what an adapted tensor lacks are channels
                 reason = change.reason if change.how == "new" else "another width"
                 missing[reason] = missing.get(reason, 0) + change.parameters - change.transferred
         total = sum(change.parameters for change in self.tensors)
@@ -94,19 +95,18 @@ def adapt(
     keep_heads: Mapping[int, int] | None = None,
     inputs: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Tensor], Adaptation]:
-    """Adapt weights to a network of another depth, width, kernel size, dimension, encoder or number of channels.
+    """Adapt weights to a network with another depth, width, kernel size, dimension, encoder or channel number.
 
-    The rules are `counterpart` and the functions in kernels.py. Tensors of equal shape are copied bit by bit, but for
-    input channels in another order.
+    The rules are `counterpart` and the functions in kernels.py. If shapes agree, tensors are copied bit by bit, except
+    if input channels have another order.
 
     Args:
         weights: all tensors of the old network, by nnU-Net's names.
         fresh: all tensors of the new network as nnU-Net initialises it; aliases share memory. Not changed.
-        channels: for each new input channel the index of the old channel that it resembles, or None. Without it, each
-            new channel reads the mean if the number of channels differs (`spread_mean`).
+        channels: for each new input channel the index of the matching old one, or None. Without it, each new channel
+            reads the mean if the numbers differ (`spread_mean`).
         keep_heads: new output -> old output (classes or regions) whose head is kept.
-        inputs: numbers of input channels before and after. Needed only to find the tensors that read the input in
-            networks other than nnU-Net's U-Nets.
+        inputs: numbers of input channels before and after. Needed only for networks other than nnU-Net's U-Nets.
 
     Returns:
         The new network's tensors without heads, plus the heads if some are kept; and the account.
@@ -124,7 +124,7 @@ def account(
     keep_heads: Mapping[int, int] | None = None,
     inputs: tuple[int, int] | None = None,
 ) -> Adaptation:
-    """Return the account of `adapt` from names and shapes alone; both networks may lie on torch's meta device."""
+    """Return the account that `adapt` would give, from names and shapes alone; tensors may be on the meta device."""
     shapes, wanted = (
         {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
         for tensors in (weights, fresh)
@@ -160,7 +160,7 @@ def require_same_architecture(adaptation: Adaptation, channels: tuple[int, int],
 
 
 def require_finite(name: str, tensor: Tensor) -> None:
-    """Raise CheckpointError if a tensor of a checkpoint holds NaN or infinity."""
+    """Raise CheckpointError if a tensor holds NaN or infinity."""
     if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
         raise CheckpointError(
             f"the previous training has diverged: {name} holds NaN or infinity; train that stage again with a "
@@ -175,13 +175,13 @@ def _adapt(
     keep_heads: Mapping[int, int] | None,
     inputs: tuple[int, int] | None,
 ) -> tuple[dict[str, Tensor], Adaptation]:
-    """Return the made tensors, each under one of its names, and the account."""
+    """Return the tensors, each under one name only, and the account."""
     old, new = tensor_roles(weights), tensor_roles(fresh)
     made: dict[str, Tensor] = {}
     body, heads = [], []
     for role, name in new.items():
         source = counterpart(role, new, old)
-        if role.part == "head":
+        if role.part == "head":  # new unless asked for: labels differ from task to task
             if source is not None and keep_heads:
                 made[name], change = _keep_heads(name, (source, weights[source]), fresh[name], keep_heads)
                 heads.append(change)
@@ -193,15 +193,17 @@ def _adapt(
             require_finite(source, weights[source])
             made[name], change = _transfer(name, role, (source, weights[source]), fresh[name], channels)
             body.append(change)
+    # Heads are never counted as left behind.
     used = {change.source for change in (*body, *heads)}
     unused = tuple(name for role, name in old.items() if role.part != "head" and name not in used)
     return made, Adaptation(tuple(body), tuple(heads), unused)
 
 
 def _with_aliases(made: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
-    """Yield every name of the tensors in ``made``, in the network's order. Aliases share memory."""
+    """Yield the tensors in ``made`` under all their names, in the network's order. Aliases share memory."""
     names = {fresh[name].data_ptr(): name for name in made}
     for name, tensor in fresh.items():
+        # empty tensors have no memory to compare
         if name in made or tensor.data_ptr() in names:
             yield name, made[name if name in made else names[tensor.data_ptr()]].clone()
 
@@ -214,13 +216,14 @@ def _is_adaptable(role: TensorRole, weight: Tensor, fresh: Tensor, inputs: tuple
         return True
     if role.part == "other" or weight.numel() == 0 or not weight.is_floating_point():
         return False
-    if weight.ndim == 1 or fresh.ndim == 1:
+    if weight.ndim == 1 or fresh.ndim == 1:  # biases and normalisations
         return weight.ndim == fresh.ndim
+    # 2d and 3d convolutions; halves of inputs that are read together must be equal
     return weight.ndim in (4, 5) and (not _reads_both(role) or weight.shape[1] % 2 == 0)
 
 
 def _reads_input(role: TensorRole, weight: Tensor, fresh: Tensor, inputs: tuple[int, int] | None) -> bool:
-    """Return True for a convolution of an unknown network that reads the image: only its channels differ."""
+    """Return True for a convolution in an unknown network that reads the image: only the channels differ."""
     if role.part != "other" or inputs is None or weight.ndim < 3 or weight.ndim != fresh.ndim:
         return False
     others = weight.shape[:1] == fresh.shape[:1] and weight.shape[2:] == fresh.shape[2:]
@@ -228,7 +231,7 @@ def _reads_input(role: TensorRole, weight: Tensor, fresh: Tensor, inputs: tuple[
 
 
 def _start(role: TensorRole, fresh: Tensor, new: Mapping[TensorRole, str], old: Mapping[TensorRole, str]) -> Tensor:
-    """Return nnU-Net's initial values; 0 for a skip next to the convolutions of a former plain stage."""
+    """Return nnU-Net's initial values; 0 for a skip next to a former plain stage."""
     silent = role.part == "skip" and role.tensor.startswith("norm.") and replaces_plain_stage(role, new, old)
     return fresh.new_zeros(fresh.shape) if silent else fresh.clone()
 
@@ -237,7 +240,7 @@ def _transfer(
     name: str, role: TensorRole, source: tuple[str, Tensor], fresh: Tensor, channels: Sequence[int | None] | None
 ) -> tuple[Tensor, TensorChange]:
     """Make one tensor from the old network's."""
-    weight = source[1].detach().to(fresh)
+    weight = source[1].detach().to(fresh)  # device and precision of the new network
     shapes = tuple(weight.shape), tuple(fresh.shape)
     rules = []
     if weight.ndim > 1 and weight.shape[2:] != fresh.shape[2:]:
@@ -267,7 +270,7 @@ def _widen(role: TensorRole, weight: Tensor, fresh: Tensor) -> tuple[Tensor, flo
 
 
 def _reads_both(role: TensorRole) -> bool:
-    """Return True for a convolution that reads upsampled features and the encoder's, of equal width."""
+    """Return True for a convolution that reads upsampled features and as many of the encoder."""
     return role.part == "decoder" and role.position == 0
 
 

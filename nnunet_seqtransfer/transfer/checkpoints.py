@@ -34,15 +34,15 @@ REMEDY = "train that stage again, or restore the file"
 
 
 def load_checkpoint(path: Path, remedy: str = REMEDY, *, lazy: bool = False, compared: bool = False) -> dict[str, Any]:
-    """Load a checkpoint of nnU-Net on the CPU without running code that it may carry (``weights_only=True``).
+    """Load a checkpoint of nnU-Net on the CPU without running code in it (``weights_only=True``).
 
     Args:
         path: the checkpoint.
         remedy: advice for users in error messages.
         lazy: map the file into memory, so that values are only read when used.
-        compared: read the whole file and compare its checksums first, for weights that others start from.
+        compared: compare all checksums first, for weights that others start from.
 
-    Raises CheckpointError if the file is missing, truncated, damaged, unsafe, or no checkpoint of nnU-Net.
+    Raises CheckpointError if the file is missing, truncated, damaged, unsafe, or not from nnU-Net.
     """
     if not path.is_file():
         raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
@@ -59,9 +59,9 @@ def load_file(
 ) -> Any:
     """Load what torch saved, like `load_checkpoint`, whatever it is; also in torch's old format.
 
-    ``stream``: bytes of the checkpoint if ``path`` is an archive that holds it.
+    ``stream``: the checkpoint if it lies in the archive ``path``.
 
-    nnU-Net's checkpoints hold NumPy scalars, and some hold arrays of numbers. These are declared safe, nothing else.
+    Some checkpoints hold NumPy scalars or numeric arrays. These are declared safe, nothing else.
 
     Raises CheckpointError if the file is damaged or unsafe.
     """
@@ -86,7 +86,7 @@ def is_state_dict(content: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return what torch's message names, without its advice to load unsafely."""
+    """Return what torch's message names, without advice to load unsafely."""
     named = _NAMED.search(str(error))
     if named:
         return f"it holds {named[1] or named[2]}"
@@ -105,7 +105,7 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> str:
 
 
 def save(content: dict[str, Any], stream: BinaryIO) -> None:
-    """Call torch.save on a stream, since torch would put the name of a path into the archive.
+    """Call torch.save on a stream, since torch would put a file name into the archive.
 
     Raises OSError, such as a full disk, if torch's writer hides it in a RuntimeError.
     """
@@ -122,7 +122,7 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 
 def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:
-    """Load initial weights into every tensor of ``network`` but its heads, and into heads that were kept.
+    """Load initial weights into all tensors except heads, and into heads that were kept.
 
     Raises CheckpointError if the file is not the recorded one, or does not hold all tensors without the heads.
     """
@@ -141,7 +141,7 @@ def load_body(network: nn.Module, path: Path, expected_sha256: str) -> None:
 
 
 def body_digest(weights: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of names, types, shapes and bytes of all tensors but the heads."""
+    """Return the SHA-256 of names, types, shapes and bytes of all tensors except heads."""
     digest = hashlib.sha256()
     for name in sorted(name for name in weights if HEADS not in name):
         tensor = weights[name].detach().cpu().contiguous()

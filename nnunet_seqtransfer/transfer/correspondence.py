@@ -1,4 +1,4 @@
-"""Match the input channels and the heads of two networks by name, and channels by the affinity's comparison."""
+"""Match input channels and heads of two networks by name, and channels by what the affinity compared."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nnunet_seqtransfer.tasks.task import Task
 Pairs = tuple[tuple[str, str], ...]
 """Names of channels that the affinity compared: (channel of the source, channel of the target)."""
 Indices = tuple[int | None, ...]
-"""For each channel (or output) of the new network the index of the matching old one, or None."""
+"""For each new channel (or output) the index of the matching old one, or None."""
 
 
 @dataclass(frozen=True)
 class HeadMatch:
-    """Heads of a network that are kept."""
+    """Heads that are kept."""
 
     indices: Indices | None
-    "For each output of the new network the old output whose head it keeps, or None; None if all heads are new."
+    "For each new output the old output whose head it keeps, or None; None if all heads are new."
     words: str
     "One line for users: which heads are kept, or why none is."
 
@@ -31,7 +31,7 @@ class HeadMatch:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """Matching channels and heads of two consecutive stages."""
+    """Matching channels and heads in two consecutive stages."""
 
     channels: Indices | None
     "Matching channels; None if they are the same, or if every new channel reads the mean of the old ones."
@@ -42,10 +42,11 @@ class Correspondence:
 def correspond(previous: Task, task: Task, *, keep_heads: bool, compared: Pairs = ()) -> Correspondence:
     """Match a stage on ``task`` with the stage before it on ``previous``.
 
-    ``compared``: pairs of channels from the affinity, used if the tasks share no channel name.
+    ``compared``: pairs from the affinity, used if the tasks share no channel name.
     """
     old, new = previous.channels, task.channels
     channels = match_names(old, new)
+    # Compared pairs count only for unknown names: a common name is better evidence.
     if channels is None and not {name.casefold() for name in old} & {name.casefold() for name in new}:
         channels = match_compared(old, new, compared)
     outputs = (network_outputs(previous.dataset_json), network_outputs(task.dataset_json))
@@ -53,7 +54,7 @@ def correspond(previous: Task, task: Task, *, keep_heads: bool, compared: Pairs 
 
 
 def match_names(old: Sequence[str], new: Sequence[str]) -> Indices | None:
-    """Return for each new channel the index of the old channel with the same name, ignoring case, or None.
+    """Return for each new channel the index of the old one with the same name, ignoring case, or None.
 
     The result is None if names tell nothing: a single old channel, which all new channels read anyway; no common name;
     the same names in the same order; or a name that occurs twice.
@@ -76,10 +77,10 @@ def match_compared(old: Sequence[str], new: Sequence[str], compared: Pairs) -> I
 
 
 def match_heads(old: Outputs | None, new: Outputs) -> HeadMatch:
-    """Match outputs of labels, or of regions, by name, ignoring case; background matches background.
+    """Match labels with labels, or regions with regions, by name, ignoring case.
 
     Background alone is not kept: next to heads that are all new, a trained one would turn everything into background.
-    Labels are not matched with regions: their outputs are made for one softmax, those of regions for a sigmoid each.
+    Labels are not matched with regions: labels share one softmax, each region has a sigmoid.
     """
     if old is None:
         return HeadMatch(None, "heads: all new, the model does not say what its outputs are")
@@ -90,7 +91,7 @@ def match_heads(old: Outputs | None, new: Outputs) -> HeadMatch:
     mine, theirs = ([name.casefold() for name in outputs.names] for outputs in (old, new))
     indices = tuple(mine.index(name) if mine.count(name) == theirs.count(name) == 1 else None for name in theirs)
     kept = [name for name, index in zip(new.names, indices, strict=True) if index is not None]
-    if not set(map(str.casefold, kept)) - {"background"}:
+    if not set(map(str.casefold, kept)) - {"background"}:  # nothing, or background alone
         before, after = (", ".join(n for n in outputs.names if n != "background") for outputs in (old, new))
         return HeadMatch(None, f"heads: all new, no name is in both ({before}; now {after})")
     fresh = [name for name, index in zip(new.names, indices, strict=True) if index is None]

@@ -1,4 +1,4 @@
-"""Make the weights that a stage starts from: of the stage before it, or of a pretrained model."""
+"""Make the weights that a stage starts from, given the previous stage or a pretrained model."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ class NewNetwork:
     configuration: str
     "Configuration in the plans."
     seed: int | None = None
-    "Seed of initial values that nothing gives; None for 0."
+    "Seed for values that nothing gives; None for 0."
     keep_heads: bool = False
-    "True if heads of labels with matching names are kept."
+    "True if heads with matching label names are kept."
 
     @property
     def is_u_net(self) -> bool:
-        """Return True if it is one of the U-Nets that nnU-Net's planners choose."""
+        """Return True for a U-Net that nnU-Net's planners choose."""
         return is_u_net(self.plans, self.configuration)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Return names and shapes of its tensors, on torch's meta device."""
+        """Return all tensors without values, on torch's meta device."""
         return network_tensors(self.plans, self.configuration, self.task.dataset_json)
 
     def fresh(self) -> dict[str, Tensor]:
-        """Return its tensors as nnU-Net initialises them."""
+        """Return all tensors as nnU-Net initialises them."""
         return fresh_network(self.plans, self.configuration, self.task.dataset_json, self.seed or 0).state_dict()
 
 
@@ -65,19 +65,19 @@ class InitialWeights:
     origin: str
     "Checkpoint that they are made from: a path, or ARCHIVE!MEMBER."
     sha256: str
-    "SHA-256 of that checkpoint; empty after a check of a stage."
+    "SHA-256 of the checkpoint; empty if a stage was only checked."
     weights: dict[str, Tensor] = field(repr=False)
-    "Tensors without heads, plus kept heads; empty after a check."
+    "Tensors without heads, plus kept heads; empty if only checked."
     adaptation: Adaptation
-    "Account of copied, adapted and new tensors."
+    "Copied, adapted and new tensors."
     channels: tuple[str, ...]
-    "Names of the old network's input channels; empty if unknown."
+    "Channel names of the old network; empty if unknown."
     match: Correspondence
     "Matching channels and heads."
 
 
 def match_stages(previous: Task, new: NewNetwork, compared: Pairs = ()) -> Correspondence:
-    """Match channels and heads of ``new`` with the stage before it, on ``previous``; ``compared``: see `correspond`."""
+    """Match channels and heads with the stage before, on ``previous``; ``compared``: see `correspond`."""
     if new.is_u_net:
         return correspond(previous, new.task, keep_heads=new.keep_heads, compared=compared)
     unknown = HeadMatch(None, "heads: all new, the network is none of nnU-Net's U-Nets")
@@ -87,7 +87,7 @@ def match_stages(previous: Task, new: NewNetwork, compared: Pairs = ()) -> Corre
 def from_stage(
     checkpoint: Path, previous: Task, new: NewNetwork, match: Correspondence, *, check_only: bool = False
 ) -> InitialWeights:
-    """Make initial weights from the final checkpoint of the previous stage.
+    """Make initial weights from the previous stage.
 
     Args:
         checkpoint: final checkpoint of the previous stage.
@@ -99,9 +99,10 @@ def from_stage(
     Raises CheckpointError if the checkpoint is damaged, has another architecture, or (unless ``check_only``) holds NaN.
     """
     weights = load_checkpoint(checkpoint, lazy=check_only, compared=not check_only)["network_weights"]
-    made, adaptation = _adapted(weights, new, match, len(previous.channels), check_only=check_only)
-    channels = len(previous.channels), len(new.task.channels)
-    require_same_architecture(adaptation, channels, f"the checkpoint {checkpoint}")
+    inputs = len(previous.channels), len(new.task.channels)
+    # Before channels are matched: the match would look for channels that another network may not have.
+    require_same_architecture(account(weights, new.tensors, inputs=inputs), inputs, f"the checkpoint {checkpoint}")
+    made, adaptation = _adapted(weights, new, match, inputs, check_only=check_only)
     digest = "" if check_only else sha256(checkpoint)
     return InitialWeights(str(checkpoint), digest, made, adaptation, previous.channels, match)
 
@@ -114,7 +115,7 @@ def from_model(
     Args:
         model: the pretrained model.
         new: network of the stage that starts.
-        min_coverage: least share of the network's parameters that the model must give, 0 to 1.
+        min_coverage: least share of parameters that the model must give, 0 to 1.
         check_only: compare names and shapes only, and return no weights.
 
     Raises CheckpointError if the model cannot be read, cannot be matched, or gives less than ``min_coverage``.
@@ -136,10 +137,14 @@ def from_model(
 
 
 def _adapted(
-    weights: Mapping[str, Tensor], new: NewNetwork, match: Correspondence, channels: int | None, *, check_only: bool
+    weights: Mapping[str, Tensor],
+    new: NewNetwork,
+    match: Correspondence,
+    inputs: tuple[int, int] | None,
+    *,
+    check_only: bool,
 ) -> tuple[dict[str, Tensor], Adaptation]:
     kept = match.heads.kept if match.heads else None
-    inputs = None if channels is None else (channels, len(new.task.channels))
     if check_only:
         return {}, account(weights, new.tensors, match.channels, kept, inputs)
     return adapt(weights, new.fresh(), match.channels, kept, inputs)

@@ -18,10 +18,10 @@ def spread_mean(weight: Tensor, channels: int) -> Tensor:
 
 
 def match_channels(weight: Tensor, matched: Sequence[int | None]) -> Tensor:
-    """Return a weight of shape (out, n, ...) from (out, m, ...): new channel j reads what channel ``matched[j]`` did.
+    """Return (out, m, ...) as (out, n, ...): new channel j reads what the old channel ``matched[j]`` did.
 
-    A channel without counterpart gets the mean of all old ones. Unless all channels are matched one to one, each filter
-    is scaled to its old Euclidean norm. On independent z-scored channels the output then keeps its variance.
+    A channel without counterpart gets the mean of all old ones. Unless all channels are matched one to one, each
+    filter is scaled to the old Euclidean norm. On independent z-scored channels the output then keeps the old variance.
     """
     mean = weight.mean(dim=1)
     chosen = torch.stack([mean if old is None else weight[:, old] for old in matched], dim=1)
@@ -33,7 +33,7 @@ def match_channels(weight: Tensor, matched: Sequence[int | None]) -> Tensor:
 
 
 def resize_convolution(weight: Tensor, size: Sequence[int]) -> Tensor:
-    """Return a kernel of shape (out, in, *size) from (out, in, *kernel); a 2d kernel lies in the last two axes.
+    """Return (out, in, *kernel) as (out, in, *size); a 2d kernel lies in the last two axes.
 
     Growing keeps the kernel in the centre and puts 0 around it (central initialisation: Arnab et al., ICCV 2021). The
     convolution computes exactly what it did, also at the border. Spreading the kernel evenly (Carreira and Zisserman,
@@ -65,19 +65,19 @@ def resize_upsampling(weight: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def place_in(fresh: Tensor, weight: Tensor, groups: int = 1) -> tuple[Tensor, float]:
-    """Place ``weight`` in the leading channels of ``fresh``; both (out, in, ...) of one kernel size, or (out,).
+    """Place ``weight`` in the leading channels; both (out, in, ...) with equal kernels, or (out,).
 
-    The leading outputs ignore new inputs: these weights are 0. So if a network only grows wider, its leading features
-    stay exactly the same, which is the aim of Net2Net (Chen, Goodfellow and Shlens, ICLR 2016).
+    The leading outputs ignore new inputs: these weights are 0. So if a network only grows wider, the leading features
+    stay exactly the same, as in Net2Net (Chen, Goodfellow and Shlens, ICLR 2016).
 
     Args:
         fresh: tensor as nnU-Net initialises it.
         weight: tensor of the old network.
-        groups: number of parts of the inputs that each have their own leading channels.
+        groups: number of parts in the inputs, each with leading channels of its own.
 
     Returns:
-        The tensor, and how many of its values come from ``weight``. A filter that has lost inputs counts only by the
-        share of inputs that it still reads.
+        The tensor, and how many values come from ``weight``. A filter that has lost inputs counts only by the share of
+        inputs that it still reads.
     """
     result = fresh.clone()
     rows = min(len(fresh), len(weight))

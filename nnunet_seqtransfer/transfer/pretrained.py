@@ -1,4 +1,4 @@
-"""Find and load pretrained models of many kinds: checkpoints, results folders, exports; none is trusted."""
+"""Find and load pretrained models: checkpoints, results folders, exports. None is trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nnunet_seqtransfer.nnunet.network import Outputs
 
 CHECKPOINTS = (FINAL_CHECKPOINT, "model_final_checkpoint.model", BEST_CHECKPOINT, "model_best.model")
-"""Names of checkpoints in results folders, the preferred one first; .model files are those of nnU-Net v1."""
+"""Names of checkpoints in results folders, the preferred one first; nnU-Net v1 wrote .model files."""
 _MAX_COMPRESSION = 100
 """Weights hardly compress. A file that shrank more than this is made to fill the memory."""
 _PICKLE = b"\x80"
@@ -33,14 +33,14 @@ _OTHER_KINDS = {
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A pretrained model, as its checkpoint."""
+    """The checkpoint of a pretrained model."""
 
     file: Path
     "Absolute path of the checkpoint, or of the archive that holds it."
     member: str | None
-    "Name of the checkpoint in the archive; None if it is a file of its own."
+    "Name of the checkpoint in the archive; None if it is a file itself."
     sha256: str
-    "SHA-256 of the checkpoint's bytes."
+    "SHA-256 of the checkpoint."
 
     def __str__(self) -> str:
         return str(self.file) if self.member is None else f"{self.file}!{self.member}"
@@ -76,9 +76,9 @@ def find_pretrained(path: Path, configuration: str) -> PretrainedModel:
     """Return the checkpoint that ``path`` stands for. Archives are read in place and never extracted.
 
     Args:
-        path: a file that torch saved (a checkpoint of any nnU-Net, or a state dict); a results folder of nnU-Net (of
-            trainer, plans and configuration, or of one fold); or a ZIP file of ``nnUNetv2_export_model_to_zip``. Of
-            several folds ``all`` is taken, otherwise the first one; of several checkpoints the final one.
+        path: a file that torch saved (a checkpoint of any nnU-Net, or a state dict); a results folder of nnU-Net, also
+            of one fold; or a ZIP file from ``nnUNetv2_export_model_to_zip``. Fold ``all`` goes before the first fold,
+            and the final checkpoint before the best.
         configuration: the one to take from an archive with several.
 
     Raises CheckpointError if there is no model or more than one, or if the archive is damaged or unsafe.
@@ -96,7 +96,7 @@ def find_pretrained(path: Path, configuration: str) -> PretrainedModel:
 
 
 def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of a model's input channels in order; empty if its checkpoint does not name all of them."""
+    """Return the channel names of a model in order; empty if the checkpoint does not name all."""
     try:
         names = checkpoint["init_args"]["dataset_json"]["channel_names"]
         ordered = tuple(str(names[key]) for key in sorted(names, key=int))
@@ -106,7 +106,7 @@ def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
 
 
 def outputs(checkpoint: dict[str, Any]) -> Outputs | None:
-    """Return the outputs of a model; None if its checkpoint does not name all of them."""
+    """Return the outputs of a model; None if the checkpoint does not name all."""
     from nnunet_seqtransfer.nnunet.network import network_outputs  # noqa: PLC0415 - imports torch
     from nnunet_seqtransfer.transfer.tensor_roles import HEADS  # noqa: PLC0415
 
@@ -119,7 +119,7 @@ def outputs(checkpoint: dict[str, Any]) -> Outputs | None:
 
 
 def input_channels(checkpoint: dict[str, Any]) -> int:
-    """Return the number of channels that a model's first convolution reads; 0 without convolutions."""
+    """Return the number of channels that the first convolution reads; 0 without convolutions."""
     weights = checkpoint["network_weights"]
     convolutions = (tensor for name, tensor in weights.items() if name.endswith(".conv.weight") and tensor.ndim > 1)
     return next((tensor.shape[1] for tensor in convolutions), 0)
@@ -143,13 +143,14 @@ def _fold_order(name: str) -> tuple[bool, str]:
 
 
 def _weights_in(content: Any, depth: int = 2) -> dict[str, Any] | None:
-    """Return the largest dictionary of tensors in a checkpoint, at most ``depth`` levels down; nnU-Net's first."""
+    """Return nnU-Net's weights, otherwise the largest tensor dictionary at most ``depth`` levels down."""
     from nnunet_seqtransfer.transfer.checkpoints import is_state_dict  # noqa: PLC0415 - imports torch
 
     if is_state_dict(content) and content:
         return dict(content)
     if not isinstance(content, dict) or depth == 0:
         return None
+    # Others may save averaged or optimiser tensors next to the weights.
     values = [content["network_weights"]] if "network_weights" in content else content.values()
     found = [weights for value in values if (weights := _weights_in(value, depth - 1))]
     return max(found, key=lambda weights: sum(tensor.numel() for tensor in weights.values()), default=None)
@@ -159,7 +160,7 @@ def _require_torch_file(path: Path) -> None:
     """Raise CheckpointError, saying what the file is, if torch cannot have saved it as a checkpoint."""
     with _reading(path):
         start = path.open("rb").read(2)
-    if path.suffix in _OTHER_KINDS and start[:1] != b"P":
+    if path.suffix in _OTHER_KINDS and start != b"PK":
         raise CheckpointError(f"this is no checkpoint: {path} is {_OTHER_KINDS[path.suffix]}")
     if start == b"PK" and not is_whole_archive(path):
         raise CheckpointError(f"the model is truncated: {path}; restore the file")
@@ -177,8 +178,9 @@ def _in_archive(path: Path, configuration: str) -> str | None:
     files = {PurePosixPath(name).name for name in names}
     if "constants.pkl" in files:
         raise CheckpointError(f"this is a TorchScript program: {path}; give -init the state_dict of its network")
-    if "data.pkl" in files:
+    if "data.pkl" in files:  # torch's own archive
         return None
+    # MODEL/fold_K/checkpoint, below any number of folders
     members = [PurePosixPath(name) for name in names if name.count("/") >= 2]
     found = next((same for name in CHECKPOINTS if (same := [one for one in members if one.name == name])), [])
     models = sorted({member.parent.parent for member in found})

@@ -12,7 +12,7 @@ from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.transfer.tensor_roles import TensorRole, is_alias, tensor_roles
 
 WRAPPERS = ("module", "_orig_mod")
-"""Parts of names that DistributedDataParallel and torch.compile add."""
+"""Name parts that DistributedDataParallel and torch.compile add."""
 _PREFIX = re.compile(r"((?:\w+\.)*?)(?:encoder|decoder)\.")
 # Generic_UNet of nnU-Net v1. Its last context block and its localization blocks are sequences of stacks.
 _VERSION_1 = {
@@ -35,11 +35,12 @@ def standard_names(weights: Mapping[str, Tensor], like: Mapping[str, Tensor], or
 
     Args:
         weights: tensors of a model, under any names.
-        like: tensors of the network that the weights are for; only names and shapes are used.
+        like: tensors of the new network; only names and shapes are used.
         origin: the model, for the error message.
 
     Raises CheckpointError if the tensors cannot be matched.
     """
+    # Wrappers also occur inside of names, if only a part of the network was compiled.
     plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in weights.items()}
     for named in (_without_prefix(plain), _from_version_1(plain)):
         if any(role.part != "other" for role in tensor_roles(named)):
@@ -54,7 +55,7 @@ def standard_names(weights: Mapping[str, Tensor], like: Mapping[str, Tensor], or
 
 
 def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the most frequent prefix of encoder and decoder, such as "model.", if there is one."""
+    """Remove the most frequent prefix before encoder and decoder, such as "model.", if there is one."""
     found = Counter(match[1] for name in weights if (match := _PREFIX.match(name)))
     if not found:
         return weights
@@ -63,7 +64,7 @@ def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_version_1(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of nnU-Net v1's Generic_UNet. Convolutions are counted through all stacks of a stage."""
+    """Rename tensors of nnU-Net v1's Generic_UNet. Convolutions are counted through all stacks of a stage."""
     named: dict[str, Tensor] = {}
     seen: dict[str, list[str]] = {}
     for name, tensor in weights.items():
@@ -72,6 +73,7 @@ def _from_version_1(weights: dict[str, Tensor]) -> dict[str, Tensor]:
                 blocks = seen.setdefault(stage.format(match[1]), [])
                 if match[2] not in blocks:
                     blocks.append(match[2])
+                # v1 writes instnorm, nnU-Net v2 norm
                 layer = "conv" if match[3] == "conv" else "norm"
                 named[f"{stage.format(match[1])}convs.{blocks.index(match[2])}.{layer}.{match[4]}"] = tensor
         for pattern, form in _VERSION_1_SINGLE.items():
@@ -95,5 +97,6 @@ def _by_order(weights: dict[str, Tensor], like: Mapping[str, Tensor]) -> dict[st
 def _fits(role: TensorRole, tensor: Tensor, like: Tensor) -> bool:
     if tensor.ndim != like.ndim:
         return False
+    # Axis that may differ: outputs of heads, inputs of the first convolution.
     free = {"head": 0, "first": 1}.get(role.part)
     return all(a == b or axis == free for axis, (a, b) in enumerate(zip(tensor.shape, like.shape, strict=True)))

@@ -1,4 +1,4 @@
-"""Tell from names what the tensors of nnU-Net's U-Nets do, how deep they lie, and which ones correspond."""
+"""Tell from names what tensors in nnU-Net's U-Nets do, how deep they lie, and which ones correspond."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 from nnunet_seqtransfer.errors import StageError
 
 HEADS = ".seg_layers."
-"""Part of the name of every tensor of the segmentation heads. nnU-Net itself leaves out heads by it."""
+"""Part of the name of every segmentation head. nnU-Net itself leaves out heads by it."""
 ENCODER = ("encoder.", "decoder.encoder.")
-"""Prefixes of the encoder's tensors. The decoder lists the encoder a second time."""
+"""Name prefixes in the encoder. The decoder lists the encoder a second time."""
 Part = Literal["first", "plain", "residual", "skip", "up", "decoder", "head", "other"]
 
 _ENCODER_PARTS = ("first", "plain", "residual", "skip")
@@ -31,14 +31,14 @@ _DECODER: Mapping[Part, re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class TensorRole:
-    """What a tensor does in a U-Net, independent of the U-Net's depth."""
+    """Role of a tensor in a U-Net of any depth."""
 
     part: Part
-    "First convolution, plain encoder, residual block, skip projection of a block, upsampling, decoder, head or other."
+    "First convolution, plain encoder, residual block, a block's skip projection, upsampling, decoder, head or other."
     level: int
     "Resolution level; 0 is the input's. Encoders are counted from the input, decoders from the output."
     position: int
-    "Index of the convolution or residual block within its stage."
+    "Index of the convolution or residual block within the stage."
     tensor: str
     "Rest of the name, such as conv.weight or conv1.norm.weight; the whole name in other networks."
 
@@ -53,7 +53,7 @@ def is_alias(name: str) -> bool:
 
 
 def tensor_roles(names: Iterable[str]) -> dict[TensorRole, str]:
-    """Return role -> name for every tensor of a network, without aliases."""
+    """Return role -> name for all tensors, without aliases."""
     plain = [name for name in names if not is_alias(name)]
     found = [pattern.fullmatch(name) for name in plain for pattern in _DECODER.values()]
     lowest = max((int(match["stage"]) for match in found if match), default=0)
@@ -76,10 +76,10 @@ def _role(name: str, lowest: int) -> TensorRole:
 
 
 def counterpart(role: TensorRole, new: Mapping[TensorRole, str], old: Mapping[TensorRole, str]) -> str | None:
-    """Return the name of the old network's tensor that has ``role`` in the new network, None if there is none.
+    """Return the tensor of the old network that corresponds to ``role`` in the new network, None if there is none.
 
-    Encoder stages are counted from the input, decoder stages from the output, convolutions and blocks from the start
-    of their stage. A plain stage becomes the first residual block if `replaces_plain_stage`.
+    Encoder stages are counted from the input, decoder stages from the output, convolutions and blocks from the
+    start of their stage. A plain stage becomes the first residual block if `replaces_plain_stage`.
     """
     if role in old:
         return old[role]
@@ -92,8 +92,8 @@ def counterpart(role: TensorRole, new: Mapping[TensorRole, str], old: Mapping[Te
 def replaces_plain_stage(role: TensorRole, new: Mapping[TensorRole, str], old: Mapping[TensorRole, str]) -> bool:
     """Return True if the tensor's residual block can compute exactly what the old network's plain stage did.
 
-    A block adds its skip to two convolutions. A stage of two plain convolutions is such a block with a skip of 0. This
-    needs a projection whose normalisation can be set to 0, which blocks have if their stage changes the width.
+    A block adds a skip to two convolutions. A stage with two plain convolutions is such a block with skip 0. This needs
+    a projection with a normalisation that can be set to 0. Blocks have one if their stage changes the width.
     """
     stage = [TensorRole("plain", role.level, position, "conv.weight") in old for position in range(3)]
     block = [
@@ -105,14 +105,14 @@ def replaces_plain_stage(role: TensorRole, new: Mapping[TensorRole, str], old: M
 
 
 def depths(names: Iterable[str]) -> dict[str, int]:
-    """Return the depth of every tensor of a U-Net without aliases: 0 for all heads, growing towards the input.
+    """Return the depth of every tensor in a U-Net, without aliases: 0 for all heads, growing towards the input.
 
-    With n decoder stages, the stage of resolution level l (0 is the input's) and its upsampling have depth l + 1. The
-    encoder stage of level l has depth 2 n + 1 - l. So depths follow the longest way through the network: 1 to n in the
-    decoder, n + 1 at the bottleneck, 2 n + 1 for the first encoder stage with the stem. Six stages (n = 5) have 12
-    depths, like the 12 layers of the base models of BERT and BEiT, for which layer-wise decay was published.
+    With n decoder stages, the stage at resolution level l (0 is the input's) and the upsampling to it have depth l + 1.
+    The encoder stage at level l has depth 2 n + 1 - l. So depths follow the longest way through the network: 1 to n in
+    the decoder, n + 1 at the bottleneck, 2 n + 1 for the first encoder stage with the stem. Six stages (n = 5) have 12
+    depths, like the 12 layers of BERT and BEiT (base), for which layer-wise decay was published.
 
-    Raises StageError if a tensor belongs to no known part of nnU-Net's U-Nets.
+    Raises StageError if a tensor has no known role in nnU-Net's U-Nets.
     """
     roles = tensor_roles(names)
     unknown = sorted(name for role, name in roles.items() if role.part == "other")
@@ -132,11 +132,11 @@ def _depth(role: TensorRole, stages: int) -> int:
 
 
 def require_parts(names: Iterable[str], *, levels: bool, heads: bool, encoder: bool) -> None:
-    """Raise StageError if a recipe treats a part separately that these tensors of a network do not show.
+    """Raise StageError if a recipe treats a part separately that these tensors do not show.
 
     Args:
         names: tensors of the network.
-        levels: True if the recipe needs the depth of every tensor (-layer_decay).
+        levels: True if the recipe needs depths (-layer_decay).
         heads: True if it needs the heads (-heads_first_epochs).
         encoder: True if it needs the encoder (-frozen_encoder_epochs).
     """

@@ -79,6 +79,17 @@ def test_channels_of_consecutive_stages(
         assert torch.equal(tensor, weights[name][:, order] if name in first else weights[name])
 
 
+def test_a_checkpoint_without_the_channels_of_its_task_is_refused(world: World, tmp_path: Path) -> None:
+    """Matched channels are looked for only if the checkpoint has them."""
+    path, _ = finished(tmp_path / "final.pth", network(world))
+    old, new = network(world, ("T1", "T2")), network(world, ("T2", "T1"))
+    match = match_stages(old.task, new)
+    assert match.channels == (1, 0)
+    for only in (True, False):
+        with pytest.raises(CheckpointError, match=r"conv\.weight has shape .*the network needs"):
+            from_stage(path, old.task, new, match, check_only=only)
+
+
 def test_a_check_gives_the_account_without_weights(world: World, tmp_path: Path) -> None:
     """The account of a check is that of the hand-off; NaN is noticed by the hand-off alone, another network by both."""
     old, new = network(world), network(world, ("T1", "T2"), {"background": 0, "x": 1})
