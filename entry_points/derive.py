@@ -17,10 +17,8 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
-from nnunet_seqtransfer.nnunet.folders import dataset_name
+from nnunet_seqtransfer.nnunet.folders import dataset_name, shortened
 from nnunet_seqtransfer.tasks.derive import Derivation, DeriveRequest, derive_dataset, is_finished, plan_derivation
-
-MAX_LISTED = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -55,10 +53,9 @@ def _run(options: argparse.Namespace) -> None:
 def derivation_text(derivation: Derivation) -> str:
     """Return a few lines that say what a derived dataset contains."""
     cases, choice = list(derivation.cases), derivation.labels
-    more = f" and {len(cases) - MAX_LISTED} more" if len(cases) > MAX_LISTED else ""
     lines = [
         f"{derivation.dataset} out of {derivation.origin}",
-        f"  cases     {len(cases)} of {derivation.origin_cases}: {', '.join(cases[:MAX_LISTED])}{more}",
+        f"  cases     {len(cases)} of {derivation.origin_cases}: {shortened(cases, 5)}",
         f"  channels  {', '.join(f'{index} {name}' for index, name in enumerate(derivation.channels))}",
         f"  labels    {', '.join(f'{_values(value)} {name}' for name, value in choice.labels.items())}",
     ]

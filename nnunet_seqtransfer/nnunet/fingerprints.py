@@ -71,9 +71,7 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
         staging.mkdir(exist_ok=True)  # a killed process may have had the same process id
         try:
             with (
-                _preprocessed_at(staging),
-                _file_names_without_forks(),
-                contextlib.redirect_stdout(io.StringIO()),
+                _redirected_nnunet(staging),
                 ThreadPoolExecutor(at_once) as pool,
                 tqdm(total=len(datasets), desc="Extracting fingerprints", unit="dataset") as bar,
             ):
@@ -94,15 +92,21 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
 
 
 @contextlib.contextmanager
-def _file_names_without_forks() -> Iterator[None]:
-    """Replace nnU-Net's forking pool for file names by threads: a fork may hang, because this process has threads."""
+def _redirected_nnunet(staging: Path) -> Iterator[None]:
+    """Let nnU-Net write to ``staging``, silently, and list file names with threads.
+
+    nnU-Net lists file names in a forking pool; a fork may hang, because this process has threads.
+    """
     from nnunetv2.utilities import utils  # noqa: PLC0415 - slow import
 
-    pool, utils.Pool = utils.Pool, ThreadPool
+    pool, folder = utils.Pool, os.environ["nnUNet_preprocessed"]
+    # nnU-Net looks the variable up at every use.
+    utils.Pool, os.environ["nnUNet_preprocessed"] = ThreadPool, str(staging)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
-        utils.Pool = pool
+        utils.Pool, os.environ["nnUNet_preprocessed"] = pool, folder
 
 
 def _unreadable(datasets: Sequence[str]) -> dict[str, DatasetError]:
@@ -134,14 +138,3 @@ def _extract(dataset: str, workers: int, show_progress: bool) -> None:
             f"the fingerprint of {dataset} cannot be extracted ({reason_of(error)}); check the dataset with "
             f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} --verify_dataset_integrity"
         ) from error
-
-
-@contextlib.contextmanager
-def _preprocessed_at(folder: Path) -> Iterator[None]:
-    """Set nnUNet_preprocessed to ``folder``; nnU-Net looks the variable up at every use."""
-    before = os.environ["nnUNet_preprocessed"]
-    os.environ["nnUNet_preprocessed"] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ["nnUNet_preprocessed"] = before

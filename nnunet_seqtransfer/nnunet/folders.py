@@ -16,7 +16,6 @@ from nnunet_seqtransfer.errors import DatasetError, EnvironmentNotSetError, Stag
 DATASET_NAME = re.compile(r"Dataset(\d{3,})_.+")
 SEQTRANSFER_FOLDER = "seqtransfer"
 """Our folder inside the preprocessed and results folders of a dataset."""
-_MAX_LISTED = 10
 FINAL_CHECKPOINT, BEST_CHECKPOINT = "checkpoint_final.pth", "checkpoint_best.pth"
 """Names that nnU-Net gives to the checkpoint of a finished training, and to that of the best epoch."""
 
@@ -75,22 +74,27 @@ def dataset_name(name_or_id: str | int) -> str:
     if text in registered:
         return text
     if not text.isdecimal():
-        raise DatasetError(f"unknown dataset {text!r}; give the number or full name of one of: {_listed(registered)}")
+        raise DatasetError(
+            f"unknown dataset {text!r}; give the number or full name of one of: {_registered_text(registered)}"
+        )
     matches = [name for name in registered if dataset_id(name) == int(text)]
     if len(matches) > 1:
         raise DatasetError(
             f"dataset number {text} is ambiguous: {', '.join(matches)}; give the full name or remove one"
         )
     if not matches:
-        raise DatasetError(f"there is no dataset with number {text}; registered are: {_listed(registered)}")
+        raise DatasetError(f"there is no dataset with number {text}; registered are: {_registered_text(registered)}")
     return matches[0]
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    if not names:
-        return "none (nnUNet_raw and nnUNet_preprocessed hold no dataset)"
-    more = len(names) - _MAX_LISTED
-    return ", ".join(names[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+def _registered_text(names: tuple[str, ...]) -> str:
+    return shortened(names) if names else "none (nnUNet_raw and nnUNet_preprocessed hold no dataset)"
+
+
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """Return the first names in one line, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def dataset_id(name: str) -> int:

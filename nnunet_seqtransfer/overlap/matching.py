@@ -12,8 +12,9 @@ The search joins sorted hashes, so it does not loop over case pairs. The evidenc
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -248,38 +249,39 @@ def _add_wholes(
     matches: dict[Pair, list[ChannelMatch]], target: SketchedDataset, source: SketchedDataset
 ) -> dict[Pair, list[ChannelMatch]]:
     """Add pairs whose whole images are equal, for images with too few patterns to compare."""
-    ours, theirs = (
-        _holders((channel.whole, (case, name)) for case, name, channel in dataset.images)
-        for dataset in (target, source)
-    )
-    for whole in theirs.keys() & ours.keys():
-        for case, name in theirs[whole]:
-            for other_case, other_name in ours[whole]:
-                if not matches.get((case, other_case)):
-                    matches[case, other_case].append(ChannelMatch(name, other_name, 0, 1.0, 1.0, inverted=False))
+    wholes = [[(channel.whole, case, name) for case, name, channel in one.images] for one in (target, source)]
+    for pair, name, target_name in _equal_digests(*wholes):
+        if not matches.get(pair):
+            matches[pair].append(ChannelMatch(name, target_name, 0, 1.0, 1.0, inverted=False))
     return matches
 
 
 def label_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair, list[tuple[str, str]]]:
     """Return case pairs with equal masks, and the label names in source and target."""
-    ours, theirs = (
-        _holders(
-            (digest, (case, name)) for case, sketch in dataset.sketches.items() for name, digest in sketch.masks.items()
-        )
-        for dataset in (target, source)
-    )
+    masks = [
+        [(digest, case, name) for case, sketch in one.sketches.items() for name, digest in sketch.masks.items()]
+        for one in (target, source)
+    ]
     matches: dict[Pair, list[tuple[str, str]]] = defaultdict(list)
-    for digest in theirs.keys() & ours.keys():
-        for case, name in theirs[digest]:
-            for other_case, other_name in ours[digest]:
-                matches[case, other_case].append((name, other_name))
+    for pair, name, target_name in _equal_digests(*masks):
+        matches[pair].append((name, target_name))
     return {pair: sorted(names) for pair, names in matches.items()}
 
 
-def _holders(digests: Iterable[tuple[int, Pair]]) -> dict[int, list[Pair]]:
+def _equal_digests(
+    target: Iterable[tuple[int, str, str]], source: Iterable[tuple[int, str, str]]
+) -> Iterator[tuple[Pair, str, str]]:
+    """Yield case pair, source name and target name for equal digests, given as (digest, case, name)."""
+    ours, theirs = _holders(target), _holders(source)
+    for digest in theirs.keys() & ours.keys():
+        for (case, name), (target_case, target_name) in itertools.product(theirs[digest], ours[digest]):
+            yield (case, target_case), name, target_name
+
+
+def _holders(digests: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
     """Return digest -> (case, name) pairs, without 0 and digests in more than MOST_CASES cases."""
-    holders: dict[int, list[Pair]] = defaultdict(list)
-    for digest, pair in digests:
+    holders: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for digest, case, name in digests:
         if digest:
-            holders[digest].append(pair)
+            holders[digest].append((case, name))
     return {digest: pairs for digest, pairs in holders.items() if len({case for case, _ in pairs}) <= MOST_CASES}

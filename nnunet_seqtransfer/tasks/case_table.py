@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.context import Notify
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.nnunet.folders import find_name
+from nnunet_seqtransfer.nnunet.folders import find_name, shortened
 from nnunet_seqtransfer.storage import replacing
 
 TABLE_NAME = "cases.csv"
 """Default table, next to dataset.json."""
-_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,5 @@ def _meeting(condition: str, table: CaseTable, cases: Sequence[str]) -> set[str]
     return {case for case in cases if values[case] in accepted}
 
 
-def _some(names: Collection[str]) -> str:
-    distinct = sorted(set(names))
-    more = len(distinct) - _MAX_LISTED
-    return ", ".join(distinct[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+def _some(names: Iterable[str]) -> str:
+    return shortened(sorted(set(names)))

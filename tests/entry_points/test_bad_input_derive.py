@@ -143,8 +143,8 @@ def test_hostile_names(world: World, command: Command, name: str) -> None:
     [
         ("0", ("with number 0; use", "a number from 1 to 999")),
         ("1000", ("with number 1000; use",)),
-        ("-3", ("argument -o", "'-3' is not a whole number")),
-        ("X", ("argument -o",)),
+        ("-3", ("argument -number", "'-3' is not a whole number")),
+        ("X", ("argument -number",)),
     ],
 )
 def test_numbers(world: World, command: Command, number: str, words: tuple[str, ...]) -> None:
@@ -157,7 +157,7 @@ def test_a_number_that_is_taken(world: World, command: Command, place: str) -> N
     """A number that any of nnU-Net's folders knows, under whatever name, is never used again."""
     for other in ("Dataset501_Other", DERIVED) if place != "raw" else ("Dataset501_Other",):
         (world.root / place / other).mkdir()
-        words = (f"the number of {DERIVED} is taken by {other}", "choose another number after -o")
+        words = (f"the number of {DERIVED} is taken by {other}", "choose another -number")
         refuse(world, command, EDEMA, *words)
         refuse(world, command, (*EDEMA, "--dry_run"), *words)
         (world.root / place / other).rmdir()
@@ -183,7 +183,7 @@ def test_a_folder_that_is_not_ours(world: World, command: Command) -> None:
 def test_another_derivation_of_that_name(world: World, command: Command, given: tuple[str, ...], words: str) -> None:
     """The number and name of an earlier derivation with other channels, labels, cases or origin say what differs."""
     assert command(*EDEMA).status == 0
-    refuse(world, command, (*EDEMA, *given), f"{world.raw / DERIVED} {words}", "choose another number after -o")
+    refuse(world, command, (*EDEMA, *given), f"{world.raw / DERIVED} {words}", "choose another -number")
 
 
 def test_a_record_that_was_edited(world: World, command: Command) -> None:
@@ -218,7 +218,7 @@ def test_originals_that_are_incomplete(world: World, command: Command) -> None:
     image.with_name("away").rename(image)
     (world.preprocessed / "Dataset060_Only").mkdir()
     shutil.copyfile(world.raw / ORIGIN / "dataset.json", world.preprocessed / "Dataset060_Only/dataset.json")
-    only = ("derive", "-d", "60", "-o", "501", "-name", "X", "-np", "1")
+    only = ("derive", "-d", "60", "-number", "501", "-name", "X", "-np", "1")
     refuse(world, command, only, "Dataset060_Only has no raw images to reference; copy it to nnUNet_raw")
     truncate(world.raw / ORIGIN / "dataset.json")
     refuse(world, command, EDEMA, f"dataset.json of {ORIGIN} is broken")
@@ -257,7 +257,7 @@ def test_a_label_in_colours(world: World, command: Command) -> None:
     edit(world.raw / FLAT / "dataset.json", lambda c: c["labels"].update(other=2))
     path = world.raw / FLAT / "labelsTr/case0.png"
     Image.fromarray(np.zeros((48, 40, 3), dtype=np.uint8)).save(path)
-    arguments = ("derive", "-d", "112", "-labels", "object", "-o", "501", "-name", "X", "-np", "1")
+    arguments = ("derive", "-d", "112", "-labels", "object", "-number", "501", "-name", "X", "-np", "1")
     refuse(world, command, arguments, str(path), "it holds 3 channels, a label file has one", alone=False)
 
 
@@ -278,4 +278,4 @@ def test_paths_that_nnunet_would_change(world: World, command: Command, monkeypa
 
 def test_required_options(world: World, command: Command) -> None:
     """Origin, number and name are required."""
-    refuse(world, command, ("derive",), "arguments are required: -d, -o, -name")
+    refuse(world, command, ("derive",), "arguments are required: -d, -number, -name")
