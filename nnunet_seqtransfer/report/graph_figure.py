@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -43,6 +44,24 @@ def affinity_problem(affinity: Affinity) -> SequenceProblem:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Tasks on paper. All numbers are in points (1/72 inch)."""
+
+    axes: Axes
+    problem: SequenceProblem
+    kept: list[int]
+    "Tasks that are drawn."
+    points: Points
+    "(n, 2) centres."
+    areas: Points
+    "(n,) marker areas in points squared."
+    path: list[int]
+    "Places of the trained path in ``kept``."
+    proposed: list[int]
+    "Places of the planned path in ``kept``, empty if it is the trained one."
+
+
 @mpl.rc_context(STYLE)
 def draw_graph(
     problem: SequenceProblem,
@@ -62,28 +81,26 @@ def draw_graph(
         width: inches. Below 5, tasks are numbered instead of named.
     """
     kept = _nearest(problem, {*path, *proposed})
-    points, stress = place(problem.distances[np.ix_(kept, kept)])
+    points, _ = place(problem.distances[np.ix_(kept, kept)])
     reach = np.maximum(np.ptp(points, axis=0), 1e-9)
     tallest = 0.42 if len(kept) <= FULL_NAMES and width >= 5 else 0.62 if width >= 5 else 1.0
     height = width * float(np.clip(0.8 * reach[1] / reach[0], 0.3, tallest)) + 0.7
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.01, 0.55 / height, 0.98, 1 - 0.6 / height))
     areas = _areas(problem, kept, 1.0 if width >= 5 else 0.6)
-    radii = np.sqrt(areas) / 2
-    room = radii[:, None] + radii[None] + 4
-    for one, two in (*pairwise(path), *pairwise(proposed)):
-        room[kept.index(one), kept.index(two)] += 16  # so that the arrow between them can be seen
-    points = _spread(_fit(points, figure, axes, named=width >= 5), np.maximum(room, room.T))
-    _draw_edges(axes, problem, kept, points)
-    for tasks, look in ((proposed, "dashed"), (path, "solid")):
-        _draw_path(
-            axes, [points[kept.index(task)] for task in tasks], [areas[kept.index(task)] for task in tasks], look
-        )
-    _draw_tasks(axes, problem, kept, points, areas, {*path}, communities)
-    _write_names(axes, problem, kept, points, areas, path, full=width >= 5)
+    ways = [[kept.index(task) for task in way] for way in (path, proposed)]
+    room = np.sqrt(areas)[:, None] / 2 + np.sqrt(areas) / 2 + 4
+    for one, two in (*pairwise(ways[0]), *pairwise(ways[1])):
+        room[one, two] = room[two, one] = room[one, two] + 16  # so that the arrow between them can be seen
+    points = _spread(_fit(points, figure, axes, named=width >= 5), room)
+    layout = _Layout(axes, problem, kept, points, areas, *ways)
+    _draw_edges(layout)
+    _draw_path(layout, layout.proposed, "dashed")
+    _draw_path(layout, layout.path, "solid")
+    _draw_tasks(layout, {task: group for group, members in enumerate(communities) for task in members})
+    _write_names(layout, full=width >= 5)
     handles = _legend(path, proposed, communities)
     figure.legend(handles=handles, loc="lower left", ncols=len(handles) if width >= 5 else 2, handletextpad=0.5)
-    figure.stress = stress  # type: ignore[attr-defined]
     return figure
 
 
@@ -156,9 +173,9 @@ def _areas(problem: SequenceProblem, kept: Sequence[int], scale: float) -> Point
     return np.asarray(scale * (28 + largest * np.sqrt(counts / counts.max())))
 
 
-def _draw_edges(axes: Axes, problem: SequenceProblem, kept: Sequence[int], points: Points) -> None:
+def _draw_edges(layout: _Layout) -> None:
     """Join each task to the nearest ones. Width falls with distance."""
-    table = problem.distances[np.ix_(kept, kept)]
+    table = layout.problem.distances[np.ix_(layout.kept, layout.kept)]
     table = (table + table.T) / 2
     np.fill_diagonal(table, np.inf)
     pairs = {
@@ -169,37 +186,29 @@ def _draw_edges(axes: Axes, problem: SequenceProblem, kept: Sequence[int], point
     }
     longest = max((table[pair] for pair in pairs), default=1.0) or 1.0
     for i, j in sorted(pairs):
-        width = 0.5 + 2.0 * (1 - table[i, j] / longest)
-        axes.plot(*points[[i, j]].T, color=EDGE, linewidth=width, alpha=0.6, solid_capstyle="round", zorder=1)
+        look: dict[str, Any] = {"linewidth": 0.5 + 2.0 * (1 - table[i, j] / longest), "solid_capstyle": "round"}
+        layout.axes.plot(*layout.points[[i, j]].T, color=EDGE, alpha=0.6, zorder=1, **look)
 
 
-def _draw_path(axes: Axes, points: Sequence[Points], areas: Sequence[float], look: str) -> None:
-    for (start, end), (area, other) in zip(pairwise(points), pairwise(areas), strict=True):
+def _draw_path(layout: _Layout, places: Sequence[int], look: str) -> None:
+    for one, two in pairwise(places):
         arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": PATH, "linewidth": 2.2, "mutation_scale": 14}
-        arrow |= {"linestyle": look, "shrinkA": np.sqrt(area) / 2 + 2, "shrinkB": np.sqrt(other) / 2 + 2}
-        axes.annotate("", tuple(end), tuple(start), arrowprops=arrow, zorder=2)
+        gaps = (np.sqrt(layout.areas[k]) / 2 + 2 for k in (one, two))
+        arrow |= {"linestyle": look, **dict(zip(("shrinkA", "shrinkB"), gaps, strict=True))}
+        layout.axes.annotate("", tuple(layout.points[two]), tuple(layout.points[one]), arrowprops=arrow, zorder=2)
 
 
-def _draw_tasks(
-    axes: Axes,
-    problem: SequenceProblem,
-    kept: Sequence[int],
-    points: Points,
-    areas: Points,
-    on_path: set[int],
-    communities: Sequence[Sequence[int]],
-) -> None:
-    group = {task: place for place, members in enumerate(communities) for task in members}
-    for task, point, area in zip(kept, points, areas, strict=True):
+def _draw_tasks(layout: _Layout, group: dict[int, int]) -> None:
+    for k, task in enumerate(layout.kept):
         colour, marker = _look(group.get(task, 0))
-        look: dict[str, Any] = {"marker": marker, "markersize": np.sqrt(area), "markerfacecolor": colour}
+        look: dict[str, Any] = {"marker": marker, "markersize": np.sqrt(layout.areas[k]), "markerfacecolor": colour}
         look |= {"markeredgecolor": PAPER, "markeredgewidth": 1.0}
-        if task == problem.target:
-            look |= {"marker": "*", "markersize": np.sqrt(area) + 6, "markerfacecolor": INK}
-        elif task in on_path:
+        if task == layout.problem.target:
+            look |= {"marker": "*", "markersize": np.sqrt(layout.areas[k]) + 6, "markerfacecolor": INK}
+        elif k in layout.path:
             look |= {"markeredgecolor": PATH, "markeredgewidth": 2.2}
-        (drawn,) = axes.plot(*point, **look, zorder=3)
-        tip(drawn, *_about(problem, task))
+        (drawn,) = layout.axes.plot(*layout.points[k], **look, zorder=3)
+        tip(drawn, *_about(layout.problem, task))
 
 
 def _about(problem: SequenceProblem, task: int) -> list[str]:
@@ -209,47 +218,36 @@ def _about(problem: SequenceProblem, task: int) -> list[str]:
         lines.append(counted(problem.case_counts[task], "labelled case"))
     distance = problem.distances[task, problem.target]
     lines.append("the target" if task == problem.target else f"distance to the target {decimals(distance)}")
-    for what, known in (("channels", problem.channels), ("labels", problem.labels)):
-        if known:
-            lines.append(f"{what}: {', '.join(known[task])}")
-    return lines
+    described = ("channels", problem.channels), ("labels", problem.labels)
+    return lines + [f"{what}: {', '.join(known[task])}" for what, known in described if known]
 
 
-def _write_names(
-    axes: Axes,
-    problem: SequenceProblem,
-    kept: Sequence[int],
-    points: Points,
-    areas: Points,
-    path: Sequence[int],
-    *,
-    full: bool,
-) -> None:
+def _write_names(layout: _Layout, *, full: bool) -> None:
     """Write each name at the first side of the marker that covers nothing. Names on the path come first."""
-    few = len(kept) <= FULL_NAMES
+    few, points, path = len(layout.kept) <= FULL_NAMES, layout.points, layout.path
     font = 9.0 if few else 7.5
-    radii = np.sqrt(areas) / 2 + 2
+    radii = np.sqrt(layout.areas) / 2 + 2
     taken = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(points, radii, strict=True)]
-    on_path = [kept.index(task) for task in path]
-    along = [points[i] * (1 - t) + points[j] * t for i, j in pairwise(on_path) for t in np.linspace(0, 1, 40)]
+    along = [points[i] * (1 - t) + points[j] * t for i, j in pairwise(path) for t in np.linspace(0, 1, 40)]
     taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in along]  # names should not cover the path
-    for k in sorted(range(len(kept)), key=lambda k: (k not in on_path, -areas[k])):
-        name = problem.names[kept[k]]
-        text = short(name) if full and (few or k in on_path) else number(name)
+    for k in sorted(range(len(points)), key=lambda k: (k not in path, -radii[k])):
+        name = layout.problem.names[layout.kept[k]]
+        text = short(name) if full and (few or k in path) else number(name)
         # measured widths would need a drawn figure: letters are about 0.6 of their height wide
-        size = 0.6 * font * len(text) * (1.08 if k in on_path else 1.0), 1.2 * font
-        boxes = [
-            _beside(points[k], radii[k] + gap, size, side) for gap in ((1, 7, 14) if few else (1,)) for side in range(8)
-        ]
-        covered = [_covered(box, taken, axes) for box in boxes]
+        size = 0.6 * font * len(text) * (1.08 if k in path else 1.0), 1.2 * font
+        gaps = (1, 7, 14) if few else (1,)
+        boxes = [_beside(points[k], radii[k] + gap, size, side) for gap in gaps for side in range(8)]
+        covered = [_covered(box, taken, layout.axes) for box in boxes]
         best = int(np.argmin(covered))
-        if covered[best] > 0 and not few and k not in on_path:
+        if covered[best] > 0 and not few and k not in path:
             continue  # the number is shown when the pointer rests on the task
         taken.append(boxes[best])
         left, bottom, right, top = boxes[best]
-        weight = "bold" if k in on_path else "normal"
-        written = axes.text((left + right) / 2, (bottom + top) / 2, text, ha="center", va="center", fontsize=font)
-        written.set(fontweight=weight, zorder=4, path_effects=[withStroke(linewidth=2, foreground=PAPER)])
+        written = layout.axes.text(
+            (left + right) / 2, (bottom + top) / 2, text, ha="center", va="center", fontsize=font
+        )
+        written.set(fontweight="bold" if k in path else "normal", zorder=4)
+        written.set_path_effects([withStroke(linewidth=2, foreground=PAPER)])
 
 
 def _beside(point: Points, gap: float, size: tuple[float, float], side: int) -> Box:
