@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -161,13 +160,6 @@ def test_a_run_without_plan_and_distances_gets_a_report(folders: Path) -> None:
     assert page.texts("pre")[0].startswith("nnUNetv2_seq_train 901 3d_fullres 0 -s none -epochs 12")
 
 
-def test_scratch_gets_a_report(folders: Path) -> None:
-    """The target alone has one stage, and is not compared with itself."""
-    made_run.write_world(folders / "raw")
-    page = page_of(made_run.write_made_run((), begun=1))
-    assert len(page.all("svg", "drawing")) == 1 + 3 and not page.all("p", "verdict")
-
-
 def test_damaged_files_are_notes(folders: Path) -> None:
     """A damaged plan, affinity, comparison or summary is said on the page; no folder is named."""
     folder = whole(folders)
@@ -184,30 +176,18 @@ def test_damaged_files_are_notes(folders: Path) -> None:
     assert str(folders) not in text and "nnUNet_preprocessed/" in text
 
 
-def test_notes_on_the_page_name_no_folders(folders: Path) -> None:
-    """Also paths that are not nnU-Net's."""
-    made_run.write_world(folders / "raw", cases=3)
-    found = find(made_run.write_made_run(begun=0))
-    text = render(replace(found, notes=("The file is damaged: /home/someone/private/x.json; make it again.",)))
-    assert "damaged: x.json; make it again" in text and "someone" not in text and json.dumps("private") not in text
-
-
-def test_images_that_are_gone_are_notes(folders: Path) -> None:
-    """Without raw data the scores stay, the overlays are missing, and a note says why."""
-    folder = whole(folders)
-    next((folders / "raw" / TARGET / "imagesTr").glob("case1*")).unlink()
-    page = page_of(folder)
-    assert "No overlays: " in page.texts("aside")[0] and page.texts("td")
-    assert not [text for text in page.texts("h3") if " case: " in text]
-
-
-def test_a_deleted_prediction_is_a_note(folders: Path) -> None:
-    """Validated predictions take room and are often deleted; the other cases are shown all the same."""
+def test_what_is_gone_is_noted(folders: Path) -> None:
+    """A deleted prediction takes one case's overlay, a deleted image all; the scores stay, and no folder is named."""
     folder = whole(folders)
     next((folders / "results" / TARGET).rglob("validation/case2*")).unlink()
     page = page_of(folder)
     assert "No overlay of case2: " in page.texts("aside")[0]
     assert [text[:11] for text in page.texts("h3") if " case: " in text] == ["Median case", "Best case: "]
+    next((folders / "raw" / TARGET / "imagesTr").glob("case1*")).unlink()
+    found = find(folder)
+    page = Reader(render(replace(found, notes=("The file is damaged: /home/someone/private/x.json; make it again.",))))
+    assert "No overlays: " in page.texts("aside")[0] and "damaged: x.json; make" in page.texts("aside")[0]
+    assert page.texts("td") and not [text for text in page.texts("h3") if " case: " in text]
 
 
 def test_a_source_without_distances_is_shown_as_such(folders: Path) -> None:
@@ -237,29 +217,21 @@ def test_overlays_draw_reference_and_prediction(folders: Path) -> None:
         assert titles.count(f"{label}, reference") == 2 * titles.count(f"{label}, prediction") > 0
 
 
-def test_fold_all_is_never_called_unseen(folders: Path) -> None:
-    """nnU-Net validates fold all on the cases that it trained on, and headings and captions say so."""
+def test_fold_all_and_test_sets_are_named(folders: Path) -> None:
+    """Scores of fold all are those of training cases; each comparison has a section that names its test set."""
     made_run.write_world(folders / "raw", cases=3)
-    page = page_of(made_run.write_made_run((), ("all",), begun=1))
-    assert page.texts("p", "trained-on") and any(text.startswith("Worst training case: ") for text in page.texts("h3"))
-    assert "on the training cases themselves (3 cases)" in page.texts("p", "result")[0]
-
-
-def test_comparisons_on_test_sets_have_sections_of_their_own(folders: Path) -> None:
-    """That on the folds comes first, then test sets by number; each heading names its test set; anchors are unique."""
-    made_run.write_world(folders / "raw", cases=1)
     for test in (None, "Dataset920_OtherHospital", "Dataset099_x"):
         made_run.write_made_comparison(test=test)
     made_run.write_made_comparison(tag="other", test=FAR)
-    page = page_of(made_run.write_made_run((), begun=0))
-    assert [text for text in page.texts("h2") if text.startswith("Comparison")] == [
-        "Comparison with other paths",
-        "Comparison with other paths on the test set Dataset099_x",
-        "Comparison with other paths on the test set Dataset920_OtherHospital",
-    ]
+    page = page_of(made_run.write_made_run((), ("all",), begun=1))
+    assert page.texts("p", "trained-on") and any(text.startswith("Worst training case: ") for text in page.texts("h3"))
+    assert "on the training cases themselves (3 cases)" in page.texts("p", "result")[0]
+    heading = "Comparison with other paths"
+    sections = [text.removeprefix(heading) for text in page.texts("h2") if text.startswith(heading)]
+    assert sections == ["", " on the test set Dataset099_x", " on the test set Dataset920_OtherHospital"]
     anchors = {attributes.get("id") for attributes, _ in page.all("section")}
     assert {"comparison", "comparison-2", "comparison-3"} <= anchors
-    assert "Comparison on 920 OtherHospital" in page.texts("a")
+    assert not page.all("p", "verdict")  # scratch is not compared with itself
 
 
 def test_many_tasks_stay_light(folders: Path) -> None:

@@ -136,6 +136,7 @@ def test_the_commands_repeat_the_affinity_and_the_plan(folders: Path) -> None:
     assert found.affinity_file is not None and found.plan is not None
     affinity = read_affinity(found.affinity_file)
     told = dict(commands(found))
+    assert list(dict(commands(replace(found, affinity=None, plan=None)))) == ["Train", "Continue this run", "Predict"]
     sources = "-t 901 -c 3d_fullres -s 902 905 903 -m descriptors"
     assert told["Measure the distances"] == f"nnUNetv2_seq_affinity {sources} -n_cases 2 -seed 3"
     assert told["Plan (with the options in the record)"] == "nnUNetv2_seq_plan -t 901 -c 3d_fullres -m descriptors"
@@ -149,9 +150,3 @@ def test_the_commands_repeat_the_affinity_and_the_plan(folders: Path) -> None:
         "-calibration ours.json"
     )
     assert told["Plan (with the options in the record and the file of the calibration ours)"].endswith("ours.json")
-
-
-def test_an_order_of_ones_own_needs_no_plan(folders: Path) -> None:
-    """Without distances and plan only what trains, continues and predicts is listed."""
-    told = [what for what, _ in commands(made(folders, (FAR,), begun=0))]
-    assert told == ["Train", "Continue this run", "Predict"]
