@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_seqtransfer.entry_points.train import _parse, chain_request
 from nnunet_seqtransfer.training.command import seq_train_command
-from nnunet_seqtransfer.training.job import VARIABLE, DeviceOptions
+from nnunet_seqtransfer.training.job import CHECKPOINT_VARIABLE, DeviceOptions
 from nnunet_seqtransfer.training.stages import ChainRequest
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.world import FAR, NEAR, TARGET
@@ -56,14 +56,14 @@ def test_the_command_says_no_more_than_it_must() -> None:
 def test_minutes_between_checkpoints_come_from_the_option_else_from_the_variable(monkeypatch, capsys):
     """Else they are ten; what is no number is one line that names where it may come from."""
     words = PLAIN.split()
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(CHECKPOINT_VARIABLE, raising=False)
     assert _parse(words).checkpoint_minutes == 10
     for written, minutes in (("0.5", 0.5), ("0", 0), (" ", 10)):
-        monkeypatch.setenv(VARIABLE, written)
+        monkeypatch.setenv(CHECKPOINT_VARIABLE, written)
         assert _parse(words).checkpoint_minutes == minutes
     assert _parse([*words, "-checkpoint_minutes", "3"]).checkpoint_minutes == 3
-    monkeypatch.setenv(VARIABLE, "ten")
+    monkeypatch.setenv(CHECKPOINT_VARIABLE, "ten")
     with pytest.raises(SystemExit) as ended:
         _parse(words)
     (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and VARIABLE in line and "-checkpoint_minutes" in line and "'ten'" in line
+    assert ended.value.code == 2 and CHECKPOINT_VARIABLE in line and "-checkpoint_minutes" in line and "'ten'" in line
