@@ -1,4 +1,4 @@
-"""What asks a process to stop: signals, and the end of the command that started it."""
+"""Requests to stop a process: signals, and the end of the command that started it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 from nnunet_seqtransfer.errors import SeqTransferError
 
 STOPPED = 75
-"""Exit status of a training or command that was asked to stop and can be resumed: EX_TEMPFAIL of sysexits.h."""
+"""Exit status of a training or command that was asked to stop and can be resumed: EX_TEMPFAIL in sysexits.h."""
 PARENT_VARIABLE = "nnUNet_seq_driver"
 """Environment variable with the process number of the command that started a training; unset for trainings by hand."""
 
@@ -36,7 +36,7 @@ def raising_on_signals() -> Iterator[None]:
     """Raise Stopped on SIGTERM, SIGUSR1 and SIGHUP while the block runs in the main thread.
 
     Schedulers send them at the end of the time and as a warning; a terminal sends SIGHUP when it closes. Forked
-    processes keep the handlers from before, because a pool ends its workers by SIGTERM.
+    processes keep the handlers from before, because pools end workers by SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -105,7 +105,7 @@ def is_running(process: psutil.Process) -> bool:
 def _hold_signals() -> None:
     """Block the signals while a process is forked: Python forgets those that reach the new process too early.
 
-    A pool that ends its workers by SIGTERM as soon as they exist would otherwise wait for ever.
+    A pool that ends workers by SIGTERM as soon as they exist would otherwise wait for ever.
     """
     _masks.earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _earlier_handlers)
 

@@ -16,11 +16,11 @@ _FORMAT = "%F|%j|%T|%N|%M|%r"
 """Columns of squeue: job id, name, state, node, elapsed time, reason."""
 _NAMES_AT_ONCE = 500
 _COMPLETING_SECONDS = 40.0
-"""How long to wait for jobs that are ending: only then is it known whether they are requeued."""
+"""Seconds to wait for ending jobs: only then is it known whether Slurm requeues them."""
 _ANSWER_SECONDS = 60.0
-"""Time after which a command of Slurm counts as unanswered."""
+"""Seconds after which a command counts as unanswered."""
 _HELD_BY_SLURM = ("launch failed requeued held", "JobHoldMaxRequeue")
-"""Reasons for which Slurm itself holds a job for good."""
+"""Reasons for which Slurm itself holds a job."""
 
 
 class SlurmError(SeqTransferError):
@@ -32,9 +32,9 @@ class QueuedJob:
     """A job in the queue."""
 
     id: str
-    "Number of the job."
+    "Job number."
     name: str
-    "Name of the job, the same for every job of a stage."
+    "Job name, the same for every job of a stage."
     state: str
     "State as Slurm writes it: PENDING, RUNNING, ..."
     node: str

@@ -1,4 +1,4 @@
-"""A chain on Slurm: one job per stage, submitted in the order of the chain and found again by name."""
+"""Chains on Slurm: one job per stage, submitted in order and found again by name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from nnunet_seqtransfer.context import Context, Notify
 from nnunet_seqtransfer.nnunet.folders import results_folder
@@ -16,7 +17,7 @@ from nnunet_seqtransfer.slurm.commands import QueuedJob
 from nnunet_seqtransfer.slurm.queue import SubmittedJob, logs_folder, read_jobs, stage_job_name, write_jobs
 from nnunet_seqtransfer.slurm.script import BatchJob, SiteOptions, batch_script, sbatch_command, site_options
 from nnunet_seqtransfer.training.chain import Chain
-from nnunet_seqtransfer.training.executors import ExecutorOptions
+from nnunet_seqtransfer.training.executors import Executor, ExecutorOptions
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.locks import locked_in_turn
 from nnunet_seqtransfer.training.run_record import find_runs, run_name, stage_command
@@ -25,16 +26,14 @@ _GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
 @dataclass(frozen=True)
-class SlurmExecutor:
+class SlurmExecutor(Executor):
     """Executor that submits one job per unfinished stage."""
 
     site: SiteOptions
-    "Options of sbatch for this site."
+    "sbatch options for this site."
 
-    @property
-    def waits(self) -> bool:
-        """Return False: Slurm runs the jobs later."""
-        return False
+    waits: ClassVar[bool] = False
+    "False: Slurm runs the jobs later."
 
     @classmethod
     def from_options(cls, options: ExecutorOptions) -> SlurmExecutor:
@@ -50,7 +49,7 @@ class SlurmExecutor:
         slurm.require_accepted(self.site)
 
     def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
-        """Return every sbatch command with the script for its stdin."""
+        """Return every sbatch command and the script for stdin."""
         if chain.is_finished:
             return ()
         self.check(options)
@@ -103,18 +102,18 @@ class SlurmExecutor:
 
 @dataclass(frozen=True)
 class SubmissionPlan:
-    """What happens to the jobs of a chain."""
+    """Jobs to submit, keep and replace for a chain."""
 
     submit: tuple[BatchJob, ...]
     "Jobs to submit, in this order."
     keep: Mapping[str, QueuedJob]
-    "Stage key -> job in the queue, of this chain or of another one with the same stage."
+    "Stage key -> queued job, from this chain or another one with the same stage."
     replace: tuple[QueuedJob, ...]
     "Queued jobs that wait for a failed one: they are cancelled and submitted again."
 
 
 def processes_in(site: SiteOptions, processes: int) -> int:
-    """Return the worker processes in a job: at most its cores, if the site options set them."""
+    """Return the worker processes in a job: at most the cores that the site options set."""
     cores = site.get("cpus-per-task")
     return min(processes, int(cores)) if cores is not None and cores.isdecimal() else processes
 
@@ -141,7 +140,7 @@ def plan_submission(jobs: Sequence[BatchJob], queued: Mapping[str, QueuedJob]) -
     """Decide which jobs to submit: those not in the queue, and queued ones that wait for a failed job.
 
     Args:
-        jobs: jobs of a chain, each after the one that it depends on.
+        jobs: a chain, each job after the one that it depends on.
         queued: name -> job in the queue.
     """
     submit: list[BatchJob] = []
@@ -161,21 +160,21 @@ def plan_submission(jobs: Sequence[BatchJob], queued: Mapping[str, QueuedJob]) -
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What cancelling did to one job of a run."""
+    """One job of a cancelled run."""
 
     key: str
-    "Key of the stage."
+    "Stage key."
     job: QueuedJob
     "The job as it was before."
     needed_by: Path | None
-    "Folder of another run that needs the stage, so that its job was kept; None if the job was ended."
+    "Folder of another run that needs the stage, so the job is kept; None if the job is ended."
 
 
 def cancel_run(folder: Path, notify: Notify, *, shared: bool) -> tuple[Cancelled, ...]:
     """Cancel the queued jobs of a run; running trainings stop at a checkpoint.
 
     Args:
-        folder: folder of the run.
+        folder: run folder.
         notify: told if another command holds the queue.
         shared: whether to cancel also stages that another queued run needs.
 
@@ -200,11 +199,11 @@ def needed_by_others(
     """Return the jobs of a run that another run needs: it shares them, and has other jobs in the queue.
 
     Args:
-        folder: folder of the run.
-        names: folder of each run -> job name -> stage key.
+        folder: run folder.
+        names: run folder -> job name -> stage key.
         queued: name -> job in the queue.
 
-    Returns name -> folder of a run that needs the job.
+    Returns job name -> folder of the other run.
     """
     own = names.get(folder, {})
     needed: dict[str, Path] = {}

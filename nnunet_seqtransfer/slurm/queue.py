@@ -17,7 +17,7 @@ from nnunet_seqtransfer.storage import read_record, write_record
 from nnunet_seqtransfer.training.run_record import run_name
 
 JOBS = "slurm.json"
-"""File name of the record of jobs in the folder of a run."""
+"""Name of the job record in a run folder."""
 JOBS_FORMAT = 1
 _TAIL_BYTES = 16384
 """Bytes at the end of an output that are read."""
@@ -34,24 +34,24 @@ class SubmittedJob:
     """A job of a run, as last submitted or found in the queue."""
 
     id: str
-    "Number of the job."
+    "Job number."
     name: str
-    "Name in the queue, the same for every job of the stage."
+    "Job name, the same for every job of the stage."
 
 
 def stage_job_name(key: str, configuration: str) -> str:
-    """Return the name of every job of a stage, made from the results folder, the stage's key and configuration."""
+    """Return the job name for a stage, made from the results folder, the stage key and the configuration."""
     dataset, _, fold = key.split("/")
     return job_name(f"{dataset}_{fold}", os.path.realpath(results_folder()), key, configuration)
 
 
 def logs_folder(folder: Path) -> Path:
-    """Return the folder for the output of a run's jobs; ``folder``: of the run."""
+    """Return the output folder for jobs; ``folder``: run folder."""
     return folder / "logs"
 
 
 def write_jobs(folder: Path, jobs: dict[str, SubmittedJob]) -> None:
-    """Add jobs to the record of a run; ``jobs``: stage key -> job. Recorded jobs of other stages are kept."""
+    """Add jobs to the record in a run folder; ``jobs``: stage key -> job. Other recorded jobs are kept."""
     known = {**read_jobs(folder), **jobs}
     content = {key: {"id": job.id, "name": job.name} for key, job in sorted(known.items())}
     write_record(folder / JOBS, "Slurm jobs", JOBS_FORMAT, {"jobs": content})
@@ -67,7 +67,7 @@ def read_jobs(folder: Path) -> dict[str, SubmittedJob]:
 
 
 def queue_states(folder: Path) -> dict[str, str]:
-    """Return the state of each queued stage of a run: "pending (Dependency)", "running on NODE for 0:12:03".
+    """Return the state of each queued stage in a run: "pending (Dependency)", "running on NODE for 0:12:03".
 
     Returns an empty dictionary, and raises nothing, if Slurm is missing or does not answer.
     """
@@ -81,7 +81,7 @@ def queue_states(folder: Path) -> dict[str, str]:
 
 
 def require_nothing_queued(folder: Path) -> None:
-    """Raise StageError if jobs of a run are in the queue: they read its record, which must not be replaced.
+    """Raise StageError if jobs of a run are in the queue: their stages read the record, which must not be replaced.
 
     Raises SlurmError if jobs were submitted and an installed Slurm does not answer.
     """
@@ -99,8 +99,8 @@ def ended_stages(folder: Path, queued: Iterable[str]) -> dict[str, str]:
     """Return why the last job of each unqueued stage ended before the stage was finished, by stage key.
 
     Args:
-        folder: folder of the run.
-        queued: keys of the queued stages.
+        folder: run folder.
+        queued: stage keys in the queue.
 
     Stages that are finished, or whose jobs left no output, are left out.
     """
@@ -115,7 +115,7 @@ def ended_stages(folder: Path, queued: Iterable[str]) -> dict[str, str]:
 
 
 def why_it_ended(output: str) -> str | None:
-    """Return why the last start of a job ended, from the end of its output; None if it succeeded."""
+    """Return why a job ended, from the end of the output; None if the last start succeeded."""
     last = output[output.rfind("\njob ") + 1 :]
     if last.rstrip().endswith("ended with exit status 0"):
         return None

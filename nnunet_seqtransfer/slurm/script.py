@@ -1,4 +1,4 @@
-"""A Slurm job as text: site options, the batch script and the sbatch command. Pure functions, tested without Slurm."""
+"""A Slurm job as text: site options, batch script and sbatch command. Pure functions, tested without Slurm."""
 
 from __future__ import annotations
 
@@ -201,11 +201,11 @@ class BatchJob:
     """One job before it is submitted."""
 
     key: str
-    "Key of its stage, by which later jobs refer to it."
+    "Key of the stage, to which later jobs refer."
     name: str
     "Name in the queue, the same for the same work."
     folder: Path
-    "Folder in which it starts and writes its output."
+    "Folder for the start and the output."
     command: tuple[str, ...]
     "Program and arguments."
     after: str | None = None
@@ -215,7 +215,7 @@ class BatchJob:
 
     @property
     def log(self) -> str:
-        """Name of the output file in its folder."""
+        """Name of the output file in the folder."""
         return f"{self.name}.log"
 
 
@@ -266,5 +266,5 @@ def _absolute(folders: Sequence[str]) -> str:
 
 
 def _opens_log_itself(job: BatchJob) -> bool:
-    """Return whether the script opens the log, because Slurm would misread its path."""
+    """Return whether the script opens the log, because Slurm would misread the path."""
     return _SPECIAL_IN_OUTPUT.search(str(job.folder)) is not None

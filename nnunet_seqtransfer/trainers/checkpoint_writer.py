@@ -52,7 +52,7 @@ def write_patiently(
 ) -> None:
     """Call `write_checkpoint` again for a minute if it fails, unless ``in_a_hurry()``.
 
-    A training that continued without checkpoints would lose hours at its next interruption, so it waits.
+    A training that continued without checkpoints would lose hours at the next interruption, so it waits.
 
     Raises CheckpointNotWrittenError after that minute.
     """

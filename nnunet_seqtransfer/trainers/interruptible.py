@@ -29,7 +29,7 @@ PICTURE_SECONDS = 30.0
 """Seconds between two drawings of progress.png."""
 
 CheckpointTimes = dict[str, tuple[int, int]]
-"""Name of a checkpoint -> time of change in ns and size in bytes."""
+"""Checkpoint name -> modification time in ns and size in bytes."""
 
 
 def checkpoint_times(folder: Path) -> CheckpointTimes:
@@ -47,7 +47,7 @@ def objection(before: CheckpointTimes, now: CheckpointTimes, loaded: str | None)
     Args:
         before: checkpoints when this process began.
         now: checkpoints since it holds the lock.
-        loaded: name of the checkpoint that it resumes; None if it starts from epoch 0.
+        loaded: name of the resumed checkpoint; None if it starts from epoch 0.
     """
     if now != before:
         return "another process has trained here since this one began; start it again to resume from there"
@@ -62,7 +62,7 @@ class InterruptibleTrainer(nnUNetTrainer):
     """nnUNetTrainer that stops between two epochs, with a checkpoint, when it is asked to.
 
     Between epochs it also writes a checkpoint if the last one is older than the environment allows. Only there can all
-    processes of a distributed training agree. A killed training loses what followed its last checkpoint.
+    processes of a distributed training agree. A killed training loses what followed the last checkpoint.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.stop = StopRequest()
         self.owns_checkpoints = False
-        "Whether the latest checkpoint on disk is of this training: loaded or written by it."
+        "True if the latest checkpoint on disk belongs to this training: it has loaded or written it."
         self._found = checkpoint_times(Path(self.output_folder))
         self._loaded: str | None = None  # name of the checkpoint that this training resumes
         self._checkpoint_seconds = checkpoint_seconds()
@@ -119,7 +119,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         super().run_training()
 
     def on_train_start(self) -> None:
-        """Extend nnU-Net's hook: repair its files and delete what a killed training left."""
+        """Extend nnU-Net's hook: repair files and delete what a killed training left."""
         super().on_train_start()
         if self.local_rank == 0:
             remove_leftovers(Path(self.output_folder))
@@ -240,7 +240,7 @@ class InterruptibleTrainer(nnUNetTrainer):
             self._written_at, self.owns_checkpoints = time.monotonic(), True
 
     def _is_taken_over(self) -> bool:
-        """Whether the lost lock names another process; an unreadable lock names none."""
+        """Return whether the lost lock names another process; an unreadable lock names none."""
         if not self.stop.lock_lost:
             return False
         holder = read_holder(training_lock(Path(self.output_folder)))

@@ -1,4 +1,4 @@
-"""The learning rate of every epoch and parameter, and the end of training at a plateau."""
+"""Learning rates per epoch and parameter, and the end of training at a plateau."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.transfer.tensor_roles import depths
 
 SCALE = "lr_scale"
-"""Key of a parameter group's factor of the learning rate; a group without it has factor 1."""
+"""Key for the learning-rate factor in a parameter group; the default factor is 1."""
 
 
 def learning_rate(step: int, initial_lr: float, max_steps: int, warmup_steps: int, exponent: float = 0.9) -> float:
@@ -33,7 +33,7 @@ def learning_rate(step: int, initial_lr: float, max_steps: int, warmup_steps: in
 class WarmupPolyLRScheduler(PolyLRScheduler):
     """Scheduler of `learning_rate` with the interface that nnU-Net's trainer uses.
 
-    Each parameter group gets its factor (see `SCALE`); nnU-Net's scheduler gives all groups one rate.
+    Each parameter group has a factor (see `SCALE`); nnU-Net's scheduler gives all groups one rate.
     """
 
     def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, warmup_steps: int) -> None:
@@ -41,7 +41,7 @@ class WarmupPolyLRScheduler(PolyLRScheduler):
         super().__init__(optimizer, initial_lr, max_steps)
 
     def step(self, current_step: int | None = None) -> None:
-        """Set the learning rate of epoch ``current_step``, or of the next epoch if it is None or -1."""
+        """Set the learning rate of epoch ``current_step``; None or -1 is the next epoch."""
         if current_step is None or current_step == -1:
             current_step = self.ctr
             self.ctr += 1
@@ -52,7 +52,7 @@ class WarmupPolyLRScheduler(PolyLRScheduler):
 
 
 def parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Group the parameters of a bare U-Net by depth; a group's factor of the learning rate is decay ** depth.
+    """Group the parameters of a bare U-Net by depth, with the learning-rate factor decay ** depth.
 
     Layer-wise decay as in ELECTRA (arXiv 2003.10555) and BEiT (arXiv 2106.08254), where depth is counted from the
     output; see `depths` for a U-Net. The first group holds the heads, with factor 1.
@@ -96,7 +96,7 @@ def has_plateaued(ema: Sequence[float], patience: int, settled_epoch: int = 0) -
 def stop_at_plateau(ema: Sequence[float], recipe: Recipe) -> None:
     """Raise PlateauReached if the recipe's patience is exhausted.
 
-    Only the log decides, so a training resumed after its plateau ends without another epoch.
+    Only the log decides, so a training resumed after a plateau ends without another epoch.
     """
     if recipe.patience is not None and has_plateaued(ema, recipe.patience, recipe.settled_epoch):
         raise PlateauReached(

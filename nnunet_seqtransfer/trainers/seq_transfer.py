@@ -34,7 +34,7 @@ NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_
 
 
 class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
-    """nnUNetTrainer that reads its recipe (epochs, learning rate, seed, ...) and starting weights from the plans.
+    """nnUNetTrainer that reads a recipe (epochs, learning rate, seed, ...) and starting weights from the plans.
 
     Both come from the ``seq_transfer`` block of the plans, see `StageBlock`. Without a block it trains like the stock
     trainer. The weights are loaded here and not by ``-pretrained_weights``: so no command line can start a stage that
@@ -196,7 +196,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
 
 
 def allowed_threads(limit: int) -> int:
-    """Return how many threads this process was given, at most ``limit``: by OMP_NUM_THREADS and its CPU affinity."""
+    """Return the threads that OMP_NUM_THREADS and the CPU affinity allow this process, at most ``limit``."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is for nested parallel regions
     return min(limit, cores, int(text) if text.isdecimal() and int(text) > 0 else limit)

@@ -20,19 +20,19 @@ from nnunet_seqtransfer.signals import STOPPED, ParentWatch, handled
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """Signals that ask a training to stop; Slurm can send SIGUSR1 some time before it ends a job."""
 SAME_REQUEST_SECONDS = 1.0
-"""Signals within this time are one request: Ctrl-C reaches a training from its terminal and from its command."""
+"""Signals within this time are one request: Ctrl-C reaches a training from the terminal and from the command."""
 
 
 class StopRequest:
-    """Whether this training was asked to stop, and by what."""
+    """Request to stop this training, and the reason."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
         "Name of the signal, or another reason in words; None as long as nothing asked."
         self.lock_lost = False
-        "Whether another process may have taken the training's lock, and so its folder."
+        "True if another process may have taken the lock, and so the folder."
         self.at_once = False
-        "Whether a signal may end the process immediately, as before the first epoch and in the final validation."
+        "True if a signal may end the process immediately: before the first epoch and in the final validation."
         self._first_signal: float | None = None  # monotonic seconds
         self._parent: ParentWatch | None = None
 

@@ -1,4 +1,4 @@
-"""Independent stages side by side on the devices of this machine: one stage command per device."""
+"""Independent stages side by side on the devices in this machine: one stage command per device."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.signals import STOPPED, Stopped
 from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.executors import Executor, ExecutorOptions, LocalExecutor
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
 from nnunet_seqtransfer.training.run_record import stage_command
@@ -25,7 +26,7 @@ VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def next_stage(chain: Chain, begun: Collection[Stage], finished: Collection[Stage]) -> Stage | None:
-    """Return the first unfinished stage that can begin: its previous stage is finished. None if there is none."""
+    """Return the first unfinished stage whose previous stage is finished; None if there is none."""
     left = chain.unfinished
     for stage in left:
         previous = chain.previous(stage)
@@ -34,8 +35,15 @@ def next_stage(chain: Chain, begun: Collection[Stage], finished: Collection[Stag
     return None
 
 
+def local_executor(options: ExecutorOptions) -> Executor:
+    """Return the executor for this machine: one training after the other, or several side by side."""
+    if options.devices is not None:
+        return DevicesExecutor(options.devices, wait=options.wait, prefetch=options.prefetch)
+    return LocalExecutor(wait=options.wait, prefetch=options.prefetch)
+
+
 @dataclass(frozen=True)
-class DevicesExecutor:
+class DevicesExecutor(Executor):
     """Executor that runs as many stages at once as there are devices."""
 
     devices: tuple[str, ...]
@@ -44,11 +52,6 @@ class DevicesExecutor:
     "Whether to wait for another process that is at a stage, instead of an error."
     prefetch: int | None = None
     "Workers that preprocess the next sources meanwhile; None for half of all workers, 0 for none."
-
-    @property
-    def waits(self) -> bool:
-        """Return True: `run` ends when the chain is finished."""
-        return True
 
     def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
         """Return one line that names the devices."""
@@ -113,7 +116,7 @@ class DevicesExecutor:
 
 
 class _RunningStage:
-    """Process of a stage command, with the progress of the training that it runs."""
+    """Stage command that runs as a process, with a progress bar for the training."""
 
     def __init__(
         self, chain: Chain, stage: Stage, command: Sequence[str], environment: dict[str, str], line: int
@@ -135,7 +138,7 @@ class _RunningStage:
         return ended
 
     def close(self) -> int:
-        """End the progress bar; wait for the process and return its exit status."""
+        """End the progress bar; wait for the process and return the exit status."""
         self._bar.close()
         return self.process.wait()
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.training.chain import Chain
-from nnunet_seqtransfer.training.devices import DevicesExecutor
 from nnunet_seqtransfer.training.job import DeviceOptions, Job
 from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
 from nnunet_seqtransfer.training.run_record import stage_command, write_run
@@ -24,10 +24,10 @@ from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.supervise import run_job
 
 ENTRY_POINT_GROUP = "nnunet_seqtransfer.executors"
-"""Group of the Python entry points through which other packages add executors, see `make_executor`."""
+"""Python entry points through which other packages add executors, see `make_executor`."""
 LOCAL, SLURM, RECORD = "local", "slurm", "record"
 _OWN = {
-    LOCAL: f"{__name__}:local_executor",
+    LOCAL: "nnunet_seqtransfer.training.devices:local_executor",
     SLURM: "nnunet_seqtransfer.slurm.executor:SlurmExecutor.from_options",
     RECORD: f"{__name__}:record_executor",
 }
@@ -35,24 +35,22 @@ _OWN = {
 
 
 class Executor(Protocol):
-    """Something that runs the unfinished stages of a chain."""
+    """Base of everything that runs the unfinished stages of a chain; only `run` must be implemented."""
 
-    @property
-    def waits(self) -> bool:
-        """Whether `run` ends when the chain is finished; False if it only hands the chain over."""
-        ...
+    waits: ClassVar[bool] = True
+    "Whether `run` ends when the chain is finished; False if it only hands the chain over."
 
     def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
-        """Return lines for --dry_run: how the stages would be run."""
-        ...
+        """Return lines for --dry_run: how the stages would be run, beyond what each stage does."""
+        return ()
 
     def check(self, options: DeviceOptions) -> None:
         """Raise a SeqTransferError if the stages cannot run; called before anything is written."""
-        ...
+        return
 
+    @abstractmethod
     def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
         """Run the unfinished stages, or hand them over. Raises StageError if a stage fails."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,9 @@ class ExecutorOptions:
     devices: tuple[str, ...] | None = None
     "Devices to train on side by side; None to train one stage after the other."
     slurm: tuple[str, ...] = ()
-    "Options of sbatch, each as NAME=VALUE or NAME."
+    "sbatch options, each as NAME=VALUE or NAME."
     slurm_config: Path | None = None
-    "File with options of sbatch; None for the user's own, if it exists."
+    "File with sbatch options; None for the user's own, if it exists."
 
 
 def run_chain(
@@ -91,24 +89,15 @@ def run_chain(
 
 
 @dataclass(frozen=True)
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Executor that runs one stage after the other on this machine and preprocesses later sources meanwhile."""
 
     train: Callable[[Job], None] = run_job
-    "Function that runs a training's command to its end."
+    "Function that runs the command of a training."
     wait: bool = False
     "Whether to wait for another process that is at a stage, instead of an error."
     prefetch: int | None = None
     "Workers that preprocess the next sources while one trains; None for half of all workers, 0 for none."
-
-    @property
-    def waits(self) -> bool:
-        """Return True: `run` ends when the chain is finished."""
-        return True
-
-    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
-        """Return no lines: the stages run in their order."""
-        return ()
 
     def check(self, options: DeviceOptions) -> None:
         """Raise StageError if this machine lacks the devices."""
@@ -138,16 +127,14 @@ class LocalExecutor:
 
 
 @dataclass(frozen=True)
-class RecordExecutor:
+class RecordExecutor(Executor):
     """Executor that trains nothing: it prints the commands that are left, for any other scheduler."""
 
-    @property
-    def waits(self) -> bool:
-        """Return False: the scheduler runs the commands later."""
-        return False
+    waits: ClassVar[bool] = False
+    "False: the scheduler runs the commands later."
 
     def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
-        """Return one line per stage: its key, its command, and the key of the stage to wait for, with tabs between."""
+        """Return one line per stage, divided by tabs: key, command, and the key of the stage to wait for."""
         lines = []
         for stage in chain.unfinished:
             previous = chain.previous(stage)
@@ -156,20 +143,10 @@ class RecordExecutor:
             lines.append(f"{stage.key}\t{command}\t{after}")
         return tuple(lines)
 
-    def check(self, options: DeviceOptions) -> None:
-        """Do nothing: the stages check their devices themselves."""
-
     def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
         """Print the lines of `describe`."""
         for line in self.describe(chain, options, context):
             print(line)  # noqa: T201 - the commands are the output
-
-
-def local_executor(options: ExecutorOptions) -> Executor:
-    """Return the executor for this machine, for one training at a time or several side by side."""
-    if options.devices is not None:
-        return DevicesExecutor(options.devices, wait=options.wait, prefetch=options.prefetch)
-    return LocalExecutor(wait=options.wait, prefetch=options.prefetch)
 
 
 def record_executor(_: ExecutorOptions) -> Executor:
@@ -185,7 +162,7 @@ def executors() -> dict[str, EntryPoint]:
 
 
 def make_executor(name: str, options: ExecutorOptions) -> Executor:
-    """Return the executor of that name: its entry point is a callable that takes ExecutorOptions.
+    """Return the executor of that name; an entry point is a callable that takes ExecutorOptions.
 
     Raises StageError, which names all executors, for an unknown name; SeqTransferError for options that it refuses.
     """

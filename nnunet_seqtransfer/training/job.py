@@ -1,4 +1,4 @@
-"""The nnUNetv2_train command of a stage and its environment."""
+"""The nnUNetv2_train command of a stage, with the environment."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Job:
     log: Path
     "File that receives the output."
     epochs: int
-    "Epochs of the whole training, for the progress bar."
+    "Epochs in the whole training, for the progress bar."
     workers_outlive_parent: bool = False
     "True for DDP: workers finish their checkpoint after the launcher has exited."
 
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Devices and outputs of a training; none of them changes what is learned."""
+    """Devices and outputs; none changes what a training learns."""
 
     device: str = "cuda"
     "cuda, cpu or mps."
     gpus: int = 1
     "GPUs per training (DDP)."
     npz: bool = False
-    "Whether to keep the softmax outputs of the final validation."
+    "Whether to keep softmax outputs from the final validation."
     checkpoint_minutes: float = CHECKPOINT_MINUTES
     "Minutes between checkpoints, checked after every epoch; 0 for nnU-Net's checkpoints alone."
 
@@ -80,7 +80,7 @@ def train_command() -> str:
 def checkpoint_seconds(environment: Mapping[str, str] = os.environ) -> float:
     """Return the seconds between checkpoints that the environment sets; infinity if it switches them off.
 
-    Raises SeqTransferError if the variable is not a number of minutes.
+    Raises SeqTransferError if the variable is not a valid number.
     """
     text = environment.get(CHECKPOINT_VARIABLE, "")
     try:

@@ -36,7 +36,7 @@ _MEMORY_FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
 }
-"""Version of control groups -> files of limit and usage, and the key of droppable file memory in memory.stat."""
+"""Control group version -> files with limit and usage, and the key for droppable memory in memory.stat."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Prefetch:
     chain: Chain
     "Recorded chain; the process reads the record."
     processes: int
-    "Maximum number of workers; 0 switches prefetching off."
+    "Most workers; 0 switches prefetching off."
     _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __enter__(self) -> Prefetch:
@@ -59,11 +59,11 @@ class Prefetch:
 
     @property
     def log(self) -> Path:
-        """File with the output of the process."""
+        """File for output."""
         return self.chain.folder / "logs" / "preprocessing_ahead.log"
 
     def start(self, running: Stage) -> int:
-        """Start the process if it has work to do; return its number of workers, or 0.
+        """Start the process if it has work to do; return the number of workers, or 0.
 
         A failure is no error here: the stage that needs the data tries again and reports what is wrong.
         """
@@ -107,7 +107,7 @@ class Prefetch:
 
 
 def prefetch_workers(processes: int, requested: int | None) -> int:
-    """Return the maximum number of prefetch workers: as requested, or half of ``processes``."""
+    """Return the most prefetch workers: as requested, or half of ``processes``."""
     return max(1, processes // 2) if requested is None else requested
 
 
@@ -117,12 +117,12 @@ def case_bytes(voxels: int, channels: int) -> float:
 
 
 def workers_in(memory: float, case: float) -> int:
-    """Return how many workers of ``case`` bytes fit into the usable share of ``memory`` bytes."""
+    """Return how many workers fit if each needs ``case`` bytes, in the usable share of ``memory`` bytes."""
     return int(SHARE_OF_MEMORY * memory / case)
 
 
 def available_memory(proc: Path = PROC, groups: Path = CONTROL_GROUPS) -> float:
-    """Return the bytes that this process can get without swapping: on the machine and in its container or job."""
+    """Return the bytes that this process can get without swapping: on the machine and in a container or job."""
     limits = [_bytes_left(folder, version) for folder, version in _own_groups(proc, groups)]
     return min([float(psutil.virtual_memory().available), *limits])
 

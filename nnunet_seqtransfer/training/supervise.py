@@ -22,7 +22,7 @@ from nnunet_seqtransfer.signals import STOPPED, Stopped
 from nnunet_seqtransfer.training.job import Job
 
 STOP_SECONDS = 3600.0
-"""Seconds that a training which was asked to stop may take to finish its epoch and write a checkpoint."""
+"""Seconds for a training that was asked to stop: it finishes the epoch and writes a checkpoint."""
 LOOK_SECONDS = 0.2
 """Seconds between two looks at a child process."""
 _WORKER_SECONDS = 5.0
@@ -31,10 +31,10 @@ _STOPPED_LINE = "seq_transfer: stopped by"
 
 
 def run_job(job: Job) -> None:
-    """Run a training to its end.
+    """Run a training and wait for the end.
 
-    The child writes to its log by itself, in a session of its own: neither the end of this process nor Ctrl-C in its
-    terminal cuts it off while it writes. Ctrl-C and signals are passed on, and the child is waited for.
+    The child writes to the log by itself, in a new session: neither the end of this process nor Ctrl-C in the terminal
+    cuts it off while it writes. Ctrl-C and signals are passed on, and the child is waited for.
 
     Raises StageError if the training fails, Stopped if it stopped at a checkpoint for a reason other than this process,
     and whatever interrupted the waiting.
@@ -68,7 +68,7 @@ def _follow(child: subprocess.Popen[bytes], bar: TrainingBar, last: deque[str]) 
 def start_process(
     command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own and append its output to a file.
+    """Start a command in a new session and append the output to a file.
 
     Args:
         command: program and arguments.
@@ -88,7 +88,7 @@ def start_process(
 
 
 class TrainingBar:
-    """Progress bar of one training, fed from what is added to its log."""
+    """Progress bar for one training, fed from new lines in the log."""
 
     def __init__(self, log: Path, title: str, epochs: int, line: int = 0) -> None:
         self._log = log.open(errors="replace")
@@ -134,7 +134,7 @@ def last_error(lines: Iterable[str]) -> str | None:
 
 
 def group_is_empty(leader: int) -> bool:
-    """Return whether no process runs in the group that ``leader`` started with its session.
+    """Return whether no process runs in the group that ``leader`` started with a session.
 
     Zombies do not count: in a container often no one waits for them.
     """
@@ -158,7 +158,7 @@ def wait_for_group(leader: int, seconds: float) -> bool:
 def _stop(child: subprocess.Popen[bytes], job: Job) -> None:
     """Ask a child to stop at a checkpoint and wait for it, so that nothing is written after this has returned.
 
-    On several GPUs the launcher ends at once, and its processes, one per GPU, finish without it. A second Ctrl-C or
+    On several GPUs the launcher ends at once, and the processes, one per GPU, finish without it. A second Ctrl-C or
     signal kills them; what they have written so far is whole.
     """
     child.terminate()
