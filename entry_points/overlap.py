@@ -34,6 +34,7 @@ def overlap_text(target: str, overlaps: Sequence[SourceOverlap], *, every_pair: 
     rows = []
     for overlap in overlaps:
         cases, target_cases = {one.source_case for one in overlap.shared}, {one.target_case for one in overlap.shared}
+        # images weigh more than labels
         strongest = max(overlap.shared, key=lambda one: (one.share, len(one.labels)), default=None)
         example = "" if strongest is None else _pair_text(strongest)
         rows.append([overlap.source, str(len(cases)), str(len(target_cases)), example])

@@ -37,11 +37,13 @@ def read_dataset_json(dataset: str) -> dict[str, Any]:
     invalid, or if both copies disagree.
     """
     candidates = [folder / dataset / "dataset.json" for folder in (raw_folder(), preprocessed_folder())]
+    # if both are missing, the error names the raw file
     path = next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
     content = read_json(path, f"dataset.json of {dataset}", "restore it from the source of the dataset")
     problems = list(_dataset_json_problems(content))
     if problems:
         raise DatasetError(f"dataset.json of {dataset} has {' and '.join(problems)}; correct {path}")
+    # nnU-Net trains with the copy in nnUNet_preprocessed
     if path != candidates[1] and candidates[1].is_file():
         _require_same_meaning(content, candidates[1])
     return content
@@ -84,6 +86,7 @@ def _is_label(value: Any) -> bool:
 def channel_names(dataset_json: dict[str, Any]) -> tuple[str, ...]:
     """Return the input channels in order. Older datasets name them under "modality"."""
     names: dict[str, Any] = dataset_json.get("channel_names") or dataset_json["modality"]
+    # keys are text: "10" would sort before "2"
     return tuple(str(names[key]) for key in sorted(names, key=int))
 
 
@@ -105,6 +108,7 @@ def raw_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
     folder = raw_folder() / dataset
     if not folder.is_dir():
         return {}
+    # nnU-Net ignores imagesTr if dataset.json lists the cases
     listed = "dataset" in dataset_json
     cases = dict(_listed_cases(folder, dataset_json) if listed else _cases_by_file_name(folder, dataset_json))
     missing = _missing_files(cases)
@@ -180,6 +184,7 @@ def _cases_by_file_name(folder: Path, dataset_json: dict[str, Any], part: str = 
     stored = range(len(channel_names(dataset_json)))
     if ending in COLOUR_FORMATS:  # one file may hold several channels
         stored = range(1 + max((int(match["channel"]) for match in matches), default=0))
+    # a label without an image is a case too, so that the missing image is reported
     for identifier in sorted({match["case"] for match in matches} | labelled):
         files = tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in stored)
         yield identifier, RawCase(files, labels / f"{identifier}{ending}")
@@ -236,6 +241,7 @@ def require_folds(dataset: str, folds: Iterable[str], cases: Collection[str]) ->
     wrong = [fold for fold in numbered if fold not in splits]
     if wrong:
         raise DatasetError(f"{dataset} has no fold {wrong[0]}; choose from 0 to {len(splits) - 1}, or all")
+    # nnU-Net would fail in the middle of the training, when it loads such a case
     unknown = sorted({case for split in splits.values() for part in split.values() for case in part} - set(cases))
     if unknown:
         raise DatasetError(

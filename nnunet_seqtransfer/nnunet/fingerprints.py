@@ -34,6 +34,7 @@ def read_fingerprint(dataset: str) -> dict[str, Any]:
     if missing:
         raise DatasetError(f"the dataset fingerprint of {dataset} lacks {', '.join(missing)}: {path}; {remedy}")
     for channel, properties in content["foreground_intensity_properties_per_channel"].items():
+        # NaN in a single image spoils the statistics of the whole channel
         if not all(math.isfinite(value) for value in properties.values()):
             raise DatasetError(
                 f"the dataset fingerprint of {dataset} holds NaN or infinity in channel {channel}: {path}; repair the "
@@ -75,6 +76,7 @@ def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, D
                 ThreadPoolExecutor(at_once) as pool,
                 tqdm(total=len(datasets), desc="Extracting fingerprints", unit="dataset") as bar,
             ):
+                # each extractor starts a process pool of its own
                 workers = max(1, processes // at_once)
                 jobs = {pool.submit(_extract, name, workers, len(datasets) == 1): name for name in datasets}
                 for job in as_completed(jobs):

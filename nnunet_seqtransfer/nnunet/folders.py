@@ -77,6 +77,7 @@ def dataset_name(name_or_id: str | int) -> str:
         raise DatasetError(
             f"unknown dataset {text!r}; give the number or full name of one of: {_registered_text(registered)}"
         )
+    # as numbers: nnU-Net takes "4" and "004" alike
     matches = [name for name in registered if dataset_id(name) == int(text)]
     if len(matches) > 1:
         raise DatasetError(
@@ -114,6 +115,7 @@ def find_name(wanted: str, names: Sequence[str], what: str) -> int:
     """
     exact = [index for index, name in enumerate(names) if name == wanted]
     loose = [index for index, name in enumerate(names) if _letters(wanted) and _letters(name) == _letters(wanted)]
+    # a loose match never hides an exact one
     matches = exact or loose
     if len(matches) > 1:
         listed = ", ".join(names[index] for index in matches)
@@ -157,6 +159,7 @@ def installed_command(name: str) -> str:
             f"the command {name} is neither in {scripts_folder()} nor on PATH; pip install {package} there, or add the "
             "folder that it is in to PATH"
         )
+    # absolute: the command may run in another folder
     return str(Path(path).absolute())
 
 

@@ -73,6 +73,7 @@ def _check(plans: dict[str, Any], dataset: str, configuration: str, path: Path, 
     configurations = plans["configurations"]
     if not isinstance(configurations, dict) or not all(isinstance(entry, dict) for entry in configurations.values()):
         raise DatasetError(f"the plans file is broken (its configurations are no tables): {path}; {remedy}")
+    # only the cascade inherits
     usable = [name for name, settings in configurations.items() if "inherits_from" not in settings]
     if configuration not in configurations:
         raise DatasetError(
@@ -108,6 +109,7 @@ def normalization(channels: Sequence[str], median_relative_size_after_cropping: 
     )
 
     schemes = [get_normalization_scheme(channel) for channel in channels]
+    # the threshold of ExperimentPlanner
     masked = median_relative_size_after_cropping < 3 / 4
     use_mask = [masked and bool(s.leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true) for s in schemes]
     return [scheme.__name__ for scheme in schemes], use_mask

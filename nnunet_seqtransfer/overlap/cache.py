@@ -77,6 +77,7 @@ def sketch_dataset(dataset: str, processes: int, *, write: bool = True) -> Sketc
     known, missing = _split(sources, cached)
     made = run_in_processes(_sketch_one, _with_reader(missing, dataset_json), processes, f"Sketching {dataset}")
     known |= {source.case: (source.stamp(), one) for source, one in zip(missing, made, strict=True)}
+    # drop deleted cases, keep the order of the dataset
     known = {source.case: known[source.case] for source in sources}
     if write and (missing or set(cached) != set(known)):
         _write(dataset, known)

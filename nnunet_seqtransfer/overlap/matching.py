@@ -208,6 +208,7 @@ def _index(dataset: SketchedDataset) -> _Index:
     order = np.argsort(hashes, kind="stable")
     keys = hashes[order] >> np.uint64(1)
     _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    # marks on many images are no evidence
     kept = counts[place] <= MOST_IMAGES
     return _Index(owners, keys[kept], (hashes[order] & np.uint64(1)).astype(bool)[kept], owner[order][kept])
 
@@ -230,6 +231,7 @@ def image_matches(target: SketchedDataset, source: SketchedDataset) -> dict[Pair
         case, name, channel = theirs.owners[int(pairs[pair]) // len(ours.owners)]
         other_case, other_name, other = ours.owners[int(pairs[pair]) % len(ours.owners)]
         shares = _shares(int(common[pair]), channel, other)
+        # most maxima of one image are minima of the other
         inverted = bool(2 * opposite[pair] > common[pair])
         if max(shares) >= LEAST_SHARE:
             matches[case, other_case].append(ChannelMatch(name, other_name, int(common[pair]), *shares, inverted))

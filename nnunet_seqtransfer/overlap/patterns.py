@@ -39,6 +39,7 @@ def ordinal_patterns(image: Voxels) -> NDArray[np.uint64]:
         uint64, shape (patterns,); a pattern that occurs around maxima and minima is listed once.
     """
     hashes = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *(_patterns_in(part) for part in _parts(image))]))
+    # hashes that differ only in the lowest bit are one pattern
     first = np.ones(len(hashes), dtype=bool)
     first[1:] = hashes[1:] >> np.uint64(1) != hashes[:-1] >> np.uint64(1)
     return hashes[first]
@@ -61,6 +62,7 @@ def _patterns_in(image: Voxels) -> NDArray[np.uint64]:
     radius = RADIUS[image.ndim]
     centres = _candidates(image)
     inside = ((centres >= radius) & (centres < np.asarray(image.shape) - radius)).all(axis=1)
+    # flat indices: faster than indexing three axes
     strides = np.asarray([math.prod(image.shape[axis + 1 :]) for axis in range(image.ndim)])
     values = image.reshape(-1)[(centres[inside] @ strides)[:, None] + offsets @ strides]
     values, minimum = _strict(values, offsets)
@@ -115,6 +117,7 @@ def _turns(values: Voxels, offsets: NDArray[np.intp]) -> tuple[NDArray[np.intp],
     order = np.argsort(-larger, axis=1)
     ordered = np.take_along_axis(larger, order, axis=1)
     unambiguous = (low != high).all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+    # one bit per axis
     flipped = (high < low) @ (1 << np.arange(dimensions))
     orders = {axes: number for number, axes in enumerate(itertools.permutations(range(dimensions)))}
     lookup = np.zeros((dimensions,) * dimensions, dtype=np.intp)
@@ -144,6 +147,7 @@ def _neighbourhood(dimensions: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]
 
 def _dense_ranks(values: Voxels) -> NDArray[np.uint8]:
     """Return each value's rank among the distinct values in its row, from 0."""
+    # equal values share a rank, so the order among them does not matter
     order = np.argsort(values, axis=1)
     ordered = np.take_along_axis(values, order, axis=1)
     steps = np.zeros(values.shape, dtype=np.uint8)

@@ -41,6 +41,7 @@ def _sketches(dataset: str) -> SketchedDataset:
 def share_origin(one: str, other: str) -> bool:
     """Return True if both are the same dataset, or were derived from one dataset and keep a common case."""
     (root, cases), (other_root, other_cases) = _origin(one), _origin(other)
+    # datasets with different roots may still share patients; the records cannot tell
     if root != other_root:
         return False
     return cases is None or other_cases is None or not cases.isdisjoint(other_cases)

@@ -62,6 +62,7 @@ def sketch_channel(image: Voxels) -> ChannelSketch:
     """Sketch one channel, shape (x, y, z), float32."""
     patterns = ordinal_patterns(image)
     count = int(np.clip(len(patterns) // SAMPLING, FEWEST, MOST))
+    # | 1: maxima and minima with the same ranks differ in the lowest bit only
     if len(patterns) > count:
         return ChannelSketch(patterns[:count], int(patterns[count - 1]) | 1, 0)
     return ChannelSketch(patterns, NO_LIMIT, _whole(image) if len(patterns) < TOO_FEW else 0)
@@ -74,6 +75,7 @@ def _whole(image: Voxels) -> int:
     if len(levels) < 3 or image.size - counts.max() < LEAST_SURFACE[3] or not np.isfinite(levels).all():
         return 0
     shaped = ranks.reshape(image.shape).astype("<i4")
+    # equal for an image and its inverse
     return min(_digest(shaped), _digest(len(levels) - 1 - shaped))
 
 
@@ -82,6 +84,7 @@ def mask_digests(segmentation: NDArray[np.int16], labels: Mapping[str, tuple[int
 
     Masks that could agree by chance are left out: empty ones, solid boxes, and those with little surface.
     """
+    # -1 marks voxels outside the non-zero region
     present = np.clip(segmentation, 0, None)
     boxes = ndimage.find_objects(present)
     wanted = dict(labels)
@@ -101,6 +104,7 @@ def mask_digests(segmentation: NDArray[np.int16], labels: Mapping[str, tuple[int
 
 def _mask_digest(mask: NDArray[np.bool_]) -> int:
     """Return a digest for a mask that fills the bounding box, in standard orientation; 0 if it is too simple."""
+    # nnU-Net stores 2-D images with one slice
     dimensions = 3 if min(mask.shape) > 1 else 2
     surface = np.count_nonzero(mask) - np.count_nonzero(_eroded(mask))
     return 0 if mask.all() or surface < LEAST_SURFACE[dimensions] else _digest(_upright(mask))

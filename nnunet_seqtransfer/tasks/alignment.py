@@ -40,6 +40,7 @@ def plans_for(target_plans: dict[str, Any], target_number: int, source: Task) ->
     name = aligned_name(target_plans, target_number)
     plans = deepcopy(target_plans)
     forward = plans["transpose_forward"]
+    # fingerprints of old nnU-Net versions lack the entry
     relative_size = float(np.median(source.fingerprint.get("median_relative_size_after_cropping", 1.0)))
     schemes, use_mask = normalization(source.channels, relative_size)
     plans |= {
@@ -52,6 +53,7 @@ def plans_for(target_plans: dict[str, Any], target_number: int, source: Task) ->
             "foreground_intensity_properties_per_channel"
         ],
     }
+    # a cascade inherits its schemes
     for settings in plans["configurations"].values():
         if "normalization_schemes" in settings:
             settings |= {"normalization_schemes": schemes, "use_mask_for_norm": use_mask}
@@ -120,6 +122,7 @@ def _remembered(task: Task) -> str | None:
         content = read_record(_reader_path(task), READER_KIND, READER_FORMAT, "delete it")
     except RecordError:  # the reader is determined again
         return None
+    # everything else in the record must match the current files
     reader = content.pop("reader", None)
     return str(reader) if reader and content == _reader_inputs(task) else None
 

@@ -43,6 +43,7 @@ def read_case_table(path: Path, key: str | None = None) -> CaseTable:
     except UnicodeDecodeError as error:
         raise DatasetError(f"the table of cases is no text ({error}): {path}; save it as CSV in UTF-8") from None
     lines = [line for line in text.splitlines() if line.strip()]
+    # the separator is the most frequent candidate in the header
     separator = max(",;\t", key=lines[0].count) if lines else ","
     header, *body = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)] or [[]]
     uneven = next((number for number, row in enumerate(body, start=1) if len(row) != len(header)), None)
@@ -112,6 +113,7 @@ def _meeting(condition: str, table: CaseTable, cases: Sequence[str]) -> set[str]
     column = table.columns[find_name(name.strip(), table.columns, f"column of {table.path}")]
     values = {case: table.rows[case][column] for case in cases}
     accepted = [value.strip() for value in wanted.split(",")]
+    # an unknown value is probably a typing error
     for value in accepted:
         if value not in values.values():
             raise DatasetError(

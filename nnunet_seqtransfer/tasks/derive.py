@@ -178,6 +178,7 @@ def _dataset_json(
     """Return the original dataset.json with the chosen channels, labels and cases."""
     entries = {}
     for identifier, case in cases.items():
+        # the identifier becomes the name of a label file
         if Path(identifier).name != identifier:
             raise DatasetError(f"the case {identifier!r} cannot be the name of a file; rename it in the original")
         own_label = raw_folder() / dataset / LABELS / f"{identifier}{origin_json['file_ending']}"
@@ -204,6 +205,7 @@ def is_finished(derivation: Derivation) -> bool:
     """
     folder, remedy = derivation.folder, "choose another -number, or remove it"
     same_number = datasets_with_number(dataset_id(derivation.dataset))
+    # preprocessed data or results may remain after a dataset was deleted
     others = [name for name in same_number if name != derivation.dataset or not folder.exists()]
     if others:
         raise DatasetError(
@@ -219,6 +221,7 @@ def is_finished(derivation: Derivation) -> bool:
     differing = [entry.replace("_", " ") for entry in wanted if record.get(entry) != wanted[entry]]
     if differing:
         raise DatasetError(f"{folder} was derived with other {', '.join(differing)}; {remedy}")
+    # raises if a file is missing
     raw_cases(derivation.dataset, read_dataset_json(derivation.dataset))
     return True
 
@@ -250,6 +253,7 @@ def _make(derivation: Derivation, processes: int) -> None:
     if derivation.table is not None:
         write_case_table(aside / TABLE_NAME, derivation.table, tuple(derivation.cases))
     write_json(aside / "dataset.json", derivation.dataset_json)
+    # from here on the dataset is visible
     aside.rename(derivation.folder)
 
 

@@ -49,11 +49,13 @@ def choose_labels(dataset_json: Mapping[str, Any], wanted: Sequence[str], datase
         kept = {value: value for value in [*known, *([] if ignore is None else [int(ignore)])]}
         return LabelChoice(dict(dataset_json["labels"]), None if order is None else tuple(order), kept)
     classes = _classes(wanted, old, dataset)
+    # classes overlap if a label value is counted twice
     overlapping = sum(map(len, classes.values())) > len(set().union(*classes.values()))
     choice = _regions(classes) if overlapping else _plain_labels(classes)
     values = {value: choice.values.get(value, 0) for value in known}
     if ignore is None:
         return LabelChoice(choice.labels, choice.regions_class_order, values, choice.indistinct)
+    # nnU-Net requires the ignore label to be the highest
     highest = max(choice.values.values()) + 1
     labels = {**choice.labels, "ignore": highest}
     return LabelChoice(labels, choice.regions_class_order, {**values, int(ignore): highest}, choice.indistinct)
@@ -110,6 +112,7 @@ def _regions(classes: Mapping[str, frozenset[int]]) -> LabelChoice:
         kinds.setdefault(frozenset(name for name in classes if value in classes[name]), []).append(value)
     numbered = {holders: number for number, holders in enumerate(kinds, start=1)}
     members = {name: [number for holders, number in numbered.items() if name in holders] for name in classes}
+    # nnU-Net paints in this order, so that small regions stay visible
     ordered = sorted(members, key=lambda name: -len(members[name]))
     order, indistinct = _class_order(ordered, members, numbered)
     labels = {name: members[name] if len(members[name]) > 1 else members[name][0] for name in ordered}

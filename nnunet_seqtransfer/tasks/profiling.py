@@ -198,6 +198,7 @@ def _cached(path: Path) -> Signature | None:
 def _older_profiles(request: ProfileRequest, metric: Profiler) -> Profiles:
     """Return profiles for the wanted cases from older samples, if neither the case nor anything else has changed."""
     folder = cache_folder(request.task.dataset)
+    # newest first
     paths = sorted(folder.glob(f"signature_{metric.name}_*.npz"), key=lambda path: -path.stat().st_mtime_ns)
     base, wanted = request.base(metric), dict(zip(request.cases, request.stamps(), strict=True))
     profiles: Profiles = {}
@@ -224,6 +225,7 @@ def _add_missing(
             if case not in profiles[path]:
                 raw = request.task.raw.get(case)
                 shared = raw is not None and metric.view != "preprocessed"
+                # derived datasets reference the images of their original
                 key = tuple(image.resolve() for image in raw.images) if raw and shared else (path, case)
                 groups.setdefault(key, []).append((path, case))
     jobs = [[(missing[path], case, metric) for path, case in group] for group in groups.values()]
@@ -248,6 +250,7 @@ def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> CasePr
     data = request.load(case, metric.view)
     _check_images(request, case, data)
     labels = tuple(request.task.labels.values())
+    # regions may share label values
     values = sorted({value for label in labels for value in label})
     # slice by slice, because np.isin takes 8 bytes per voxel
     labelled = any(np.isin(part, values).any() for part in data.segmentation)

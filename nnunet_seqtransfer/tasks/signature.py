@@ -90,6 +90,7 @@ def anonymous(signature: Signature) -> Signature:
 
 
 def _key(case: str) -> str:
+    # hashing twice changes nothing
     return case if case.startswith(_OPAQUE) else _OPAQUE + hashlib.sha256(case.encode()).hexdigest()[:16]
 
 
@@ -117,6 +118,7 @@ def write_signature(path: Path, signature: Signature) -> None:
         **{name: getattr(signature, name) for name in texts},
     }
     with replacing(path) as aside:
+        # a text array can be loaded without pickle
         np.savez_compressed(aside, header=np.asarray(json.dumps(header)), **arrays)
 
 
@@ -162,6 +164,7 @@ def _signature(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Signa
     fields |= {name: arrays[name] for name in _ARRAYS}
     signature = Signature(**fields, profiles=profiles)
     counts = {len(signature.stamps), len(signature.labelled), len(signature.geometry)}
+    # a header and arrays from different files would otherwise pass
     if counts | {len(arrays[f"all/{name}"]) for name in stacked} != {len(profiles)} or not profiles:
         raise ValueError("the entries have different numbers of cases")
     return signature

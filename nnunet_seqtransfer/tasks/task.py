@@ -59,6 +59,7 @@ class Task:
 
     def fingerprint_row(self, case: str) -> int:
         """Return a case's index in the fingerprint's lists, which follow nnU-Net's case order."""
+        # `cases` is sorted; nnU-Net keeps the order of dataset.json if that lists the cases
         return (list(self.raw) or list(self.cases)).index(case)
 
 
@@ -72,6 +73,7 @@ def load_target(name: str, plans_name: str, configuration: str) -> tuple[Task, d
     command = f"nnUNetv2_plan_and_preprocess -d {dataset_id(name)} -c {configuration}"
     if not has_fingerprint(name):
         raise DatasetError(f"{name} has plans but no fingerprint; run {command}")
+    # a missing case would change nnU-Net's folds
     task = load_task(name)
     missing = sorted(set(task.cases) - set(preprocessed_cases(folder)))
     if missing or not task.cases:
@@ -191,5 +193,6 @@ def sample_cases(cases: tuple[str, ...], count: int, seed: int) -> tuple[str, ..
     An identifier's rank depends only on itself and the seed. So tasks with the same patients (equal
     identifiers) draw the same cases, and one more case in a dataset exchanges at most one drawn case.
     """
+    # a hash per case instead of a random generator, which would depend on the other cases
     drawn = sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
     return tuple(sorted(drawn[:count]))

@@ -22,7 +22,7 @@ FLAT_TRAIN = ("train", "911", "2d", "0", "-np", "1", "-device", "cpu", "-s")
 
 CASES = tuple(f"case{number}" for number in range(6))
 (SAMPLED,) = sample_cases(CASES, 1, 0)
-"""The one case that commands with -cases 1 look at."""
+"""The one case that commands with -n_cases 1 look at."""
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -297,15 +297,6 @@ def test_truncated_images_of_other_formats(world: World, command: Command, endin
     assert_refused(world, command, AFFINITY, *words, alone=False, keeps=(TARGET,))
 
 
-@pytest.mark.parametrize("metric", ["descriptors", "published"])
-def test_a_truncated_flat_image(world: World, command: Command, metric: str) -> None:
-    """The same for a PNG."""
-    path = world.raw / FLAT_SOURCE / f"imagesTr/{SAMPLED}_0000.png"
-    truncate(path)
-    words = (f"case {SAMPLED} cannot be read", str(path))
-    assert_refused(world, command, (*FLAT, "-s", "912", "-m", metric), *words, alone=False, keeps=(FLAT_TARGET,))
-
-
 def test_a_truncated_raw_image_at_the_fingerprint(world: World, command: Command) -> None:
     """The same where the fingerprint has to be extracted first: the dataset is named, and no fingerprint is left."""
     truncate(world.raw / NEAR / "imagesTr/case2_0000.nii.gz", 0.001)
@@ -320,7 +311,7 @@ def test_a_first_image_that_nothing_can_read(world: World, command: Command) -> 
     path = world.raw / NEAR / "imagesTr/case0_0000.nii.gz"
     truncate(path, 0.001)
     (world.preprocessed / NEAR / FINGERPRINT).unlink()
-    assert_refused(world, command, AFFINITY, f"nnU-Net cannot read {path}", "check the file", alone=False)
+    assert_refused(world, command, AFFINITY, f"nnU-Net cannot read {path}", "restore the file", alone=False)
     assert not list(world.preprocessed.glob(".*"))
 
 

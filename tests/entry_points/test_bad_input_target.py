@@ -36,13 +36,6 @@ def test_a_target_that_is_not_planned(world: World, command: Command, arguments:
 
 
 @every_command
-def test_a_dataset_that_was_never_a_target(world: World, command: Command, arguments: tuple[str, ...]) -> None:
-    """A registered dataset that nobody planned is told how to become a target."""
-    arguments = tuple({"901": "902", "902": "903"}.get(word, word) for word in arguments)
-    assert_refused(world, command, arguments, f"of {NEAR} is missing", "nnUNetv2_plan_and_preprocess -d 902")
-
-
-@every_command
 def test_an_unknown_configuration(world: World, command: Command, arguments: tuple[str, ...]) -> None:
     """A configuration that the plans do not have is refused with those that they have."""
     wrong = with_configuration(arguments, "3d_lowres")

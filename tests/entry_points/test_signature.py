@@ -118,7 +118,7 @@ def test_a_broken_plans_file_is_named(world: World, command: Command, tmp_path: 
     shutil.copy(world.preprocessed / TARGET / "nnUNetPlans.json", plans)
     truncate(plans)
     request = ("signature", "-plans", str(plans), "-d", "902", "-o", str(tmp_path / "s.npz"), "-np", "1")
-    assert_refused(world, command, request, str(plans), "sent again")
+    assert_refused(world, command, request, str(plans), "ask for the target")
 
 
 def edited(path: Path, **changes: object) -> Path:

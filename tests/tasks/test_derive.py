@@ -18,12 +18,9 @@ import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
 from nnunet_seqtransfer.tasks import derive
-from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
 from nnunet_seqtransfer.tasks.task import sample_cases
 from support.world import Outcome, World, load_script, make_dataset, make_flat_dataset
 
@@ -344,20 +341,6 @@ def test_labels_that_went_missing_are_noticed(origin: World, command: Command) -
     (origin.raw / DERIVED / "labelsTr/case2.nii.gz").unlink()
     outcome = command(*EDEMA)
     assert outcome.status == 2 and f"{DERIVED} is incomplete: 1 of its files are missing" in outcome.err
-
-
-def test_from_python(origin: World) -> None:
-    """The function returns what was made, and says where it lies; the module's errors are its own."""
-    said: list[str] = []
-    request = DeriveRequest(origin=ORIGIN, number=7, name="Y", labels=("edema",), most=2)
-    derivation = derive_dataset(request, Context(said.append))
-    assert derivation.folder == origin.raw / "Dataset007_Y" and derivation.folder.is_dir() and not said
-    derive_dataset(request, Context(said.append))
-    assert said == ["Dataset007_Y exists already, derived in the same way"]
-    with pytest.raises(DatasetError, match="derived with other labels, label values"):
-        derive_dataset(
-            DeriveRequest(origin=ORIGIN, number=7, name="Y", labels=("necrosis",), most=2), Context(said.append)
-        )
 
 
 @pytest.fixture(scope="module")
