@@ -1,9 +1,9 @@
-"""An epoch of nnUNetTrainerSeqTransfer beside one of nnUNetTrainer: the same network, data and iterations, in turns.
+"""Time of an epoch of nnUNetTrainerSeqTransfer and of nnUNetTrainer: same network, data and iterations, in turns.
 
     python benchmarks/epoch_overhead.py 4 3d_fullres -pairs 20 -iterations 20
 
-Needs nnU-Net's variables and a preprocessed dataset. Both trainers live in one process and train an epoch each, the
-first one of a pair drawn at random, so that whatever else the machine does meets both. An epoch is everything from
+Needs nnU-Net's variables and a preprocessed dataset. Both trainers live in one process and train an epoch each, in
+random order within a pair, so that other load on the machine affects both. An epoch is everything from
 nnU-Net's on_epoch_start to its on_epoch_end: training, validation, log, picture, checkpoints. Prints the ratio of the
 wall times and of the processor times, ours by stock, as median over the pairs with its 95 % bootstrap interval.
 """
@@ -32,7 +32,7 @@ STOCK = "nnUNetTrainer"
 
 
 def prepared(options: argparse.Namespace, name: str) -> Any:
-    """A trainer about to run its first epoch."""
+    """Return a trainer that is ready for the first epoch."""
     trainer = get_trainer_from_args(
         options.dataset, options.configuration, options.fold, name, options.p, device=torch.device(options.device)
     )
@@ -44,7 +44,7 @@ def prepared(options: argparse.Namespace, name: str) -> Any:
 
 
 def epoch(trainer: Any) -> tuple[float, float]:
-    """Wall and processor seconds of one epoch, as in nnU-Net's run_training."""
+    """Run one epoch as nnU-Net's run_training does; return wall and processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
@@ -59,14 +59,14 @@ def epoch(trainer: Any) -> tuple[float, float]:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the median."""
+    """Return the 95 % percentile bootstrap interval of the median."""
     drawn = np.random.default_rng(0).choice(values, (2000, len(values)))
     low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def main() -> None:
-    """Prints both ratios."""
+    """Print both ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("configuration")

@@ -1,10 +1,10 @@
-"""Chains on a real Slurm, disturbed on purpose: what it takes until they are finished, and what is trained twice.
+"""Chains on a real Slurm, disturbed on purpose: calls until they are finished, and epochs trained twice.
 
-    python benchmarks/slurm_scenarios.py                    # all, on the Slurm of this machine
+    python benchmarks/slurm_scenarios.py                    # all, on the Slurm on this machine
     python benchmarks/slurm_scenarios.py requeue node_down  # some of them
 
-Needs a Slurm with this machine as its node, and, for node_down, the right to end and start slurmd on it. Makes a small
-world of its own, with hostile folder names, and trains small networks on the CPU. Prints one line for each scenario.
+Needs a Slurm with this machine as a node and, for node_down, permission to end and start slurmd. Creates small datasets
+in folders with hostile names and trains small networks on the CPU. Prints one line per scenario.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from conftest import FAR, NEAR, QUICK_FINGERPRINTS, SCRIPTS, TARGET, World, make_dataset, shrink_network
+from support.world import FAR, NEAR, QUICK_FINGERPRINTS, SCRIPTS, TARGET, World, make_dataset, shrink_network
 
 HOSTILE = 'a\'; echo foo\nand "$HOME" %j'
-"""Part of the path of all folders."""
+"""Part of every folder path."""
 SMALL = ("-device", "cpu", "-iterations", "2", "-seed", "0", "-np", "1")
 COMMENT = f"scenarios {os.getpid()}"
-"""By which the jobs of this process are known."""
+"""Comment that marks the jobs of this process."""
 SITE = ("-executor", "slurm", "-slurm", f"comment={COMMENT}")
 TRAINER = "nnUNetTrainerSeqTransfer"
 PATIENCE = 1200.0
 LIMITED_EPOCHS = int(os.environ.get("LIMITED_EPOCHS", "120"))
-"""Of the stage that is to take longer than two minutes: 1 to 2 s each on two idle cores."""
+"""Epochs that take longer than two minutes: 1 to 2 s each on two idle cores."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a scenario ended."""
+    """Result of a scenario."""
 
     calls: int
-    "How often the command was called."
+    "Number of calls of the command."
     finished: bool
     "Whether all targets are trained and validated."
     repeated: int
-    "Epochs that were begun more than once, in all stages."
+    "Epochs that started more than once, over all stages."
     detail: str
-    "What else is worth a look."
+    "Other observations."
 
 
 def make_world(root: Path) -> World:
-    """A target, planned and preprocessed, and two sources."""
+    """Create a planned and preprocessed target and two sources."""
     world = World(root / HOSTILE)
     for folder in (world.raw, world.preprocessed, world.results):
         folder.mkdir(parents=True)
@@ -69,7 +69,7 @@ def make_world(root: Path) -> World:
 
 
 def call(command: Sequence[str], expect: int | None = 0) -> str:
-    """What a command prints on both streams."""
+    """Run a command and return the output of both streams."""
     finished = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -79,19 +79,19 @@ def call(command: Sequence[str], expect: int | None = 0) -> str:
 
 
 def train(*arguments: str) -> str:
-    """nnUNetv2_seq_train for the target."""
+    """Call nnUNetv2_seq_train for the target."""
     return call([str(SCRIPTS / "nnUNetv2_seq_train"), "901", "3d_fullres", *arguments, *SMALL])
 
 
 def jobs() -> list[tuple[str, str, str, str]]:
-    """Number, name, state and reason of all our jobs, the first submitted first."""
+    """Return number, name, state and reason of our jobs, in the order of submission."""
     listed = call(["squeue", "--noheader", "--sort=i", "--format=%i|%j|%T|%k|%r"])
     rows = [line.split("|", 4) for line in listed.splitlines()]
     return [(number, name, state, reason) for number, name, state, comment, reason in rows if comment == COMMENT]
 
 
 def wait_until(ready: Callable[[], bool], what: str) -> None:
-    """Waits, and has requeued jobs start at once: Slurm's two minutes before that are not what is looked at."""
+    """Wait, and let requeued jobs start at once instead of after Slurm's two minutes."""
     deadline = time.monotonic() + PATIENCE
     while not ready():
         if time.monotonic() > deadline:
@@ -103,29 +103,29 @@ def wait_until(ready: Callable[[], bool], what: str) -> None:
 
 
 def running() -> str:
-    """The number of the first job that runs."""
+    """Return the number of the first running job."""
     return next((number for number, _, state, _ in jobs() if state == "RUNNING"), "")
 
 
 def stage_folder(world: World, dataset: str, plans: str, fold: str) -> Path:
-    """Where a stage leaves its results."""
+    """Return the results folder of a stage."""
     return world.results / dataset / f"{TRAINER}__{plans}__3d_fullres" / f"fold_{fold}"
 
 
 def epochs(folder: Path) -> Counter[int]:
-    """How often each epoch of a stage was begun."""
+    """Return how often each epoch of a stage started."""
     text = "".join(path.read_text() for path in folder.glob("training_log_*.txt"))
     return Counter(int(number) for number in re.findall(r"Epoch (\d+) *$", text, re.MULTILINE))
 
 
 def repeated(world: World) -> int:
-    """Epochs begun more than once, in all stages."""
+    """Return the number of epochs that started more than once, over all stages."""
     folders = world.results.glob("Dataset*/nnUNetTrainer*/fold_*")
     return sum(count - 1 for folder in folders for count in epochs(folder).values())
 
 
 def is_validated(folder: Path) -> bool:
-    """Whether a target's stage is finished."""
+    """Return whether a stage of the target is finished."""
     return (folder / "validation" / "summary.json").is_file()
 
 
@@ -160,12 +160,12 @@ def disturbed(
 
 
 def requeue(world: World) -> Outcome:
-    """The running job is put back into the queue by an administrator."""
+    """Requeue the running job, as an administrator does."""
     return disturbed(world, "requeue", lambda: void(["scontrol", "requeue", running()]))
 
 
 def scancel(world: World) -> Outcome:
-    """The running job is cancelled, and the command called again before what depends on it has left the queue."""
+    """Cancel the running job, and call the command again before the dependent jobs have left the queue."""
 
     def cancel() -> None:
         number = running()
@@ -176,12 +176,12 @@ def scancel(world: World) -> Outcome:
 
 
 def time_limit(world: World) -> Outcome:
-    """Two minutes for a stage that takes longer; warned in time, it goes on in a requeued job."""
+    """Give two minutes to a stage that takes longer; after the warning it resumes in a requeued job."""
     return disturbed(world, "limit", lambda: None, "-slurm", "time=2", "warning=20", source_epochs=LIMITED_EPOCHS)
 
 
 def node_down(world: World) -> Outcome:
-    """slurmd is ended, its node given up, slurmd started again."""
+    """End slurmd, let Slurm give up the node, and start slurmd again."""
 
     def down() -> None:
         node = call(["hostname", "-s"]).strip()
@@ -196,18 +196,18 @@ def node_down(world: World) -> Outcome:
 
 
 def setting(name: str) -> str:
-    """What Slurm's configuration says."""
+    """Return one setting from Slurm's configuration."""
     (found,) = re.findall(rf"^{name} += (.*\S)", call(["scontrol", "show", "config"]), re.MULTILINE)
     return str(found)
 
 
 def void(command: list[str]) -> None:
-    """A command whose output does not matter."""
+    """Run a command and ignore the output."""
     call(command, expect=None)
 
 
 def shared(world: World) -> Outcome:
-    """Two chains with a common first source and two folds each, beside the same chains trained by this process."""
+    """Compare two chains with a common source and two folds each with the same chains trained by this process."""
     chains = (("0", "1", "-s", "902", "903"), ("0", "1", "-s", "902"))
     recipe = ("-source_epochs", "1", "-epochs", "1", "-tag", "shared")
     before = repeated(world)
@@ -232,14 +232,14 @@ def shared(world: World) -> Outcome:
 
 
 def tree(world: World) -> set[str]:
-    """The results of this scenario by their relative paths, without logs, whose names tell the time, and records."""
+    """Return the result files by relative path, without records and logs, which hold times."""
     paths = {str(path.relative_to(world.results)) for path in world.results.rglob("*") if path.is_file()}
     logs = re.compile(r"training_log_|/logs/|slurm\.json$|\.lock$|\.tmp")
     return {path for path in paths if "_shared" in path and not logs.search(path)}
 
 
 def many(world: World) -> Outcome:
-    """300 stages: ten sources and 290 folds, submitted for tomorrow, looked at, and cancelled."""
+    """Submit 300 stages (ten sources, 290 folds) for tomorrow, show them, and cancel them."""
     import json  # noqa: PLC0415
 
     from nnunet_seqtransfer.slurm.queue import queue_states  # noqa: PLC0415
@@ -280,7 +280,7 @@ SCENARIOS = {scenario.__name__: scenario for scenario in (shared, requeue, scanc
 
 
 def main() -> None:
-    """Runs the scenarios that are named, or all."""
+    """Run the named scenarios, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", help=f"some of: {', '.join(SCENARIOS)}. Default: all")
     names = parser.parse_args().scenarios or list(SCENARIOS)

@@ -32,7 +32,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
-from conftest import (  # noqa: E402 - the small world of the tests
+from support.world import (  # noqa: E402 - the small world of the tests
     FAR,
     NEAR,
     PYTHON,
