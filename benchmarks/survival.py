@@ -32,6 +32,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
+from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_checkpoint  # noqa: E402
 from support.world import (  # noqa: E402 - the small world of the tests
     FAR,
     NEAR,
@@ -44,8 +45,6 @@ from support.world import (  # noqa: E402 - the small world of the tests
     run,
     shrink_network,
 )
-
-from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_checkpoint  # noqa: E402
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 EPOCHS, ITERATIONS = 2, 5
