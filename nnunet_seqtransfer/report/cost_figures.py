@@ -44,7 +44,7 @@ def draw_costs(plan: SequencePlan, path: Sequence[str], *, width: float = 7.5) -
     for tick, candidate in zip(axes.get_yticklabels(), candidates, strict=True):
         tick.set_fontweight("bold" if candidate.path == tuple(path) else "normal")
     axes.set_xlabel("cost (lower is better)")
-    axes.margins(x=0.25)
+    axes.margins(x=0.25)  # room for the words behind the longest bar
     axes.set_xlim(left=0)
     axes.set_ylim(len(candidates) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -70,6 +70,7 @@ def _draw_bar(axes: Axes, row: int, candidate: CandidatePath) -> None:
 
 def _add_legend(figure: Figure, candidates: Sequence[CandidatePath]) -> None:
     parts = {name: colour for candidate in candidates for name, _, colour in cost_parts(candidate)}
+    # outside of the axes, where it covers no bar
     handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in parts.values()]
     figure.legend(handles, list(parts), loc="outside lower left", ncols=4, handlelength=1, handleheight=1)
 

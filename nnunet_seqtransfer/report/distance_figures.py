@@ -88,10 +88,12 @@ def draw_heat_map(affinity: Affinity, *, width: float = 12.0) -> Figure:
     """
     order = [len(affinity.names) - 1, *affinity.ranking()[: MAX_TASKS - 1]]
     table = affinity.matrix()[np.ix_(order, order)]
+    # a metric may give a pair two distances, one for each direction
     is_symmetric = bool(np.allclose(table, table.T, equal_nan=True))
     cells = [(i, j) for i in range(len(order)) for j in range(len(order)) if j < i or (i != j and not is_symmetric)]
     names = [affinity.names[i] for i in order]
     written = [(short if width >= 5 else number)(name) for name in names]
+    # a letter is about 0.085 inches wide
     label = 1.1 + 0.085 * max(map(len, written))  # room for names and the colour bar, in inches
     side = min(0.46 if len(order) <= NUMBERED else 0.21, (width - label) / len(order))
     figure = Figure(figsize=(side * len(order) + label, side * len(order) + 0.75), layout="constrained")
@@ -130,7 +132,7 @@ def _draw_cell(
     value = affinity.distances[i][j]
     known = math.isfinite(value)
     drawn = Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=ground if known else "none", edgecolor="none")
-    axes.add_patch(drawn)
+    axes.add_patch(drawn)  # a patch per cell, since an image could not have hover texts
     parts = [f"{name} {decimals(table[i][j])}" for name, table in affinity.components.items()] if known else []
     told = f"distance {decimals(value)}" if known else "no distance"
     tip(drawn, f"{affinity.names[i]} to {affinity.names[j]}", told, *parts)

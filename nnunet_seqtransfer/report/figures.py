@@ -64,6 +64,7 @@ def save(figure: Figure, path: Path) -> tuple[Path, ...]:
     with replacing(paths[1]) as aside:
         aside.write_bytes(ElementTree.tostring(svg, encoding="utf-8"))
     with replacing(paths[2]) as aside:
+        # dates would make each file different
         figure.savefig(aside, format="pdf", metadata={"CreationDate": None, "ModDate": None})
     return paths
 
@@ -76,6 +77,7 @@ def embed(figure: Figure, label: str, look: str = "") -> Markup:
         label: text for screen readers.
         look: further CSS classes.
     """
+    # ids of two figures on one page must differ
     svg, prefix = _tree(figure), f"f{next(_numbers)}-"
     width, _ = figure.get_size_inches()
     svg.attrib |= {"role": "img", "aria-label": label, "class": f"drawing {look}".rstrip()}
@@ -123,6 +125,7 @@ def _tree(figure: Figure) -> ElementTree.Element:
         for parent in list(root.iter()):
             for child in parent.findall(f"{{{_SVG}}}{unwanted}"):
                 parent.remove(child)
+    # the view box remains: files scale, and the page sets the width
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
@@ -156,6 +159,7 @@ def _clean(element: ElementTree.Element, used: set[str]) -> None:
     # matplotlib numbers groups alike in every figure, which would repeat ids on the page
     if identifier not in used:
         element.attrib.pop("id", None)
+    # hundredths of a point cannot be seen
     for name in element.attrib.keys() & {"d", "x", "y", "transform"}:
         element.set(
             name,

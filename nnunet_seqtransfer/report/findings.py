@@ -152,6 +152,7 @@ def find_comparisons(run: Run, read: Callable[[Path], Comparison | None]) -> tup
     ``read`` returns the comparison in a file, or None if there is none or it cannot be read.
     """
     tag = run.request.tag
+    # a comparison appends these to the tags of the runs that it trains
     own = re.sub(r"(^|_)(long\d+_)?seed\d+$", "", tag or "") or None
     for known in dict.fromkeys((tag, own)):
         path = comparison_path(run.request.target, run.request.plans, run.request.configuration, known)
@@ -180,7 +181,7 @@ def _with_cases(found: Findings, notes: list[str]) -> Findings:
     """Add the target's labels and validated cases, and how many cases each dataset has."""
     counts = {task.dataset: task.labelled_cases for task in found.affinity.tasks} if found.affinity else {}
     for dataset in dict.fromkeys(stage.entry.dataset for stage in found.stages):
-        if dataset not in counts:
+        if dataset not in counts:  # without an affinity
             counts[dataset] = _tried(partial(_count, dataset), []) or 0
     found = replace(found, case_counts={name: count for name, count in counts.items() if count})
     target_json = _tried(partial(read_dataset_json, found.run.request.target), notes)
@@ -191,6 +192,7 @@ def _with_cases(found: Findings, notes: list[str]) -> Findings:
         if stage.is_target:
             source = stage.folder / "validation", stage.entry.fold
             cases += _tried(partial(read_validation, *source, labels, str(target_json["file_ending"])), notes) or ()
+    # fold all validates on training cases: its scores would be mixed with honest ones
     held_out = tuple(case for case in cases if case.fold != ALL)
     return replace(found, target_json=target_json, labels=labels, cases=held_out or tuple(cases))
 

@@ -118,13 +118,14 @@ def place(distances: Points) -> tuple[Points, float]:
     wanted = (distances + distances.T) / 2
     np.fill_diagonal(wanted, 0.0)
     finite = np.isfinite(wanted)
+    # tasks without a distance must lie somewhere
     wanted = np.where(finite, wanted, 1.2 * wanted[finite].max() or 1.0)
     points = np.zeros((len(wanted), 2))
     if wanted.any():
         points = np.asarray(smacof(wanted, n_components=2, n_init=4, random_state=0, normalized_stress=False)[0])
     points = points - points.mean(axis=0)
     error = np.sqrt(((_apart(points) - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-300))
-    # the long side lies flat
+    # the solution may be turned and mirrored freely: the long side lies flat
     points = points @ np.linalg.svd(points, full_matrices=False)[2].T
     points *= np.where(points[-1] < 0, [-1, 1], 1)
     return points, float(error)
@@ -158,6 +159,7 @@ def _nearest(problem: SequenceProblem, chosen: set[int]) -> list[int]:
 def _fit(points: Points, figure: Figure, axes: Axes, *, named: bool) -> Points:
     """Scale points to the axes in points (1/72 inch) with equal scales, and leave room for names."""
     width, height = figure.get_size_inches() * 72 * axes.get_position().size
+    # names are written on both sides of the outermost markers
     margin_x, margin_y = (0.14 * width if named else 26.0), 22.0
     reach = np.maximum(np.ptp(points, axis=0), 1e-9)
     scale = min((width - 2 * margin_x) / reach[0], (height - 2 * margin_y) / reach[1])
@@ -184,6 +186,7 @@ def _draw_edges(layout: _Layout) -> None:
         for j in np.argsort(row, kind="stable")[:EDGES]
         if np.isfinite(row[j])
     }
+    # widths compare drawn edges only
     longest = max((table[pair] for pair in pairs), default=1.0) or 1.0
     for i, j in sorted(pairs):
         look: dict[str, Any] = {"linewidth": 0.5 + 2.0 * (1 - table[i, j] / longest), "solid_capstyle": "round"}

@@ -129,6 +129,7 @@ def telling_slices(
     """
     if not images.shape[1:] == reference.shape == prediction.shape:
         raise ValueError(f"image {images.shape[1:]}, reference {reference.shape}, prediction {prediction.shape}")
+    # 2-D images are volumes with one slice
     axis = 0 if reference.shape[0] == 1 else int(np.argmax(np.asarray(spacing) > max(spacing) * 0.999))
     others = tuple(other for other in range(3) if other != axis)
     known = np.ones(reference.shape, dtype=bool) if ignore is None else reference != ignore
@@ -140,6 +141,7 @@ def telling_slices(
     if count > 1 and wrong.any():
         worst = int(wrong.argmax())
         titles[worst] = "largest, and most wrong" if worst in titles else "most wrong pixels"
+    # grey levels are those of the whole image, so that both slices look alike
     picture = images[:3] if colours else on_screen(images[:1])
     around = structure | ((prediction > 0) & known)
     cuts = []
@@ -175,5 +177,6 @@ def _window(structure: NDArray[np.bool_]) -> tuple[slice, slice]:
             for (a, b), length in zip(ends, structure.shape, strict=True)
         ]
         windows = [slice(a, min(length, a + side)) for a, length in zip(firsts, structure.shape, strict=True)]
+    # every second pixel keeps the page small; contours are thinned with the image
     step = max(1, -(-max(window.stop - window.start for window in windows) // MAX_PIXELS))
     return slice(windows[0].start, windows[0].stop, step), slice(windows[1].start, windows[1].stop, step)

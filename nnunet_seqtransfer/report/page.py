@@ -53,7 +53,7 @@ def write_report(folder: Path, path: Path) -> Findings:
 
 def render(found: Findings) -> str:
     """Return the page as text."""
-    notes = list(found.notes)
+    notes = list(found.notes)  # overlays add theirs while they are drawn
     parts = {
         **_heading(found),
         **_choice(found),
@@ -70,7 +70,7 @@ def render(found: Findings) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined,  # a misspelt name is an error, not an empty section
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -80,6 +80,7 @@ def render(found: Findings) -> str:
 
 def policy(style: str, script: str) -> str:
     """Return the content security policy: this style and script, images in the page, and nothing else."""
+    # hashes instead of "unsafe-inline": names of datasets are other people's text and must never run
     one, two = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script))
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{one}'; script-src 'sha256-{two}'; "
@@ -120,7 +121,7 @@ def _heading(found: Findings) -> dict[str, Any]:
 
 def _stops(found: Findings) -> list[dict[str, Any]]:
     """Return the datasets on the path with the states of their stages."""
-    stops: dict[str, list[StageFound]] = {}
+    stops: dict[str, list[StageFound]] = {}  # folds of one dataset share a box
     for stage in found.stages:
         stops.setdefault(stage.entry.dataset, []).append(stage)
     told = []
@@ -239,7 +240,7 @@ def _views(found: Findings, notes: list[str]) -> list[tuple[str, Markup]]:
     for rank, case in telling(found.cases):
         try:
             picture = _overlays(found, rank, case, raw[case.case])
-        except KeyError:
+        except KeyError:  # raw_cases lists what is on disk now
             notes.append(f"No overlay of {case.case}: its image is not in nnUNet_raw.")
         except (SeqTransferError, ValueError, OSError) as error:  # OSError: the prediction was deleted
             notes.append(sentence(f"no overlay of {case.case}: {error}"))

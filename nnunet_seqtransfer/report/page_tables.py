@@ -46,6 +46,7 @@ class Cell:
         """Return the key as the page's script reads it, "" if it is not a number that can be sorted."""
         if isinstance(self.key, str):
             return self.key
+        # the script sorts an empty key last, whichever way round
         return f"{self.key:.9g}" if math.isfinite(self.key) else ""
 
 
@@ -81,6 +82,7 @@ def figure(value: float | None, places: int = 3) -> Cell:
 def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:
     """Return the candidate paths with their costs; the row of ``path`` (full names, the target last) is marked."""
     shares = {entry.path: entry.share for entry in plan.wins}
+    # a simpler kind may have no path among the candidates: its column would be all dashes
     against = {entry.path: entry for entry in plan.compared if entry.path in {one.path for one in plan.candidates}}
     gains = {entry.path: entry for entry in plan.gains}
     header = ["path", "cost", *(["cheapest in"] if plan.resamples else [])]
@@ -121,7 +123,7 @@ def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
     for i in ranking:
         task, low, high = affinity.tasks[i], affinity.low[i], affinity.high[i]
         name = short(task.dataset) + ("" if task.registered else " (signature)")
-        matches = counterpart_words(affinity.counterparts[i]) if i < len(affinity.counterparts) else ""
+        matches = arrows(counterpart_words(affinity.counterparts[i])) if i < len(affinity.counterparts) else ""
         known = math.isfinite(low) and math.isfinite(high)
         cells = [Cell(name, task.dataset, matches), figure(affinity.distances[i][-1])]
         cells.append(Cell(f"{decimals(low)} to {decimals(high)}" if known else "unknown (one case)", float(low)))
@@ -134,6 +136,7 @@ def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
 def cases_table(cases: Sequence[ValidatedCase]) -> Table:
     """Return every validated case with Dice, worst first."""
     labels = list(dict.fromkeys(label for case in cases for label in case.dice))
+    # NaN compares with nothing and would leave the order to chance
     ordered = sorted(cases, key=lambda case: (math.isnan(case.mean), case.mean, case.case))
     rows = []
     for case in ordered:

@@ -39,6 +39,7 @@ def draw_stage(curve: Sequence[Epoch], labels: Sequence[str], epochs: int) -> Fi
     figure = Figure(figsize=(3.7, 3.7), layout="constrained")
     dice, loss = figure.subplots(2, 1, sharex=True)
     count = max(len(epoch.pseudo_dice) for epoch in curve)
+    # names that do not fit the logged values would be attached to the wrong ones
     names = labels if len(labels) == count else [f"label {place + 1}" for place in range(count)]
     for place, name in enumerate(names if count > 1 else ()):
         values = [epoch.pseudo_dice[place] if place < len(epoch.pseudo_dice) else math.nan for epoch in curve]
@@ -63,10 +64,12 @@ def draw_stage(curve: Sequence[Epoch], labels: Sequence[str], epochs: int) -> Fi
 def thinned(curve: Sequence[Epoch]) -> list[Epoch]:
     """Return at most `MAX_POINTS` epochs, evenly spread, the last one among them."""
     step = max(1, math.ceil(len(curve) / MAX_POINTS))
+    # counted from the end, so that the last epoch stays
     return list(curve)[::-1][::step][::-1]
 
 
 def _line(axes: Axes, numbers: Sequence[int], values: Sequence[float], name: str, **look: Any) -> None:
+    # a line of one or two points is next to invisible
     marker = {"marker": "o", "markersize": 5} if len(numbers) < 3 else {}
     (drawn,) = axes.plot(numbers, values, **({"linewidth": 1.5} | look | marker))
     known = [(value, epoch) for value, epoch in zip(values, numbers, strict=True) if math.isfinite(value)]
@@ -104,7 +107,7 @@ def draw_differences(comparison: Comparison, *, width: float = 7.5) -> Figure | 
     others = list(dict.fromkeys(one.against for one in shown))
     figure = Figure(figsize=(width, 0.9 + (0.34 if len(others) == 1 else 0.42) * len(shown)), layout="constrained")
     axes = figure.subplots()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # the same jitter whenever it is drawn
     values = case_values(comparison.scores)
     for row, one in enumerate(shown):
         cases = paired_means(values.get(one.arm, {}), values.get(one.against, {}))

@@ -72,6 +72,7 @@ def constants_origin(plan: SequencePlan) -> str:
 
 def files(found: Findings) -> list[tuple[str, str]]:
     """Return every file that the report rests on, relative to nnU-Net's folders, with the SHA-256."""
+    # absolute paths would tell readers about this machine
     roots = ("nnUNet_results", results_folder()), ("nnUNet_preprocessed", preprocessed_folder())
     entries = []
     for path in dict.fromkeys(_files(found)):
@@ -135,6 +136,7 @@ def _machines(found: Findings) -> list[str]:
     told = []
     for stage in found.stages:
         noted = {key: stage.machine.get(key) for key in ("gpu_name", "torch_version", "cudnn_version")}
+        # nnU-Net writes "None" without a GPU
         words = [f"{key.replace('_', ' ')} {value}" for key, value in noted.items() if value not in (None, "None")]
         if words:
             told.append(", ".join(words))

@@ -35,6 +35,7 @@ def _reason(found: Findings) -> str:
     if not found.follows_plan:
         sources = found.plan.sources
         return f", as requested: the plan proposes {path_words(found.planned_path) if sources else 'scratch'}"
+    # the published strategy gives scratch no price
     prices = {entry.path: entry for entry in found.plan.candidates}
     chosen = prices.get(found.planned_path)
     if chosen is None or not chosen.cost > 0:
@@ -62,6 +63,7 @@ def reasons(found: Findings) -> list[str]:
     """Return the plan's own reasons. What the plan would take to train is left out: the run has its own recipe."""
     if found.plan is None:
         return []
+    # stored sentences begin with a path or a name, which may be in lower case
     told = [arrows(line) for line in found.plan.explanation if not line.startswith("To train: ")]
     return [line[:1].upper() + line[1:] for line in told]
 
