@@ -118,7 +118,7 @@ class Findings:
         return any(case.fold == ALL for case in self.cases)
 
 
-def find(folder: Path) -> Findings:
+def read_findings(folder: Path) -> Findings:
     """Read everything known about the run in ``folder``. Raises RecordError if the run's record cannot be read."""
     run = read_run(folder)
     request = run.request

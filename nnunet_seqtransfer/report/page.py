@@ -25,7 +25,7 @@ from nnunet_seqtransfer.report import page_tables, run_facts, run_text
 from nnunet_seqtransfer.report.cost_figures import draw_costs
 from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, NUMBERED, draw_heat_map, draw_ranking
 from nnunet_seqtransfer.report.figures import embed
-from nnunet_seqtransfer.report.findings import Findings, StageFound, find
+from nnunet_seqtransfer.report.findings import Findings, StageFound, read_findings
 from nnunet_seqtransfer.report.graph_figure import affinity_problem, draw_graph
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
 from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
@@ -44,7 +44,7 @@ def write_report(folder: Path, path: Path) -> Findings:
 
     Raises RecordError if the run's record cannot be read. Anything else that is missing is noted on the page.
     """
-    found = find(folder)
+    found = read_findings(folder)
     content = render(found)
     with replacing(path) as aside:
         aside.write_text(content, encoding="utf-8")

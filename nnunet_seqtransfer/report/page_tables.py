@@ -69,12 +69,12 @@ class Table:
         return tuple(all(isinstance(row[k].key, float) for row in self.rows) for k in range(len(self.header)))
 
 
-def text(value: str, look: str = "") -> Cell:
+def text_cell(value: str, look: str = "") -> Cell:
     """Return a cell with text."""
     return Cell(value, value, look=look)
 
 
-def figure(value: float | None, places: int = 3) -> Cell:
+def number_cell(value: float | None, places: int = 3) -> Cell:
     """Return a cell with a number, a dash if it is unknown."""
     return Cell(decimals(value, places), math.nan if value is None else float(value))
 
@@ -89,7 +89,7 @@ def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:
     header += [*(["more than the cheapest"] if against else []), *(["predicted gain of Dice"] if gains else [])]
     rows = []
     for entry in plan.candidates:
-        cells = [_path_cell(entry, plan, path), figure(entry.cost)]
+        cells = [_path_cell(entry, plan, path), number_cell(entry.cost)]
         if plan.resamples:
             share = shares.get(entry.path, 0.0)
             cells.append(Cell(percent(share), float(share)))
@@ -125,9 +125,9 @@ def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
         name = short(task.dataset) + ("" if task.registered else " (signature)")
         matches = arrows(counterpart_words(affinity.counterparts[i])) if i < len(affinity.counterparts) else ""
         known = math.isfinite(low) and math.isfinite(high)
-        cells = [Cell(name, task.dataset, matches), figure(affinity.distances[i][-1])]
+        cells = [Cell(name, task.dataset, matches), number_cell(affinity.distances[i][-1])]
         cells.append(Cell(f"{decimals(low)} to {decimals(high)}" if known else "unknown (one case)", float(low)))
-        cells += [figure(table[i][-1]) for table in affinity.components.values()]
+        cells += [number_cell(table[i][-1]) for table in affinity.components.values()]
         rows.append((*cells, Cell(str(task.labelled_cases), float(task.labelled_cases))))
     header = ("source", "distance", "95 % interval", *affinity.components, "cases")
     return Table("Sources, nearest first", header, tuple(rows), tuple(affinity.names[i] in path for i in ranking))
@@ -140,9 +140,9 @@ def cases_table(cases: Sequence[ValidatedCase]) -> Table:
     ordered = sorted(cases, key=lambda case: (math.isnan(case.mean), case.mean, case.case))
     rows = []
     for case in ordered:
-        dice = [figure(case.dice.get(label, math.nan)) for label in labels]
-        mean = [figure(case.mean)] if len(labels) > 1 else []
-        rows.append((text(case.case), text(case.fold), *dice, *mean))
+        dice = [number_cell(case.dice.get(label, math.nan)) for label in labels]
+        mean = [number_cell(case.mean)] if len(labels) > 1 else []
+        rows.append((text_cell(case.case), text_cell(case.fold), *dice, *mean))
     header = ["case", "fold", *(f"Dice {label}" for label in labels), *(["Dice mean"] if len(labels) > 1 else [])]
     return Table("Validated cases, worst first", tuple(header), tuple(rows))
 
@@ -151,15 +151,20 @@ def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
     """Return title and table for the differences and for the rankings, if there are any."""
     differences = tuple(
         (
-            text(arrows(f"{entry.arm} against {entry.against}")),
+            text_cell(arrows(f"{entry.arm} against {entry.against}")),
             Cell(interval(entry.mean, entry.low, entry.high, "+"), float(entry.mean)),
-            figure(entry.p_holm),
+            number_cell(entry.p_holm),
             Cell(str(entry.cases), float(entry.cases)),
         )
         for entry in comparison.differences
     )
     rankings = tuple(
-        (text(entry.metric), figure(entry.spearman), figure(entry.weighted_tau), figure(entry.regret))
+        (
+            text_cell(entry.metric),
+            number_cell(entry.spearman),
+            number_cell(entry.weighted_tau),
+            number_cell(entry.regret),
+        )
         for entry in comparison.rankings
     )
     header = ("paths", "mean difference in Dice (95 % interval)", "p (Holm)", "cases")
@@ -172,5 +177,5 @@ def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
 
 def files_table(files: Sequence[tuple[str, str]]) -> Table:
     """Return files and their SHA-256."""
-    rows = tuple((text(name, "file"), text(digest, "hash")) for name, digest in files)
+    rows = tuple((text_cell(name, "file"), text_cell(digest, "hash")) for name, digest in files)
     return Table("Files that this report rests on", ("file", "SHA-256"), rows)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_seqtransfer.affinity.record import read_affinity, write_affinity
-from nnunet_seqtransfer.report.findings import find
+from nnunet_seqtransfer.report.findings import read_findings
 from nnunet_seqtransfer.report.page import policy, render, write_report
 from support import made_run
 from support.made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
@@ -71,12 +71,12 @@ def whole(folders: Path, channel: str = "MRI", sources: tuple[str, ...] = (NEAR,
 
 
 def page_of(folder: Path) -> Reader:
-    return Reader(render(find(folder)))
+    return Reader(render(read_findings(folder)))
 
 
 def test_the_page_of_a_whole_run(folders: Path) -> None:
     """Every part is there in order, is sound, has words for every drawing, loads nothing, and names no folder."""
-    text = render(find(whole(folders)))
+    text = render(read_findings(whole(folders)))
     page = Reader(text)
     headings = ["Why this path", "Distances", "Training", "Validation", "Comparison with other paths", "Provenance"]
     assert page.texts("h2") == headings
@@ -144,7 +144,7 @@ def test_an_order_of_ones_own_comes_first(folders: Path) -> None:
 @pytest.mark.parametrize("flat", [False, True], ids=["3-D", "2-D in colours"])
 def test_names_from_datasets_are_text(folders: Path, flat: bool) -> None:
     """A channel called <script> is shown as that and never becomes an element, in texts, titles or attributes."""
-    text = render(find(whole(folders, HOSTILE, flat=flat)))
+    text = render(read_findings(whole(folders, HOSTILE, flat=flat)))
     page = Reader(text)
     assert len(page.all("script")) == 1 and HOSTILE not in text
     assert any(HOSTILE in shown for shown in page.texts("span", "note"))
@@ -169,7 +169,7 @@ def test_damaged_files_are_notes(folders: Path) -> None:
         *(folders / "results").rglob("summary.json"),
     ]:
         path.write_text("{")
-    found = find(folder)
+    found = read_findings(folder)
     assert found.plan is None and found.affinity is None and found.comparisons == () and found.cases == ()
     text = render(found)
     assert len(found.notes) == 4 and len(Reader(text).all("aside")) == 1
@@ -184,7 +184,7 @@ def test_what_is_gone_is_noted(folders: Path) -> None:
     assert "No overlay of case2: " in page.texts("aside")[0]
     assert [text[:11] for text in page.texts("h3") if " case: " in text] == ["Median case", "Best case: "]
     next((folders / "raw" / TARGET / "imagesTr").glob("case1*")).unlink()
-    found = find(folder)
+    found = read_findings(folder)
     page = Reader(render(replace(found, notes=("The file is damaged: /home/someone/private/x.json; make it again.",))))
     assert "No overlays: " in page.texts("aside")[0] and "damaged: x.json; make" in page.texts("aside")[0]
     assert page.texts("td") and not [text for text in page.texts("h3") if " case: " in text]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
-from nnunet_seqtransfer.report.findings import Findings, find
+from nnunet_seqtransfer.report.findings import Findings, read_findings
 from nnunet_seqtransfer.report.page import render
 from nnunet_seqtransfer.report.run_facts import commands, constants_origin
 from nnunet_seqtransfer.report.run_text import against_scratch, decision, reasons, result
@@ -21,14 +21,14 @@ from support.made_run import FAR, NEAR, SMALL, TARGET
 def made(folders: Path, sources: Sequence[str] = (NEAR,), folds: Sequence[str] = ("0",), begun: int = 2) -> Findings:
     """A run on few cases, without plan and distances."""
     made_run.write_world(folders / "raw", cases=3)
-    return find(made_run.write_made_run(sources, folds, begun=begun))
+    return read_findings(made_run.write_made_run(sources, folds, begun=begun))
 
 
 def planned(folders: Path) -> Findings:
     """A run that follows its plan."""
     made_run.write_world(folders / "raw", cases=1)
     made_run.write_made_plan(made_run.write_made_affinity())
-    return find(made_run.write_made_run(begun=0))
+    return read_findings(made_run.write_made_run(begun=0))
 
 
 def with_request(found: Findings, **changes: object) -> Findings:
@@ -62,7 +62,7 @@ def test_a_model_that_a_chain_starts_from_is_named_without_its_folder(folders: P
 def test_results_count_stages_and_cases(folders: Path) -> None:
     """Progress without a validation, Dice with one, and a warning on few cases."""
     assert result(made(folders, begun=0)) == "0 of 2 stages finished; no fold of the target has been validated yet."
-    found = find(made_run.write_made_run(folds=("1",), tag="more"))
+    found = read_findings(made_run.write_made_run(folds=("1",), tag="more"))
     assert "in the validation of fold 1 (3 cases); 2 of 2 stages finished. With so few" in result(found)
     assert "some of which sources may hold" in result(with_request(found, overlap="allow"))
 
@@ -81,7 +81,7 @@ def test_the_comparison_with_scratch(folders: Path) -> None:
     words, command = against_scratch(found)
     assert "unknown" in words and command.startswith("nnUNetv2_seq_train 901 3d_fullres 0 -s none -epochs 12")
     made_run.write_made_comparison()
-    compared = find(found.run.folder)
+    compared = read_findings(found.run.folder)
     assert against_scratch(compared) == ("Dice +0.060 (+0.020 to +0.100) against scratch, over 8 cases.", "")
     assert against_scratch(with_request(compared, sources=(FAR,)))[1]
     assert against_scratch(with_request(compared, sources=())) == ("", "")
@@ -105,7 +105,7 @@ def test_a_comparison_belongs_to_the_runs_that_it_trained(
     """Runs with its tag, and those that it trained, which have seeds behind it; not those of another recipe."""
     made_run.write_world(folders / "raw", cases=1)
     made_run.write_made_comparison(tag=of_comparison)
-    assert bool(find(made_run.write_made_run((), begun=0, tag=of_run)).comparisons) == is_shown
+    assert bool(read_findings(made_run.write_made_run((), begun=0, tag=of_run)).comparisons) == is_shown
 
 
 def test_a_tag_that_reads_like_a_test_set_is_a_tag(folders: Path) -> None:
@@ -113,9 +113,9 @@ def test_a_tag_that_reads_like_a_test_set_is_a_tag(folders: Path) -> None:
     made_run.write_world(folders / "raw", cases=1)
     made_run.write_made_comparison(tag="test903")
     plain, tagged = (made_run.write_made_run((), begun=0, tag=tag) for tag in (None, "test903"))
-    assert find(plain).comparisons == () and len(find(tagged).comparisons) == 1
+    assert read_findings(plain).comparisons == () and len(read_findings(tagged).comparisons) == 1
     made_run.write_made_comparison(test=FAR)
-    assert len(find(plain).comparisons) == 1 and find(tagged).comparisons == ()
+    assert len(read_findings(plain).comparisons) == 1 and read_findings(tagged).comparisons == ()
 
 
 def test_constants_given_by_hand_are_no_defaults(folders: Path) -> None:
