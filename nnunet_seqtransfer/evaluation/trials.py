@@ -14,7 +14,7 @@ from nnunet_seqtransfer.affinity.measure import find_affinity
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.errors import RecordError, SeqTransferError, collecting, raise_collected
 from nnunet_seqtransfer.evaluation.arms import KINDS, ArmChoice, choose_arms
 from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, comparison_path
 from nnunet_seqtransfer.evaluation.prediction import HeldOutSet, load_held_out
@@ -142,12 +142,20 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
     Raises a SeqTransferError for whatever would stop the comparison later.
     """
     target = dataset_name(request.target)
-    test_name = None if request.test is None else dataset_name(request.test)
-    own = tuple(named_sources(target, path) if path else () for path in request.paths)
+    test_name, own = None, list[tuple[str, ...]]()
+    errors: list[SeqTransferError] = []
+    with collecting(errors):
+        test_name = None if request.test is None else dataset_name(request.test)
+    for path in request.paths:
+        with collecting(errors):
+            own.append(named_sources(target, path) if path else ())
+    raise_collected(errors)
     affinity, affinity_file = _affinity(request, target, context, write=write)
     plan, plan_file = _plan(request, affinity, affinity_file, test_name, context, write=write) or (None, None)
     without = () if test_name is None else (test_name,)
-    arms = choose_arms(affinity, plan, ArmChoice(request.kinds, request.nearest, own, request.source_epochs, without))
+    arms = choose_arms(
+        affinity, plan, ArmChoice(request.kinds, request.nearest, tuple(own), request.source_epochs, without)
+    )
     base = _base(request, target)
     task, plans = load_target(target, base.plans, base.configuration)
     splits = split_cases(target, preprocessed_cases(data_folder(target, plans, base.configuration)))

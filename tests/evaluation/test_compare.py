@@ -51,6 +51,13 @@ def test_mistakes_are_one_line(compared, command):
         assert "Traceback" not in outcome.err
 
 
+def test_wrong_names_are_reported_together(compared, command):
+    """Every wrong path and the test set, each once."""
+    outcome = command("compare", *WANTED, "-paths", "999", "902,901", "-test", "998", "--dry_run")
+    assert outcome.status == 2
+    assert all(words in outcome.err for words in ("number 999", "number 998", "the target Dataset901_Target is among"))
+
+
 def test_a_stored_plan_of_another_metric_or_through_the_test_set_is_not_compared(compared, command):
     """One line that says what to do, before anything is trained; without a plan among the arms it does not matter."""
     wanted = ("901", "3d_fullres", "-arms", "scratch", "planned", *TINY, "--dry_run")
