@@ -20,13 +20,14 @@ import time
 
 from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import plans_path
-from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.actions import Action
+from nnunet_seqtransfer.training.decide import Outlook
+from nnunet_seqtransfer.training.handoff import hand_over
 from nnunet_seqtransfer.training.job import DeviceOptions, stage_job
 from nnunet_seqtransfer.training.prepare import preprocess_missing
 from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.training.run_stage import write_initial
 from nnunet_seqtransfer.training.stages import ChainRequest
-from nnunet_seqtransfer.training.state import Action
+from nnunet_seqtransfer.training.train import look_ahead
 
 
 def timed(command: list[str], **environment: str) -> float:
@@ -36,7 +37,7 @@ def timed(command: list[str], **environment: str) -> float:
     return time.perf_counter() - start
 
 
-def chain_of(options: argparse.Namespace) -> Chain:
+def chain_of(options: argparse.Namespace) -> Outlook:
     """The chain as nnUNetv2_seq_train sees it at this moment."""
     recipe = Recipe(options.epochs, options.iterations, 1e-2, 0, 0)
     request = ChainRequest(
@@ -50,10 +51,10 @@ def chain_of(options: argparse.Namespace) -> Chain:
         0,
         "overhead",
     )
-    return load_chain(request, options.np, print)
+    return look_ahead(request, options.np, print)
 
 
-def by_hand(chain: Chain, options: argparse.Namespace) -> float:
+def by_hand(chain: Outlook, options: argparse.Namespace) -> float:
     """Wall seconds of the same stages, each from the weights that the chain handed over."""
     seconds = 0.0
     for stage in chain.stages:
@@ -63,13 +64,14 @@ def by_hand(chain: Chain, options: argparse.Namespace) -> float:
     return seconds
 
 
-def hand_offs(chain: Chain) -> float:
+def hand_offs(chain: Outlook) -> float:
     """Wall seconds of all hand-offs of the chain."""
     start = time.perf_counter()
     for stage in chain.stages[1:]:
         previous = chain.previous(stage)
         if previous is not None:
-            write_initial(chain.from_previous(previous, stage), stage)
+            tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
+            hand_over(previous, stage, tasks, chain.plans[stage], chain.match(previous, stage))
     return time.perf_counter() - start
 
 

@@ -24,10 +24,10 @@ from pathlib import Path
 from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import data_folder, plans_path
 from nnunet_seqtransfer.nnunet.training_log import read_log
-from nnunet_seqtransfer.training.chain import load_chain
 from nnunet_seqtransfer.training.prepare import preprocess_missing
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest
+from nnunet_seqtransfer.training.train import look_ahead
 
 
 def request_of(options: argparse.Namespace) -> ChainRequest:
@@ -41,14 +41,14 @@ def request_of(options: argparse.Namespace) -> ChainRequest:
 
 def source_folders(options: argparse.Namespace) -> list[Path]:
     """The folders of the sources' preprocessed cases."""
-    chain = load_chain(request_of(options), options.np, print)
+    chain = look_ahead(request_of(options), options.np, print)
     sources = [stage for stage in chain.stages if stage.role == "source"]
     return [data_folder(stage.dataset, chain.plans[stage], stage.configuration) for stage in sources]
 
 
 def prepare(options: argparse.Namespace, most: int) -> float:
     """Preprocesses the first ``most`` sources; seconds of all but the first."""
-    chain = load_chain(request_of(options), options.np, print)
+    chain = look_ahead(request_of(options), options.np, print)
     seconds = []
     for stage in chain.stages[:most]:
         began = time.perf_counter()
@@ -70,7 +70,7 @@ def chain_seconds(options: argparse.Namespace, *more: str) -> tuple[float, float
         seconds = time.perf_counter() - began
         logs = Path(results).rglob("training_log_*.txt")
         epochs = sum(epoch.seconds for log in logs for epoch in read_log(log).epochs)
-        for stage in load_chain(request_of(options), options.np, print).stages:
+        for stage in look_ahead(request_of(options), options.np, print).stages:
             plans_path(stage.dataset, stage.plans_name).unlink(missing_ok=True)
     return seconds, epochs
 

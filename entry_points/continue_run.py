@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_continue: goes on with a recorded run, or with one stage of it; what schedulers call."""
+"""nnUNetv2_seq_continue: continues a recorded run, or one stage of it; schedulers call this command."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     run_command,
 )
-from nnunet_seqtransfer.entry_points.executor_options import add_executor, chosen_executor, require_consistent
-from nnunet_seqtransfer.entry_points.train import print_results
-from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.training.chain import Chain, load_chain
-from nnunet_seqtransfer.training.dry_run import describe_chain
-from nnunet_seqtransfer.training.executors import Executor, run_chain
-from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.run_record import Run, find_run, read_run
-from nnunet_seqtransfer.training.run_stage import prepare_data, run_stage
-from nnunet_seqtransfer.training.stages import Stage
+from nnunet_seqtransfer.entry_points.executor_options import (
+    add_executor,
+    chosen_executor,
+    print_results,
+    require_consistent,
+)
+from nnunet_seqtransfer.report.chain_text import chain_text
+from nnunet_seqtransfer.training.run_record import find_run, read_run
+from nnunet_seqtransfer.training.train import continue_run, look_ahead, prepare_run
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Does what is left of a run."""
+    """Do what is left of a run."""
     options = _parse(arguments)
     run_command(lambda: _run(options))
 
@@ -37,48 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> None:
     run = read_run(find_run(options.run))
     given = {key: value for key, value in (("device", options.device), ("gpus", options.gpus)) if value is not None}
-    devices = replace(run.options, **given)
-    processes = options.np or run.processes
-    executor = chosen_executor(options)
-    context = Context(notify, processes)
-    chain = _load(run, options, devices, processes, executor)
+    run = replace(run, options=replace(run.options, **given))
+    executor, context = chosen_executor(options), Context(notify, options.np or run.processes)
     if options.dry_run:
-        print("\n".join((*executor.describe(chain, devices, context), *describe_chain(chain, devices.device))))
+        outlook = look_ahead(run.request, context, options=run.options, write=False)
+        print("\n".join((*executor.describe(outlook, run.options, context), chain_text(outlook))))
     elif options.prepare_only:
-        prepare_data(chain, processes, notify)
-    elif options.stage is not None:
-        run_stage(chain, _stage(chain, options.stage), devices, processes, notify, wait=options.wait)
+        prepare_run(run, context)
     else:
-        run_chain(chain, devices, executor, context)
-        if executor.waits or chain.is_finished:
-            print_results(chain, executor)
-
-
-def _load(run: Run, options: argparse.Namespace, devices: DeviceOptions, processes: int, executor: Executor) -> Chain:
-    trains = not (options.dry_run or options.prepare_only)
-    return load_chain(
-        run.request,
-        processes,
-        notify,
-        may_extract=not options.dry_run,
-        devices=devices,
-        before_long=(lambda: executor.check(devices)) if trains else None,
-    )
-
-
-def _stage(chain: Chain, key: str) -> Stage:
-    """The stage of that key. Raises StageError, naming all, where there is none."""
-    found = [stage for stage in chain.stages if stage.key == key]
-    if not found:
-        keys = ", ".join(stage.key for stage in chain.stages)
-        raise StageError(f"the run has no stage {key!r}; its stages are: {keys}")
-    return found[0]
+        run = continue_run(run, context, executor=executor, stage=options.stage)
+        if options.stage is None:
+            print_results(run, executor)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Goes on with a run of nnUNetv2_seq_train from its record, as that command would: it does what is left. With "
-        "-stage it does one stage, whose stage before has to be finished: so any scheduler can run a chain.",
+        "Continues a run of nnUNetv2_seq_train from its record: it does what is left, as that command would. With "
+        "-stage it does one stage, if the previous stage is finished, so that any scheduler can run a chain.",
         "nnUNetv2_seq_continue Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",
     )
     parser.add_argument(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser
+from nnunet_seqtransfer.report.chain_text import results_text
 from nnunet_seqtransfer.training.executors import (
     LOCAL,
     SLURM,
     Executor,
     ExecutorOptions,
+    RecordExecutor,
     executors,
     make_executor,
 )
+from nnunet_seqtransfer.training.run_record import Run
+from nnunet_seqtransfer.training.status import State, run_status
 
 
 def add_executor(parser: argparse.ArgumentParser) -> None:
@@ -78,3 +83,12 @@ def chosen_executor(options: argparse.Namespace) -> Executor:
         slurm_config=options.slurm_config,
     )
     return make_executor(options.executor, given)
+
+
+def print_results(run: Run, executor: Executor) -> None:
+    """Print the folders of finished targets and how to predict with them, if all of the run is finished.
+
+    They go to standard error if standard output is a list of commands.
+    """
+    if executor.waits or run_status([str(run.folder)])[0].state is State.FINISHED:
+        print(results_text(run), file=sys.stderr if isinstance(executor, RecordExecutor) else sys.stdout)

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.planning.cost import CostModel
 from nnunet_seqtransfer.planning.options import STRATEGIES, PlanOptions
 from nnunet_seqtransfer.planning.prices import Training
-from nnunet_seqtransfer.training.history import SECONDS_PER_EPOCH
+from nnunet_seqtransfer.training.estimate import SECONDS_PER_EPOCH
 
 DEFAULTS = PlanOptions()
 

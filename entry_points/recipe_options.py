@@ -1,161 +1,116 @@
-"""The options that say how stages are trained."""
+"""Options for how stages are trained, generated from the fields of `Recipe`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 from nnunet_seqtransfer.entry_points.common import natural, positive_float, positive_int, positive_share, seed, tag_name
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.planning.prices import Training
-from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, Recipe
 from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS
 
-LEAST_PATIENCE = 10
-"""nnU-Net's EMA forgets with a time constant of 1 / (1 - 0.9) = 10 epochs: shorter lulls say nothing."""
-Value = TypeVar("Value")
+EACH = "of the sources' stages, one value, or one for each source in order"
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """How each stage is trained."""
-    _add_lengths(parser)
-    add_fine_tuning(parser)
-    parser.add_argument(
-        "-patience",
-        type=_patience,
-        default=None,
-        metavar="N",
-        help=f"[OPTIONAL] End a stage after N epochs, at least {LEAST_PATIENCE}, without a new best of nnU-Net's EMA "
-        "pseudo Dice. Default: none, every stage has all its epochs",
-    )
-    parser.add_argument(
-        "-seed",
-        type=seed,
-        default=None,
-        metavar="N",
-        help="[OPTIONAL] Seed of the training. Default: none, as nnU-Net",
-    )
-    parser.add_argument(
-        "-tag",
-        type=tag_name,
-        default=None,
-        metavar="NAME",
-        help="[OPTIONAL] Appended to the plans names, to keep chains with different recipes apart. Default: none",
-    )
-
-
-def _add_lengths(parser: argparse.ArgumentParser) -> None:
-    recipe = Recipe()
-    each = "of the sources' stages, one value, or one for each source in their order"
-    for name, kind, default, what in (
-        ("-epochs", positive_int, recipe.epochs, "Epochs of the target's stage"),
-        ("-source_epochs", positive_int, [recipe.epochs], f"Epochs {each}"),
-        ("-iterations", positive_int, recipe.iterations, "Iterations per epoch"),
-        ("-source_iterations", positive_int, None, f"Iterations per epoch {each}"),
-        ("-initial_lr", positive_float, recipe.initial_lr, "Initial learning rate"),
-        ("-source_initial_lr", positive_float, None, f"Initial learning rate {each}"),
-    ):
-        several = name.startswith("-source")
-        shown = f"that of -{name.removeprefix('-source_')}" if default is None else f"{_first(default):g}"
-        parser.add_argument(
-            name,
-            type=kind,
-            nargs="+" if several else None,
-            default=default,
-            metavar="X",
-            help=f"[OPTIONAL] {what}. Default: {shown}",
-        )
-
-
-def _first(default: float | list[int]) -> float:
-    return default[0] if isinstance(default, list) else default
-
-
-def add_fine_tuning(parser: argparse.ArgumentParser) -> None:
-    """How a stage is trained that starts from another's weights."""
-    handed = "where weights were handed over"
-    for name, kind, default, what in (
-        ("-warmup_epochs", natural, WARMUP_EPOCHS, f"Epochs of warm-up {handed}, at most a tenth of the epochs"),
-        ("-heads_first_epochs", natural, 0, f"Epochs at first that train only the segmentation heads, {handed}"),
-        ("-frozen_encoder_epochs", natural, 0, f"Epochs at first that leave the encoder as it is, {handed}"),
-        (
-            "-layer_decay",
-            positive_share,
-            1.0,
-            f"Factor of the learning rate from level to level, from the heads to the input, {handed}",
-        ),
-    ):
-        parser.add_argument(
-            name, type=kind, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"
-        )
-
-
-def _patience(text: str) -> int:
+def patience(text: str) -> int:
+    """Return a number of epochs without a new best, as an argparse type."""
     if not text.isdecimal() or int(text) < LEAST_PATIENCE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {LEAST_PATIENCE} on")
     return int(text)
 
 
-def target_recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe of the target's stage; its warm-up is decided with the chain."""
-    recipe = Recipe(
-        epochs=options.epochs,
-        iterations=options.iterations,
-        initial_lr=options.initial_lr,
-        seed=options.seed,
-        patience=options.patience,
+KINDS: dict[str, Callable[[str], Any]] = {
+    "natural": natural,
+    "patience": patience,
+    "positive_float": positive_float,
+    "positive_int": positive_int,
+    "positive_share": positive_share,
+    "seed": seed,
+}
+"""Kind of a field of `Recipe` -> argparse type."""
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add every option of a recipe, and -tag."""
+    _add(parser, [part for part in fields(Recipe) if not part.metadata["fine_tuning"]])
+    add_fine_tuning(parser)
+    parser.add_argument(
+        "-tag",
+        type=tag_name,
+        default=None,
+        metavar="NAME",
+        help="[OPTIONAL] Suffix of the plans names, to keep chains with different recipes apart. Default: none",
     )
-    return fine_tuned(recipe, options)
+
+
+def add_fine_tuning(parser: argparse.ArgumentParser) -> None:
+    """Add the options for stages that start from handed-over weights."""
+    _add(parser, [part for part in fields(Recipe) if part.metadata["fine_tuning"]])
+
+
+def _add(parser: argparse.ArgumentParser, parts: Sequence[Any]) -> None:
+    for part in parts:
+        kind, text = KINDS[part.metadata["kind"]], part.metadata["help"]
+        default = WARMUP_EPOCHS if part.name == "warmup_epochs" else part.default
+        of_target = " of the target's stage" if part.name == "epochs" else ""
+        shown = "" if default is None else f". Default: {default:g}"
+        options: dict[str, Any] = {"type": kind, "metavar": "N" if default is None else "X"}
+        parser.add_argument(f"-{part.name}", default=default, help=f"[OPTIONAL] {text}{of_target}{shown}", **options)
+        if part.metadata["of_sources"]:
+            # sources have the target's iterations and learning rate, but epochs of their own
+            own = [default] if part.name == "epochs" else None
+            shown = f"{default:g}" if own else f"that of -{part.name}"
+            text = f"[OPTIONAL] {text} {EACH}. Default: {shown}"
+            parser.add_argument(f"-source_{part.name}", nargs="+", default=own, help=text, **options)
+
+
+def target_recipe(options: argparse.Namespace) -> Recipe:
+    """Return the recipe of the target's stage. The warm-up stays 0: it is decided for each stage."""
+    return Recipe(**{part.name: getattr(options, part.name) for part in fields(Recipe) if part.name != "warmup_epochs"})
 
 
 def fine_tuned(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """The recipe with what `add_fine_tuning` asks for, but for the warm-up, which is decided with the chain."""
-    return replace(
-        recipe,
-        heads_first_epochs=options.heads_first_epochs,
-        frozen_encoder_epochs=options.frozen_encoder_epochs,
-        layer_decay=options.layer_decay,
-    )
+    """Return ``recipe`` with the options of `add_fine_tuning`, except for the warm-up."""
+    parts = [part.name for part in fields(Recipe) if part.metadata["fine_tuning"] and part.name != "warmup_epochs"]
+    return replace(recipe, **{name: getattr(options, name) for name in parts})
 
 
 def source_recipes(options: argparse.Namespace, count: int) -> tuple[Recipe, ...]:
-    """The recipes of ``count`` sources' stages, in their order.
+    """Return the recipes of ``count`` sources' stages in order.
 
-    Raises SequenceError where an option has several values, but not one for each source.
+    Raises SequenceError if an option has several values, but not one for each source.
     """
     common = target_recipe(options)
-    epochs = _of_each("-source_epochs", options.source_epochs, common.epochs, count)
-    iterations = _of_each("-source_iterations", options.source_iterations, common.iterations, count)
-    rates = _of_each("-source_initial_lr", options.source_initial_lr, common.initial_lr, count)
-    return tuple(
-        replace(common, epochs=epochs[place], iterations=iterations[place], initial_lr=rates[place])
-        for place in range(count)
-    )
+    names = [part.name for part in fields(Recipe) if part.metadata["of_sources"]]
+    values = {name: _of_each(f"source_{name}", options, getattr(common, name), count) for name in names}
+    return tuple(replace(common, **{name: values[name][index] for name in names}) for index in range(count))
 
 
-def _of_each(option: str, given: Sequence[Value] | None, default: Value, count: int) -> Sequence[Value]:
-    values = given or [default]
+def _of_each(option: str, options: argparse.Namespace, default: Any, count: int) -> Sequence[Any]:
+    values = getattr(options, option) or [default]
     if len(values) == 1:
         return [values[0]] * count
     if len(values) != count:
         raise SequenceError(
-            f"{option} has {len(values)} values for {count} source{'' if count == 1 else 's'}; "
+            f"-{option} has {len(values)} values for {count} source{'' if count == 1 else 's'}; "
             "give one value, or one for each source in their order"
         )
-    return values
+    return list(values)
 
 
 def training_to_plan(options: argparse.Namespace) -> Training:
-    """What a plan is priced with, where none was made yet.
+    """Return the recipe that a missing plan is priced with.
 
-    Raises SequenceError where the sources, which are not chosen yet, have values of their own.
+    Raises SequenceError if options have a value for each source, since the plan has not chosen the sources yet.
     """
-    for option in ("source_epochs", "source_iterations", "source_initial_lr"):
-        if len(getattr(options, option) or ()) > 1:
+    for part in fields(Recipe):
+        if part.metadata["of_sources"] and len(getattr(options, f"source_{part.name}") or ()) > 1:
             raise SequenceError(
-                f"-{option} has a value for each source, but there is no plan yet that chose them; "
+                f"-source_{part.name} has a value for each source, but there is no plan yet that chose them; "
                 "run nnUNetv2_seq_plan first, give the sources with -s, or give one value"
             )
     return Training(

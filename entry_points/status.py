@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_status: shows how far every run is; reads a little and writes nothing."""
+"""nnUNetv2_seq_status: shows how far every run is. It writes nothing."""
 
 from __future__ import annotations
 
@@ -7,38 +7,34 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, positive_float, run_command
 from nnunet_seqtransfer.report.status_text import status_text
-from nnunet_seqtransfer.runs.content import status_content
-from nnunet_seqtransfer.runs.overview import QueueStates, read_all
-from nnunet_seqtransfer.slurm.queue import queue_states
-from nnunet_seqtransfer.training.run_record import find_run
+from nnunet_seqtransfer.slurm.queue import SLURM_QUEUE
+from nnunet_seqtransfer.training.status import Queue, run_status, status_content
 
 WATCH_SECONDS = 10.0
 CLEAR = "\x1b[H\x1b[2J"
-"""Cursor to the first line, screen emptied."""
+"""Move the cursor to the first line and clear the screen."""
 
 
-def main(arguments: Sequence[str] | None = None, queue: QueueStates = queue_states) -> NoReturn:
-    """Prints the status of runs."""
+def main(arguments: Sequence[str] | None = None, queue: Queue = SLURM_QUEUE) -> NoReturn:
+    """Print the status of runs."""
     options = _parse(arguments)
     run_command(lambda: _watch(options, queue) if options.watch is not None else _show(options, queue))
 
 
-def _show(options: argparse.Namespace, queue: QueueStates) -> None:
-    folders: list[Path] | None = [find_run(name) for name in options.runs] or None
-    runs = read_all(folders, queue)
+def _show(options: argparse.Namespace, queue: Queue) -> None:
+    runs = run_status(options.runs, queue)
     if options.json:
         print(json.dumps(status_content(runs), indent=4, allow_nan=False))
     else:
-        print(status_text(runs, time.time(), detailed=folders is not None))
+        print(status_text(runs, time.time(), detailed=bool(options.runs)))
 
 
-def _watch(options: argparse.Namespace, queue: QueueStates) -> None:
-    """Shows it again and again until Ctrl-C; on a terminal in the same place."""
+def _watch(options: argparse.Namespace, queue: Queue) -> None:
+    """Show the status repeatedly until Ctrl-C; on a terminal in the same place."""
     try:
         while True:
             print(CLEAR if sys.stdout.isatty() else "", end="")
@@ -52,7 +48,7 @@ def _watch(options: argparse.Namespace, queue: QueueStates) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
         "Shows the runs of nnUNetv2_seq_train, the newest first: what became of every stage, epochs, Dice, time left, "
-        "the last error, and the command that goes on. It writes nothing.",
+        "the last error, and the command that continues the run. It writes nothing.",
         "nnUNetv2_seq_status nnUNetPlans_via21_24_3d_fullres --watch",
     )
     parser.add_argument(
@@ -74,7 +70,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         const=WATCH_SECONDS,
         default=None,
         metavar="SECONDS",
-        help=f"[OPTIONAL] Show it again every so many seconds ({WATCH_SECONDS:g} where none are given) until Ctrl-C",
+        help=f"[OPTIONAL] Refresh every SECONDS ({WATCH_SECONDS:g} if no number is given) until Ctrl-C",
     )
     options = parser.parse(arguments)
     if options.json and options.watch is not None:

@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 from nnunet_seqtransfer.calibration.measurements import MeasuredRun
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import results_folder
-from nnunet_seqtransfer.storage import read_json
-from nnunet_seqtransfer.training.recipe import Recipe, StageBlock, read_block
+from nnunet_seqtransfer.training.on_disk import read_stage
+from nnunet_seqtransfer.training.recipe import ADDED, Recipe, StageBlock
 from nnunet_seqtransfer.training.run_record import find_runs, read_run
-from nnunet_seqtransfer.training.stage_files import FINAL
+from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.training.stages import TRAINER, is_target_of
 
-SUMMARY = Path("validation", "summary.json")
 Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
@@ -74,13 +73,14 @@ def _finished(plans: str, configuration: str, notify: Callable[[str], None]) -> 
         if not is_target_of(file.parent.name.split("__")[1], plans):
             continue
         try:
-            block = read_block(read_json(file, "a trained model's plans file", "train it again"), configuration)
-            if block is None or block.role != "target" or block.landmark is not None:
-                continue  # what an existing model was trained on is not known, so it is no path between datasets
             for folder in sorted(file.parent.glob("fold_[0-9]*")):
-                if (folder / FINAL).is_file() and (folder / SUMMARY).is_file():
-                    name = folder.name.removeprefix("fold_")
-                    yield TrainedFold(block, name, _dice(folder / SUMMARY), str(folder.relative_to(root)))
+                on_disk = read_stage(StageFiles(folder), details=True)
+                block = on_disk.block
+                if block is None or block.role != "target" or block.pretrained is not None:
+                    continue  # it is unknown what a pretrained model was trained on, so it is no path between datasets
+                if on_disk.is_finished("target"):
+                    dice = math.nan if on_disk.dice is None else on_disk.dice
+                    yield TrainedFold(block, on_disk.files.fold, dice, str(folder.relative_to(root)))
         except RecordError as error:
             notify(f"left out: {error}")
 
@@ -94,17 +94,6 @@ def _overlap_allowed() -> set[str]:
             if run.request.overlap == "allow":
                 outputs.update(entry.output for entry in run.stages)
     return outputs
-
-
-def _dice(path: Path) -> float:
-    """The foreground mean; NaN where no validation case has foreground. Raises RecordError."""
-    remedy = "validate the fold again: nnUNetv2_train ... --val"
-    content = read_json(path, "the summary of a validation", remedy)
-    try:
-        value = content["foreground_mean"]["Dice"]
-        return math.nan if value is None else float(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"the summary of a validation lacks its mean Dice ({error}): {path}; {remedy}") from None
 
 
 def _comparable(folds: list[TrainedFold], notify: Callable[[str], None]) -> Iterator[MeasuredRun]:
@@ -139,7 +128,8 @@ def _tuned_alike(folds: list[TrainedFold], notify: Callable[[str], None]) -> Ite
 
 
 def _tuning_words(block: StageBlock) -> str:
-    parts = [*block.recipe.added_parts(), f"{block.recipe.warmup_epochs} epochs of warm-up"]
+    differing = Recipe().differences(block.recipe)
+    parts = [f"{name} {differing[name][1]}" for name in (*ADDED, "warmup_epochs") if name in differing]
     return ", ".join([*parts, "heads kept"] if block.keep_heads else parts)
 
 

@@ -15,7 +15,7 @@ from nnunet_seqtransfer.nnunet.datasets import foreground_labels
 from nnunet_seqtransfer.nnunet.evaluation import evaluate_folder
 from nnunet_seqtransfer.nnunet.validation import SUMMARY, CaseDice, mean_dice, read_summary
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
-from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.executors import Executor, LocalExecutor, run_chain
 from nnunet_seqtransfer.training.stages import Stage
 
@@ -46,7 +46,7 @@ def run_comparison(survey: CompareSurvey, context: Context, executor: Executor |
         if not chain.is_finished:
             context.notify(f"{trial.title} ({number} of {len(order)})")
             # load it again: earlier trials have trained stages that this one shares
-            chain = load_trial(survey.base, trial, survey.exclusions, context)
+            chain = load_trial(survey.base, trial, survey.exclusions, context, devices=devices)
         if not chain.is_finished:
             run_chain(chain, devices, executor, context, before_replacing=require_nothing_queued)
         found[trial] = _evaluate(survey, trial, chain, context)
@@ -71,7 +71,7 @@ def _announce_dropped(survey: CompareSurvey, context: Context) -> None:
         )
 
 
-def _evaluate(survey: CompareSurvey, trial: Trial, chain: Chain, context: Context) -> tuple[ModelScores, ...]:
+def _evaluate(survey: CompareSurvey, trial: Trial, chain: Outlook, context: Context) -> tuple[ModelScores, ...]:
     return tuple(
         ModelScores(trial.arm.name, stage.fold, trial.seed, _scores(survey, stage, context))
         for stage in chain.stages

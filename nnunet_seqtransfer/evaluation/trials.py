@@ -30,14 +30,14 @@ from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, read_pla
 from nnunet_seqtransfer.planning.setting import prepare
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks, named_sources
-from nnunet_seqtransfer.training.chain import Chain, load_chain
-from nnunet_seqtransfer.training.dry_run import stage_seconds
+from nnunet_seqtransfer.training.actions import Action
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.history import find_epoch_time, find_finished
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.overlap_guard import find_exclusions
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS, ChainRequest, Exclusions, Stage
-from nnunet_seqtransfer.training.state import Action
+from nnunet_seqtransfer.training.train import look_ahead
 
 PACKAGES = ("nnunetv2", "torch", "numpy", "scipy")
 
@@ -108,10 +108,10 @@ class CompareSurvey:
     request: CompareRequest
     "The request."
     base: ChainRequest
-    "Chain request without path and seed, shared by all trials."
+    "Outlook request without path and seed, shared by all trials."
     arms: tuple[Arm, ...]
     "Paths to compare."
-    chains: Mapping[Trial, Chain]
+    chains: Mapping[Trial, Outlook]
     "Trial -> chain, in training order."
     exclusions: Exclusions
     "Cases that sources are trained without, see `find_exclusions`."
@@ -160,12 +160,12 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
     task, plans = load_target(target, base.plans, base.configuration)
     splits = split_cases(target, preprocessed_cases(data_folder(target, plans, base.configuration)))
     test = None if test_name is None else load_held_out(test_name, task)
-    chains, exclusions = _load_chains(base, arms, request.seeds, context, write=write)
+    chains, exclusions = _load_chains(base, arms, request.seeds, context, devices=request.devices, write=write)
     if test is None:
         require_unseen_folds(task, base.folds, splits, context, write=write)
         cases = sum(len(splits[fold]["val"]) for fold in base.folds)
     else:
-        tasks = {name: one for chain in chains.values() for name, one in chain.tasks.items() if name != target}
+        tasks = {name: one for chain in chains.values() for name, one in chain.survey.tasks.items() if name != target}
         require_unseen_test(test, task, tasks.values(), base.folds, splits, context, write=write)
         cases = len(test.cases)
     return CompareSurvey(
@@ -212,17 +212,23 @@ def exclusions_along(exclusions: Exclusions, sources: Sequence[str]) -> Exclusio
 
 
 def load_trial(
-    base: ChainRequest, trial: Trial, exclusions: Exclusions, context: Context, *, write: bool = True
-) -> Chain:
-    """Load a trial's chain as it is on disk now. Raises as `load_chain`."""
+    base: ChainRequest,
+    trial: Trial,
+    exclusions: Exclusions,
+    context: Context,
+    *,
+    devices: DeviceOptions = DeviceOptions(),
+    write: bool = True,
+) -> Outlook:
+    """Return the outlook of a trial's chain as it is on disk now. Raises as `look_ahead`."""
     own = exclusions_along(exclusions, trial.arm.sources)
     request = trial_request(base, trial)
-    return load_chain(request, context.processes, context.notify, may_extract=write, exclusions=own)
+    return look_ahead(request, context, options=devices, write=write, exclusions=own)
 
 
-def count_budget(chains: Sequence[Chain], request: CompareRequest) -> Budget:
+def count_budget(chains: Sequence[Outlook], request: CompareRequest) -> Budget:
     """Return the amount that all chains train together; a shared stage counts once."""
-    left: dict[str, tuple[Chain, Stage]] = {}
+    left: dict[str, tuple[Outlook, Stage]] = {}
     done = set()
     for chain in chains:
         for stage, action in chain.actions.items():
@@ -231,9 +237,7 @@ def count_budget(chains: Sequence[Chain], request: CompareRequest) -> Budget:
             elif action is not Action.NOT_NEEDED:
                 done.add(stage.key)
     seconds = [
-        stage_seconds(chain, stage, request.devices.device)
-        if request.epoch_seconds is None
-        else request.epoch_seconds * stage.recipe.epochs
+        chain.seconds[stage] if request.epoch_seconds is None else request.epoch_seconds * stage.recipe.epochs
         for chain, stage in left.values()
     ]
     return Budget(
@@ -246,8 +250,14 @@ def count_budget(chains: Sequence[Chain], request: CompareRequest) -> Budget:
 
 
 def _load_chains(
-    base: ChainRequest, arms: Sequence[Arm], seeds: Sequence[int], context: Context, *, write: bool
-) -> tuple[dict[Trial, Chain], Exclusions]:
+    base: ChainRequest,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    context: Context,
+    *,
+    devices: DeviceOptions,
+    write: bool,
+) -> tuple[dict[Trial, Outlook], Exclusions]:
     """Return all trials with their chains, one seed after the other, and the exclusions.
 
     Shared cases are looked for once, for all sources together.
@@ -257,9 +267,10 @@ def _load_chains(
     tasks = load_tasks(sources, context, extract=write)
     by_name = {task.dataset: task for task in [*tasks, target]}
     whole = replace(base, sources=sources)
-    exclusions = find_exclusions(whole, by_name, plans, context.processes, context.notify, write=write)
+    exclusions = find_exclusions(whole, by_name, plans, context, write=write)
     trials = [Trial(arm, seed) for seed in dict.fromkeys(seeds) for arm in arms]
-    return {trial: load_trial(base, trial, exclusions, context, write=write) for trial in trials}, exclusions
+    chains = {trial: load_trial(base, trial, exclusions, context, devices=devices, write=write) for trial in trials}
+    return chains, exclusions
 
 
 def _base(request: CompareRequest, target: str) -> ChainRequest:

@@ -1,44 +1,40 @@
-"""What no run needs any more, for the terminal: categories and their things, the largest first."""
+"""What no run needs, for the terminal: categories and their items, the largest first."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
 from nnunet_seqtransfer.report.tables import text_table
-from nnunet_seqtransfer.runs.items import Item
-from nnunet_seqtransfer.runs.unneeded import Category
 from nnunet_seqtransfer.storage import size_text
+from nnunet_seqtransfer.training.clean import CATEGORIES, Item
 
-_MOST = 20
-Sized = Sequence[tuple[Item, int]]
+MAX_ITEMS = 20
+"""Items listed per category; the rest is summed up."""
+MEANINGS = {
+    "leftovers": "half-written files, damaged and superseded checkpoints, locks of ended processes",
+    "preprocessed": "sources preprocessed for a target, read by no unfinished run",
+}
+Sized = list[tuple[Item, int]]
 
 
-def clean_text(items: Mapping[Category, Sized]) -> str:
-    """A table of the categories, then what is in each; ``items``: with sizes in bytes, the largest first."""
-    ordered = sorted(items, key=lambda category: -_total(items[category]))
-    there = [category for category in ordered if items[category]]
-    if not there:
+def clean_text(items: Sized) -> str:
+    """Return a table of the categories, then their items; ``items`` come with sizes in bytes, the largest first."""
+    groups = {name: [pair for pair in items if pair[0].category == name] for name in CATEGORIES}
+    shown = sorted((name for name in groups if groups[name]), key=lambda name: -_total(groups[name]))
+    if not shown:
         return "there is nothing to remove"
-    rows = [
-        [size_text(_total(items[category])), str(len(items[category])), category.name, _meaning(category)]
-        for category in there
-    ]
-    lines = [text_table(["size", "things", "category", "what it is"], rows)]
-    for category in there:
-        lines += ["", f"{category.name}:", *_things(items[category])]
+    rows = [[size_text(_total(groups[name])), str(len(groups[name])), name, MEANINGS[name]] for name in shown]
+    lines = [text_table(["size", "items", "category", "content"], rows)]
+    for name in shown:
+        lines += ["", f"{name}:", *_listed(groups[name])]
     return "\n".join(lines)
 
 
-def _meaning(category: Category) -> str:
-    return category.meaning + (f" (only with -what {category.name})" if category.only_by_name else "")
-
-
-def _things(things: Sized) -> list[str]:
-    shown = [f"  {size_text(size).rjust(8)}  {_short(item.path)}  {item.why}" for item, size in things[:_MOST]]
-    rest = things[_MOST:]
-    return [*shown, f"  {size_text(_total(rest)).rjust(8)}  in {len(rest)} more"] if rest else shown
+def _listed(items: Sized) -> list[str]:
+    lines = [f"  {size_text(size).rjust(8)}  {_short(item.path)}  {item.reason}" for item, size in items[:MAX_ITEMS]]
+    rest = items[MAX_ITEMS:]
+    return [*lines, f"  {size_text(_total(rest)).rjust(8)}  in {len(rest)} more"] if rest else lines
 
 
 def _short(path: Path) -> str:
@@ -48,5 +44,5 @@ def _short(path: Path) -> str:
     return str(path)
 
 
-def _total(things: Sized) -> int:
-    return sum(size for _, size in things)
+def _total(items: Sized) -> int:
+    return sum(size for _, size in items)

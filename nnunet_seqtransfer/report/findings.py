@@ -14,15 +14,15 @@ from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
 from nnunet_seqtransfer.nnunet.datasets import foreground_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import cache_folder, results_folder
-from nnunet_seqtransfer.nnunet.plans import plans_path, read_plans
+from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.nnunet.training_log import LOGS, Epoch, read_training
-from nnunet_seqtransfer.nnunet.validation import SUMMARY, ValidatedCase, read_validation
+from nnunet_seqtransfer.nnunet.validation import ValidatedCase, read_validation
 from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_path, read_plan
 from nnunet_seqtransfer.report.words import sentence
-from nnunet_seqtransfer.storage import is_whole_archive, read_json
-from nnunet_seqtransfer.training.recipe import StageBlock, read_block
+from nnunet_seqtransfer.storage import read_json
+from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
+from nnunet_seqtransfer.training.recipe import StageBlock
 from nnunet_seqtransfer.training.run_record import Run, StageEntry, read_run
-from nnunet_seqtransfer.training.stage_files import FINAL
 
 Content = TypeVar("Content")
 DEFAULT_METRIC = "descriptors"
@@ -202,23 +202,23 @@ def _count(dataset: str) -> int:
 
 
 def _stage(run: Run, entry: StageEntry, notes: list[str]) -> StageFound:
-    folder = results_folder() / entry.output
+    folder, on_disk = results_folder() / entry.output, _on_disk(entry, notes)
     return StageFound(
         entry=entry,
         folder=folder,
         is_target=entry.dataset == run.request.target,
         begun=any(folder.glob(LOGS)),
-        trained=is_whole_archive(folder / FINAL),
-        validated=(folder / "validation" / SUMMARY).is_file(),
+        trained=on_disk.final,
+        validated=on_disk.validated,
         curve=read_training(folder).epochs,
-        block=_if_there(plans_path(entry.dataset, entry.plans_name), lambda path: _block(path, run, entry), notes),
+        block=on_disk.block,
         machine=_tried(lambda: read_json(folder / "debug.json", "debug.json", ""), []) or {},
     )
 
 
-def _block(path: Path, run: Run, entry: StageEntry) -> StageBlock | None:
-    plans = read_json(path, f"the plans file {entry.plans_name}", "run nnUNetv2_seq_train again")
-    return read_block(plans, run.request.configuration, entry.fold)
+def _on_disk(entry: StageEntry, notes: list[str]) -> StageOnDisk:
+    """Return what exists of a stage, without the block if the plans are damaged."""
+    return _tried(lambda: read_stage(entry.files, details=True), notes) or read_stage(entry.files)
 
 
 def _if_there(path: Path, read: Callable[[Path], Content], notes: list[str]) -> Content | None:

@@ -20,7 +20,7 @@ FEW_CASES = 10
 def decision(found: Findings) -> str:
     """Return what is trained and why, in one sentence."""
     request = found.run.request
-    begin = f", starting from the weights of {request.landmark.file.name}" if request.landmark else ""
+    begin = f", starting from the weights of {request.pretrained.file.name}" if request.pretrained else ""
     if request.sources:
         what = f"{request.target} is trained after {' and then '.join(request.sources)}{begin}"
     else:

@@ -10,8 +10,7 @@ from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.report.tables import text_table
-from nnunet_seqtransfer.runs.content import continue_command
-from nnunet_seqtransfer.runs.status import DONE, RunStatus, StageStatus, State
+from nnunet_seqtransfer.training.status import DONE, RunStatus, StageStatus, State
 
 _BAR = 10
 _HEADER = ("stage", "state", "epochs", "", "pseudo Dice", "Dice", "an epoch", "left", "wrote")
@@ -41,13 +40,13 @@ def _run_lines(status: RunStatus, now: float, detailed: bool) -> Iterator[str]:
     if detailed:
         for stage in status.stages:
             yield from _details(stage)
-    command = continue_command(status)
+    command = status.continue_command
     if command is not None:
         yield f"  continue with: {' '.join(command)}"
 
 
 def _state_of_run(status: RunStatus) -> str:
-    at_work = [str(stage.files.presence) for stage in status.stages if stage.state in (State.RUNNING, State.SILENT)]
+    at_work = [str(stage.on_disk.holder) for stage in status.stages if stage.state in (State.RUNNING, State.SILENT)]
     words = status.state.value + (f" by {', '.join(dict.fromkeys(at_work))}" if at_work else "")
     if status.is_left and status.seconds_left:
         words += f", about {duration(status.seconds_left)} of training left"
@@ -55,9 +54,9 @@ def _state_of_run(status: RunStatus) -> str:
 
 
 def _row(stage: StageStatus, now: float) -> list[str]:
-    epochs, end = stage.entry.recipe.epochs, stage.files.end
+    epochs, end = stage.entry.recipe.epochs, stage.on_disk.log
     is_shown = stage.epochs_done > 0
-    validated = stage.files.dice if stage.role == "target" and stage.files.validated else None
+    validated = stage.on_disk.dice if stage.role == "target" and stage.on_disk.validated else None
     return [
         _title(stage),
         _state(stage),
@@ -67,19 +66,19 @@ def _row(stage: StageStatus, now: float) -> list[str]:
         _decimal(validated),
         duration(end.median_seconds) if end.median_seconds else "",
         duration(stage.seconds_left) if stage.seconds_left else "" if stage.state in DONE else "?",
-        f"{duration(max(0.0, now - stage.files.written))} ago" if stage.files.written is not None else "",
+        f"{duration(max(0.0, now - stage.on_disk.written))} ago" if stage.on_disk.written is not None else "",
     ]
 
 
 def _state(stage: StageStatus) -> str:
     words = stage.state.value
-    if stage.state is State.SILENT and stage.files.presence is not None:
-        words = f"last sign {duration(stage.files.presence.seconds_ago)} ago"
+    if stage.state is State.SILENT and stage.on_disk.holder is not None:
+        words = f"last sign {duration(stage.on_disk.holder.seconds_ago)} ago"
     return words if stage.queue is None else f"{words} ({stage.queue})"
 
 
 def _details(stage: StageStatus) -> Iterator[str]:
-    recipe, last = stage.entry.recipe, stage.files.end.last
+    recipe, last = stage.entry.recipe, stage.on_disk.log.last
     yield f"  {_title(stage)}: {stage.entry.key}"
     yield (
         f"    {recipe.epochs} epochs of {recipe.iterations} iterations, learning rate {recipe.initial_lr:g}, "
@@ -89,12 +88,12 @@ def _details(stage: StageStatus) -> Iterator[str]:
         yield f"    without {len(stage.entry.excluded)} of its cases"
     if last is not None and last.pseudo_dice:
         yield f"    pseudo Dice of the labels: {' '.join(f'{dice:.3f}' for dice in last.pseudo_dice)}"
-    if stage.files.presence is not None:
-        presence = stage.files.presence
+    if stage.on_disk.holder is not None:
+        presence = stage.on_disk.holder
         yield f"    {presence}: {presence.life}, last sign {duration(presence.seconds_ago)} ago"
     yield f"    {results_folder() / stage.entry.output}"
-    if stage.files.log is not None:
-        yield f"    {stage.files.log}"
+    if stage.on_disk.command_log is not None:
+        yield f"    {stage.on_disk.command_log}"
 
 
 def _title(stage: StageStatus) -> str:

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.commands import QueuedJob
 from nnunet_seqtransfer.slurm.queue import SubmittedJob, logs_folder, read_jobs, stage_job_name, write_jobs
 from nnunet_seqtransfer.slurm.script import BatchJob, SiteOptions, batch_script, sbatch_command, site_options
-from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.executors import Executor, ExecutorOptions
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.locks import locked_in_turn
@@ -48,7 +48,7 @@ class SlurmExecutor(Executor):
         slurm.require_slurm()
         slurm.require_accepted(self.site)
 
-    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+    def describe(self, chain: Outlook, options: DeviceOptions, context: Context) -> tuple[str, ...]:
         """Return every sbatch command and the script for stdin."""
         if chain.is_finished:
             return ()
@@ -61,7 +61,7 @@ class SlurmExecutor(Executor):
             lines.append(batch_script(job, os.environ) + "END")
         return tuple(lines)
 
-    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+    def run(self, chain: Outlook, options: DeviceOptions, context: Context) -> None:
         """Submit the jobs that are not in the queue. Raises SlurmError if Slurm refuses one."""
         if chain.is_finished:
             return
@@ -81,11 +81,11 @@ class SlurmExecutor(Executor):
             f"nnUNetv2_seq_status {name}; cancel: nnUNetv2_seq_cancel {name}; outputs: {logs_folder(chain.folder)}"
         )
 
-    def _plan(self, chain: Chain, context: Context, *, settle: bool) -> SubmissionPlan:
+    def _plan(self, chain: Outlook, context: Context, *, settle: bool) -> SubmissionPlan:
         jobs = stage_jobs(chain, processes_in(self.site, context.processes))
         return plan_submission(jobs, slurm.queue([job.name for job in jobs], settle=settle))
 
-    def _submit(self, chain: Chain, plan: SubmissionPlan, context: Context) -> None:
+    def _submit(self, chain: Outlook, plan: SubmissionPlan, context: Context) -> None:
         titles = {stage.key: chain.title(stage) for stage in chain.stages}
         jobs = {key: SubmittedJob(job.id, job.name) for key, job in plan.keep.items()}
         for key, kept in plan.keep.items():
@@ -118,7 +118,7 @@ def processes_in(site: SiteOptions, processes: int) -> int:
     return min(processes, int(cores)) if cores is not None and cores.isdecimal() else processes
 
 
-def stage_jobs(chain: Chain, processes: int) -> tuple[BatchJob, ...]:
+def stage_jobs(chain: Outlook, processes: int) -> tuple[BatchJob, ...]:
     """Return one job per unfinished stage, in the order of the chain."""
     jobs = []
     for stage in chain.unfinished:

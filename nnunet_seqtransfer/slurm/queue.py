@@ -15,6 +15,7 @@ from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.script import job_name
 from nnunet_seqtransfer.storage import read_record, write_record
 from nnunet_seqtransfer.training.run_record import run_name
+from nnunet_seqtransfer.training.status import Queue
 
 JOBS = "slurm.json"
 """Name of the job record in a run folder."""
@@ -139,3 +140,7 @@ def _tail(path: Path) -> str:
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         return "\n" + stream.read().decode(errors="replace")
+
+
+SLURM_QUEUE = Queue(queue_states, ended_stages)
+"""What Slurm says about runs; nothing if there is no Slurm."""

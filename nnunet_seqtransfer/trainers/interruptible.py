@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, m
 from nnunet_seqtransfer.trainers.checkpoint_writer import CheckpointNotWrittenError, remove_leftovers, write_patiently
 from nnunet_seqtransfer.trainers.stopping import StopRequest, any_process
 from nnunet_seqtransfer.training.job import checkpoint_seconds
-from nnunet_seqtransfer.training.locks import Holder, locked, read_holder, training_lock
+from nnunet_seqtransfer.training.locks import locked, read_holder, training_lock
 from nnunet_seqtransfer.training.stage_files import FINAL, LATEST
 
 PICTURE_SECONDS = 30.0
@@ -244,7 +243,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         if not self.stop.lock_lost:
             return False
         holder = read_holder(training_lock(Path(self.output_folder)))
-        return holder is not None and holder != Holder(os.getpid(), socket.gethostname())
+        return holder is not None and not holder.is_this_process
 
     def _stop_here(self) -> NoReturn:
         """Write a checkpoint between two epochs and exit."""

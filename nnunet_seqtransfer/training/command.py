@@ -1,8 +1,10 @@
-"""The nnUNetv2_seq_train command of a request: what its options would have been, for people who want to repeat it."""
+"""The nnUNetv2_seq_train command of a request, for people who want to repeat it; the inverse of recipe_options.py."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
 from nnunet_seqtransfer.nnunet.folders import dataset_id
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
@@ -14,9 +16,9 @@ Value = str | int | float | None
 
 
 def seq_train_command(request: ChainRequest, options: DeviceOptions) -> list[str]:
-    """The nnUNetv2_seq_train command that asks for ``request``, with what differs from the defaults.
+    """Return the nnUNetv2_seq_train command that asks for ``request``, without options that have their defaults.
 
-    Of a model that it begins with only the name is given: pages are sent to others.
+    Only the file name of a pretrained model is given, because reports are sent to others.
     """
     words = ["nnUNetv2_seq_train", str(dataset_id(request.target)), request.configuration, *request.folds]
     words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]
@@ -27,18 +29,18 @@ def seq_train_command(request: ChainRequest, options: DeviceOptions) -> list[str
     return words + ["--keep_heads"] * request.keep_heads + ["--npz"] * options.npz
 
 
-def _recipes(request: ChainRequest) -> Iterator[tuple[str, Sequence[Value], Value]]:
-    """Options, their values, and what they are where they are not given."""
-    target, default = request.target_recipe, Recipe()
+def _recipes(request: ChainRequest) -> Iterator[tuple[str, Sequence[Value], Value | Any]]:
+    """Yield options, their values and their defaults."""
+    target = request.target_recipe
     sources = request.source_recipes or (request.source_recipe,) * bool(request.sources)
-    for name in ("epochs", "iterations", "initial_lr"):
-        own: Value = getattr(target, name)
-        yield f"-{name}", [own], getattr(default, name)
-        # sources have the target's iterations and learning rate, but epochs of their own
-        usual = default.epochs if name == "epochs" else own
-        yield f"-source_{name}", _shortest([getattr(recipe, name) for recipe in sources]), usual
-    for name in ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience", "seed"):
-        yield f"-{name}", [getattr(target, name)], getattr(default, name)
+    for part in fields(Recipe):
+        own: Value = getattr(target, part.name)
+        if part.name != "warmup_epochs":  # decided per stage, so it is part of the request
+            yield f"-{part.name}", [own], part.default
+        if part.metadata["of_sources"]:
+            # sources have the target's iterations and learning rate, but epochs of their own
+            usual = part.default if part.name == "epochs" else own
+            yield f"-source_{part.name}", _shortest([getattr(recipe, part.name) for recipe in sources]), usual
 
 
 def _others(request: ChainRequest, options: DeviceOptions) -> Iterator[tuple[str, Sequence[Value], Value]]:
@@ -46,15 +48,15 @@ def _others(request: ChainRequest, options: DeviceOptions) -> Iterator[tuple[str
     yield "-p", [request.plans], DEFAULT_PLANS
     yield "-warmup_epochs", [request.warmup_epochs], WARMUP_EPOCHS
     yield "-tag", [request.tag], None
-    yield "-init", [request.landmark.file.name if request.landmark else None], None
-    yield "-min_coverage", [request.min_coverage if request.landmark else None], DEFAULT_COVERAGE
+    yield "-init", [request.pretrained.file.name if request.pretrained else None], None
+    yield "-min_coverage", [request.min_coverage if request.pretrained else None], DEFAULT_COVERAGE
     yield "-device", [options.device], usual.device
     yield "-num_gpus", [options.gpus], usual.gpus
     yield "-checkpoint_minutes", [options.checkpoint_minutes], usual.checkpoint_minutes
 
 
 def _shortest(values: list[Value]) -> list[Value]:
-    """One value where all are alike, as the options take it."""
+    """Return one value if all are equal, as the options accept it."""
     return values[:1] if len(set(values)) == 1 else values
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.signals import STOPPED, Stopped
-from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.executors import Executor, ExecutorOptions, LocalExecutor
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
@@ -25,7 +25,7 @@ from nnunet_seqtransfer.training.supervise import LOOK_SECONDS, STOP_SECONDS, Tr
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-def next_stage(chain: Chain, begun: Collection[Stage], finished: Collection[Stage]) -> Stage | None:
+def next_stage(chain: Outlook, begun: Collection[Stage], finished: Collection[Stage]) -> Stage | None:
     """Return the first unfinished stage whose previous stage is finished; None if there is none."""
     left = chain.unfinished
     for stage in left:
@@ -53,7 +53,7 @@ class DevicesExecutor(Executor):
     prefetch: int | None = None
     "Workers that preprocess the next sources meanwhile; None for half of all workers, 0 for none."
 
-    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+    def describe(self, chain: Outlook, options: DeviceOptions, context: Context) -> tuple[str, ...]:
         """Return one line that names the devices."""
         return (f"independent stages side by side, up to {len(self.devices)}, on devices {', '.join(self.devices)}",)
 
@@ -78,7 +78,7 @@ class DevicesExecutor(Executor):
                 "nvidia-smi to list the GPUs of this machine"
             )
 
-    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+    def run(self, chain: Outlook, options: DeviceOptions, context: Context) -> None:
         """Run all stages. A stage that fails stops the later ones that need it; the others continue.
 
         Raises StageError if stages have failed, Stopped if a stage was stopped by a signal that this process did not
@@ -96,7 +96,7 @@ class DevicesExecutor(Executor):
         _raise_if_unfinished(chain, board)
 
     def _start_all(
-        self, chain: Chain, options: DeviceOptions, context: Context, board: _Board, prefetch: Prefetch
+        self, chain: Outlook, options: DeviceOptions, context: Context, board: _Board, prefetch: Prefetch
     ) -> bool:
         """Start stages on free devices; return whether any was started."""
         started = False
@@ -119,7 +119,7 @@ class _RunningStage:
     """Stage command that runs as a process, with a progress bar for the training."""
 
     def __init__(
-        self, chain: Chain, stage: Stage, command: Sequence[str], environment: dict[str, str], line: int
+        self, chain: Outlook, stage: Stage, command: Sequence[str], environment: dict[str, str], line: int
     ) -> None:
         self.stage = stage
         self.title = chain.title(stage)
@@ -205,7 +205,7 @@ def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
         process.terminate()
 
 
-def _raise_if_unfinished(chain: Chain, board: _Board) -> None:
+def _raise_if_unfinished(chain: Outlook, board: _Board) -> None:
     """Raise StageError if stages have failed, Stopped if stages were stopped."""
     if board.failures:
         left = [stage for stage in chain.unfinished if stage not in board.finished]

@@ -15,7 +15,7 @@ import torch
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.job import DeviceOptions, Job
 from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
 from nnunet_seqtransfer.training.run_record import stage_command, write_run
@@ -40,7 +40,7 @@ class Executor(Protocol):
     waits: ClassVar[bool] = True
     "Whether `run` ends when the chain is finished; False if it only hands the chain over."
 
-    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+    def describe(self, chain: Outlook, options: DeviceOptions, context: Context) -> tuple[str, ...]:
         """Return lines for --dry_run: how the stages would be run, beyond what each stage does."""
         return ()
 
@@ -49,7 +49,7 @@ class Executor(Protocol):
         return
 
     @abstractmethod
-    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+    def run(self, chain: Outlook, options: DeviceOptions, context: Context) -> None:
         """Run the unfinished stages, or hand them over. Raises StageError if a stage fails."""
 
 
@@ -70,7 +70,7 @@ class ExecutorOptions:
 
 
 def run_chain(
-    chain: Chain,
+    chain: Outlook,
     options: DeviceOptions,
     executor: Executor,
     context: Context,
@@ -112,7 +112,7 @@ class LocalExecutor(Executor):
         if options.device != "cuda" and options.gpus > 1:
             raise StageError(f"-num_gpus {options.gpus} needs -device cuda, not {options.device}")
 
-    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+    def run(self, chain: Outlook, options: DeviceOptions, context: Context) -> None:
         """Run all stages. Raises StageError if one fails."""
         with Prefetch(chain, prefetch_workers(context.processes, self.prefetch)) as prefetch:
             for stage in chain.stages:
@@ -133,7 +133,7 @@ class RecordExecutor(Executor):
     waits: ClassVar[bool] = False
     "False: the scheduler runs the commands later."
 
-    def describe(self, chain: Chain, options: DeviceOptions, context: Context) -> tuple[str, ...]:
+    def describe(self, chain: Outlook, options: DeviceOptions, context: Context) -> tuple[str, ...]:
         """Return one line per stage, divided by tabs: key, command, and the key of the stage to wait for."""
         lines = []
         for stage in chain.unfinished:
@@ -143,7 +143,7 @@ class RecordExecutor(Executor):
             lines.append(f"{stage.key}\t{command}\t{after}")
         return tuple(lines)
 
-    def run(self, chain: Chain, options: DeviceOptions, context: Context) -> None:
+    def run(self, chain: Outlook, options: DeviceOptions, context: Context) -> None:
         """Print the lines of `describe`."""
         for line in self.describe(chain, options, context):
             print(line)  # noqa: T201 - the commands are the output

@@ -1,60 +1,58 @@
-"""What nnUNet_results says before a path is planned: which source stages are trained, and how long an epoch takes."""
+"""What nnUNet_results tells before a path is planned: trained source stages, and the time of an epoch."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
-from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.nnunet.training_log import read_training
 from nnunet_seqtransfer.planning.prices import EpochTime, Finished, Training
-from nnunet_seqtransfer.storage import is_whole_archive, read_json
-from nnunet_seqtransfer.training.recipe import Recipe, StageBlock, read_block
-from nnunet_seqtransfer.training.stage_files import FINAL
-from nnunet_seqtransfer.training.stages import TRAINER, ChainRequest, Stage, chain_stages
-
-SECONDS_PER_EPOCH = 45.0
-"""nnU-Net's published epoch times on an A100 are 41-47 s for 250 iterations with their 50 validation iterations. Its
-planner fills the graphics memory whatever the dataset, so that the time hardly depends on the dataset."""
-STOCK = Recipe()
-"""nnU-Net's numbers of iterations, which trainings without a block of ours have."""
+from nnunet_seqtransfer.training.estimate import default_epoch_seconds
+from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stage_files import StageFiles
+from nnunet_seqtransfer.training.stages import TRAINER, ChainRequest, chain_stages
 
 
 def find_epoch_time(training: Training, target: str, plans: str, configuration: str) -> EpochTime:
-    """Given, or the median over trainings for the target in nnUNet_results, or nnU-Net's published time.
+    """Return the given time of an epoch, otherwise the median of logged epochs, otherwise nnU-Net's published time.
 
-    Only trainings with the wanted number of iterations count: few of them are mostly the overhead of an epoch.
+    Logs of trainings for the target count if they have the requested number of iterations: an epoch of few iterations
+    is mostly overhead.
     """
     if training.epoch_time is not None:
         return EpochTime(training.epoch_time, "given")
     measured = list(_logged_epochs(target, plans, configuration, training.iterations))
     if measured:
         return EpochTime(statistics.median(measured), f"median of {len(measured)} logged in nnUNet_results")
-    share = training.iterations / STOCK.iterations
-    return EpochTime(SECONDS_PER_EPOCH * share, "nnU-Net's on an A100, not measured here")
+    seconds = default_epoch_seconds(Recipe(iterations=training.iterations))
+    return EpochTime(seconds, "nnU-Net's on an A100, not measured here")
 
 
 def find_finished(target: str, plans: str, configuration: str, training: Training) -> Finished:
-    """The source stages for ``target`` that are trained, by the names and records that a chain goes by.
+    """Return the trained source stages for ``target``, by the names and records that a chain uses.
 
-    Epochs and iterations have to be the wanted ones. Other parts of the recipe are not compared here:
-    ``nnUNetv2_seq_train`` does, and refuses a stage that does not fit.
+    Epochs and iterations must be the requested ones. ``nnUNetv2_seq_train`` compares the rest of the recipe, and
+    refuses a stage that does not match.
     """
     done: set[tuple[str, ...]] = set()
     others: dict[tuple[str, ...], str] = {}
+    wanted = training.of_source
+    recipe = Recipe(*wanted)
     for base in _bases("*", TRAINER, f"{plans}_for{dataset_id(target)}", configuration):
-        block = _block(plans_path(base.parent.name, base.name.split("__")[1]), configuration)
-        if block is None or block.role != "source" or block.target != target:
+        on_disk = _read(base)
+        block = on_disk.block
+        if block is None or block.role != "source" or block.target != target or not on_disk.final:
             continue
-        stage = _stage(block.path, target, plans, configuration, training)
-        if stage.base != base or not is_whole_archive(stage.output / FINAL):
+        request = ChainRequest(target, block.path, plans, configuration, ("all",), recipe, recipe, 0, training.tag)
+        if chain_stages(request)[len(block.path) - 1].base != base:
             continue
-        wanted, found = training.of_source, (block.recipe.epochs, block.recipe.iterations)
+        found = block.recipe.epochs, block.recipe.iterations
         if found == wanted:
             done.add(block.path)
         else:
@@ -62,40 +60,33 @@ def find_finished(target: str, plans: str, configuration: str, training: Trainin
     return Finished(frozenset(done), others)
 
 
-def _stage(path: Sequence[str], target: str, plans: str, configuration: str, training: Training) -> Stage:
-    """The last source stage of a chain through ``path``."""
-    recipe = Recipe(*training.of_source)
-    request = ChainRequest(target, tuple(path), plans, configuration, ("all",), recipe, recipe, 0, training.tag)
-    return chain_stages(request)[len(path) - 1]
-
-
 def _logged_epochs(target: str, plans: str, configuration: str, iterations: int) -> Iterable[float]:
-    """Seconds of every epoch logged by trainings of the target's network, sources and target alike."""
+    """Yield the seconds of every epoch logged by trainings of the target's network, sources and target alike."""
     bases = (
         *_bases("*", TRAINER, f"{plans}_for{dataset_id(target)}", configuration),
         *_bases(target, TRAINER, f"{plans}_", configuration),
         *_bases(target, "nnUNetTrainer", f"{plans}__", configuration),
     )
     for base in bases:
-        block = _block(base / "plans.json", configuration)
-        if (block is not None and block.target != target) or (
-            block.recipe if block else STOCK
-        ).iterations != iterations:
+        block = _read(base).block
+        recipe = block.recipe if block else Recipe()  # nnU-Net's own trainings have no block
+        if (block is not None and block.target != target) or recipe.iterations != iterations:
             continue
-        for folder in sorted(base.glob("fold_*")):
-            yield from (epoch.seconds for epoch in read_training(folder).epochs if epoch.seconds > 0)
+        for fold in sorted(base.glob("fold_*")):
+            yield from (epoch.seconds for epoch in read_training(fold).epochs)
 
 
 def _bases(dataset: str, trainer: str, plans: str, configuration: str) -> list[Path]:
-    """nnU-Net's results folders of one trainer and configuration whose plans name begins with ``plans``, sorted."""
+    """Return nnU-Net's results folders of one trainer and configuration with plans names that begin with ``plans``."""
     with contextlib.suppress(EnvironmentNotSetError):  # planning does without nnUNet_results
         pattern = f"{trainer}__{glob.escape(plans)}*{'' if plans.endswith('__') else '__'}{configuration}"
         return sorted(path for path in results_folder().glob(f"{dataset}/{pattern}") if path.is_dir())
     return []
 
 
-def _block(path: Path, configuration: str) -> StageBlock | None:
-    """The block in a plans file, or None where there is no such file or it cannot be read."""
+def _read(base: Path) -> StageOnDisk:
+    """Return a stage, without its plans if these are damaged. Sources have the one fold all."""
+    files = StageFiles(base / "fold_all")
     with contextlib.suppress(RecordError):
-        return read_block(read_json(path, "the plans file", "train again"), configuration)
-    return None
+        return read_stage(files, details=True)
+    return read_stage(files)

@@ -1,53 +1,103 @@
-"""Locks between processes, on one machine or on several that share a file system: who works on what right now."""
+"""Locks between processes on one machine, or on several that share a file system: who works on what right now."""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import psutil
 from filelock import SoftFileLease, Timeout
 
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors
 
 LEASE_SECONDS = 60.0
-"""How long a holder on another machine may be silent before its lock is taken over; it gives a sign three times in
-that time. All processes must agree on it. The silence is measured by the waiting process's monotonic clock, so that
-clocks which differ or jump do not matter."""
+"""Seconds without a sign of life after which the lock of a holder on another machine is taken over. A holder gives
+three signs in that time. All processes must use the same value. The waiting process measures it by its monotonic
+clock, so clocks that differ or jump do not matter."""
+REST_SECONDS = 3600.0
+"""Seconds without a sign of life after which files may be removed. A guess, far above any delay of a file system."""
 _AT_ONCE = 3.0
 """Seconds in which the lock of a process that died on this machine is noticed and taken over."""
+_PATIENCE = 5 * LEASE_SECONDS
+Life = Literal["alive", "silent", "dead"]
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that a lock file names."""
+    """The process named in a lock file, and whether it lives."""
 
     pid: int
-    "Its number."
+    "Process number."
     host: str
-    "Its machine."
+    "Name of the machine."
+    life: Life
+    "alive; dead: the process is gone; silent: on another machine, without a sign of life for a lease or longer."
+    seconds_ago: float
+    "Seconds since the last sign of life, by the lock file's time."
+
+    @property
+    def may_live(self) -> bool:
+        """Return True if nothing that it works on may be touched: alive, or silent for less than an hour."""
+        return self.life == "alive" or (self.life == "silent" and self.seconds_ago < REST_SECONDS)
+
+    @property
+    def is_this_process(self) -> bool:
+        """Return True if the lock is held by this very process."""
+        return self.pid == os.getpid() and self.host == socket.gethostname()
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
 def training_lock(output: Path) -> Path:
-    """The lock of the training in a fold's results folder ``output``, which nnUNetv2_train by hand holds too."""
+    """Return the lock of the training in a fold's results folder ``output``, which nnUNetv2_train by hand holds too."""
     return output.with_name(f".{output.name}.training.lock")
 
 
-def read_holder(path: Path) -> Holder | None:
-    """Who a lock file names, whether it lives or not; None where there is no such file or it says nothing."""
+def read_holder(path: Path, now: float | None = None) -> Holder | None:
+    """Return the holder that a lock file names, alive or not; None if there is no such file or it names no one.
+
+    ``now``: seconds since 1970, by default the present.
+    """
     try:
         text = path.read_text(errors="replace")
+        seconds_ago = max(0.0, (time.time() if now is None else now) - path.stat().st_mtime)
     except OSError:
         return None
     pid, host = re.search(r"^pid=(\d+)$", text, re.MULTILINE), re.search(r"^host=(\S+?)(?:@\S*)?$", text, re.MULTILINE)
-    return Holder(int(pid[1]), host[1]) if pid and host else None
+    if not pid or not host:
+        return None
+    return Holder(int(pid[1]), host[1], _life_of(int(pid[1]), host[1], seconds_ago), seconds_ago)
+
+
+def other_holder(locks: Iterable[Path], now: float | None = None) -> Holder | None:
+    """Return who holds one of several locks, the liveliest first; None if no one, or only this process, does."""
+    holders = [holder for lock in locks if (holder := read_holder(lock, now)) and not holder.is_this_process]
+    return min(holders, key=lambda holder: ("alive", "silent", "dead").index(holder.life), default=None)
+
+
+def _life_of(pid: int, host: str, seconds_ago: float) -> Life:
+    if host != socket.gethostname():
+        return "alive" if seconds_ago < LEASE_SECONDS else "silent"
+    if not _exists(pid):
+        return "dead"
+    # a process that gave no sign for so long is probably another one that got the same number
+    return "alive" if seconds_ago < _PATIENCE else "silent"
+
+
+def _exists(pid: int) -> bool:
+    try:
+        return bool(psutil.pid_exists(pid))
+    except OverflowError:  # no number of a process: nothing is known
+        return True
 
 
 @contextmanager
@@ -58,15 +108,19 @@ def locked(
     on_loss: Callable[[], None] = lambda: None,
     patience: float | None = None,
 ) -> Iterator[None]:
-    """Holds the lock ``path`` while the block runs; a lock whose holder has died is taken over.
+    """Hold the lock ``path`` while the block runs; take over the lock of a holder that has died.
 
-    The file is a lease of the library filelock: made exclusively, which NFS does in one step, refreshed by a thread. A
-    holder that died on this machine is known by its process; of one on another machine the file stops changing.
+    The file is a lease of the library filelock: created exclusively, which NFS does in one step, and refreshed by a
+    thread. A dead holder on this machine is recognized by its process, one on another machine by an unchanged file.
 
-    ``patience``: seconds for which a living one is waited for, a moment where None. ``on_loss`` is called, in another
-    thread, where this process was silent for so long that another one took it over.
+    Args:
+        path: the lock file.
+        what: what is locked, as the subject of messages: "stage 2 of 3".
+        notify: called with a line before a long wait.
+        on_loss: called in another thread if this process was silent for so long that another one took the lock over.
+        patience: seconds to wait for a living holder; None for a moment.
 
-    Raises StageError where another process holds it and lives: ``what`` says what that one is doing.
+    Raises StageError if another process holds the lock and lives.
     """
     with _held(path, lambda lease: _acquire_or_say_so(lease, path, what, notify, patience), on_loss):
         yield
@@ -74,21 +128,21 @@ def locked(
 
 @contextmanager
 def locked_in_turn(path: Path, what: str, notify: Callable[[str], None]) -> Iterator[None]:
-    """The same for short or shareable work: waits, however long, for another process that lives, and says so once."""
+    """Like `locked`, but wait as long as needed and report the wait once. For short or shareable work."""
     with _held(path, lambda lease: _acquire_in_turn(lease, path, what, notify)):
         yield
 
 
 def require_free(path: Path, what: str, notify: Callable[[str], None], patience: float = LEASE_SECONDS) -> None:
-    """Waits at most ``patience`` seconds for a lock to be given up, as by a training whose command was killed.
+    """Wait at most ``patience`` seconds until a lock is free, such as that of a training whose command was killed.
 
-    Raises StageError where it is not.
+    Raises StageError if it is still held then.
     """
     if not path.is_file():
         return
     lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, thread_local=False)
     if not _is_acquired(lease, _AT_ONCE):
-        notify(f"{what}: {read_holder(path) or 'another process'} is still at it; waiting at most {patience:g} s")
+        notify(f"{what}: {read_holder(path) or 'another process'} still trains it; waiting at most {patience:g} s")
         _acquire_or_say_so(lease, path, what, notify, patience)
     lease.release()
 
@@ -118,14 +172,14 @@ def _acquire_or_say_so(
         if _is_acquired(lease, LEASE_SECONDS + 2 * _AT_ONCE):
             return
     raise StageError(
-        f"{what}: {read_holder(path) or 'another process'} is at it already; wait until it has finished, or stop it, "
-        f"and run the same command again (lock {path})"
+        f"{what} is already being processed by {read_holder(path) or 'another process'}; wait for it or stop it, then "
+        f"rerun (lock: {path})"
     )
 
 
 def _acquire_in_turn(lease: SoftFileLease, path: Path, what: str, notify: Callable[[str], None]) -> None:
     if not _is_acquired(lease, _AT_ONCE):
-        notify(f"{what}: {read_holder(path) or 'another process'} is at it; waiting (lock {path})")
+        notify(f"{what}: waiting for {read_holder(path) or 'another process'} (lock: {path})")
         while not _is_acquired(lease, LEASE_SECONDS):
             pass
 
@@ -136,8 +190,8 @@ def _is_acquired(lease: SoftFileLease, patience: float) -> bool:
     try:
         lease.acquire(timeout=patience, poll_interval=0.1)
     except Timeout:
-        # Who dies between making the file and writing to it leaves it empty. filelock never takes that over, since its
-        # old versions kept files empty; ours say within a moment whose they are.
+        # A process that dies between creating the file and writing to it leaves an empty file. filelock never takes
+        # that over, because old versions kept files empty; ours name their holder within a moment.
         if before is None or _empty(path) != before:
             return False
         path.unlink(missing_ok=True)
@@ -146,7 +200,7 @@ def _is_acquired(lease: SoftFileLease, patience: float) -> bool:
 
 
 def _empty(path: Path) -> tuple[int, int] | None:
-    """Which file it is, and of when, where there is one and it is empty; else None."""
+    """Return inode and time of an empty file, None for any other."""
     try:
         status = path.stat()
     except OSError:

@@ -1,8 +1,9 @@
-"""Cases of the sources that the target validates on: refused, allowed, or left out, before anything is trained."""
+"""Guard against leaks: cases of the sources that the target validates on are refused, allowed or excluded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
@@ -15,35 +16,30 @@ from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions
 
 
 def find_exclusions(
-    request: ChainRequest,
-    tasks: Mapping[str, Task],
-    plans: dict[str, object],
-    processes: int,
-    notify: Callable[[str], None],
-    *,
-    write: bool,
+    request: ChainRequest, tasks: Mapping[str, Task], plans: Mapping[str, Any], context: Context, *, write: bool
 ) -> Exclusions:
-    """The cases that the sources are to be trained without; empty where none are, or they were not to be left out.
+    """Return the cases that the sources must be trained without; empty if there are none, or the request allows them.
 
     Args:
         request: the chain.
-        tasks: every dataset of the chain by its full name.
-        plans: the target's plans.
-        processes: worker processes.
-        notify: called with one line for what cannot be checked, and for shared cases that are allowed.
-        write: whether the sketches of the cases are kept for the next time.
+        tasks: full name -> task of every dataset of the chain.
+        plans: plans of the target.
+        context: worker processes; notified about what cannot be checked, and about shared cases that are allowed.
+        write: whether sketches of the cases are kept for the next time.
 
-    Raises StageError where a source holds validation cases of a fold asked for and the request refuses that, or where
-    no case of a source would be left.
+    Raises StageError if a source holds validation cases of a requested fold and the request refuses that, or if no
+    case of a source would be left.
     """
-    folder = data_folder(request.target, plans, request.configuration)
+    folder = data_folder(request.target, dict(plans), request.configuration)
     held_out = validation_cases(request.target, preprocessed_cases(folder))
     numbered = [fold for fold in request.folds if fold != "all"]
     if not request.sources or not numbered:
         if request.sources:
-            notify("fold all holds no case out: shared cases were not looked for (nnUNetv2_seq_overlap lists them)")
+            context.notify(
+                "fold all holds no case out: shared cases are not searched (nnUNetv2_seq_overlap lists them)"
+            )
         return {}
-    overlaps = find_overlap(request.target, request.sources, Context(notify, processes), write=write)
+    overlaps = find_overlap(request.target, request.sources, context, write=write)
     shared = [case for overlap in overlaps for case in overlap.shared]
     if request.overlap == "exclude":
         exclusions = exclusions_of(shared, held_out)
@@ -55,15 +51,15 @@ def find_exclusions(
         line = _summary(asked, request.target, [fold for fold in numbered if concerned & {*held_out.get(fold, ())}])
         if request.overlap == "refuse":
             raise StageError(
-                f"{line}; leave them out with --exclude_overlap (nnUNetv2_seq_train can also train on them: "
+                f"{line}; exclude them with --exclude_overlap (nnUNetv2_seq_train can also train on them: "
                 "--allow_overlap)"
             )
-        notify(f"{line}; trained on all the same (--allow_overlap), so the validation is too good")
+        context.notify(f"{line}; they are used for training (--allow_overlap), so the validation is too good")
     return {}
 
 
 def exclusions_of(shared: Sequence[SharedCase], held_out: Mapping[str, Sequence[str]]) -> Exclusions:
-    """For each fold, the cases of each source that share something with a case the fold holds out; empty ones missing.
+    """Return fold -> source -> cases that share image or labels with a validation case of the fold, if there are any.
 
     Args:
         shared: the shared cases of the target and its sources.
@@ -83,13 +79,13 @@ def _require_rest(exclusions: Exclusions, folds: Sequence[str], tasks: Mapping[s
         for source, cases in exclusions.get(fold, {}).items():
             if not set(tasks[source].cases) - set(cases):
                 raise StageError(
-                    f"every case of {source} shares image or labels with the validation of fold {fold}, none is left "
-                    "to train on; leave this source out"
+                    f"every case of {source} shares image or labels with the validation of fold {fold}, so none is "
+                    "left to train on; leave this source out"
                 )
 
 
 def _summary(shared: Sequence[SharedCase], target: str, folds: Sequence[str]) -> str:
-    """In one line: how many cases of which sources, and the first example."""
+    """Return one line: how many cases of which sources are shared, and the first example."""
     sources = dict.fromkeys(one.source for one in shared)
     counts = {source: len({one.source_case for one in shared if one.source == source}) for source in sources}
     listed = " and ".join(f"{count} case{'s' * (count > 1)} of {source}" for source, count in counts.items())

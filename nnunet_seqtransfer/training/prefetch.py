@@ -15,7 +15,7 @@ import psutil
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.folders import own_command
 from nnunet_seqtransfer.nnunet.preprocessing import resampled_voxels
-from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.prepare import missing_cases
 from nnunet_seqtransfer.training.run_record import run_name
 from nnunet_seqtransfer.training.stages import Stage
@@ -43,7 +43,7 @@ _MEMORY_FILES = {
 class Prefetch:
     """Context in which `start` preprocesses what later stages need; leaving it ends the process."""
 
-    chain: Chain
+    chain: Outlook
     "Recorded chain; the process reads the record."
     processes: int
     "Most workers; 0 switches prefetching off."
@@ -94,8 +94,8 @@ class Prefetch:
         later = self.chain.stages[self.chain.stages.index(running) + 1 :]
         most = 0
         for stage in later:
-            task, plans = self.chain.tasks[stage.dataset], self.chain.plans[stage]
-            if stage.dataset in self.chain.cases_to_preprocess:
+            task, plans = self.chain.survey.tasks[stage.dataset], self.chain.survey.plans[stage]
+            if stage.dataset in self.chain.to_preprocess:
                 missing = len(missing_cases(task, plans, stage.configuration))
                 voxels = max(
                     *(math.prod(shape) for shape in task.fingerprint["shapes_after_crop"]),

@@ -1,4 +1,4 @@
-"""What a stage needs before it can train: its plans, its dataset.json, its preprocessed cases, and room for them."""
+"""Prepare a stage's data: aligned plans, dataset.json, preprocessed cases; files that a crash truncated are remade."""
 
 from __future__ import annotations
 
@@ -7,101 +7,127 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.errors import DatasetError, StageError
-from nnunet_seqtransfer.nnunet.datasets import RawCase
-from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
-from nnunet_seqtransfer.nnunet.plans import data_folder, plans_path
-from nnunet_seqtransfer.nnunet.preprocessing import preprocess_case_to, preprocessed_cases, resampled_voxels
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.nnunet.datasets import RawCase, write_missing_splits
+from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
+from nnunet_seqtransfer.nnunet.plans import data_folder
+from nnunet_seqtransfer.nnunet.preprocessing import (
+    cut_off_files,
+    preprocess_case_to,
+    preprocessed_cases,
+    resampled_voxels,
+)
 from nnunet_seqtransfer.parallel import run_in_processes
-from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, size_text, write_json
+from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, mend_json, replacing, write_json
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import Task
-from nnunet_seqtransfer.training.plans_file import read_stage_plans
+from nnunet_seqtransfer.training.locks import locked_in_turn
+from nnunet_seqtransfer.training.on_disk import read_stage_plans
 from nnunet_seqtransfer.training.recipe import KEY, StageBlock, with_block
+from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.training.stages import Stage
-from nnunet_seqtransfer.training.state import StageState
 
 BYTES_PER_VOXEL = 4
-"""Preprocessed images are float32 ..."""
+"""Preprocessed images are float32."""
 BYTES_PER_LABEL = 2
-"""... and segmentations int16. nnU-Net compresses both, so the sum is an upper bound."""
+"""Segmentations are int16. nnU-Net compresses images and segmentations, so their sum is an upper bound."""
 
 
 def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: Task) -> dict[str, Any]:
-    """The plans of a stage without its block: the target's own, or those aligned to the source."""
+    """Return the plans of a stage without the block: the target's own, or those aligned to the source."""
     plans = deepcopy(target_plans) if stage.role == "target" else align_plans(target_plans, target, task)
     plans["plans_name"] = stage.plans_name
     plans.pop(KEY, None)
     for settings in plans["configurations"].values():
         # A cascade is not part of a chain: for it, nnU-Net would export every validation case of 3d_lowres once more,
-        # and fail where the next configuration is not preprocessed.
+        # and fail if the next configuration is not preprocessed.
         settings.pop("next_stage", None)
     return plans
 
 
-def require_batch(plans: dict[str, Any], configuration: str, gpus: int) -> None:
-    """Raises StageError where a batch has fewer cases than there are GPUs: nnU-Net gives each GPU a part of it."""
-    batch = plans["configurations"][configuration]["batch_size"]
-    if gpus > batch:
-        raise StageError(
-            f"-num_gpus {gpus} is more than the {batch} cases in a batch of {configuration} by the plans "
-            f"{plans['plans_name']}, of which every GPU needs one; use at most -num_gpus {batch}"
-        )
-
-
-def require_own_plans(stage: Stage, state: StageState, plans: dict[str, Any]) -> None:
-    """Raises StageError where the plans file is someone else's, or differs from what a training there was made with."""
-    path = plans_path(stage.dataset, stage.plans_name)
-    existing = read_stage_plans(stage)
-    if existing is None:
-        return
-    if KEY not in existing:
-        raise StageError(f"{path} exists and was not written by nnunet-seqtransfer; rename it, or use -tag NAME")
-    if state.is_bound and {**existing, KEY: None} != {**plans, KEY: None}:
-        raise StageError(
-            f"{stage.base} was trained with other plans than the target's present ones (or the dataset has changed); "
-            f"use -tag NAME, or delete {stage.base}"
-        )
-
-
-def write_stage_plans(stage: Stage, plans: dict[str, Any], block: StageBlock) -> None:
-    """Writes a stage's plans with its block, keeping the blocks of other configurations; unchanged files stay."""
-    path = plans_path(stage.dataset, stage.plans_name)
-    existing = read_stage_plans(stage) or {}
-    content = with_block({**plans, **({KEY: existing[KEY]} if KEY in existing else {})}, stage.configuration, block)
-    if content != found_json(path):
-        write_json(path, content)
+def write_stage_plans(files: StageFiles, plans: dict[str, Any], block: StageBlock) -> None:
+    """Write a stage's plans with its block; keep blocks of other configurations, and leave unchanged files alone."""
+    existing = read_stage_plans(files) or {}
+    content = with_block({**plans, **({KEY: existing[KEY]} if KEY in existing else {})}, files.configuration, block)
+    if content != found_json(files.plans):
+        write_json(files.plans, content)
 
 
 def missing_cases(task: Task, plans: dict[str, Any], configuration: str) -> tuple[str, ...]:
-    """Identifiers of the cases that are not preprocessed yet."""
+    """Return identifiers of the cases that are not preprocessed yet, sorted."""
     return tuple(sorted(set(task.cases) - set(preprocessed_cases(data_folder(task.dataset, plans, configuration)))))
 
 
 def preprocessed_bytes(task: Task, plans: dict[str, Any], configuration: str, cases: int) -> int:
-    """An upper bound of the size on disk of ``cases`` average preprocessed cases, in bytes."""
+    """Return an upper bound of the size on disk of ``cases`` average preprocessed cases, in bytes."""
     voxels = resampled_voxels(task.fingerprint, plans, configuration)
     per_voxel = len(task.channels) * BYTES_PER_VOXEL + BYTES_PER_LABEL
     return int(sum(voxels) / max(1, len(voxels)) * per_voxel * cases)
 
 
-def require_space(needs: list[tuple[Task, int]]) -> None:
-    """Raises DatasetError where the cases to be preprocessed would not fit on the disk; names the largest source."""
-    free = shutil.disk_usage(preprocessed_folder()).free
-    total = sum(size for _, size in needs)
-    if total > free:
-        task, size = max(needs, key=lambda need: need[1])
+def prepare_source(task: Task, plans: dict[str, Any], configuration: str, context: Context) -> None:
+    """Preprocess what is missing or truncated of a source; two commands that need it take turns."""
+    _copy_dataset_json(task)
+    folder = data_folder(task.dataset, plans, configuration)
+    lock = folder.with_name(f".{folder.name}.lock")
+    with locked_in_turn(lock, f"preprocessing of {task.dataset}", context.notify):
+        for identifier, paths in cut_off_files(folder, preprocessed_cases(folder)).items():
+            context.notify(f"{paths[0]} is truncated; {identifier} is preprocessed again")
+            for path in (folder / f"{identifier}.pkl", *paths):  # the first makes the case count
+                path.unlink(missing_ok=True)
+        preprocess_missing(task, plans, configuration, context.processes)
+
+
+def prepare_target(task: Task, plans: dict[str, Any], stage: Stage, plans_name: str) -> None:
+    """Check and complete what nnU-Net preprocessed of the target: dataset.json, references, splits.
+
+    Raises DatasetError if preprocessed files are truncated, naming the command that remakes them.
+    """
+    _copy_dataset_json(task)
+    _copy_references(task)
+    folder = data_folder(task.dataset, plans, stage.configuration)
+    cases = preprocessed_cases(folder)
+    cut_off = cut_off_files(folder, cases)
+    if cut_off:
+        first = next(iter(cut_off.values()))[0]
         raise DatasetError(
-            f"preprocessing needs up to {size_text(total)} at the target's spacing ({task.dataset} alone "
-            f"{size_text(size)}), but {size_text(free)} are free in {preprocessed_folder()}; free space or leave "
-            f"{task.dataset} out"
+            f"{len(cut_off)} preprocessed cases of {task.dataset} are truncated, the first is {first}; run "
+            f"nnUNetv2_preprocess -d {dataset_id(task.dataset)} -plans_name {plans_name} -c {stage.configuration}"
         )
+    if stage.fold != "all":
+        write_missing_splits(task.dataset, cases)
+
+
+def mend_results(stage: Stage, task: Task) -> None:
+    """Rewrite broken files next to a finished stage's checkpoint that a prediction reads."""
+    plans = found_json(stage.files.plans)
+    for path, content in ((stage.files.plans_copy, plans), (stage.base / "dataset.json", task.dataset_json)):
+        if content is not None and stage.base.is_dir() and found_json(path) is None:
+            mend_json(path, content)
+
+
+def _copy_dataset_json(task: Task) -> None:
+    """Put dataset.json next to the preprocessed data, for nnU-Net's trainer, unless a whole one is there."""
+    path = preprocessed_folder() / task.dataset / "dataset.json"
+    if found_json(path) is None:
+        mend_json(path, task.dataset_json)
+
+
+def _copy_references(task: Task) -> None:
+    """Copy missing and truncated reference segmentations to the folder that nnU-Net's final validation reads."""
+    folder = preprocessed_folder() / task.dataset / "gt_segmentations"
+    for identifier, case in task.raw.items():
+        path = folder / f"{identifier}{task.dataset_json['file_ending']}"
+        if not path.is_file() or path.stat().st_size < case.label.stat().st_size:
+            with replacing(path) as aside:
+                shutil.copyfile(case.label, aside)
 
 
 def preprocess_missing(task: Task, plans: dict[str, Any], configuration: str, processes: int) -> None:
-    """Preprocesses what is missing, case by case: a case counts once all its files are whole and in place.
+    """Preprocess the missing cases one by one: a case counts once all its files are whole and in place.
 
-    Raises DatasetError where a case cannot be read or a worker dies.
+    Raises DatasetError if a case cannot be read or a worker dies.
     """
     missing = missing_cases(task, plans, configuration)
     if not missing:
@@ -129,11 +155,11 @@ Job = tuple[Path, Path, str, RawCase, dict[str, Any], str, dict[str, Any]]
 
 
 def _preprocess_one(job: Job) -> None:
-    """Runs in a worker process. The properties file is moved last: it makes the case count."""
+    """Preprocess one case, in a worker process."""
     folder, staging, identifier, case, plans, configuration, dataset_json = job
     preprocess_case_to(staging / identifier, case, plans, configuration, dataset_json)
     written = [path for path in staging.iterdir() if _belongs_to(path, identifier)]
-    for path in sorted(written, key=lambda path: path.suffix == ".pkl"):
+    for path in sorted(written, key=lambda path: path.suffix == ".pkl"):  # last, since it makes the case count
         path.replace(folder / path.name)
 
 

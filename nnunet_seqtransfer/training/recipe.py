@@ -1,192 +1,191 @@
-"""The ``seq_transfer`` block of a plans file: what stage this is, its recipe, and the weights that it starts from."""
+"""Recipe of a stage, and the ``seq_transfer`` block of a plans file: place in the path, recipe, starting weights."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from nnunet_seqtransfer.errors import RecordError
+import msgspec
 
-FORMAT = 3
-"""Written only where a recipe has a part of `ADDED`, which versions that read up to 2 cannot obey; else it is 2."""
+from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.storage import from_json, to_json
+
+FORMAT = 4
+"""Newest format of the block. Blocks are written in the oldest format that can express them: 4 if the chain starts
+from a pretrained model, 3 if the recipe has a part of `ADDED`, otherwise 2."""
 KEY = "seq_transfer"
 ADDED = ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience")
-"""Parts of the recipe that format 2 does not know. They are written only where they differ from the default, which
-leaves a training as it was; so blocks without them are of equal recipes, and older versions read what they can obey."""
+"""Parts of the recipe that format 2 does not know. They are written only if they differ from the default, so that older
+versions still read every block that they can obey."""
+LEAST_PATIENCE = 10
+"""Epochs. nnU-Net's EMA forgets with a time constant of 1 / (1 - 0.9) = 10 epochs; shorter lulls say nothing."""
+
+
+def _option(default: Any, kind: str, text: str, *, of_sources: bool = False, fine_tuning: bool = False) -> Any:
+    """Return a dataclass field that is also a command-line option: the table behind parser and command."""
+    metadata = {"kind": kind, "help": text, "of_sources": of_sources, "fine_tuning": fine_tuning}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one stage is trained."""
+    """How one stage is trained. Each field is an option of nnUNetv2_seq_train; see recipe_options.py."""
 
-    epochs: int = 250
-    "Epochs (250 a stage in arXiv 2410.06892)."
-    iterations: int = 250
+    epochs: int = _option(250, "positive_int", "Epochs", of_sources=True)
+    "Epochs (250 per stage in arXiv 2410.06892)."
+    iterations: int = _option(250, "positive_int", "Iterations per epoch", of_sources=True)
     "Iterations per epoch (nnU-Net's 250)."
-    initial_lr: float = 1e-2
+    initial_lr: float = _option(1e-2, "positive_float", "Initial learning rate", of_sources=True)
     "Initial learning rate (nnU-Net's 1e-2, kept by arXiv 2410.06892 for every stage)."
-    warmup_epochs: int = 0
+    warmup_epochs: int = _option(
+        0, "natural", "Warm-up epochs of fine-tuned stages (at most a tenth of their epochs)", fine_tuning=True
+    )
     "Epochs of linear warm-up before the polynomial decay."
-    seed: int | None = None
+    seed: int | None = _option(None, "seed", "Seed of the random number generators. Default: unseeded, like nnU-Net")
     "Seed of the random number generators; None leaves them unseeded, like nnU-Net."
-    heads_first_epochs: int = 0
-    "Epochs at the beginning in which only the segmentation heads train (arXiv 2202.10054); 0 as nnU-Net."
-    frozen_encoder_epochs: int = 0
-    "Epochs at the beginning in which the encoder does not train (arXiv 1801.06146); 0 as nnU-Net."
-    layer_decay: float = 1.0
-    "Factor of the learning rate from level to level, heads to input (arXiv 2003.10555, 2106.08254); 1 as nnU-Net."
-    patience: int | None = None
+    heads_first_epochs: int = _option(
+        0, "natural", "Train only the segmentation heads for the first N epochs of fine-tuned stages", fine_tuning=True
+    )
+    "Initial epochs that train only the segmentation heads (arXiv 2202.10054); nnU-Net's value is 0."
+    frozen_encoder_epochs: int = _option(
+        0, "natural", "Freeze the encoder for the first N epochs of fine-tuned stages", fine_tuning=True
+    )
+    "Initial epochs that do not train the encoder (arXiv 1801.06146); nnU-Net's value is 0."
+    layer_decay: float = _option(
+        1.0, "positive_share", "Learning-rate factor per level, heads to input, of fine-tuned stages", fine_tuning=True
+    )
+    "Factor of the learning rate per level, heads to input (arXiv 2003.10555, 2106.08254); nnU-Net's value is 1."
+    patience: int | None = _option(
+        None,
+        "patience",
+        f"End a stage after N epochs, at least {LEAST_PATIENCE}, without a new best EMA pseudo Dice. Default: never",
+    )
     "Epochs without a new best of nnU-Net's EMA pseudo Dice after which training ends early; None as nnU-Net: never."
 
     @property
     def validation_iterations(self) -> int:
-        """Validation iterations per epoch, in nnU-Net's proportion of 50 to 250."""
+        """Return validation iterations per epoch, in nnU-Net's proportion of 50 to 250."""
         return max(1, self.iterations // 5)
 
     @property
     def save_every(self) -> int:
-        """Epochs between checkpoints: 25 to a training, never more than nnU-Net's 50 apart."""
+        """Return the epochs between checkpoints: 25 checkpoints per training, at most nnU-Net's 50 epochs apart."""
         return max(1, min(50, self.epochs // 25))
 
     @property
     def settled_epoch(self) -> int:
-        """The first epoch that trains the whole network at its full learning rate: `patience` counts from it."""
+        """Return the first epoch that trains the whole network at the full learning rate; `patience` counts from it."""
         return max(self.warmup_epochs, self.heads_first_epochs, self.frozen_encoder_epochs)
 
     @property
     def needs_places(self) -> bool:
-        """Whether it treats parts of the network differently, so that these have to be known by name."""
+        """Return True if parts of the network are treated differently, so that tensors must be known by name."""
         return self.heads_first_epochs > 0 or self.frozen_encoder_epochs > 0 or self.layer_decay != 1
 
     def from_random_weights(self) -> Recipe:
-        """The recipe without what is only for a network that has learnt something already."""
-        return replace(self, warmup_epochs=0, heads_first_epochs=0, frozen_encoder_epochs=0, layer_decay=1.0)
+        """Return the recipe without the parts that only make sense for a network that was trained before."""
+        defaults: dict[str, Any] = {part.name: part.default for part in fields(Recipe) if part.metadata["fine_tuning"]}
+        return replace(self, **defaults)
 
-    def added_parts(self) -> tuple[str, ...]:
-        """In words, the parts of `ADDED` that differ from their defaults."""
-        parts = (
-            (self.heads_first_epochs > 0, f"only the heads train for {_epochs(self.heads_first_epochs)}"),
-            (self.frozen_encoder_epochs > 0, f"encoder frozen for {_epochs(self.frozen_encoder_epochs)}"),
-            (self.layer_decay != 1, f"learning rate x {self.layer_decay:g} a level towards the input"),
-            (self.patience is not None, f"ends after {_epochs(self.patience or 0)} without a new best"),
-        )
-        return tuple(words for differs, words in parts if differs)
-
-    def differences(self, other: Recipe) -> str:
-        """In words, what differs: "epochs 250 against 100"."""
+    def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """Return field -> (value here, value in ``other``) of the fields that differ."""
         mine, theirs = asdict(self), asdict(other)
-        return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in mine if mine[key] != theirs[key])
-
-
-def _epochs(number: int) -> str:
-    return f"{number} epoch{'' if number == 1 else 's'}"
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
 
 @dataclass(frozen=True)
 class Init:
-    """The weights that a fine-tuning stage starts from; paths relative to nnUNet_results."""
+    """Weights that a fine-tuned stage starts from; paths are relative to nnUNet_results."""
 
     checkpoint: str
-    "The final checkpoint of the stage before; of a model that the chain begins with, its absolute path."
+    "Final checkpoint of the previous stage; of a pretrained model, its absolute path."
     checkpoint_sha256: str
-    "Its SHA-256."
+    "SHA-256 of that checkpoint."
     weights: str
-    "The file handed over, made from it for this stage's channels and labels."
+    "File with the starting weights, adapted to this stage's channels and labels."
     weights_sha256: str
-    "Its SHA-256."
+    "SHA-256 of that file."
     coverage: float = 1.0
-    "Share of the network's parameters, heads left out, that come from the checkpoint; below 1 only for other networks."
+    "Share of the network's parameters, heads excluded, that come from the checkpoint; below 1 only for other networks."
     channels: tuple[int | None, ...] | None = None
-    "For each input channel the checkpoint's that it was matched with; None where all read the mean, or alike."
+    "Matched channel of the checkpoint for each input channel; None if all channels get the mean, or match one to one."
     heads: tuple[int | None, ...] | None = None
-    "For each output of the network the checkpoint's whose head it keeps, or None; None where all heads are new."
+    "Output of the checkpoint kept for each output of the network, or None; None as a whole if all heads are new."
 
 
 @dataclass(frozen=True)
 class StageBlock:
-    """The block, for one configuration."""
+    """Content of the ``seq_transfer`` block for one configuration."""
 
     target: str
     "Full name of the target."
     path: tuple[str, ...]
     "Full names of all datasets up to and including this stage's."
     role: Literal["source", "target"]
-    "Sources skip the final validation."
+    "Role in the chain; sources skip the final validation."
     recipe: Recipe
     "How this stage is trained."
     init: Init | None
-    "None for the first stage, and for a stage whose weights were not handed over yet."
+    "Starting weights; None for the first stage, and if weights were not handed over yet."
     excluded: tuple[str, ...] = ()
-    "Cases of this stage's dataset that it is trained without."
+    "Cases of this stage's dataset that are excluded from training."
     fold: str | None = None
-    "The fold that `init` belongs to; None where all folds start from the same weights."
-    landmark: str | None = None
-    "SHA-256 of the model that the chain begins with; None where its first stage starts from random weights."
+    "Fold that `init` belongs to; None if all folds start from the same weights."
+    pretrained: str | None = None
+    "SHA-256 of the pretrained model that the chain starts from; None for random weights."
     keep_heads: bool = False
-    "Whether it starts with the heads of the labels whose names are in both; else all its heads are new."
+    "Whether heads of labels with matching names are kept; otherwise all heads start from random weights."
 
     @property
     def needs_weights(self) -> bool:
-        """Whether this stage belongs behind another, or behind an existing model."""
-        return len(self.path) > 1 or self.landmark is not None
+        """Return True if this stage starts from another stage or from a pretrained model."""
+        return len(self.path) > 1 or self.pretrained is not None
 
 
-def read_block(plans: dict[str, Any], configuration: str, fold: str | int = "all") -> StageBlock | None:
-    """The block of ``plans`` for a fold of ``configuration``; None where the plans have none.
+def read_block(plans: Mapping[str, Any], configuration: str, fold: str | int = "all") -> StageBlock | None:
+    """Return the block of ``plans`` for a fold of ``configuration``; None if the plans have none.
 
-    Raises RecordError where it is of a newer format or damaged.
+    Raises RecordError if the block is damaged or of a newer format.
     """
     block = plans.get(KEY)
     if block is None:
         return None
-    remedy = "run nnUNetv2_seq_train again"
+    name = plans.get("plans_name")
     try:
         if block["format"] > FORMAT:
             raise RecordError(
-                f"the seq_transfer block of plans {plans.get('plans_name')} has format {block['format']}, "
-                f"this version reads up to {FORMAT}; update nnunet-seqtransfer"
+                f"the seq_transfer block of plans {name} has format {block['format']}, this version reads up to "
+                f"{FORMAT}; update nnunet-seqtransfer"
             )
         if configuration not in block["configurations"]:
             return None
-        own = block["configurations"][configuration]
+        own = dict(block["configurations"][configuration])
+        unknown = own["recipe"].keys() - {part.name for part in fields(Recipe)}
+        if unknown:  # a part that would be ignored
+            raise KeyError(min(unknown))
         inits = own.get("init_of_fold")
-        found = own["init"] if inits is None else inits.get(str(fold))
-        return StageBlock(
-            target=block["target"],
-            path=tuple(block["path"]),
-            role=block["role"],
-            recipe=Recipe(**own["recipe"]),
-            init=_read_init(found) if found is not None else None,
-            excluded=tuple(own.get("excluded", ())),
-            fold=None if inits is None else str(fold),
-            landmark=block.get("landmark"),
-            keep_heads=bool(own.get("keep_heads", False)),
-        )
-    except (AttributeError, KeyError, TypeError) as error:
+        if inits is not None:
+            own |= {"init": inits.get(str(fold)), "fold": str(fold)}
+        shared = {key: block[key] for key in ("target", "path", "role")}
+        # up to format 3 the SHA-256 of the pretrained model was called landmark
+        pretrained = block.get("pretrained", block.get("landmark"))
+        return from_json({**own, **shared, "pretrained": pretrained}, StageBlock)
+    except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise RecordError(
-            f"the seq_transfer block of plans {plans.get('plans_name')} is damaged ({error}); {remedy}"
+            f"the seq_transfer block of plans {name} is damaged ({error}); run nnUNetv2_seq_train again"
         ) from None
 
 
-def _read_init(content: dict[str, Any]) -> Init:
-    places = {name: content.get(name) for name in ("channels", "heads")}
-    return Init(**{**content, **{name: None if one is None else tuple(one) for name, one in places.items()}})
-
-
-def _init_content(init: Init) -> dict[str, Any]:
-    content = asdict(init)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
-
-
 def _recipe_content(recipe: Recipe) -> dict[str, Any]:
-    defaults = {field.name: field.default for field in fields(Recipe)}
+    defaults = {part.name: part.default for part in fields(Recipe)}
     return {key: value for key, value in asdict(recipe).items() if key not in ADDED or value != defaults[key]}
 
 
 def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> dict[str, Any]:
-    """``plans`` with the block of one configuration replaced; other configurations, and inits of other folds, stay."""
+    """Return ``plans`` with the block of one configuration replaced; inits of other folds are kept."""
     others = plans.get(KEY, {}).get("configurations", {})
-    init = _init_content(block.init) if block.init is not None else None
+    init = to_json(block.init)
     own: dict[str, Any] = {"recipe": _recipe_content(block.recipe), "init": init, "excluded": list(block.excluded)}
     if block.keep_heads:
         own["keep_heads"] = True
@@ -196,12 +195,12 @@ def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> 
     configurations = {**others, configuration: own}
     has_added = any(key in ADDED for content in configurations.values() for key in content.get("recipe", ()))
     content = {
-        "format": FORMAT if has_added else 2,
+        "format": 4 if block.pretrained is not None else 3 if has_added else 2,
         "target": block.target,
         "path": list(block.path),
         "role": block.role,
         "configurations": configurations,
     }
-    if block.landmark is not None:
-        content["landmark"] = block.landmark
+    if block.pretrained is not None:
+        content["pretrained"] = block.pretrained
     return {**plans, KEY: content}

@@ -1,25 +1,103 @@
-"""What the files of a stage are called: nnU-Net's checkpoints, and our weights, locks and logs."""
+"""Names of a stage's files: nnU-Net's checkpoints and summary, and our weights, locks and logs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+
+from nnunet_seqtransfer.nnunet.plans import plans_path
+from nnunet_seqtransfer.training.locks import training_lock
 
 FINAL = "checkpoint_final.pth"
 LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_previous.pth"
 UNFINISHED = (LATEST, BEST, PREVIOUS)
-"""Checkpoints that a training can go on from. nnU-Net looks for the first, then the second; see chain/recovery.py."""
+"""Checkpoints that a training can resume from. nnU-Net looks for the latest, then the best; see recovery.py."""
+SUMMARY = Path("validation", "summary.json")
+"""nnU-Net's result of the final validation, below the fold's folder."""
 
 
-def weights_file(base: Path, fold: str | None = None) -> Path:
-    """The weights handed to a stage with the results folder ``base``; ``fold``: to this one alone, not to all."""
-    return base / f"seq_transfer_init{'' if fold is None else f'_fold_{fold}'}.pth"
+@dataclass(frozen=True)
+class StageFiles:
+    """Every file of one fold of a stage, derived from the fold's results folder."""
 
+    output: Path
+    "nnU-Net's results folder of the fold: DATASET/TRAINER__PLANS__CONFIGURATION/fold_K below nnUNet_results."
 
-def stage_lock(output: Path) -> Path:
-    """The lock of whoever is at the stage whose fold has the results folder ``output``."""
-    return output.parent / f".{output.name}.lock"
+    @property
+    def base(self) -> Path:
+        """Return the results folder that all folds share."""
+        return self.output.parent
 
+    @property
+    def dataset(self) -> str:
+        """Return the full name of the dataset that the stage trains on."""
+        return self.base.parent.name
 
-def stage_log(run: Path, dataset: str, plans_name: str, fold: str) -> Path:
-    """The log of a stage of the run in the folder ``run``."""
-    return run / "logs" / f"{dataset}_{plans_name}_fold_{fold}.log"
+    @property
+    def plans_name(self) -> str:
+        """Return the name of the stage's plans."""
+        return self.base.name.split("__")[1]
+
+    @property
+    def configuration(self) -> str:
+        """Return nnU-Net's configuration."""
+        return self.base.name.split("__")[2]
+
+    @property
+    def fold(self) -> str:
+        """Return the fold: a number or ``all``."""
+        return self.output.name.removeprefix("fold_")
+
+    @property
+    def key(self) -> str:
+        """Return the identifier in run records and on the command line: DATASET/PLANS/fold_K."""
+        return f"{self.dataset}/{self.plans_name}/fold_{self.fold}"
+
+    @property
+    def final(self) -> Path:
+        """Return the final checkpoint."""
+        return self.output / FINAL
+
+    @property
+    def summary(self) -> Path:
+        """Return nnU-Net's summary of the final validation."""
+        return self.output / SUMMARY
+
+    @property
+    def plans(self) -> Path:
+        """Return the plans file in nnUNet_preprocessed."""
+        return plans_path(self.dataset, self.plans_name)
+
+    @property
+    def plans_copy(self) -> Path:
+        """Return the copy of the plans that nnU-Net writes at the start of every training."""
+        return self.base / "plans.json"
+
+    @property
+    def shared_weights(self) -> Path:
+        """Return the starting weights that all folds share."""
+        return self.base / "seq_transfer_init.pth"
+
+    @property
+    def own_weights(self) -> Path:
+        """Return the starting weights of this fold alone."""
+        return self.base / f"seq_transfer_init_fold_{self.fold}.pth"
+
+    @property
+    def lock(self) -> Path:
+        """Return the lock of the command that works on this fold."""
+        return self.base / f".{self.output.name}.lock"
+
+    @property
+    def locks(self) -> tuple[Path, Path]:
+        """Return the command's lock and the training's, which nnUNetv2_train by hand holds too."""
+        return self.lock, training_lock(self.output)
+
+    @property
+    def plans_lock(self) -> Path:
+        """Return the lock for writing the plans file, which all folds and configurations share."""
+        return self.plans.with_name(f".{self.plans.name}.lock")
+
+    def log(self, run: Path) -> Path:
+        """Return the log of the stage's command in the folder ``run`` of a run."""
+        return run / "logs" / f"{self.dataset}_{self.plans_name}_fold_{self.fold}.log"

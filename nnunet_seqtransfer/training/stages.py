@@ -1,4 +1,4 @@
-"""From a path to stages: who trains, on what, under which name, after whom."""
+"""From a path to stages: which dataset is trained under which plans, after which other stage."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from nnunet_seqtransfer.nnunet.folders import dataset_id, output_base
-from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.training.stage_files import stage_lock, weights_file
+from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
-
-if TYPE_CHECKING:
-    from nnunet_seqtransfer.transfer.correspondence import Pairs
 
 TRAINER = "nnUNetTrainerSeqTransfer"
 DEFAULT_COVERAGE = 0.5
-"""The smallest coverage that is worth the name of pre-training. A guess."""
+"""Smallest share of the network that a pretrained model must provide. A guess."""
 WARMUP_EPOCHS = 5
-"""Epochs of warm-up after a hand-off, unless asked otherwise. A guess."""
+"""Default warm-up after weights were handed over. A guess."""
+Role = Literal["source", "target"]
 Exclusions = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""Fold of the target -> source -> its cases that are left out, since the fold validates on them."""
+"""Fold of the target -> source -> cases excluded from the source because the fold validates on them."""
 
 
 @dataclass(frozen=True)
@@ -34,138 +31,132 @@ class Stage:
     "Full names of the datasets up to and including this stage's."
     target: str
     "Full name of the target."
-    role: Literal["source", "target"]
-    "What it is in the chain."
+    role: Role
+    "Role of the stage in the chain."
     plans_name: str
     "Name of the stage's plans; it spells the path."
     configuration: str
     "nnU-Net configuration."
     fold: str
-    "all for sources; a fold of the target."
+    "Fold: all for sources, a fold of the target for the target."
     recipe: Recipe
-    "How it is trained."
+    "How the stage is trained."
     without: str | None = None
-    "The fold of the target whose validation cases are left out of the sources up to here; None where nothing is."
+    "Fold of the target whose validation cases are excluded from the sources up to here; None if nothing is."
     excluded: tuple[str, ...] = ()
-    "The cases that are left out of this stage's own training, sorted."
-    landmark: str | None = None
-    "SHA-256 of the model that the chain begins with; None where its first stage starts from random weights."
+    "Cases of this stage's dataset that are excluded from training, sorted."
+    pretrained: str | None = None
+    "SHA-256 of the pretrained model that the chain starts from; None for random weights."
     keep_heads: bool = False
-    "Whether it starts with the heads of labels whose names are in both; False where no weights are handed to it."
+    "Whether heads of labels with matching names are kept; False if no weights are handed to the stage."
 
     @property
     def dataset(self) -> str:
-        """The dataset that this stage trains on."""
+        """Return the dataset that this stage trains on."""
         return self.path[-1]
 
     @property
     def base(self) -> Path:
-        """nnU-Net's results folder of this stage, all folds."""
+        """Return nnU-Net's results folder of this stage, which all folds share."""
         return output_base(self.dataset, TRAINER, self.plans_name, self.configuration)
 
     @property
     def output(self) -> Path:
-        """nnU-Net's results folder of this stage's fold."""
+        """Return nnU-Net's results folder of this stage's fold."""
         return self.base / f"fold_{self.fold}"
 
     @property
+    def files(self) -> StageFiles:
+        """Return the names of all files of this stage."""
+        return StageFiles(self.output)
+
+    @property
     def key(self) -> str:
-        """By what the record of a run, which is of one configuration, and commands know it: DATASET/PLANS/fold_K."""
+        """Return the identifier in run records and on the command line: DATASET/PLANS/fold_K."""
         return f"{self.dataset}/{self.plans_name}/fold_{self.fold}"
 
     @property
-    def lock(self) -> Path:
-        """The lock of whoever is at this stage."""
-        return stage_lock(self.output)
-
-    @property
-    def plans_lock(self) -> Path:
-        """The lock of whoever writes the plans file, which all folds and configurations share."""
-        return plans_lock(self.dataset, self.plans_name)
-
-    @property
     def has_own_weights(self) -> bool:
-        """Whether this fold starts from weights of its own, its sources having been trained without its cases."""
+        """Return True if this fold has starting weights of its own, since its sources excluded its cases."""
         return self.role == "target" and self.without is not None
 
     @property
     def weights(self) -> Path:
-        """The weights handed to this stage; all folds start from the same, unless cases are left out for each."""
-        return weights_file(self.base, self.fold if self.has_own_weights else None)
+        """Return the file with the starting weights; all folds share one unless cases are excluded per fold."""
+        return self.files.own_weights if self.has_own_weights else self.files.shared_weights
 
 
 @dataclass(frozen=True)
 class ChainRequest:
-    """What is to be trained."""
+    """What to train: a path, a plans name, folds and recipes."""
 
     target: str
     "Full name of the target."
     sources: tuple[str, ...]
-    "Full names of the sources in their order; none trains the target from scratch."
+    "Full names of the sources in order; empty to train the target from scratch."
     plans: str
     "Name of the target's plans."
     configuration: str
     "nnU-Net configuration."
     folds: tuple[str, ...]
-    "Folds of the target."
+    "Folds of the target: numbers, or all."
     source_recipe: Recipe
-    "Recipe of the source stages; parts that are for a network with weights are left out of a first one without."
+    "Recipe of the source stages. Parts for fine-tuning are dropped if the first stage starts from random weights."
     target_recipe: Recipe
     "Recipe of the target's stage."
     warmup_epochs: int
-    "Warm-up of every stage that starts from another's weights."
+    "Warm-up epochs of every stage that starts from handed-over weights, capped at a tenth of its epochs."
     tag: str | None = None
-    "Told apart from chains along the same path with another recipe."
+    "Suffix of the plans names, to keep chains along one path with different recipes apart."
     overlap: Literal["refuse", "allow", "exclude"] = "refuse"
-    "What is done about cases of the sources that the target validates on."
-    landmark: PretrainedModel | None = None
-    "An existing model whose weights the first stage starts from; None for random weights."
+    "What to do with cases of the sources that the target validates on."
+    pretrained: PretrainedModel | None = None
+    "Pretrained model that the first stage starts from; None for random weights."
     min_coverage: float = DEFAULT_COVERAGE
-    "The least share of the network's parameters that the landmark must give."
+    "Smallest share of the network's parameters, 0 to 1, that the pretrained model must provide."
     source_recipes: tuple[Recipe, ...] = ()
-    "One for each source in their order, where they differ; empty where `source_recipe` is that of all."
+    "One recipe per source, in order; empty if `source_recipe` is for all."
     keep_heads: bool = False
-    "Whether heads of labels with matching names are kept at every hand-off."
-    compared: Mapping[str, Pairs] = field(default_factory=dict)
-    "Source -> its channels and the target's that the affinity of the plan compared; empty for an order of one's own."
+    "Whether heads of labels with matching names are kept whenever weights are handed over."
+    compared: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    "Source -> pairs of its channel and the target's that the plan's affinity compared; empty without a plan."
 
-    def recipe(self, path: Sequence[str], role: Literal["source", "target"]) -> Recipe:
-        """The recipe asked for of the stage at the end of ``path``, whatever weights it starts from."""
+    def recipe(self, path: Sequence[str], role: Role) -> Recipe:
+        """Return the recipe requested for the stage at the end of ``path``, whatever weights it starts from."""
         if role == "target":
             return self.target_recipe
         return self.source_recipes[len(path) - 1] if self.source_recipes else self.source_recipe
 
 
 def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) -> tuple[Stage, ...]:
-    """The stages of a chain in their order: the sources, then one stage for each fold of the target.
+    """Return the stages of a chain in order: the sources, then one stage for each fold of the target.
 
-    A stage's plans name spells its path (tag left out): source 101 for target 110 trains under nnUNetPlans_for110,
-    source 102 after 101 under nnUNetPlans_for110_via101, the target after both under nnUNetPlans_via101_102, its
-    sources trained for another target under that one's number. So
-    chains with a common beginning share its stages. So do the folds of the target, but for sources from which, or from
-    one before which, cases are left out: these are trained once for each such fold, 0 say, under names that end in
-    _without0. The target's plans name then ends in _disjoint, for all of its numbered folds alike. All names in a chain
-    that begins with an existing model end in _init and the first digits of its checkpoint's SHA-256.
+    A stage's plans name spells its path. Source 101 for target 110 trains under nnUNetPlans_for110, source 102 after
+    101 under nnUNetPlans_for110_via101, the target after both under nnUNetPlans_via101_102. So chains with a common
+    start share those stages, and all folds share their sources. If cases of a source are excluded for fold 0, this
+    source and those after it are trained once more for that fold, under names that end in _without0; the target's
+    plans name then ends in _disjoint for all numbered folds. Names in a chain that starts from a pretrained model
+    end in _init and the first digits of the checkpoint's SHA-256. The tag comes last.
 
     Args:
-        request: what is to be trained.
-        exclusions: of all folds of the target, whether asked for or not, so that a name does not depend on that; None
-            and empty where nothing is left out.
+        request: what to train.
+        exclusions: of all folds of the target, requested or not, so that a name does not depend on the request; None
+            or empty if nothing is excluded.
     """
     path = (*request.sources, request.target)
-    suffix = f"_init{request.landmark.sha256[:8]}" if request.landmark else ""
+    suffix = f"_init{request.pretrained.sha256[:8]}" if request.pretrained else ""
     suffix += f"_{request.tag}" if request.tag else ""
     stages = []
-    for place, source in enumerate(request.sources):
-        via = _via(path[:place])
+    for index, source in enumerate(request.sources):
+        via = _via(path[:index])
         name = f"{request.plans}_for{dataset_id(request.target)}{via}"
-        folds = {fold: _excludes(exclusions or {}, fold, path[: place + 1]) for fold in request.folds}
+        folds = {fold: _excludes(exclusions or {}, fold, path[: index + 1]) for fold in request.folds}
         for without in dict.fromkeys(fold if excludes else None for fold, excludes in folds.items()):
             excluded = () if without is None else tuple(sorted((exclusions or {})[without].get(source, ())))
             mark = "" if without is None else f"_without{without}"
-            stage = _stage(request, path[: place + 1], f"{name}{mark}{suffix}", "all", "source")
+            stage = _stage(request, path[: index + 1], f"{name}{mark}{suffix}", "all", "source")
             stages.append(replace(stage, without=without, excluded=excluded))
-    name = f"{request.plans}{_via(request.sources) or ('' if request.landmark else '_scratch')}"
+    name = f"{request.plans}{_via(request.sources) or ('' if request.pretrained else '_scratch')}"
     for fold in request.folds:
         without = fold if exclusions and fold != "all" else None
         stage = _stage(request, path, f"{name}{'' if without is None else '_disjoint'}{suffix}", fold, "target")
@@ -173,28 +164,20 @@ def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) ->
     return tuple(stages)
 
 
-def plans_lock(dataset: str, plans_name: str) -> Path:
-    """See `Stage.plans_lock`."""
-    path = plans_path(dataset, plans_name)
-    return path.with_name(f".{path.name}.lock")
-
-
 def previous_stage(stages: Iterable[Stage], stage: Stage) -> Stage | None:
-    """The stage whose weights ``stage`` starts from: the one trained without the same cases, else the common one."""
+    """Return the stage that ``stage`` gets weights from: trained without the same cases, otherwise the shared one."""
     before = {other.without: other for other in stages if other.path == stage.path[:-1]}
     return before.get(stage.without, before.get(None))
 
 
 def _excludes(exclusions: Exclusions, fold: str, path: Sequence[str]) -> bool:
-    """Whether cases are left out for a fold anywhere along the path."""
+    """Return True if cases are excluded for a fold anywhere along the path."""
     return any(exclusions.get(fold, {}).get(dataset) for dataset in path)
 
 
-def _stage(
-    request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: str, role: Literal["source", "target"]
-) -> Stage:
+def _stage(request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: str, role: Role) -> Stage:
     recipe = request.recipe(path, role)
-    starts_from_weights = len(path) > 1 or request.landmark is not None
+    starts_from_weights = len(path) > 1 or request.pretrained is not None
     warmup = min(request.warmup_epochs, recipe.epochs // 10)
     return Stage(
         path=path,
@@ -204,13 +187,13 @@ def _stage(
         configuration=request.configuration,
         fold=fold,
         recipe=replace(recipe, warmup_epochs=warmup) if starts_from_weights else recipe.from_random_weights(),
-        landmark=request.landmark.sha256 if request.landmark else None,
+        pretrained=request.pretrained.sha256 if request.pretrained else None,
         keep_heads=request.keep_heads and starts_from_weights,
     )
 
 
 def is_target_of(plans_name: str, plans: str) -> bool:
-    """Whether a plans name can be that of a chain's target under ``plans``, and not under plans with a longer name."""
+    """Return True if a plans name is that of a chain's target under ``plans``, not under plans with a longer name."""
     path = r"(_scratch|_via\d+(_\d+)*|_init[0-9a-f]{8})(_.*)?"
     return re.fullmatch(re.escape(plans) + path, plans_name) is not None
 

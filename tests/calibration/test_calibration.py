@@ -45,7 +45,6 @@ from nnunet_seqtransfer.nnunet.folders import output_base
 from nnunet_seqtransfer.report.calibration_text import calibration_text, verdict
 from nnunet_seqtransfer.report.cost_figures import draw_calibration
 from nnunet_seqtransfer.storage import from_json, to_json
-from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock, with_block
 from nnunet_seqtransfer.training.run_record import write_run
@@ -636,7 +635,7 @@ def test_chains_that_saw_validation_cases_are_left_out(
     request = ChainRequest(
         names[-1], (names[0],), "nnUNetPlans", "3d_fullres", ("0",), recipe, recipe, 5, overlap="allow"
     )
-    write_run(Chain(request, chain_stages(request), {}, {}, {}, {}), DeviceOptions("cpu"), 1)
+    write_run(request, chain_stages(request), DeviceOptions("cpu"), 1)
     outcome = command("calibrate", "--results", "-o", str(tmp_path / "a.json"))
     assert outcome.status == 0
     (line,) = outcome.err.strip().splitlines()

@@ -11,21 +11,22 @@ import pytest
 import torch
 
 from nnunet_seqtransfer.nnunet.network import network_tensors
-from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.prepare import write_stage_plans
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock
 from nnunet_seqtransfer.training.stage_files import FINAL
 from nnunet_seqtransfer.training.stages import ChainRequest
+from nnunet_seqtransfer.training.train import look_ahead
 from support.bad_inputs import TRAIN, Command, attempt, error_line, truncate
 from support.world import NEAR, TARGET, World
 
 Weights = dict[str, Any]
 
 
-def chain_of(world: World) -> Chain:
+def chain_of(world: World) -> Outlook:
     """What `TRAIN` asks for, as it stands."""
     request = ChainRequest(TARGET, (NEAR,), "nnUNetPlans", "3d_fullres", ("0",), Recipe(), Recipe(), 5)
-    return load_chain(request, 1, print)
+    return look_ahead(request, 1, print)
 
 
 @pytest.fixture

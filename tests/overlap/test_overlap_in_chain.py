@@ -13,27 +13,27 @@ import nnunetv2.run.run_training as nnunet_run
 import pytest
 import torch
 
-from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.datasets import validation_cases
 from nnunet_seqtransfer.nnunet.folders import external_trainers
 from nnunet_seqtransfer.nnunet.network import network_tensors
 from nnunet_seqtransfer.overlap.matching import SharedCase
-from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.actions import Action
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.executors import LocalExecutor, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions, Job
+from nnunet_seqtransfer.training.on_disk import StageOnDisk
 from nnunet_seqtransfer.training.overlap_guard import exclusions_of
 from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.training.run_record import run_name
 from nnunet_seqtransfer.training.stage_files import FINAL
 from nnunet_seqtransfer.training.stages import TRAINER, ChainRequest, Exclusions, Stage, chain_stages, previous_stage
-from nnunet_seqtransfer.training.state import Action, StageState, decide
+from nnunet_seqtransfer.training.train import look_ahead
+from support.states import actions_of, raise_problems, state_of
 from support.world import FAR, NEAR, TARGET, TWO_CHANNELS, Outcome, World
 
 Command = Callable[..., Outcome]
-
 SMALL = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "1", "-seed", "0", "-np", "1")
-
 CASES = tuple(f"case{number}" for number in range(6))
 
 
@@ -125,14 +125,11 @@ def test_the_block_keeps_the_weights_of_every_fold() -> None:
     assert read_block(with_block({}, "2d", source), "2d", "all") == source
 
 
-def all_states(stage: Stage) -> list[StageState]:
+def all_states(stage: Stage) -> list[StageOnDisk]:
     first = len(stage.path) == 1
-    init = None if first else Init("a", "b", "c", "d")
-    fold = stage.fold if stage.has_own_weights else None
-    block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, init, stage.excluded, fold)
     flags = itertools.product([False, True], [False, True], [False] if first else [False, True], [False, True])
     return [
-        StageState(block, final, unfinished, True, weights, (), siblings)
+        state_of(stage, final=final, unfinished=unfinished, weights=weights, validated=True, siblings=siblings)
         for final, unfinished, weights, siblings in flags
     ]
 
@@ -143,11 +140,11 @@ def test_whatever_is_on_disk_a_fold_never_starts_without_its_own_source() -> Non
     looked_at = 0
     for combination in itertools.product(*(all_states(stage) for stage in stages)):
         states = dict(zip(stages, combination, strict=True))
-        actions = decide(stages, states)
+        actions = actions_of(stages, states)
         for stage, action in actions.items():
             previous = previous_stage(stages, stage)
             if action is Action.START and previous is not None:
-                trusted = states[stage].weights and states[previous].final
+                trusted = states[stage].weights_sha256 and states[previous].final
                 assert trusted or actions[previous] in (Action.NOTHING, Action.START, Action.RESUME)
             if stage.role == "source" and action in (Action.START, Action.RESUME):
                 assert any(actions[other] is Action.START for other in stages if previous_stage(stages, other) == stage)
@@ -159,8 +156,8 @@ def test_a_source_trained_without_other_cases_is_refused() -> None:
     """When the splits have changed since, the stage is neither reused nor overwritten; the error names both."""
     (stage, _) = chain_stages(request(NEAR), {"0": {NEAR: ("a", "b")}})
     block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, None, ("c",))
-    with pytest.raises(StageError, match=r"without the case c, now 2 cases \(a \.\.\.\) would be left out") as raised:
-        decide((stage,), {stage: StageState(block, True, False, False, False, ())})
+    with pytest.raises(StageError, match=r"without the case c, but 2 cases \(a \.\.\.\) would be excluded") as raised:
+        raise_problems((stage,), {stage: state_of(stage, final=True, block=block)})
     assert str(stage.base) in str(raised.value)
 
 
@@ -281,14 +278,14 @@ def test_a_target_without_raw_images_is_compared_by_its_preprocessed_ones(world,
 class Untrained:
     """Trainings that end at once, with a final checkpoint of zeros."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Outlook) -> None:
         self.waiting = [stage for stage in chain.stages if chain.actions[stage] is Action.START]
         self.chain = chain
 
     def __call__(self, job: Job) -> None:
         stage = self.waiting.pop(0)
         shapes = network_tensors(
-            self.chain.plans[stage], stage.configuration, self.chain.tasks[stage.dataset].dataset_json
+            self.chain.survey.plans[stage], stage.configuration, self.chain.survey.tasks[stage.dataset].dataset_json
         )
         stage.output.mkdir(parents=True)
         value = len(self.waiting)
@@ -301,9 +298,9 @@ class Untrained:
             (stage.output / "validation" / "summary.json").write_text("{}")
 
 
-def trained(*sources: str, folds: tuple[str, ...], overlap: Any = "exclude") -> Chain:
-    chain = load_chain(request(*sources, folds=folds, overlap=overlap), 1, print)
-    run_chain(chain, DeviceOptions("cpu"), LocalExecutor(train=Untrained(chain), prefetch=0), Context(print))
+def trained(*sources: str, folds: tuple[str, ...], overlap: Any = "exclude") -> Outlook:
+    chain = look_ahead(request(*sources, folds=folds, overlap=overlap))
+    run_chain(chain, DeviceOptions("cpu"), LocalExecutor(train=Untrained(chain), processes_ahead=0))
     return chain
 
 
@@ -360,7 +357,7 @@ def test_each_fold_starts_from_the_source_that_has_not_seen_its_cases(world, hel
 def test_a_second_run_does_what_is_left(world, held_out) -> None:
     """Folds trained one by one share what they can, what is finished stays, and a lost fold is trained again."""
     first = trained(NEAR, folds=("0", "1"))
-    assert set(load_chain(request(NEAR, folds=("0", "1")), 1, print).actions.values()) == {Action.NOTHING}
+    assert set(look_ahead(request(NEAR, folds=("0", "1"))).actions.values()) == {Action.NOTHING}
     before = world.snapshot()
     more = trained(NEAR, folds=("1", "2"))
     started = [stage.plans_name for stage, action in more.actions.items() if action is Action.START]
@@ -368,10 +365,10 @@ def test_a_second_run_does_what_is_left(world, held_out) -> None:
     after = world.snapshot()
     changed = {Path(path).name for path in before if after.get(path) != before[path]}
     assert changed == {"nnUNetPlans_via902_disjoint.json", "run.json"}
-    assert set(load_chain(request(NEAR, folds=("0", "1", "2")), 1, print).actions.values()) == {Action.NOTHING}
+    assert set(look_ahead(request(NEAR, folds=("0", "1", "2"))).actions.values()) == {Action.NOTHING}
     (target,) = [stage for stage in first.stages if stage.role == "target" and stage.fold == "0"]
     shutil.rmtree(target.output)
-    again = load_chain(request(NEAR, folds=("0",)), 1, print)
+    again = look_ahead(request(NEAR, folds=("0",)))
     assert list(again.actions.values()) == [Action.NOTHING, Action.START]
 
 
@@ -382,7 +379,7 @@ def test_a_source_trained_again_makes_new_weights_for_its_fold_alone(world, held
     target = next(stage for stage in chain.stages if stage.role == "target" and stage.fold == "0")
     shutil.rmtree(source.base)
     shutil.rmtree(target.output)
-    actions = load_chain(request(NEAR, folds=("0", "1")), 1, print).actions
+    actions = look_ahead(request(NEAR, folds=("0", "1"))).actions
     assert actions[source] is Action.START and actions[target] is Action.START
     assert list(actions.values()).count(Action.NOTHING) == 2 and actions[other] is Action.NOTHING
 

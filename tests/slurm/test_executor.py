@@ -9,7 +9,7 @@ import pytest
 from nnunet_seqtransfer.slurm.commands import QueuedJob, SlurmError, require_accepted, submit
 from nnunet_seqtransfer.slurm.executor import needed_by_others, plan_submission, stage_jobs
 from nnunet_seqtransfer.slurm.script import BatchJob, SiteOptions
-from nnunet_seqtransfer.training.chain import load_chain
+from nnunet_seqtransfer.training.train import look_ahead
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest
 from support.world import TARGET
@@ -98,7 +98,7 @@ def test_two_configurations_of_one_path_are_other_jobs(world):
     """Their stages' keys are equal, since a run is of one configuration; what the first has submitted is not theirs."""
     recipe = Recipe(1, 2)
     planned = [
-        stage_jobs(load_chain(ChainRequest(TARGET, (), "nnUNetPlans", name, ("0",), recipe, recipe, 0), 1, print), 1)
+        stage_jobs(look_ahead(ChainRequest(TARGET, (), "nnUNetPlans", name, ("0",), recipe, recipe, 0), 1, print), 1)
         for name in ("2d", "3d_fullres")
     ]
     assert planned[0][0].key == planned[1][0].key

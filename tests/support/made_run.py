@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +25,15 @@ from nnunet_seqtransfer.evaluation.comparison import (
     comparison_path,
     write_comparison,
 )
-from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
+from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
 from nnunet_seqtransfer.nnunet.validation import CaseDice
 from nnunet_seqtransfer.planning.record import Against, CandidatePath, SequencePlan, Win, plan_path, write_plan
-from nnunet_seqtransfer.storage import sha256, write_json, write_record
-from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, with_block
-from nnunet_seqtransfer.training.run_record import RECORD, RUN_FORMAT
-from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages, previous_stage
+from nnunet_seqtransfer.storage import sha256, write_json
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import Stage
+from support.runs import MadeRun, checkpoint, plans, record
+from support.runs import training_log as write_log
 from support.world import make_dataset, make_flat_dataset
 
 TARGET, NEAR, FAR, SMALL = "Dataset901_Target", "Dataset902_Near", "Dataset903_Far", "Dataset905_Small"
@@ -78,61 +77,25 @@ def write_made_run(
 ) -> Path:
     """A run whose first ``begun`` stages are finished, validation included, and one more half trained."""
     recipe = Recipe(epochs, 10, 0.01, 0, 7)
-    request = ChainRequest(TARGET, tuple(sources), DEFAULT_PLANS, CONFIGURATION, tuple(folds), recipe, recipe, 2, tag)
-    stages = chain_stages(request)
-    folder = results_folder() / TARGET / "seqtransfer" / f"{stages[-1].plans_name}_{CONFIGURATION}"
-    for place, stage in enumerate(stages):
-        if place <= begun:
-            _write_stage(stages, stage, epochs if place < begun else epochs // 2, final=place < begun)
-    content = {
-        "version": "0.1.0",
-        "started": "2026-01-02T03:04:05+00:00",
-        "request": asdict(request),
-        "options": {"device": "cpu", "gpus": 1, "npz": False, "checkpoint_minutes": 10.0},
-        "processes": 1,
-        "stages": [_entry(stages, stage) for stage in stages],
-    }
-    write_record(folder / RECORD, "run", RUN_FORMAT, json.loads(json.dumps(content)))
-    return folder
+    made = record(tuple(sources), tuple(folds), target=TARGET, recipe=recipe, tag=tag)
+    for index, stage in enumerate(made.stages[: begun + 1]):
+        is_final = index < begun
+        _write_stage(made, stage, epochs if is_final else epochs // 2, final=is_final)
+    return made.folder
 
 
-def _entry(stages: Sequence[Stage], stage: Stage) -> dict[str, Any]:
-    previous = previous_stage(stages, stage)
-    return {
-        "key": stage.key,
-        "dataset": stage.dataset,
-        "plans_name": stage.plans_name,
-        "fold": stage.fold,
-        "output": str(stage.output.relative_to(results_folder())),
-        "after": previous.key if previous else None,
-        "recipe": asdict(stage.recipe),
-        "excluded": [],
-    }
-
-
-def _write_stage(stages: Sequence[Stage], stage: Stage, epochs: int, *, final: bool) -> None:
-    stage.output.mkdir(parents=True)
+def _write_stage(made: MadeRun, stage: Stage, epochs: int, *, final: bool) -> None:
+    previous = made.previous(stage)
     count = 1 if stage.role == "source" else 2
-    (stage.output / "training_log_2026_1_2_03_04_05.txt").write_text(training_log(epochs, count))
-    init = None
-    previous = previous_stage(stages, stage)
+    lines = training_log(epochs, count).splitlines()
+    write_log(stage, lines, "training_log_2026_1_2_03_04_05.txt")
+    plans(stage, previous)
     if previous is not None:
-        zipped(stage.weights)
-        names = [str(path.relative_to(results_folder())) for path in (previous.output / "x", stage.weights)]
-        init = Init(names[0], "0" * 64, names[1], sha256(stage.weights))
-    block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, init)
-    write_json(plans_path(stage.dataset, stage.plans_name), with_block({"configurations": {}}, CONFIGURATION, block))
+        checkpoint(stage.weights)
     if final:
-        zipped(stage.output / "checkpoint_final.pth")
+        checkpoint(stage.output / "checkpoint_final.pth")
         if stage.role == "target":
             write_validation(stage)
-
-
-def zipped(path: Path) -> None:
-    """A whole ZIP file, which is all that a checkpoint has to be for a report."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", path.name)
 
 
 def training_log(epochs: int, labels: int, first: int = 0) -> str:

@@ -21,9 +21,10 @@ from nnunet_seqtransfer.nnunet.network import fresh_network
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.trainers.schedule import learning_rate
+from nnunet_seqtransfer.training.actions import Action, action_of
+from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, with_block
 from nnunet_seqtransfer.training.stages import ChainRequest, chain_stages
-from nnunet_seqtransfer.training.state import Action, decide, inspect
 from nnunet_seqtransfer.transfer.checkpoints import HEADS, load_checkpoint, write_weights
 from support.world import NEAR, SCRIPTS, TARGET, World, python_environment, run
 
@@ -188,7 +189,7 @@ def test_it_ends_on_a_plateau_and_leaves_all_behind(world: World, monkeypatch: p
     recipe = Recipe(epochs=9, iterations=1, seed=0, patience=2)
     request = ChainRequest(TARGET, (), "nnUNetPlans", CONFIGURATION, ("all",), recipe, recipe, 0)
     (stage,) = chain_stages(request)
-    assert decide([stage], {stage: inspect(stage)}) == {stage: Action.VALIDATE}, "for the chain it is trained"
+    assert action_of(read_stage(stage.files), stage.role) is Action.VALIDATE, "for the chain it is trained"
 
     images, out = world.root / "in", world.root / "out"
     images.mkdir()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nnunet_seqtransfer.entry_points.train import _parse, chain_request
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.entry_points import train
+from nnunet_seqtransfer.entry_points.train import _parse, _request
 from nnunet_seqtransfer.training.command import seq_train_command
 from nnunet_seqtransfer.training.job import CHECKPOINT_VARIABLE, DeviceOptions
 from nnunet_seqtransfer.training.stages import ChainRequest
@@ -28,13 +29,21 @@ LINES = (
 )
 
 
+@pytest.fixture(autouse=True)
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets and the pretrained model are looked up as in the world of the tests."""
+    known = {"901": TARGET, "902": NEAR, "903": FAR}
+    monkeypatch.setattr(train, "dataset_name", known.__getitem__)
+    monkeypatch.setattr(train, "named_sources", lambda target, given: tuple(known[number] for number in given))
+    model = PretrainedModel(Path("/home/someone/model.zip"), None, "ab" * 32)
+    monkeypatch.setattr(train, "find_pretrained", lambda path, configuration: model)
+
+
 def requested(line: str) -> tuple[ChainRequest, DeviceOptions]:
-    """What a command line asks for, the names of its datasets looked up as in the world of the tests."""
+    """Return what a command line asks for."""
     options = _parse(line.split())
-    sources = tuple({"902": NEAR, "903": FAR}[number] for number in options.s if number != "none")
-    landmark = PretrainedModel(Path("/home/someone/model.zip"), None, "ab" * 32) if options.init else None
-    request = replace(chain_request(options, TARGET, sources), landmark=landmark)
-    return request, DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
+    devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
+    return _request(options, Context()), devices
 
 
 @pytest.mark.parametrize("line", LINES)

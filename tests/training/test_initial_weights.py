@@ -17,18 +17,20 @@ from nnunet_seqtransfer.nnunet.folders import external_trainers
 from nnunet_seqtransfer.nnunet.network import fresh_network
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.storage import read_json, sha256, write_json
-from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.decide import Outlook, weights_fit
+from nnunet_seqtransfer.training.initial import initial_weights, write_initial
+from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.prepare import stage_plans
 from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, read_block, with_block
-from nnunet_seqtransfer.training.run_stage import write_initial
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
-from nnunet_seqtransfer.training.state import StageState, decide, inspect
+from nnunet_seqtransfer.training.train import look_ahead
 from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_checkpoint
 from nnunet_seqtransfer.transfer.correspondence import correspond
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from nnunet_seqtransfer.transfer.tensor_roles import HEADS
 from support.bad_inputs import Command, attempt, error_line
 from support.models import Malicious, checkpoint, save, theirs
+from support.states import raise_problems, state_of
 from support.u_nets import architecture, level_scales, patch
 from support.world import NEAR, TARGET, TWO_CHANNELS, World
 
@@ -37,14 +39,14 @@ TRAIN = ("train", "901", "3d_fullres", "0", "-s", "none", "-device", "cpu", "-np
 
 def request(
     *sources: str,
-    landmark: PretrainedModel | None = None,
+    pretrained: PretrainedModel | None = None,
     keep: bool = False,
     epochs: int = 40,
     seed: int | None = None,
     **more: Any,
 ) -> ChainRequest:
     recipe = Recipe(40, 2, seed=seed)
-    settings = {"landmark": landmark, "keep_heads": keep, **more}
+    settings = {"pretrained": pretrained, "keep_heads": keep, **more}
     return ChainRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", ("0",), recipe, recipe, 5, **settings)
 
 
@@ -61,17 +63,19 @@ def rename(world: World, dataset: str, **entries: Any) -> None:
             path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
 
 
-def chain_with_source(world: World, asked: ChainRequest, seed: int = 7) -> tuple[Chain, Stage, Stage, dict[str, Any]]:
+def chain_with_source(world: World, asked: ChainRequest, seed: int = 7) -> tuple[Outlook, Stage, Stage, dict[str, Any]]:
     """A chain whose first source has a final checkpoint with made-up weights."""
     first, last = chain_stages(asked)[0], chain_stages(asked)[-1]
-    chain = load_chain(asked, 1, print)
-    network = fresh_network(chain.plans[first], "3d_fullres", chain.tasks[first.dataset].dataset_json, seed)
+    chain = look_ahead(asked)
+    network = fresh_network(
+        chain.survey.plans[first], "3d_fullres", chain.survey.tasks[first.dataset].dataset_json, seed
+    )
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     save(first.output / "checkpoint_final.pth", {"network_weights": network.state_dict()})
-    plans = {**chain.plans[first]}
+    plans = {**chain.survey.plans[first]}
     block = StageBlock(first.target, first.path, "source", first.recipe, None)
     write_json(plans_path(first.dataset, first.plans_name), with_block(plans, "3d_fullres", block))
-    return load_chain(asked, 1, print), first, last, weights
+    return look_ahead(asked), first, last, weights
 
 
 def test_only_stages_with_weights_keep_heads(world: World) -> None:
@@ -87,17 +91,15 @@ def test_a_stage_of_the_other_setting_is_not_reused(world: World, keep: bool) ->
     """A training that kept its heads is not one that did not, and the other way round; the error names both."""
     stage = chain_stages(request(NEAR, keep=keep))[-1]
     block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, None, keep_heads=not keep)
-    state = StageState(block, True, False, True, False, ())
-    with pytest.raises(StageError, match=r"all heads new.*-tag NAME") as raised:
-        decide([stage], {stage: state})
-    assert "heads of matching labels kept (--keep_heads)" in str(raised.value)
-    decide([stage], {stage: replace(state, block=replace(block, keep_heads=keep))})
+    with pytest.raises(StageError, match=f"{'without' if keep else 'with'} --keep_heads.*-tag NAME"):
+        raise_problems([stage], {stage: state_of(stage, final=True, block=block)})
+    raise_problems([stage], {stage: state_of(stage, final=True, block=replace(block, keep_heads=keep))})
 
 
 def test_the_block_remembers_what_a_stage_starts_from() -> None:
     """It is read back as written; without a model and kept heads the block is as older versions wrote it."""
     init = Init("x", "a" * 64, "y", "b" * 64, 0.75, (1, None), (0, None, 1))
-    block = StageBlock(TARGET, (TARGET,), "target", Recipe(), init, landmark="a" * 64, keep_heads=True)
+    block = StageBlock(TARGET, (TARGET,), "target", Recipe(), init, pretrained="a" * 64, keep_heads=True)
     plans = json.loads(json.dumps(with_block({"plans_name": "p"}, "3d_fullres", block)))
     assert read_block(plans, "3d_fullres") == block and block.needs_weights
     assert with_block(plans, "3d_fullres", block) == plans, "nothing to write again"
@@ -106,18 +108,21 @@ def test_the_block_remembers_what_a_stage_starts_from() -> None:
     assert read_block(plans, "3d_fullres") == replace(block, keep_heads=False, init=replace(init, heads=None))
     plain = StageBlock(TARGET, (TARGET,), "target", Recipe(), None)
     written = json.dumps(with_block({}, "3d_fullres", plain))
-    assert "landmark" not in written and "keep_heads" not in written and not plain.needs_weights
+    assert "pretrained" not in written and "keep_heads" not in written and not plain.needs_weights
 
 
 def test_weights_of_the_other_setting_are_made_again(world: World) -> None:
     """Weights made with new heads, or for another seed, do not count before training has begun on them."""
-    chain, first, last, _ = chain_with_source(world, request(NEAR, seed=1))
-    init = write_initial(chain.from_previous(first, last), last)
+    chain, _, last, _ = chain_with_source(world, request(NEAR, seed=1))
+    initial = initial_weights(chain, last)
+    assert initial is not None
+    init = write_initial(initial, last)
     block = StageBlock(last.target, last.path, "target", last.recipe, init)
-    write_json(plans_path(TARGET, last.plans_name), with_block(chain.plans[last], "3d_fullres", block))
-    assert inspect(last).weights
-    assert not inspect(replace(last, keep_heads=True)).weights
-    assert not inspect(replace(last, recipe=replace(last.recipe, seed=2))).weights
+    write_json(plans_path(TARGET, last.plans_name), with_block(chain.survey.plans[last], "3d_fullres", block))
+    on_disk = read_stage(last.files, details=True, checksums=True)
+    assert weights_fit(last, on_disk)
+    assert not weights_fit(replace(last, keep_heads=True), on_disk)
+    assert not weights_fit(replace(last, recipe=replace(last.recipe, seed=2)), on_disk)
 
 
 def test_a_dry_run_says_which_heads_are_kept(world: World, command: Command, tmp_path: Path) -> None:
@@ -178,25 +183,26 @@ def test_a_planned_chain_uses_what_the_affinity_compared(
 def test_the_last_hand_off_alone_uses_the_comparison(world: World) -> None:
     """The affinity compares sources with the target, which says nothing about one source and the next."""
     compared = {TWO_CHANNELS: (("T2", "MRI"),), NEAR: (("T1", "MRI"),)}
-    chain = load_chain(request(TWO_CHANNELS, NEAR, compared=compared), 1, print)
-    assert chain.match(chain.stages[0], chain.stages[1]).channels == (0,), "by name: T1"
-    chain = load_chain(request(TWO_CHANNELS, compared=compared), 1, print)
-    assert chain.match(*chain.stages).channels == (1,), "T2 was compared with the target's"
-    task = chain.tasks[TARGET]
+    chain = look_ahead(request(TWO_CHANNELS, NEAR, compared=compared))
+    assert chain.match(chain.stages[1]).channels == (0,), "by name: T1"
+    chain = look_ahead(request(TWO_CHANNELS, compared=compared))
+    assert chain.match(chain.stages[1]).channels == (1,), "T2 was compared with the target's"
+    task = chain.survey.tasks[TARGET]
     assert correspond(task, task, keep_heads=False).channels is None
 
 
 def test_weights_that_were_matched_otherwise_are_made_anew(world: World) -> None:
     """Unless another fold has trained from them: all folds start from the same."""
     compared = {TWO_CHANNELS: (("T2", "MRI"),)}
-    chain = load_chain(request(TWO_CHANNELS, compared=compared), 1, print)
-    previous, stage = chain.stages
+    chain = look_ahead(request(TWO_CHANNELS, compared=compared))
+    _, stage = chain.stages
 
     def is_stale(*, siblings: bool = False, **matched: Any) -> bool:
         init = Init("a", "b", "c", "d", **matched)
         block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, init)
-        state = StageState(block, False, False, False, True, (), siblings=siblings)
-        return chain.weights_are_stale(previous, stage, state)
+        state = state_of(stage, weights=True, siblings=siblings, block=block)
+        survey = replace(chain.survey, on_disk={**chain.survey.on_disk, stage: state})
+        return replace(chain, survey=survey).weights_are_stale(stage)
 
     assert not is_stale(channels=(1,))
     assert is_stale(channels=(0,)) and is_stale(channels=None)
@@ -208,13 +214,13 @@ def test_weights_that_were_matched_otherwise_are_made_anew(world: World) -> None
 def test_stages_behind_a_model_have_names_of_their_own() -> None:
     """All names of the chain tell the model by its digest; the first stage warms up like any behind another."""
     one, other = (PretrainedModel(Path("x"), None, digit * 64) for digit in "ab")
-    assert chain_stages(request(landmark=one))[0].plans_name == "nnUNetPlans_initaaaaaaaa"
-    stages = chain_stages(request(NEAR, landmark=one, tag="long"))
+    assert chain_stages(request(pretrained=one))[0].plans_name == "nnUNetPlans_initaaaaaaaa"
+    stages = chain_stages(request(NEAR, pretrained=one, tag="long"))
     names = ["nnUNetPlans_for901_initaaaaaaaa_long", "nnUNetPlans_via902_initaaaaaaaa_long"]
     assert [stage.plans_name for stage in stages] == names
     assert [stage.recipe.warmup_epochs for stage in stages] == [4, 4]
-    assert all(stage.landmark == "a" * 64 for stage in stages)
-    groups = [chain_stages(request(NEAR, landmark=landmark)) for landmark in (None, one, other)]
+    assert all(stage.pretrained == "a" * 64 for stage in stages)
+    groups = [chain_stages(request(NEAR, pretrained=pretrained)) for pretrained in (None, one, other)]
     assert len({stage.base for group in groups for stage in group}) == 6
     assert [stage.recipe.warmup_epochs for stage in groups[0]] == [0, 4]
 
@@ -222,11 +228,10 @@ def test_stages_behind_a_model_have_names_of_their_own() -> None:
 @pytest.mark.usefixtures("results")
 def test_a_training_behind_another_model_is_not_reused() -> None:
     """Should two models share the digits in a name, the whole digest tells them apart."""
-    (stage,) = chain_stages(request(landmark=PretrainedModel(Path("x"), None, "a" * 64)))
-    block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, None, landmark="a" * 8 + "b" * 56)
-    state = StageState(block, True, False, True, False, ())
-    with pytest.raises(StageError, match="began with another model"):
-        decide([stage], {stage: state})
+    (stage,) = chain_stages(request(pretrained=PretrainedModel(Path("x"), None, "a" * 64)))
+    block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, None, pretrained="a" * 8 + "b" * 56)
+    with pytest.raises(StageError, match="started from another pretrained model"):
+        raise_problems([stage], {stage: state_of(stage, final=True, block=block)})
 
 
 def test_a_dry_run_shows_the_coverage(world: World, command: Command, tmp_path: Path) -> None:
@@ -266,11 +271,11 @@ def test_models_that_do_not_fit_are_refused(world: World, command: Command, tmp_
 
 def test_plans_keep_nnunets_pretrain_info(world: World) -> None:
     """nnU-Net's own block about pre-training goes through to the plans of every stage untouched."""
-    chain = load_chain(request("Dataset902_Near"), 1, print)
+    chain = look_ahead(request("Dataset902_Near"))
     plans = json.loads((world.preprocessed / TARGET / "nnUNetPlans.json").read_text())
     plans["pretrain_info"] = {"checkpoint_path": "x", "citations": ["y"]}
     for stage in chain.stages:
-        made = stage_plans(stage, plans, chain.tasks[TARGET], chain.tasks[stage.dataset])
+        made = stage_plans(stage, plans, chain.survey.tasks[TARGET], chain.survey.tasks[stage.dataset])
         assert made["pretrain_info"] == plans["pretrain_info"]
 
 
@@ -287,7 +292,7 @@ def test_a_chain_begins_with_a_model(
     name = f"nnUNetPlans_init{sha256(path)[:8]}"
     plans = json.loads((world.preprocessed / TARGET / f"{name}.json").read_text())
     block = read_block(plans, "3d_fullres", 0)
-    assert block is not None and block.init is not None and block.landmark == sha256(path)
+    assert block is not None and block.init is not None and block.pretrained == sha256(path)
     assert block.init.checkpoint == str(path) and block.init.checkpoint_sha256 == sha256(path)
     assert 0.2 < block.init.coverage < 1
 

@@ -56,7 +56,7 @@ def test_a_second_process_is_told_who_is_at_it(tmp_path):
     """One line names the process, the machine and the lock, and nothing is changed."""
     lock = tmp_path / ".a.lock"
     process = holding(lock)
-    expected = pytest.raises(StageError, match=f"process {process.pid} on .* is at it already")
+    expected = pytest.raises(StageError, match=f"process {process.pid} on .* is already being processed by")
     with expected as caught, locked(lock, "stage 1", print):
         pytest.fail("two at once")
     assert str(lock) in str(caught.value) and "stage 1" in str(caught.value)
@@ -98,7 +98,7 @@ def test_a_jump_of_the_clock_neither_frees_nor_blocks(tmp_path):
     process = holding(lock)
     for when in (1e9, 4e9):
         os.utime(lock, (when, when))
-        with pytest.raises(StageError, match="is at it already"), locked(lock, "stage 1", print):
+        with pytest.raises(StageError, match="is already being processed by"), locked(lock, "stage 1", print):
             pytest.fail("two at once")
     process.kill()
     process.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import pytest
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser
 from nnunet_seqtransfer.entry_points.recipe_options import add_recipe, source_recipes, target_recipe, training_to_plan
-from nnunet_seqtransfer.errors import RecordError, SequenceError, StageError
+from nnunet_seqtransfer.errors import RecordError, SequenceError
+from nnunet_seqtransfer.training.actions import Action, action_of
+from nnunet_seqtransfer.training.on_disk import StageOnDisk
 from nnunet_seqtransfer.training.recipe import ADDED, FORMAT, KEY, Recipe, StageBlock, read_block, with_block
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
-from nnunet_seqtransfer.training.state import StageState, decide
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.bad_inputs import TRAIN, Command, assert_refused
 from support.world import FAR, NEAR, TARGET, World
@@ -39,10 +40,10 @@ def options(*words: str) -> argparse.Namespace:
     return parsed
 
 
-def stages(*sources: str, landmark: PretrainedModel | None = None, **recipes: Any) -> tuple[Stage, ...]:
+def stages(*sources: str, pretrained: PretrainedModel | None = None, **recipes: Any) -> tuple[Stage, ...]:
     settings = {"source_recipe": Recipe(), "target_recipe": Recipe(), "warmup_epochs": 5, **recipes}
     return chain_stages(
-        ChainRequest(TARGET, sources, "nnUNetPlans", CONFIGURATION, ("0",), landmark=landmark, **settings)
+        ChainRequest(TARGET, sources, "nnUNetPlans", CONFIGURATION, ("0",), pretrained=pretrained, **settings)
     )
 
 
@@ -68,7 +69,7 @@ def test_what_is_asked_for_raises_the_format(change: dict[str, Any]) -> None:
     """Older versions refuse such a block by its format; only what differs from the default is in it."""
     recipe = replace(Recipe(warmup_epochs=5), **change)
     plans = written(recipe)
-    assert plans[KEY]["format"] == FORMAT == 3
+    assert plans[KEY]["format"] == 3 < FORMAT
     assert plans[KEY]["configurations"][CONFIGURATION]["recipe"] == {**OLD, **change}
     assert read_block(plans, CONFIGURATION) == block(recipe)
     both = written(Recipe(), plans, "2d")
@@ -84,32 +85,28 @@ def test_blocks_written_before_are_the_same_recipe(results: None) -> None:
     plans[KEY]["configurations"][CONFIGURATION]["recipe"] = {**OLD, "warmup_epochs": 0}
     found = read_block(plans, CONFIGURATION)
     assert found is not None and found.recipe == stage.recipe == Recipe()
-    state = StageState(found, True, False, True, False, ())
-    assert [action.name for action in decide([stage], {stage: state}).values()] == ["NOTHING"]
+    state = StageOnDisk(stage.files, whole=("checkpoint_final.pth",), validated=True, block=found)
+    assert action_of(state, stage.role) is Action.NOTHING
 
 
 def test_a_newer_format_is_still_refused() -> None:
-    """Format 4 is not guessed at."""
+    """Format 5 is not guessed at."""
     plans = written(TUNED)
-    plans[KEY]["format"] = 4
-    with pytest.raises(RecordError, match="has format 4, this version reads up to 3"):
+    plans[KEY]["format"] = 5
+    with pytest.raises(RecordError, match="has format 5, this version reads up to 4"):
         read_block(plans, CONFIGURATION)
 
 
-def test_another_recipe_is_an_error_that_names_both(results: None) -> None:
-    """Every new part is compared, and named with both of its values."""
+def test_every_part_of_a_recipe_is_compared(results: None) -> None:
+    """Differences hold both values."""
     (stage,) = stages(target_recipe=Recipe(patience=50))
     other = replace(stage.recipe, heads_first_epochs=3, frozen_encoder_epochs=7, layer_decay=0.75, patience=None)
-    state = StageState(block(other), True, False, True, False, ())
-    with pytest.raises(StageError) as raised:
-        decide([stage], {stage: state})
-    for words in (
-        "heads_first_epochs 0 against 3",
-        "frozen_encoder_epochs 0 against 7",
-        "layer_decay 1.0 against 0.75",
-        "patience 50 against None",
-    ):
-        assert words in str(raised.value)
+    assert stage.recipe.differences(other) == {
+        "heads_first_epochs": (0, 3),
+        "frozen_encoder_epochs": (0, 7),
+        "layer_decay": (1.0, 0.75),
+        "patience": (50, None),
+    }
 
 
 def test_only_stages_that_start_from_weights_are_fine_tuned(results: None) -> None:
@@ -117,7 +114,9 @@ def test_only_stages_that_start_from_weights_are_fine_tuned(results: None) -> No
     first, second, target = stages(NEAR, FAR, source_recipe=TUNED, target_recipe=TUNED)
     assert first.recipe == Recipe(patience=50)
     assert second.recipe == target.recipe == replace(TUNED, warmup_epochs=5)
-    behind = stages(NEAR, landmark=PretrainedModel(Path("x"), None, "a" * 64), source_recipe=TUNED, target_recipe=TUNED)
+    behind = stages(
+        NEAR, pretrained=PretrainedModel(Path("x"), None, "a" * 64), source_recipe=TUNED, target_recipe=TUNED
+    )
     assert [stage.recipe for stage in behind] == [replace(TUNED, warmup_epochs=5)] * 2
 
 
@@ -179,17 +178,13 @@ def test_wrong_values_are_one_line(world: World, command: Command, given: tuple[
     assert_refused(world, command, (*TRAIN, *given), f"argument {given[0]}: {words}")
 
 
-def test_in_words() -> None:
-    """What a dry run shows: nothing for defaults, else every part that differs."""
-    assert Recipe().added_parts() == Recipe(warmup_epochs=5, epochs=3).added_parts() == ()
-    assert TUNED.added_parts() == (
-        "only the heads train for 3 epochs",
-        "encoder frozen for 7 epochs",
-        "learning rate x 0.75 a level towards the input",
-        "ends after 50 epochs without a new best",
-    )
-    assert Recipe(heads_first_epochs=1).added_parts() == ("only the heads train for 1 epoch",)
-    assert asdict(TUNED)["patience"] == 50
+def test_the_pretrained_model_of_old_blocks_is_read() -> None:
+    """Up to format 3 the block called it landmark; now it raises the format."""
+    plans = written(Recipe())
+    assert read_block({**plans, KEY: {**plans[KEY], "landmark": "ab"}}, CONFIGURATION).pretrained == "ab"
+    new = with_block({}, CONFIGURATION, replace(block(Recipe()), pretrained="cd"))
+    assert new[KEY]["format"] == FORMAT == 4 and "landmark" not in new[KEY]
+    assert read_block(new, CONFIGURATION).pretrained == "cd"
 
 
 def test_a_dry_run_shows_each_stages_recipe(world: World, command: Command) -> None:
@@ -200,12 +195,12 @@ def test_a_dry_run_shows_each_stages_recipe(world: World, command: Command) -> N
     outcome = command(*dry, *tuned)
     assert outcome.status == 0, outcome.err
     first, second, target = outcome.out.split("\nstage ")[-3:]
-    fine = "only the heads train for 2 epochs, learning rate x 0.8 a level towards the input, ends after 20 epochs"
-    assert "40 epochs of 250" in first and fine not in first and "ends after 20 epochs" in first
+    fine = "heads_first_epochs 2, layer_decay 0.8, patience 20"
+    assert "40 epochs of 250" in first and fine not in first and "patience 20" in first
     assert "30 epochs of 250" in second and fine in second
     assert "250 epochs of 250" in target and fine in target
     plain = command(*dry)
-    assert plain.status == 0 and "a level towards" not in plain.out and "ends after" not in plain.out
+    assert plain.status == 0 and "layer_decay" not in plain.out and "patience" not in plain.out
     assert world.snapshot() == before
 
 

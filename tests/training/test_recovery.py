@@ -15,10 +15,11 @@ import torch
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.storage import is_sound_archive, is_whole_archive
 from nnunet_seqtransfer.trainers.checkpoint_writer import write_checkpoint
+from nnunet_seqtransfer.training.actions import Action
+from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.recovery import Candidates, recover, takes_previous
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
-from nnunet_seqtransfer.training.state import Action, inspect
 
 LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_previous.pth"
 
@@ -35,17 +36,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return stage
 
 
-def checkpoint(epoch: int, iterations: int = 0) -> dict[str, Any]:
+def checkpoint(epoch: int) -> dict[str, Any]:
     torch.manual_seed(epoch)
-    content: dict[str, Any] = {"network_weights": {"a": torch.rand(1000)}, "current_epoch": epoch}
-    return {**content, "seq_transfer": {"losses": [1.0] * iterations}} if iterations else content
+    return {"network_weights": {"a": torch.rand(1000)}, "current_epoch": epoch}
 
 
-def write(stage: Stage, **places: tuple[int, int]) -> None:
-    """Checkpoints of these names, and how far they are."""
-    for name, place in places.items():
+def write(stage: Stage, **epochs: int) -> None:
+    """Write checkpoints of these names and epochs."""
+    for name, epoch in epochs.items():
         with (stage.output / f"checkpoint_{name}.pth").open("wb") as stream:
-            torch.save(checkpoint(*place), stream)
+            torch.save(checkpoint(epoch), stream)
 
 
 def change_inside(path: Path) -> None:
@@ -64,7 +64,7 @@ def recovered(stage: Stage, action: Action = Action.RESUME) -> tuple[list[str], 
 
 def test_what_is_sound_stays_as_it_is(stage: Stage) -> None:
     """With a sound latest checkpoint nothing is said or moved, whatever lies beside it."""
-    write(stage, latest=(3, 2), previous=(3, 0), best=(2, 0))
+    write(stage, latest=3, previous=3, best=2)
     before = {path.name: path.read_bytes() for path in stage.output.iterdir()}
     assert recovered(stage) == ([], before)
 
@@ -72,7 +72,7 @@ def test_what_is_sound_stays_as_it_is(stage: Stage) -> None:
 @pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
 def test_the_previous_checkpoint_takes_the_place_of_the_latest(stage: Stage, damage: str) -> None:
     """Latest missing (killed between two renames), cut off or changed inside: the previous one goes on."""
-    write(stage, latest=(3, 2), previous=(3, 1), best=(3, 0))
+    write(stage, latest=4, previous=3, best=2)
     latest, previous = stage.output / LATEST, (stage.output / PREVIOUS).read_bytes()
     if damage == "missing":
         latest.unlink()
@@ -80,28 +80,26 @@ def test_the_previous_checkpoint_takes_the_place_of_the_latest(stage: Stage, dam
         latest.write_bytes(latest.read_bytes()[:-50])
     else:
         change_inside(latest)
-    assert inspect(stage).unfinished
+    assert read_stage(stage.files).unfinished
     said, left = recovered(stage)
     assert left[LATEST] == previous and PREVIOUS not in left and BEST in left
     assert (LATEST + ".damaged" in left) == (damage != "missing")
-    assert any("goes on from checkpoint_previous.pth" in line for line in said)
+    assert any("resumes from checkpoint_previous.pth" in line for line in said)
     assert recovered(stage) == ([], left), "done twice it is done once"
 
 
 def test_a_previous_checkpoint_alone_is_a_training_to_go_on_with(stage: Stage) -> None:
     """Nothing but the previous checkpoint is no beginning from the start."""
-    write(stage, previous=(0, 3))
-    assert inspect(stage).unfinished
+    write(stage, previous=0)
+    assert read_stage(stage.files).unfinished
     assert set(recovered(stage)[1]) == {LATEST}
 
 
 @pytest.mark.parametrize(
     ("best", "previous", "wins"),
-    [((2, 0), (5, 1), "previous"), ((6, 0), (5, 1), "best"), ((5, 0), (5, 1), "previous"), ((5, 0), (5, 0), "best")],
+    [(2, 5, "previous"), (6, 5, "best"), (5, 5, "best")],
 )
-def test_the_further_one_wins_whatever_the_clock_says(
-    stage: Stage, best: tuple[int, int], previous: tuple[int, int], wins: str
-) -> None:
+def test_the_further_one_wins_whatever_the_clock_says(stage: Stage, best: int, previous: int, wins: str) -> None:
     """Without a latest one, an older best one does not win; which is older is read from them, not from their times."""
     write(stage, best=best, previous=previous)
     for name, hours in ((BEST, 5 if wins == "previous" else 1), (PREVIOUS, 1 if wins == "previous" else 5)):
@@ -111,26 +109,26 @@ def test_the_further_one_wins_whatever_the_clock_says(
 
 def test_laws_of_the_choice() -> None:
     """A sound latest one is never replaced, a missing previous one never used, and no best one wins that is behind."""
-    places = [None, (0, 0), (0, 1), (1, 0)]
-    for latest, best, previous in itertools.product([False, True], places, places):
+    epochs = [None, 0, 1, 2]
+    for latest, best, previous in itertools.product([False, True], epochs, epochs):
         taken = takes_previous(Candidates(latest, best, previous))
         assert taken == (not latest and previous is not None and (best is None or best < previous))
 
 
 def test_no_sound_checkpoint_is_said_before_anything_trains(stage: Stage) -> None:
     """Where every checkpoint is damaged one line says so; then the stage has not begun, and the command starts it."""
-    write(stage, latest=(3, 2), best=(2, 0))
+    write(stage, latest=3, best=2)
     for name in (LATEST, BEST):
         change_inside(stage.output / name)
-    assert inspect(stage).unfinished, "the quick look does not read them"
-    with pytest.raises(StageError, match="run the same command again to train this stage anew"):
+    assert read_stage(stage.files).unfinished, "the quick look does not read them"
+    with pytest.raises(StageError, match="run the same command again to train this stage from its start"):
         recovered(stage)
-    assert not inspect(stage).has_begun
+    assert not read_stage(stage.files).has_begun
 
 
 def test_an_unreadable_best_checkpoint_does_not_win(stage: Stage) -> None:
     """One that is sound but cannot be loaded safely is taken for the older."""
-    write(stage, previous=(1, 0))
+    write(stage, previous=1)
     with (stage.output / BEST).open("wb") as stream:
         torch.save({"network_weights": {}, "current_epoch": Path("9")}, stream)
     assert LATEST in recovered(stage)[1]
@@ -139,7 +137,7 @@ def test_an_unreadable_best_checkpoint_does_not_win(stage: Stage) -> None:
 @pytest.mark.parametrize("action", [Action.START, Action.VALIDATE])
 def test_where_nothing_goes_on_only_what_is_cut_off_is_moved(stage: Stage, action: Action) -> None:
     """A stage that starts or validates loads none of them: they are not read through."""
-    write(stage, latest=(3, 2), best=(2, 0))
+    write(stage, latest=3, best=2)
     change_inside(stage.output / BEST)
     (stage.output / LATEST).write_bytes(b"PK")
     assert set(recovered(stage, action)[1]) == {LATEST + ".damaged", BEST}

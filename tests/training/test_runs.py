@@ -12,18 +12,28 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_seqtransfer.calibration.trained import read_trained
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError, StageError
+from nnunet_seqtransfer.planning.prices import Training
+from nnunet_seqtransfer.report.findings import find
 from nnunet_seqtransfer.storage import write_record
-from nnunet_seqtransfer.training.chain import Chain, load_chain
+from nnunet_seqtransfer.training.actions import Action, action_of
+from nnunet_seqtransfer.training.clean import find_unneeded
+from nnunet_seqtransfer.training.decide import Outlook
+from nnunet_seqtransfer.training.history import find_finished
 from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.prefetch import Prefetch
 from nnunet_seqtransfer.training.prepare import write_stage_plans
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock
 from nnunet_seqtransfer.training.run_record import RECORD, find_run, find_runs, read_run, run_name, write_run
 from nnunet_seqtransfer.training.run_stage import prepare_data, run_stage
 from nnunet_seqtransfer.training.stages import ChainRequest
+from nnunet_seqtransfer.training.status import State, run_status
+from nnunet_seqtransfer.training.train import look_ahead
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
-from support.made_run import zipped
+from support.runs import checkpoint, finish, record
 from support.world import FAR, NEAR, SCRIPTS, TARGET, World, python_environment, run
 
 OPTIONS = DeviceOptions("cpu", npz=True, checkpoint_minutes=3)
@@ -34,9 +44,9 @@ def request(*sources: str, folds: tuple[str, ...] = ("0",), epochs: int = 2) -> 
     return ChainRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", folds, recipe, recipe, 5)
 
 
-def recorded(*sources: str, folds: tuple[str, ...] = ("0",), epochs: int = 2) -> Chain:
-    chain = load_chain(request(*sources, folds=folds, epochs=epochs), 1, print)
-    write_run(chain, OPTIONS, 3)
+def recorded(*sources: str, folds: tuple[str, ...] = ("0",), epochs: int = 2) -> Outlook:
+    chain = look_ahead(request(*sources, folds=folds, epochs=epochs))
+    write_run(chain.request, chain.stages, OPTIONS, 3)
     return chain
 
 
@@ -52,11 +62,10 @@ def test_a_record_gives_back_everything_that_was_asked_for(world):
 
 def test_a_record_keeps_the_model_that_a_chain_begins_with(world, tmp_path):
     """File, member of the archive and checksum are those of the request."""
-    chain = load_chain(request(), 1, print)
-    landmark = PretrainedModel(tmp_path / "a b'.zip", "x/checkpoint_final.pth", "ab" * 32)
-    chain = replace(chain, request=replace(chain.request, landmark=landmark))
-    write_run(chain, OPTIONS, 3)
-    assert read_run(chain.folder).request.landmark == landmark
+    chain = look_ahead(request())
+    model = PretrainedModel(tmp_path / "a b'.zip", "x/checkpoint_final.pth", "ab" * 32)
+    run = write_run(replace(chain.request, pretrained=model), chain.stages, OPTIONS, 3)
+    assert read_run(run.folder).request.pretrained == model
 
 
 def test_folds_of_one_run_are_recorded_together(world):
@@ -116,16 +125,16 @@ def test_a_run_found_by_its_path_is_the_one_that_all_commands_know(world, monkey
     ("arguments", "words"),
     [
         (["nowhere"], "there is no run 'nowhere'"),
-        (["RUN", "-stage", "a/b/c"], "has no stage 'a/b/c'; its stages are"),
+        (["RUN", "-stage", "a/b/c"], "has no stage 'a/b/c'; choose from"),
         (["RUN", "-stage", "x", "--prepare_only"], "exclude each other"),
-        (["RUN", "-device", "cuda", "-num_gpus", "64"], "-num_gpus 64 is more than"),
+        (["RUN", "-device", "cuda", "-num_gpus", "64"], "-num_gpus 64 exceeds the batch size"),
     ],
 )
 def test_mistakes_of_the_continue_command_are_one_line(world, command, arguments, words):
     """Unknown runs and stages, options that exclude each other, devices that are not there."""
     name = run_name(recorded(NEAR).folder)
     outcome = command("continue_run", *(name if word == "RUN" else word for word in arguments))
-    assert outcome.status == 2 and words in outcome.err.splitlines()[-1]
+    assert outcome.status == 2 and words in outcome.err
 
 
 def test_a_stage_whose_stage_before_is_not_trained_is_refused(world, command):
@@ -141,9 +150,9 @@ def test_data_of_all_sources_can_be_prepared_without_training(world, command):
     chain = recorded(NEAR, FAR)
     before = {path for path in world.results.rglob("*") if path.is_file()}
     assert command("continue_run", run_name(chain.folder), "--prepare_only").status == 0
-    again = load_chain(chain.request, 1, print)
-    assert chain.cases_to_preprocess.keys() == {NEAR, FAR}
-    assert not any(again.cases_to_preprocess.values())
+    again = look_ahead(chain.request)
+    assert chain.to_preprocess.keys() == {NEAR, FAR}
+    assert not any(again.to_preprocess.values())
     assert {path for path in world.results.rglob("*") if path.is_file()} == before
 
 
@@ -151,27 +160,72 @@ def test_data_of_all_sources_can_be_prepared_without_training(world, command):
 def test_what_another_command_has_trained_otherwise_meanwhile_is_left_alone(world, finished):
     """A command that has waited for it neither takes it for its own nor writes over its plans: it ends as it would have
     had it come later."""
-    chain, other = (load_chain(request(NEAR, epochs=epochs), 1, print) for epochs in (2, 9))
+    chain, other = (look_ahead(request(NEAR, epochs=epochs)) for epochs in (2, 9))
     stage, theirs = chain.stages[0], other.stages[0]
     block = StageBlock(theirs.target, theirs.path, theirs.role, theirs.recipe, None)
-    write_stage_plans(theirs, other.plans[theirs], block)
-    zipped(theirs.output / ("checkpoint_final.pth" if finished else "checkpoint_latest.pth"))
+    write_stage_plans(theirs.files, other.survey.plans[theirs], block)
+    checkpoint(theirs.output / ("checkpoint_final.pth" if finished else "checkpoint_latest.pth"))
     before = world.snapshot()
-    with pytest.raises(StageError, match="trained with another recipe") as caught:
-        run_stage(chain, stage, OPTIONS, 1, print, train=pytest.fail, wait=True)
+    with pytest.raises(StageError, match="trained with a different recipe") as caught:
+        run_stage(chain, stage, Context(), train=pytest.fail, wait=True)
     assert world.snapshot() == before
     with pytest.raises(StageError) as later:
-        load_chain(chain.request, 1, print)
+        look_ahead(chain.request)
     assert str(later.value) == str(caught.value)
 
 
-def test_nothing_is_prepared_ahead_where_nothing_is_missing(world):
+def test_nothing_is_prefetched_if_nothing_is_missing(world):
     """Neither for the stage that trains, nor for sources that are ready."""
     chain = recorded(NEAR, FAR)
-    with Prefetch(chain, 2) as ahead:
-        assert ahead.start(chain.stages[1]) == 0, "the target is preprocessed, and the second source is being trained"
-        prepare_data(chain, 1, print)
-        assert ahead.start(chain.stages[0]) == 0
+    with Prefetch(chain, 2) as prefetch:
+        assert prefetch.start(chain.stages[1]) == 0, "the target is preprocessed, and the second source is being trained"
+        prepare_data(chain, Context())
+        assert prefetch.start(chain.stages[0]) == 0
+
+
+def test_three_mistakes_are_three_lines(world, command):
+    """A fold that does not exist, more GPUs than cases in a batch, and GPUs without CUDA: all are named in one go."""
+    before = world.snapshot()
+    train = ("train", "901", "3d_fullres", "7", "-s", "902", "-device", "cpu", "-num_gpus", "9", "-np", "1")
+    outcome = command(*train)
+    assert outcome.status == 2
+    lines = outcome.err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("error: ") for line in lines)
+    for words in ("has no fold 7", "-num_gpus 9 exceeds the batch size of 2", "-num_gpus 9 needs -device cuda"):
+        assert sum(words in line for line in lines) == 1
+    assert world.snapshot() == before
+
+
+def test_a_truncated_final_checkpoint_is_unfinished_for_every_command(world, command):
+    """Train, continue, status, clean, report, calibrate and plan agree on a stage whose checkpoint is cut off."""
+    recipe = Recipe(epochs=2, iterations=3, seed=1)
+    made = record((NEAR,), target=TARGET, recipe=recipe)
+    for stage in made.stages:
+        finish(made, stage)
+        latest = checkpoint(stage.output / "checkpoint_latest.pth")
+        final = stage.files.final
+        final.write_bytes(final.read_bytes()[:-10])
+        assert latest.is_file()
+    source, target = made.stages
+
+    assert [stage.state for stage in run_status()[0].stages] == [State.NOT_NEEDED, State.INTERRUPTED]
+    assert not {item.path for item, _ in find_unneeded().items} & set(made.folder.rglob("checkpoint_latest.pth"))
+    assert [stage.trained for stage in find(made.folder).stages] == [False, False]
+    assert read_trained("nnUNetPlans", "3d_fullres", print) == ()
+    training = Training(epochs=2, source_epochs=2, iterations=3)
+    assert find_finished(TARGET, "nnUNetPlans", "3d_fullres", training).paths == frozenset()
+    for stage in made.stages:
+        assert action_of(read_stage(stage.files), stage.role) is Action.RESUME
+    dry = ("-device", "cpu", "--dry_run", "-np", "1")
+    recipe_words = ("-epochs", "2", "-source_epochs", "2", "-iterations", "3", "-seed", "1")
+    for words in (
+        ("train", "901", "3d_fullres", "0", "-s", "902", *recipe_words, *dry),
+        ("continue_run", made.run.name, *dry),
+    ):
+        # the made plans are not those of the chain: both say so instead of taking the stage for finished
+        outcome = command(*words)
+        assert str(target.base) in outcome.err or "resumes from its checkpoint" in outcome.out, outcome.err
+    assert source.role == "source"
 
 
 def wait_until(holds: Callable[[], bool], child: subprocess.Popen[str]) -> None:

@@ -13,7 +13,7 @@ from nnunet_seqtransfer.nnunet.folders import external_trainers, installed_comma
 from nnunet_seqtransfer.training.job import DeviceOptions, stage_job
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest, chain_stages
-from nnunet_seqtransfer.training.state import Action
+from nnunet_seqtransfer.training.actions import Action
 
 TARGET, FIRST, SECOND = "Dataset110_Target", "Dataset101_First", "Dataset102_Second"
 

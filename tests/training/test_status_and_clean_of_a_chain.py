@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from nnunet_seqtransfer.runs.overview import read_all
-from nnunet_seqtransfer.runs.status import RunStatus, State
-from nnunet_seqtransfer.runs.unneeded import CATEGORIES
+from nnunet_seqtransfer.training.clean import CATEGORIES
+from nnunet_seqtransfer.training.status import RunStatus, State, run_status
 from support.world import FAR, NEAR, SCRIPTS, TARGET, World, python_environment
 
 pytestmark = pytest.mark.chain
@@ -26,7 +25,7 @@ def status_when(ready: Callable[[RunStatus], bool], child: subprocess.Popen[byte
     """The first status of the only run that is as wanted."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        runs = read_all()
+        runs = run_status()
         if runs and ready(runs[0]):
             return runs[0]
         assert child.poll() is None, (world.root / "output").read_text()
@@ -51,38 +50,34 @@ def test_a_chain_is_seen_at_work_and_cleaned_up_after_it(world: World, command):
         )
     seen = status_when(is_in_second_epoch, child, world)
     assert seen.state is State.RUNNING
-    assert str(seen.stages[0].files.presence) == f"process {child.pid} on {socket.gethostname()}"
-    assert seen.stages[0].files.end.median_seconds is not None and seen.seconds_left
+    assert str(seen.stages[0].on_disk.holder) == f"process {child.pid} on {socket.gethostname()}"
+    assert seen.stages[0].on_disk.log.median_seconds is not None and seen.seconds_left
     assert [stage.state for stage in seen.stages[1:]] == [State.WAITING] * 2
     assert f"running by process {child.pid}" in command("status").out
 
     os.killpg(child.pid, signal.SIGTERM)
     child.wait(300)
-    (stopped,) = read_all()
+    (stopped,) = run_status()
     assert stopped.state in (State.INTERRUPTED, State.NOT_STARTED) and stopped.is_left
 
     outcome = command("continue_run", stopped.name)
     assert outcome.status == 0, outcome.err
-    (finished,) = read_all()
+    (finished,) = run_status()
     assert finished.state is State.FINISHED
     assert [stage.epochs_done for stage in finished.stages] == [3] * 3
-    assert finished.stages[2].files.dice is not None
+    assert finished.stages[2].on_disk.dice is not None
     out = command("status").out
     assert "finished" in out and "continue with" not in out
 
     target = world.results / TARGET
     results = {path: path.stat().st_mtime_ns for path in target.rglob("fold_0/*") if path.is_file()}
     assert results
-    names = [category.name for category in CATEGORIES if category.name != "sources"]
-    assert command("clean", "--yes", "-what", *names).status == 0
-    assert not list(world.results.glob("*/*/seq_transfer_init*.pth"))
+    assert command("clean", "--yes", "-what", *CATEGORIES).status == 0
+    assert not list(world.results.glob("*/*/fold_*/checkpoint_latest.pth"))
     assert not [path for name in (NEAR, FAR) for path in (world.preprocessed / name).glob("nnUNetPlans_for901_*/")]
     require_nothing_to_train(command, world)
-    assert command("clean", "--yes", "-what", "sources").status == 0
-    assert not list(world.results.glob(f"{NEAR}/*")) and not list(world.results.glob(f"{FAR}/*"))
-    require_nothing_to_train(command, world)
     assert {path: path.stat().st_mtime_ns for path in target.rglob("fold_0/*") if path.is_file()} == results
-    assert read_all()[0].state is State.FINISHED
+    assert run_status()[0].state is State.FINISHED
 
 
 def require_nothing_to_train(command, world: World) -> None:

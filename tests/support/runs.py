@@ -1,4 +1,4 @@
-"""Recorded runs on made-up folders: records as the train command writes them, logs as nnU-Net writes them."""
+"""The one builder of recorded runs: records and plans by their writers, logs and checkpoints as nnU-Net leaves them."""
 
 from __future__ import annotations
 
@@ -6,35 +6,59 @@ import json
 import os
 import time
 import zipfile
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
 from nnunet_seqtransfer.storage import write_json
-from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, with_block
-from nnunet_seqtransfer.training.run_record import write_run
-from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
+from nnunet_seqtransfer.training.run_record import Run, write_run
+from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages, previous_stage
 
 TARGET, NEAR, FAR = "Dataset004_Target", "Dataset021_Near", "Dataset024_Far"
 DIGEST = "0123abcd"
 
 
+@dataclass(frozen=True)
+class MadeRun:
+    """A recorded run, and the stages that it was recorded for."""
+
+    run: Run
+    stages: tuple[Stage, ...]
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    def previous(self, stage: Stage) -> Stage | None:
+        return previous_stage(self.stages, stage)
+
+    def log(self, stage: Stage) -> Path:
+        return stage.files.log(self.folder)
+
+
 def record(
-    sources: tuple[str, ...] = (NEAR, FAR), folds: tuple[str, ...] = ("0",), epochs: int = 250, **changes: Any
-) -> Chain:
-    """Records a run; the chain knows its stages and its folder, and no task."""
-    recipe = Recipe(epochs)
-    request = ChainRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", folds, recipe, recipe, 5, **changes)
-    chain = Chain(request, chain_stages(request), {}, {}, {}, {})
-    write_run(chain, DeviceOptions("cpu"), 1)
-    return chain
+    sources: tuple[str, ...] = (NEAR, FAR),
+    folds: tuple[str, ...] = ("0",),
+    epochs: int = 250,
+    target: str = TARGET,
+    recipe: Recipe | None = None,
+    **changes: Any,
+) -> MadeRun:
+    """Record a run."""
+    recipe = recipe or Recipe(epochs)
+    request = ChainRequest(target, sources, "nnUNetPlans", "3d_fullres", folds, recipe, recipe, 5, **changes)
+    stages = chain_stages(request)
+    return MadeRun(write_run(request, stages, DeviceOptions("cpu"), 1), stages)
 
 
-def epoch_lines(epochs: range, seconds: float = 45.0, dice: tuple[float, ...] = (0.8, 0.6)) -> list[str]:
-    """The lines of nnU-Net's print_to_log_file for some epochs."""
+def epoch_lines(
+    epochs: range, seconds: float = 45.0, dice: tuple[float, ...] = (0.8, 0.6), lr: float = 0.00973
+) -> list[str]:
+    """Return the lines of nnU-Net's print_to_log_file for some epochs."""
     lines = []
     at = datetime(2026, 5, 1, 10)
     for epoch in epochs:
@@ -43,7 +67,7 @@ def epoch_lines(epochs: range, seconds: float = 45.0, dice: tuple[float, ...] = 
         said = [
             " ",
             f"Epoch {epoch} ",
-            "Current learning rate: 0.00973 ",
+            f"Current learning rate: {lr} ",
             "train_loss -0.1234 ",
             "val_loss -0.2345 ",
             f"Pseudo dice [{values}] ",
@@ -69,13 +93,13 @@ def checkpoint(path: Path, size: int = 2000) -> Path:
     return path
 
 
-def plans(stage: Stage, after: Stage | None = None) -> None:
+def plans(stage: Stage, after: Stage | None = None, **changes: Any) -> None:
     """The plans of a stage in both places, with its block and its hand-off."""
     init = None
     if after is not None:
         relative = (after.output / "checkpoint_final.pth").relative_to(results_folder())
         init = Init(str(relative), "0", str(stage.weights.relative_to(results_folder())), "1")
-    block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, init)
+    block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, init, **changes)
     identifier = data_name(stage) if stage.role == "source" else f"nnUNetPlans_{stage.configuration}"
     content: dict[str, Any] = {"plans_name": stage.plans_name}
     content["configurations"] = {stage.configuration: {"data_identifier": identifier}}
@@ -88,7 +112,7 @@ def data_name(stage: Stage) -> str:
     return f"nnUNetPlans_for4_{stage.configuration}_{DIGEST}"
 
 
-def finish(chain: Chain, stage: Stage, epochs: int | None = None) -> None:
+def finish(chain: MadeRun, stage: Stage, epochs: int | None = None) -> None:
     """Everything that a finished stage leaves."""
     after = chain.previous(stage)
     plans(stage, after)

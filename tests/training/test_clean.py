@@ -13,17 +13,15 @@ from pathlib import Path
 import pytest
 
 from nnunet_seqtransfer.entry_points import clean
-from nnunet_seqtransfer.runs import removal
-from nnunet_seqtransfer.runs.found import find
-from nnunet_seqtransfer.runs.unneeded import CATEGORIES, Category
-from nnunet_seqtransfer.training.chain import Chain
+from nnunet_seqtransfer.training import clean as cleaning
+from nnunet_seqtransfer.training.clean import CATEGORIES, find_unneeded
 from nnunet_seqtransfer.training.run_record import RECORD
-from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
-from support.made_runs import (
+from support.runs import (
     DIGEST,
     FAR,
     NEAR,
     TARGET,
+    MadeRun,
     age,
     cases,
     checkpoint,
@@ -33,9 +31,8 @@ from support.made_runs import (
     plans,
     record,
 )
-from support.made_runs import training_log as write_log
+from support.runs import training_log as write_log
 
-NAMES = tuple(category.name for category in CATEGORIES)
 HOUR = 3600.0
 
 
@@ -48,15 +45,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def category(name: str) -> Category:
-    return next(found for found in CATEGORIES if found.name == name)
-
-
 def listed(name: str) -> set[Path]:
-    return {item.path for item in category(name).items(find())}
+    return {item.path for item, _ in find_unneeded().items if item.category == name}
 
 
-def finished_chain(**changes: object) -> Chain:
+def finished_chain(**changes: object) -> MadeRun:
     chain = record(**changes)  # type: ignore[arg-type]
     for stage in chain.stages:
         finish(chain, stage)
@@ -77,15 +70,11 @@ def dead_process() -> int:
     return child.pid
 
 
-def test_of_a_finished_run_everything_but_its_results_can_go(world):
-    """Preprocessed sources, handed weights and source stages are listed under their categories; nothing left over."""
-    chain = finished_chain()
-    first, second, target = chain.stages
+def test_of_a_finished_run_the_preprocessed_sources_can_go(world):
+    """They are listed; the stages' checkpoints, weights and records are not."""
+    finished_chain()
     assert listed("leftovers") == set()
     assert listed("preprocessed") == {data_of(world, NEAR), data_of(world, FAR)}
-    assert listed("weights") == {second.weights, target.weights}
-    assert listed("sources") == {first.base, second.base}
-    assert listed("unused") == set() and listed("runs") == set()
 
 
 def test_an_unfinished_run_keeps_what_it_will_read(world):
@@ -97,7 +86,6 @@ def test_an_unfinished_run_keeps_what_it_will_read(world):
     of_other_configuration = cases(chain.stages[1], "nnUNetPlans_for4_2d_fedcba98")
     assert newer.exists()
     assert listed("preprocessed") == {data_of(world, NEAR), of_other_target, of_other_configuration}
-    assert listed("sources") == listed("unused") == set()
 
 
 def test_a_stage_begun_by_hand_keeps_its_data(world):
@@ -108,7 +96,6 @@ def test_a_stage_begun_by_hand_keeps_its_data(world):
     final = chain.stages[0].output / "checkpoint_final.pth"
     final.rename(final.with_name("checkpoint_latest.pth"))
     assert data_of(world, NEAR) not in listed("preprocessed")
-    assert listed("unused") == {chain.stages[0].base}
 
 
 def test_an_unreadable_run_keeps_all_but_leftovers(command):
@@ -117,9 +104,9 @@ def test_an_unreadable_run_keeps_all_but_leftovers(command):
     (broken.folder / RECORD).write_text("{")
     superseded = checkpoint(chain.stages[0].output / "checkpoint_latest.pth")
     assert listed("leftovers") == {superseded}
-    assert all(not listed(name) for name in NAMES if name != "leftovers")
+    assert not listed("preprocessed")
     outcome = command("clean")
-    assert "all but leftovers stays" in outcome.err and broken.folder.name in outcome.err
+    assert "preprocessed data stay" in outcome.err and broken.folder.name in outcome.err
 
 
 def test_leftovers_are_old_and_nobodys(world):
@@ -144,7 +131,7 @@ def test_leftovers_are_old_and_nobodys(world):
     damaged = checkpoint(target.output / "checkpoint_latest.pth.damaged")
     superseded = {checkpoint(second.output / f"checkpoint_{name}.pth") for name in ("latest", "previous")}
     checkpoint(second.output / "checkpoint_best.pth")
-    stale = lock(second.lock, dead_process(), socket.gethostname())
+    stale = lock(second.files.lock, dead_process(), socket.gethostname())
     assert listed("leftovers") == {damaged, stale, *superseded}, "what was just written may be somebody's"
     for path in (*aside, staged, half):
         age(path, HOUR + 1)
@@ -169,101 +156,21 @@ def test_what_a_living_process_is_at_is_not_even_listed(world, host):
     _, second, target = chain.stages
     checkpoint(second.output / "checkpoint_latest.pth")
     name, ago = (socket.gethostname(), 0.0) if host == "here" else ("elsewhere", 600.0)
-    for path in (second.lock, target.lock, data_of(world, NEAR).with_name(f".{data_of(world, NEAR).name}.lock")):
+    for path in (
+        second.files.lock,
+        target.files.lock,
+        data_of(world, NEAR).with_name(f".{data_of(world, NEAR).name}.lock"),
+    ):
         lock(path, os.getppid(), name, ago)
     assert listed("leftovers") == set()
     assert data_of(world, NEAR) not in listed("preprocessed")
-    assert listed("weights") == set()
-    assert listed("sources") == set(), "the run is at work"
 
 
 def test_a_silent_holder_elsewhere_is_gone_after_an_hour():
     """Its lock is listed; `locked` still waits for a sign before it takes it over."""
     chain = finished_chain(sources=())
-    stale = lock(chain.stages[0].lock, 1, "elsewhere", HOUR + 1)
+    stale = lock(chain.stages[0].files.lock, 1, "elsewhere", HOUR + 1)
     assert listed("leftovers") == {stale}
-
-
-def test_weights_stay_while_a_fold_may_need_them():
-    """A second fold that is asked for and not finished keeps the shared weights; so does a source that is gone."""
-    chain = record(folds=("0", "1"))
-    for stage in chain.stages[:3]:
-        finish(chain, stage)
-    first, second, target, other = chain.stages
-    assert listed("weights") == {second.weights}
-    finish(chain, other)
-    assert listed("weights") == {second.weights, target.weights}
-    (second.output / "checkpoint_final.pth").unlink()
-    assert target.weights not in listed("weights"), "they could not be made again for one more fold"
-    assert first.weights not in listed("weights")
-
-
-def test_weights_of_a_fold_alone_go_with_that_fold():
-    """Where sources are trained without a fold's cases, its weights are nobody else's."""
-    chain = record(folds=("0", "1"))
-    for stage in chain.stages[:3]:
-        finish(chain, stage)
-    target = chain.stages[2]
-    target.weights.unlink()
-    own = [checkpoint(target.base / f"seq_transfer_init_fold_{fold}.pth") for fold in "01"]
-    assert listed("weights") == {chain.stages[1].weights, own[0]}
-
-
-def test_weights_of_a_target_that_begins_with_a_model_stay(tmp_path):
-    """What is new beside an existing model's weights is random: a later fold would start from others."""
-    landmark = PretrainedModel(tmp_path / "model.pth", None, "ab" * 32)
-    chain = record(sources=(), landmark=landmark)
-    (stage,) = chain.stages
-    finish(chain, stage)
-    checkpoint(stage.weights)
-    assert listed("weights") == set()
-
-
-def test_a_model_that_a_run_begins_with_stays():
-    """Source stages are not offered where a run was begun with -init from them."""
-    chain = finished_chain(sources=(NEAR,))
-    base = chain.stages[0].base
-    assert listed("sources") == {base}
-    landmark = PretrainedModel((base / "fold_all" / "checkpoint_final.pth").resolve(), None, "ab" * 32)
-    record(sources=(FAR,), landmark=landmark)
-    assert listed("sources") == set()
-
-
-def test_sources_that_runs_share_stay_until_all_are_finished():
-    """Two runs along one first source: it is free when both are finished; what no run mentions is unused."""
-    chain = finished_chain()
-    shorter = record(sources=(NEAR,))
-    assert listed("sources") == {chain.stages[1].base}
-    finish(shorter, shorter.stages[1])
-    assert listed("sources") == {chain.stages[0].base, chain.stages[1].base}
-    shutil.rmtree(chain.folder)
-    assert listed("unused") == {chain.stages[1].base}
-    assert listed("sources") == {chain.stages[0].base}
-
-
-def test_a_source_with_something_of_its_users_stays():
-    """What somebody has put into a results folder does not go with it."""
-    chain = finished_chain(sources=(NEAR,))
-    base = chain.stages[0].base
-    (base / ".fold_all.0123abcd.tmp").mkdir()
-    assert listed("sources") == {base}
-    (base / "predictions").mkdir()
-    assert listed("sources") == set()
-
-
-def test_runs_whose_results_are_gone(command):
-    """Only where the target was trained and its results are deleted, not where it has yet to begin."""
-    chain, waiting = finished_chain(), record(tag="waiting")
-    finish(waiting, waiting.stages[0])
-    assert listed("runs") == set()
-    shutil.rmtree(chain.stages[2].base)
-    for stage in chain.stages[:2]:
-        for path in (chain.log(stage), *stage.output.iterdir()):
-            age(path, 2 * HOUR)
-    age(chain.log(chain.stages[2]), 2 * HOUR)
-    assert listed("runs") == {chain.folder}
-    assert command("clean", "--yes", "-what", "runs").status == 0
-    assert not chain.folder.exists() and waiting.folder.exists()
 
 
 def not_ours(world: Path) -> list[Path]:
@@ -290,7 +197,7 @@ def test_what_is_not_ours_is_never_listed(world):
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint(path) if path.suffix == ".pth" else path.write_text("{}")
         age(path, 2 * HOUR)
-    assert all(not listed(name) for name in NAMES)
+    assert all(not listed(name) for name in CATEGORIES)
 
 
 def test_links_are_not_followed(world):
@@ -303,8 +210,7 @@ def test_links_are_not_followed(world):
         path.rename(elsewhere / str(number))
         path.symlink_to(elsewhere / str(number))
     assert listed("preprocessed") == {data_of(world, FAR)}
-    assert listed("sources") == listed("leftovers") == set()
-    assert not any(str(path).startswith(str(first.base)) for path in listed("weights"))
+    assert listed("leftovers") == set()
 
 
 @pytest.fixture
@@ -328,18 +234,17 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str
 
 def test_nothing_goes_without_a_yes(world, command, terminal):
     """Without a terminal, with --dry_run, and at a terminal without a yes, everything stays; sizes come first."""
-    finished_chain()
+    chain = finished_chain()
+    checkpoint(chain.stages[0].output / "checkpoint_latest.pth")
     before = everything(world)
     asked = terminal("", "no")
     outcome = command("clean", "--dry_run")
     assert outcome.status == 0 and "nothing was removed" in outcome.out and not asked
     outcome = command("clean")
-    assert len(asked) == 2, "sources are not asked about unless they are named"
-    assert asked[0].startswith("remove 6 kB of preprocessed (2)? [y/N]")
+    assert len(asked) == 2
+    assert asked[1].startswith("remove 6 kB of preprocessed (2 items)? [y/N]")
     assert everything(world) == before
-    lines = outcome.out.splitlines()
-    assert lines[0].split() == ["size", "things", "category", "what", "it", "is"]
-    assert "only with -what sources" in outcome.out
+    assert outcome.out.splitlines()[0].split() == ["size", "items", "category", "content"]
 
 
 def test_without_a_terminal_it_lists(world, command):
@@ -356,7 +261,7 @@ def test_a_yes_removes_a_category(world, command, terminal):
     """What was agreed to goes, the rest stays to the byte."""
     finished_chain()
     before = everything(world)
-    terminal("y", "n")
+    terminal("y")
     assert command("clean").status == 0
     gone = set(before) - set(everything(world))
     assert gone == {name for name in before if f"_{DIGEST}/" in name}
@@ -364,51 +269,49 @@ def test_a_yes_removes_a_category(world, command, terminal):
 
 
 def test_scripts_remove_by_name(world, command):
-    """--yes -what removes everything of these categories, and the target keeps its results and its weights."""
+    """--yes -what removes everything of these categories, and all stages keep their results and their weights."""
     chain = finished_chain()
-    first, second, target = chain.stages
-    results = {name: text for name, text in everything(world).items() if str(target.base.name) in name}
-    outcome = command("clean", "--yes", "-what", *NAMES)
-    assert outcome.status == 2 and f"kept {target.weights}" in outcome.err, "its source went just before"
-    assert not first.base.exists() and not second.base.exists()
-    assert {name: text for name, text in everything(world).items() if str(target.base.name) in name} == results
+    checkpoint(chain.stages[1].output / "checkpoint_latest.pth")
+    assert command("clean", "--yes", "-what", *CATEGORIES).status == 0
+    assert not data_of(world, NEAR).exists() and not data_of(world, FAR).exists()
+    assert all((stage.output / "checkpoint_final.pth").is_file() for stage in chain.stages)
+    assert all(stage.weights.is_file() for stage in chain.stages[1:])
+    assert not list(world.rglob("checkpoint_latest.pth"))
     assert not list(world.rglob(".*.tmp")) and not list(world.rglob("*.lock"))
-    assert command("clean", "--yes", "-what", *NAMES).status == 0
+    assert "nothing to remove" in command("clean", "--yes", "-what", *CATEGORIES).out
 
 
 def test_a_kill_while_removing_leaves_nothing_that_looks_whole(world, command, monkeypatch):
     """Ended after the first file of a folder: the folder has no longer its name, and goes with the leftovers later."""
-    chain = finished_chain()
+    finished_chain(sources=(NEAR,))
 
     def killed(path: Path) -> None:
         next(path.iterdir()).unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(removal.shutil, "rmtree", killed)
-        assert command("clean", "--yes", "-what", "sources").status == 130
-    first = chain.stages[0]
-    assert sum(stage.output.exists() for stage in chain.stages[:2]) == 1
-    (aside,) = world.rglob(".fold_all.*.tmp")
+        patched.setattr(cleaning.shutil, "rmtree", killed)
+        assert command("clean", "--yes", "-what", "preprocessed").status == 130
+    assert not data_of(world, NEAR).exists()
+    (aside,) = (world / "nnUNet_preprocessed" / NEAR).glob(".*.tmp")
     age(aside, 2 * HOUR)
     assert aside in listed("leftovers")
-    assert first.base.parent.exists()
-    assert command("clean", "--yes", "-what", "leftovers", "sources").status == 0
+    assert command("clean", "--yes", "-what", "leftovers").status == 0
     assert not aside.exists()
 
 
 def test_what_was_begun_meanwhile_stays(world, command, monkeypatch):
     """Between the question and the removal a run was recorded that reads the data: under the lock it is seen."""
     finished_chain(sources=(NEAR,))
-    real = removal.remove_all
+    real = cleaning.clean
 
-    def late(*arguments: object) -> tuple[int, int]:
+    def late(*arguments: object) -> object:
         record(sources=(NEAR,), tag="late")
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(clean, "remove_all", late)
+    monkeypatch.setattr(clean, "clean", late)
     outcome = command("clean", "--yes", "-what", "preprocessed")
-    assert outcome.status == 2 and "needed by now" in outcome.err
+    assert outcome.status == 2 and "now in use" in outcome.err
     assert data_of(world, NEAR).is_dir()
 
 
@@ -417,13 +320,13 @@ def test_what_is_held_meanwhile_stays(world, command, monkeypatch):
     finished_chain(sources=(NEAR,))
     folder = data_of(world, NEAR)
     other = cases_for(world)
-    real = removal.remove_all
+    real = cleaning.clean
 
-    def late(*arguments: object) -> tuple[int, int]:
+    def late(*arguments: object) -> object:
         lock(folder.with_name(f".{folder.name}.lock"), os.getppid(), socket.gethostname())
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(clean, "remove_all", late)
+    monkeypatch.setattr(clean, "clean", late)
     outcome = command("clean", "--yes", "-what", "preprocessed")
     assert outcome.status == 2 and f"kept {folder}" in outcome.err
     assert folder.is_dir() and not other.exists()
@@ -445,8 +348,8 @@ def test_a_stage_that_trains_keeps_its_log_and_checkpoint(world, command):
     write_log(stage, epoch_lines(range(3)))
     checkpoint(stage.output / "checkpoint_latest.pth")
     cases(stage)
-    lock(stage.lock, os.getppid(), socket.gethostname())
+    lock(stage.files.lock, os.getppid(), socket.gethostname())
     before = everything(world)
-    assert command("clean", "--yes", "-what", *NAMES).status == 0
+    assert command("clean", "--yes", "-what", *CATEGORIES).status == 0
     assert everything(world) == before
     assert stage.target == TARGET

@@ -1,4 +1,4 @@
-"""What is left to do, decided for every combination of files that can lie on disk, obeys a few laws."""
+"""What is left to do, decided for every combination of files on disk, obeys a few laws; problems come all at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import pytest
 
 from nnunet_seqtransfer.errors import RecordError, StageError
 from nnunet_seqtransfer.nnunet.plans import plans_path
+from nnunet_seqtransfer.nnunet.training_log import Epoch, TrainingLog
 from nnunet_seqtransfer.storage import write_json
-from nnunet_seqtransfer.training.recipe import KEY, Init, Recipe, StageBlock, with_block
+from nnunet_seqtransfer.training.actions import Action
+from nnunet_seqtransfer.training.decide import weights_fit
+from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
+from nnunet_seqtransfer.training.recipe import KEY, Recipe, with_block
+from nnunet_seqtransfer.training.stage_files import FINAL, LATEST
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
-from nnunet_seqtransfer.training.state import Action, StageState, decide, inspect
+from support.states import actions_of, block_of, outlook_of, raise_problems, state_of
 
 TARGET, SOURCES = "Dataset010_Target", ("Dataset011_A", "Dataset012_B")
 DONE = (Action.NOTHING, Action.NOT_NEEDED)
-Case = tuple[tuple[Stage, ...], dict[Stage, StageState]]
+Case = tuple[tuple[Stage, ...], dict[Stage, StageOnDisk]]
 
 
 @pytest.fixture(autouse=True)
@@ -35,16 +40,11 @@ def stages_of(sources: int, folds: tuple[str, ...] = ("0",), epochs: int = 100) 
     return chain_stages(ChainRequest(TARGET, SOURCES[:sources], plans, configuration, folds, recipe, recipe, 5))
 
 
-def block_of(stage: Stage) -> StageBlock:
-    init = Init("a", "b", "c", "d") if len(stage.path) > 1 else None
-    return StageBlock(stage.target, stage.path, stage.role, stage.recipe, init)
+def nothing(stage: Stage) -> StageOnDisk:
+    return StageOnDisk(stage.files)
 
 
-def state_of(stage: Stage, *, final: bool, unfinished: bool, weights: bool, validated: bool) -> StageState:
-    return StageState(block_of(stage), final, unfinished, validated, weights, ())
-
-
-def possible_states(stage: Stage) -> Iterator[StageState]:
+def possible_states(stage: Stage) -> Iterator[StageOnDisk]:
     """All combinations; the first stage of a chain is handed no weights."""
     for final, unfinished, validated in itertools.product([False, True], repeat=3):
         for weights in (False, True) if len(stage.path) > 1 else (False,):
@@ -59,6 +59,10 @@ def every_case() -> Iterator[Case]:
             yield stages, dict(zip(stages, states, strict=True))
 
 
+def read(stage: Stage) -> StageOnDisk:
+    return read_stage(stage.files, details=True, checksums=True)
+
+
 def before(stages: tuple[Stage, ...], stage: Stage) -> Stage | None:
     return next((other for other in stages if other.path == stage.path[:-1]), None)
 
@@ -71,20 +75,20 @@ def test_all_combinations_are_looked_at() -> None:
 def test_every_stage_gets_one_action_in_the_order_given() -> None:
     """There is one decision for each stage."""
     for stages, states in every_case():
-        assert tuple(decide(stages, states)) == stages
+        assert tuple(actions_of(stages, states)) == stages
 
 
 def test_what_has_begun_never_starts_again() -> None:
     """A stage with a checkpoint is never started from the beginning."""
     for stages, states in every_case():
-        for stage, action in decide(stages, states).items():
+        for stage, action in actions_of(stages, states).items():
             assert not (states[stage].has_begun and action is Action.START), (stage, states[stage])
 
 
 def test_actions_have_what_they_need() -> None:
     """Going on needs a checkpoint to go on from, and no final one; validating needs a final one of the target."""
     for stages, states in every_case():
-        for stage, action in decide(stages, states).items():
+        for stage, action in actions_of(stages, states).items():
             state = states[stage]
             if action is Action.RESUME:
                 assert state.unfinished and not state.final
@@ -97,17 +101,17 @@ def test_actions_have_what_they_need() -> None:
 def test_weights_are_there_when_a_stage_starts() -> None:
     """A stage that starts behind another has its weights, or the other is finished or will be by then."""
     for stages, states in every_case():
-        actions = decide(stages, states)
+        actions = actions_of(stages, states)
         for stage, action in actions.items():
             previous = before(stages, stage)
-            if action is Action.START and previous is not None and not states[stage].weights:
+            if action is Action.START and previous is not None and not weights_fit(stage, states[stage]):
                 assert actions[previous] in (Action.NOTHING, Action.START, Action.RESUME)
 
 
 def test_only_needed_stages_train() -> None:
     """A source trains only where the stage after it has yet to start; so a finished target needs nothing."""
     for stages, states in every_case():
-        actions = decide(stages, states)
+        actions = actions_of(stages, states)
         for stage, action in actions.items():
             if stage.role == "source" and action in (Action.START, Action.RESUME):
                 after = [other for other in stages if before(stages, other) == stage]
@@ -120,17 +124,17 @@ def test_only_needed_stages_train() -> None:
 def test_targets_are_always_needed() -> None:
     """No fold of the target is left out."""
     for stages, states in every_case():
-        actions = decide(stages, states)
+        actions = actions_of(stages, states)
         assert all(actions[stage] is not Action.NOT_NEEDED for stage in stages if stage.role == "target")
 
 
 def test_deciding_twice_is_deciding_once() -> None:
     """The decision is a function of the states alone."""
     for stages, states in every_case():
-        assert decide(stages, states) == decide(stages, dict(reversed(states.items())))
+        assert actions_of(stages, states) == actions_of(stages, dict(reversed(states.items())))
 
 
-def done(states: dict[Stage, StageState], stage: Stage) -> dict[Stage, StageState]:
+def done(states: dict[Stage, StageOnDisk], stage: Stage) -> dict[Stage, StageOnDisk]:
     """The states after a stage's action ended well."""
     weights = len(stage.path) > 1
     return {**states, stage: state_of(stage, final=True, unfinished=True, weights=weights, validated=True)}
@@ -139,29 +143,29 @@ def done(states: dict[Stage, StageState], stage: Stage) -> dict[Stage, StageStat
 def test_interrupted_after_any_stage_the_rest_is_left() -> None:
     """After the first k actions, a new decision is the old one less what was done, and nothing is left at the end."""
     for stages, states in every_case():
-        actions = decide(stages, states)
+        actions = actions_of(stages, states)
         todo = [stage for stage, action in actions.items() if action not in DONE]
         now = states
         for stage in todo:
             now = done(now, stage)
-            again = decide(stages, now)
+            again = actions_of(stages, now)
             assert again[stage] in DONE
             left = [other for other, action in again.items() if action not in DONE]
             assert left == todo[todo.index(stage) + 1 :]
-        assert all(action in DONE for action in decide(stages, now).values())
+        assert all(action in DONE for action in actions_of(stages, now).values())
 
 
 def test_killed_in_a_stage_it_goes_on() -> None:
     """A stage killed after its first checkpoint is resumed, and what came before it is not repeated."""
     for stages, states in every_case():
-        actions = decide(stages, states)
+        actions = actions_of(stages, states)
         for stage in [stage for stage, action in actions.items() if action is Action.START]:
             killed = dict(states)
             for earlier in stages[: stages.index(stage)]:
                 if actions[earlier] not in DONE:
                     killed = done(killed, earlier)
-            killed[stage] = replace(states[stage], unfinished=True, weights=len(stage.path) > 1)
-            again = decide(stages, killed)
+            killed[stage] = replace(states[stage], whole=(LATEST,), weights_sha256="d" if len(stage.path) > 1 else None)
+            again = actions_of(stages, killed)
             assert again[stage] is Action.RESUME or again[stage] is Action.NOT_NEEDED
             assert all(again[earlier] in DONE for earlier in stages[: stages.index(stage)])
             if stage.role == "target":
@@ -169,52 +173,58 @@ def test_killed_in_a_stage_it_goes_on() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-@pytest.mark.parametrize("what", ["final", "unfinished"])
+@pytest.mark.parametrize("what", [FINAL, LATEST])
 def test_another_recipe_is_refused(place: int, what: str) -> None:
     """A training that was made with another recipe is neither reused nor overwritten: the error names both."""
     stages = stages_of(2)
-    states = {stage: StageState(None, False, False, False, False, ()) for stage in stages}
+    states = {stage: nothing(stage) for stage in stages}
     stage = stages[place]
     other = replace(block_of(stage), recipe=replace(stage.recipe, epochs=7, initial_lr=0.5))
-    states[stage] = replace(states[stage], block=other, **{what: True})
+    states[stage] = replace(states[stage], block=other, whole=(what,))
     with pytest.raises(StageError) as raised:
-        decide(stages, states)
+        raise_problems(stages, states)
     message = str(raised.value)
-    for words in ("epochs 100 against 7", "initial_lr 0.01 against 0.5", str(stage.base), "-tag"):
+    for words in (
+        "epochs: 7 on disk, 100 requested",
+        "initial_lr: 0.5 on disk, 0.01 requested",
+        str(stage.base),
+        "-tag",
+    ):
         assert words in message
 
 
 def test_a_recipe_without_training_is_no_conflict() -> None:
     """Plans written with another recipe, but nothing trained under them, are simply replaced."""
     stages = stages_of(1)
-    states = {stage: StageState(None, False, False, False, False, ()) for stage in stages}
+    states = {stage: nothing(stage) for stage in stages}
     states[stages[0]] = replace(states[stages[0]], block=replace(block_of(stages[0]), recipe=Recipe(epochs=7)))
-    assert set(decide(stages, states).values()) == {Action.START}
+    assert set(outlook_of(stages, states).actions.values()) == {Action.START}
+    assert not outlook_of(stages, states).problems
 
 
 def test_another_path_is_refused() -> None:
     """A training of the same name along another path is refused, naming that path."""
     stages = stages_of(1)
-    states = {stage: StageState(None, False, False, False, False, ()) for stage in stages}
+    states = {stage: nothing(stage) for stage in stages}
     other = replace(block_of(stages[1]), path=("Dataset099_Other", TARGET))
-    states[stages[1]] = replace(states[stages[1]], block=other, final=True)
+    states[stages[1]] = replace(states[stages[1]], block=other, whole=(FINAL,))
     with pytest.raises(StageError, match="Dataset099_Other -> Dataset010_Target"):
-        decide(stages, states)
+        raise_problems(stages, states)
 
 
 def test_a_training_without_plans_is_refused() -> None:
     """A training whose plans are gone cannot be told from another: it is not touched."""
     stages = stages_of(0)
     with pytest.raises(StageError, match="are gone"):
-        decide(stages, {stages[0]: StageState(None, True, False, False, False, ())})
+        raise_problems(stages, {stages[0]: replace(nothing(stages[0]), whole=(FINAL,))})
 
 
 def test_nothing_on_disk_is_seen_as_nothing() -> None:
     """In empty folders no stage has begun, and every stage starts."""
     stages = stages_of(2)
-    states = {stage: inspect(stage) for stage in stages}
-    assert set(states.values()) == {StageState(None, False, False, False, False, ())}
-    assert set(decide(stages, states).values()) == {Action.START}
+    states = {stage: read(stage) for stage in stages}
+    assert states == {stage: nothing(stage) for stage in stages}
+    assert set(actions_of(stages, states).values()) == {Action.START}
 
 
 @pytest.mark.parametrize("name", ["checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"])
@@ -226,12 +236,12 @@ def test_a_truncated_checkpoint_counts_as_damaged(name: str) -> None:
     stage.output.mkdir(parents=True)
     path: Path = stage.output / name
     torch.save({"network_weights": {"a": torch.arange(100)}}, path)
-    assert inspect(stage).has_begun
+    assert read(stage).has_begun
     whole = path.read_bytes()
     for length in (0, 1, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        state = inspect(stage)
-        assert state.damaged == (path,)
+        state = read(stage)
+        assert state.damaged == (path.name,)
         assert not state.has_begun
 
 
@@ -249,7 +259,7 @@ def test_a_checkpoint_with_a_damaged_end_counts_as_damaged() -> None:
             changed = bytearray(whole)
             changed[place] ^= bits
             path.write_bytes(changed)
-            state = inspect(stage)
+            state = read(stage)
             assert state.final != bool(state.damaged)
 
 
@@ -258,7 +268,7 @@ def test_a_checkpoint_with_a_damaged_end_counts_as_damaged() -> None:
     [
         (lambda block: [block], "damaged"),
         (lambda block: "text", "damaged"),
-        (lambda block: {**block, "format": 99, "configurations": []}, "format 99, this version reads up to 3"),
+        (lambda block: {**block, "format": 99, "configurations": []}, "format 99, this version reads up to 4"),
         (lambda block: {**block, "format": "1"}, "damaged"),
         (lambda block: {key: value for key, value in block.items() if key != "path"}, "damaged"),
         (lambda block: {**block, "configurations": {"3d_fullres": {"recipe": {"epoch": 1}, "init": None}}}, "damaged"),
@@ -271,10 +281,10 @@ def test_a_damaged_block_is_refused(change: Callable[[Any], Any], words: str) ->
     plans = with_block({"plans_name": stage.plans_name}, stage.configuration, block_of(stage))
     path = plans_path(stage.dataset, stage.plans_name)
     write_json(path, plans)
-    assert inspect(stage).block == block_of(stage)
+    assert read(stage).block == block_of(stage)
     write_json(path, {**plans, KEY: change(plans[KEY])})
     with pytest.raises(RecordError, match=words) as raised:
-        inspect(stage)
+        read(stage)
     assert stage.plans_name in str(raised.value)
 
 
@@ -284,55 +294,78 @@ def test_plans_without_a_block_or_for_another_configuration_have_none() -> None:
     path = plans_path(stage.dataset, stage.plans_name)
     for plans in ({}, with_block({}, "2d", block_of(stage))):
         write_json(path, plans)
-        assert inspect(stage).block is None
+        assert read(stage).block is None
 
 
 def test_weights_of_a_source_that_was_deleted_are_not_trusted() -> None:
     """Handed-over weights count while their source is there, or while another fold has trained from them."""
     source, target = stages_of(1)
-    gone = StageState(None, False, False, False, False, ())
     for siblings in (False, True):
-        waiting = StageState(block_of(target), False, False, False, True, (), siblings)
-        actions = decide((source, target), {source: gone, target: waiting})
+        waiting = replace(state_of(target, weights=True), has_siblings=siblings)
+        actions = actions_of((source, target), {source: nothing(source), target: waiting})
         assert actions[source] is (Action.NOT_NEEDED if siblings else Action.START)
         assert actions[target] is Action.START
 
 
 def test_folds_never_start_from_differently_trained_sources() -> None:
-    """Where a fold has trained, and both its starting weights and their source are gone, nothing is trained anew."""
+    """If a fold has trained, and both its starting weights and their source are gone, nothing is trained again."""
     source, target = stages_of(1)
-    gone = StageState(None, False, False, False, False, ())
-    waiting = StageState(block_of(target), False, False, False, False, (), siblings=True)
-    for left in (gone, state_of(source, final=False, unfinished=True, weights=False, validated=False)):
+    waiting = replace(state_of(target), has_siblings=True)
+    for left in (nothing(source), state_of(source, unfinished=True)):
         with pytest.raises(StageError, match="that other folds began from are gone"):
-            decide((source, target), {source: left, target: waiting})
-    there = state_of(source, final=True, unfinished=False, weights=False, validated=False)
-    assert decide((source, target), {source: there, target: waiting})[target] is Action.START
+            raise_problems((source, target), {source: left, target: waiting})
+    there = state_of(source, final=True)
+    outlook = outlook_of((source, target), {source: there, target: waiting})
+    assert outlook.actions[target] is Action.START and not outlook.problems
 
 
 def test_a_fold_binds_its_siblings_to_its_recipe() -> None:
     """A second fold with another recipe would rewrite the plans that the first one rests on: refused."""
     (target,), (other,) = stages_of(0), stages_of(0, epochs=101)
-    state = StageState(block_of(other), False, False, False, False, (), siblings=True)
-    with pytest.raises(StageError, match="was trained with another recipe"):
-        decide((target,), {target: state})
+    state = replace(nothing(target), block=block_of(other), has_siblings=True)
+    with pytest.raises(StageError, match="was trained with a different recipe"):
+        raise_problems((target,), {target: state})
 
 
 def test_softmax_outputs_asked_for_later_are_made_up_for() -> None:
-    """A fold validated without --npz is validated again where it is asked for, and only there; a source never is."""
+    """A fold validated without --npz is validated again only if it is asked for; a source never is."""
     source, target = stages_of(1)
     for there in (False, True):
         states = {
             stage: replace(
                 state_of(stage, final=True, unfinished=True, weights=stage is target, validated=True),
-                probabilities=there,
+                has_probabilities=there,
             )
             for stage in (source, target)
         }
-        assert set(decide((source, target), states).values()) == {Action.NOTHING}
-        asked = decide((source, target), states, probabilities=True)
+        assert set(actions_of((source, target), states).values()) == {Action.NOTHING}
+        asked = actions_of((source, target), states, probabilities=True)
         assert asked[source] is Action.NOTHING
         assert asked[target] is (Action.NOTHING if there else Action.VALIDATE)
+
+
+def test_problems_of_all_stages_and_of_the_request_come_together() -> None:
+    """Two stages with other recipes and too many GPUs are three problems of one outlook."""
+    stages = stages_of(1)
+    states = {
+        stage: replace(nothing(stage), whole=(LATEST,), block=replace(block_of(stage), recipe=Recipe(epochs=7)))
+        for stage in stages
+    }
+    problems = [str(error) for error in outlook_of(stages, states, gpus=4).problems]
+    assert len(problems) == 3
+    assert "-num_gpus 4 exceeds the batch size of 2" in problems[0]
+    assert [str(stage.base) in text for stage, text in zip(stages, problems[1:], strict=True)] == [True, True]
+
+
+def test_the_estimate_uses_measured_epochs() -> None:
+    """Stages with logged epochs give their pace to those with as many iterations; what is done costs nothing."""
+    stages = stages_of(1)
+    source, target = stages
+    states = {source: state_of(source, final=True), target: nothing(target)}
+    published = outlook_of(stages, states).seconds
+    assert published == {source: 0.0, target: pytest.approx(100 * 45.0)}
+    states[source] = replace(states[source], log=TrainingLog((Epoch(0, seconds=10.0),)))
+    assert outlook_of(stages, states).seconds[target] == pytest.approx(100 * 10.0)
 
 
 def test_softmax_outputs_count_where_every_case_has_them() -> None:
@@ -341,5 +374,5 @@ def test_softmax_outputs_count_where_every_case_has_them() -> None:
     folder = stage.output / "validation"
     write_json(folder / "summary.json", {"metric_per_case": [{}, {}]})
     for number, complete in enumerate((False, False, True)):
-        assert inspect(stage).validated and inspect(stage).probabilities is complete
+        assert read(stage).validated and read(stage).has_probabilities is complete
         (folder / f"case{number}.npz").touch()

@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 
-from nnunet_seqtransfer.runs.overview import read_all
-from nnunet_seqtransfer.runs.status import RunStatus, StageStatus, State
-from nnunet_seqtransfer.training.chain import Chain
 from nnunet_seqtransfer.training.run_record import RECORD
 from nnunet_seqtransfer.training.stages import Stage
-from support.made_runs import FAR, NEAR, TARGET, checkpoint, epoch_lines, finish, lock, record, training_log
+from nnunet_seqtransfer.training.status import Queue, RunStatus, StageStatus, State, run_status
+from support.runs import FAR, NEAR, TARGET, MadeRun, checkpoint, epoch_lines, finish, lock, record, training_log
 
 CRASH = [
     "Traceback (most recent call last):",
@@ -39,7 +37,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def only() -> RunStatus:
-    (status,) = read_all()
+    (status,) = run_status()
     return status
 
 
@@ -63,7 +61,7 @@ def test_a_finished_run_has_nothing_left():
     assert [found.state for found in status.stages] == [State.FINISHED] * 3
     assert [found.epochs_done for found in status.stages] == [250] * 3
     assert status.seconds_left == 0
-    assert stage_status(chain.stages[2]).files.dice == 0.853
+    assert stage_status(chain.stages[2]).on_disk.dice == 0.853
 
 
 def test_a_run_that_never_began_waits():
@@ -84,7 +82,7 @@ def test_an_interrupted_stage_goes_on_where_its_log_ends():
     found = stage_status(chain.stages[1])
     assert (found.state, found.epochs_done, found.epochs_left) == (State.INTERRUPTED, 37, 213)
     assert found.seconds_left == 2130
-    assert found.files.end.last.mean_dice == pytest.approx(0.7)
+    assert found.on_disk.log.last.mean_dice == pytest.approx(0.7)
     assert only().state is State.INTERRUPTED
     waiting = stage_status(chain.stages[2])
     assert waiting.seconds_left == 250 * (10 + 45) / 2, "at the median pace of the stages with as many iterations"
@@ -108,7 +106,7 @@ def test_a_training_that_goes_on_writes_a_new_log():
         chain.stages[0], ["", "2026-05-01 13:00:00.1: unpacking done... "], "training_log_2026_5_1_13_00_00.txt"
     )
     found = stage_status(chain.stages[0])
-    assert found.epochs_done == 30 and found.files.end.last.mean_dice == pytest.approx(0.9)
+    assert found.epochs_done == 30 and found.on_disk.log.last.mean_dice == pytest.approx(0.9)
 
 
 def test_the_newest_log_is_told_by_its_numbers():
@@ -157,11 +155,11 @@ def test_who_trains_is_named_by_the_lock():
     """A process of this machine that lives is at the stage; one that is gone is not."""
     chain = record(sources=())
     training_log(chain.stages[0], epoch_lines(range(5)))
-    lock(chain.stages[0].lock, os.getppid(), socket.gethostname())
+    lock(chain.stages[0].files.lock, os.getppid(), socket.gethostname())
     assert only().state is State.RUNNING
-    assert str(stage_status(chain.stages[0]).files.presence) == f"process {os.getppid()} on {socket.gethostname()}"
+    assert str(stage_status(chain.stages[0]).on_disk.holder) == f"process {os.getppid()} on {socket.gethostname()}"
     assert stage_status(chain.stages[0]).epochs_left == 245, "of one that runs nothing is lost"
-    lock(chain.stages[0].lock, dead_process(), socket.gethostname())
+    lock(chain.stages[0].files.lock, dead_process(), socket.gethostname())
     assert only().state is State.INTERRUPTED
 
 
@@ -169,9 +167,9 @@ def test_another_machine_is_known_by_its_last_sign(command):
     """The lock file's time tells: a fresh one is at work, an old one is said to be silent."""
     chain = record(sources=())
     training_log(chain.stages[0], epoch_lines(range(5)))
-    lock(chain.stages[0].lock, 1, "elsewhere", seconds_ago=10)
+    lock(chain.stages[0].files.lock, 1, "elsewhere", seconds_ago=10)
     assert only().state is State.RUNNING
-    lock(chain.stages[0].lock, 1, "elsewhere", seconds_ago=720)
+    lock(chain.stages[0].files.lock, 1, "elsewhere", seconds_ago=720)
     assert only().state is State.SILENT
     assert "last sign 12 min ago" in command("status").out
 
@@ -206,7 +204,7 @@ def test_what_a_scheduler_says_is_shown():
         asked.append(folder)
         return {stage.key: "PENDING" for stage in chain.stages}
 
-    (status,) = read_all(queue=queue)
+    (status,) = run_status(queue=Queue(queue))
     assert asked == [chain.folder]
     assert [found.queue for found in status.stages] == [None, "PENDING", "PENDING"]
 
@@ -218,7 +216,7 @@ def garbage(path: Path) -> None:
     )
 
 
-def damaged(chain: Chain, folders: Path, how: str) -> None:
+def damaged(chain: MadeRun, folders: Path, how: str) -> None:
     """Does what happens to folders."""
     stage = chain.stages[1]
     if how == "edited record":
@@ -250,9 +248,9 @@ def damaged(chain: Chain, folders: Path, how: str) -> None:
         shutil.rmtree(stage.base)
         stage.base.write_text("")
     elif how == "lock of nobody":
-        stage.lock.write_bytes(b"\xff\x00pid=\n")
+        stage.files.lock.write_bytes(b"\xff\x00pid=\n")
     elif how == "lock of a huge process":
-        lock(stage.lock, 10**30, socket.gethostname())
+        lock(stage.files.lock, 10**30, socket.gethostname())
     elif how == "summary of another kind":
         target = chain.stages[2]
         (target.output / "validation").mkdir(parents=True, exist_ok=True)
@@ -293,12 +291,12 @@ def test_damage_is_a_line_and_never_an_error(folders, command, how):
                 continue
             assert outcome.status == 0, outcome.err
             assert "Traceback" not in outcome.out + outcome.err
-        assert {run.name for run in read_all()} == {f"{TARGET}/{run.folder.name}" for run in (chain, other)}
+        assert {run.name for run in run_status()} == {f"{TARGET}/{run.folder.name}" for run in (chain, other)}
         assert snapshot(folders) == before
     finally:
         folders.chmod(0o755)
     if "record" in how:
-        assert sum(run.state is State.UNREADABLE for run in read_all()) == 1
+        assert sum(run.state is State.UNREADABLE for run in run_status()) == 1
         assert "unreadable: " in command("status").out
 
 
@@ -338,7 +336,7 @@ def test_json_holds_everything_under_documented_names(command):
     """The schema of docs/reference/files.md, with null where something is not known."""
     chain = record()
     finish(chain, chain.stages[0])
-    lock(chain.stages[1].lock, os.getppid(), socket.gethostname())
+    lock(chain.stages[1].files.lock, os.getppid(), socket.gethostname())
     content: dict[str, Any] = json.loads(command("status", "--json").out)
     assert (content["kind"], content["format"]) == ("status", 1)
     (run,) = content["runs"]
@@ -393,7 +391,7 @@ def test_of_300_stages_each_file_is_read_at_most_once(folders, opened):
         training_log(chain.stages[2], epoch_lines(range(3)))
         checkpoint(chain.stages[2].output / "checkpoint_latest.pth")
     opened.clear()
-    runs = read_all()
+    runs = run_status()
     seen = [name for name in opened if name.startswith(str(folders))]
     assert len(runs) == 100 and all(run.state is State.INTERRUPTED for run in runs)
     assert len(seen) >= 300
@@ -421,4 +419,4 @@ def test_runs_are_shown_newest_first(folders):
         content = {key: value for key, value in content.items() if key not in ("kind", "format", "checksum")}
         write_record(chain.folder / RECORD, "run", 2, {**content, "started": started})
     (broken.folder / RECORD).write_text("{")
-    assert [run.folder for run in read_all()] == [newer.folder, older.folder, broken.folder]
+    assert [run.folder for run in run_status()] == [newer.folder, older.folder, broken.folder]

@@ -1,0 +1,279 @@
+"""What a chain needs, and every problem that would stop it: pure functions of a survey."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, StageError, collecting
+from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
+from nnunet_seqtransfer.storage import size_text
+from nnunet_seqtransfer.training.actions import DONE, Action, Link, needed_actions
+from nnunet_seqtransfer.training.estimate import default_epoch_seconds, paces, stage_seconds
+from nnunet_seqtransfer.training.on_disk import StageOnDisk
+from nnunet_seqtransfer.training.prepare import preprocessed_bytes
+from nnunet_seqtransfer.training.recipe import KEY
+from nnunet_seqtransfer.training.run_record import run_folder
+from nnunet_seqtransfer.training.stages import ChainRequest, Stage
+from nnunet_seqtransfer.training.survey import Survey
+from nnunet_seqtransfer.transfer.correspondence import Correspondence
+from nnunet_seqtransfer.transfer.handoff import InitialWeights, NewNetwork, match_stages
+from nnunet_seqtransfer.transfer.tensor_roles import require_parts
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What will happen to a chain, or why it cannot."""
+
+    survey: Survey
+    "What the decision rests on."
+    actions: Mapping[Stage, Action]
+    "What each stage needs."
+    seconds: Mapping[Stage, float]
+    "Estimated training time of each stage; 0 if nothing is left."
+    request_problems: tuple[SeqTransferError, ...] = ()
+    "Problems of the request as a whole."
+    stage_problems: Mapping[Stage, tuple[SeqTransferError, ...]] | None = None
+    "Problems of each stage; None if the stages could not be surveyed."
+    initial: Mapping[Stage, InitialWeights] = field(default_factory=dict)
+    "What the stages that start next get from their checkpoints, without the weights; see `look_ahead`."
+
+    @property
+    def problems(self) -> tuple[SeqTransferError, ...]:
+        """Return every problem; a chain with problems must not be run."""
+        of_stages = (error for errors in (self.stage_problems or {}).values() for error in errors)
+        return (*self.request_problems, *of_stages)
+
+    @property
+    def request(self) -> ChainRequest:
+        """Return what was asked for."""
+        return self.survey.request
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stages in order."""
+        return self.survey.stages
+
+    @property
+    def unfinished(self) -> tuple[Stage, ...]:
+        """Return the stages with something left to do, in order."""
+        return tuple(stage for stage in self.stages if self.actions[stage] not in DONE)
+
+    @property
+    def is_finished(self) -> bool:
+        """Return True if nothing is left to do."""
+        return bool(self.stages) and not self.unfinished
+
+    @property
+    def to_preprocess(self) -> dict[str, tuple[str, ...]]:
+        """Return source -> cases that are not preprocessed yet, for the sources that will be trained."""
+        left = {stage.dataset for stage in self.unfinished if stage.role == "source"}
+        return {name: cases for name, cases in self.survey.missing.items() if name in left}
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the run's record and logs."""
+        return run_folder(self.request, self.stages)
+
+    def previous(self, stage: Stage) -> Stage | None:
+        """Return the stage that hands weights to ``stage``."""
+        return self.survey.previous(stage)
+
+    def log(self, stage: Stage) -> Path:
+        """Return the log of a stage."""
+        return stage.files.log(self.folder)
+
+    def title(self, stage: Stage) -> str:
+        """Return a stage's title for people: "stage 2 of 3: Dataset024_X fold all"."""
+        number = f"stage {self.stages.index(stage) + 1} of {len(self.stages)}"
+        left_out = f" without {len(stage.excluded)} of its cases" if stage.excluded else ""
+        return f"{number}: {stage.dataset} fold {stage.fold}{left_out}"
+
+    def match(self, stage: Stage) -> Correspondence:
+        """Return which channels and heads of the previous stage match those of ``stage``."""
+        previous = self.previous(stage)
+        if previous is None:
+            raise ValueError(f"{stage.key} has no previous stage")
+        # the affinity compared each source with the target, so its pairs count only when the target gets weights
+        compared = self.request.compared.get(previous.dataset, ()) if stage.role == "target" else ()
+        return match_stages(self.survey.tasks[previous.dataset], self.network(stage), compared)
+
+    def network(self, stage: Stage) -> NewNetwork:
+        """Return the network that a stage trains."""
+        return NewNetwork(
+            self.survey.tasks[stage.dataset],
+            self.survey.plans[stage],
+            stage.configuration,
+            stage.recipe.seed,
+            stage.keep_heads,
+        )
+
+    def weights_are_stale(self, stage: Stage) -> bool:
+        """Return True if the weights from the previous stage must be made: none fit, or they would differ now.
+
+        They differ if the previous stage was trained again since. If no other fold has trained from them, they also
+        differ if other channels or heads match.
+        """
+        previous, on_disk = self.previous(stage), self.survey.on_disk[stage]
+        init = on_disk.block.init if on_disk.block is not None and weights_fit(stage, on_disk) else None
+        if init is None:
+            return True
+        if previous is None:
+            return False
+        if self.survey.final_sha256.get(previous, init.checkpoint_sha256) != init.checkpoint_sha256:
+            return True
+        if on_disk.has_siblings and not stage.has_own_weights:
+            return False
+        match = self.match(stage)
+        return (init.channels, init.heads) != (match.channels, match.heads.indices if match.heads else None)
+
+
+def decide(survey: Survey) -> Outlook:
+    """Return the actions, the estimate and all problems of a surveyed chain. Nothing is read, raised or written."""
+    links = [_link(survey, stage) for stage in survey.stages]
+    by_key = needed_actions(links, probabilities=survey.options.npz)
+    actions = {stage: by_key[stage.key] for stage in survey.stages}
+    outlook = Outlook(survey, actions, _seconds(survey, actions))
+    return Outlook(
+        survey,
+        actions,
+        outlook.seconds,
+        (*survey.problems, *_request_problems(outlook)),
+        {stage: tuple(_stage_problems(outlook, stage)) for stage in survey.stages},
+    )
+
+
+def weights_fit(stage: Stage, on_disk: StageOnDisk) -> bool:
+    """Return True if the handed-over weights are the recorded ones, made with the requested seed and choice of heads.
+
+    Needs an ``on_disk`` that was read with checksums.
+    """
+    block = on_disk.block
+    if block is None or block.init is None or on_disk.weights_sha256 is None:
+        return False
+    is_asked_for = (block.keep_heads, block.recipe.seed) == (stage.keep_heads, stage.recipe.seed)
+    return is_asked_for and on_disk.weights_sha256 == block.init.weights_sha256
+
+
+def _link(survey: Survey, stage: Stage) -> Link:
+    previous, on_disk = survey.previous(stage), survey.on_disk[stage]
+    after = previous.key if previous is not None else None
+    return Link(stage.key, stage.role, after, on_disk, stage.has_own_weights, weights_fit(stage, on_disk))
+
+
+def _seconds(survey: Survey, actions: Mapping[Stage, Action]) -> dict[Stage, float]:
+    known = paces((stage.recipe, on_disk) for stage, on_disk in survey.on_disk.items())
+    seconds = {}
+    for stage, action in actions.items():
+        settings, on_disk = survey.plans[stage]["configurations"][stage.configuration], survey.on_disk[stage]
+        voxels = math.prod(settings["patch_size"]) * settings["batch_size"]
+        pace = known.get(stage.recipe.iterations) or default_epoch_seconds(stage.recipe, survey.options.device, voxels)
+        done = on_disk.log.epochs_done if action is Action.RESUME else 0
+        epochs = max(0, stage.recipe.epochs - done) if action in (Action.START, Action.RESUME) else 0
+        seconds[stage] = stage_seconds(stage.recipe, on_disk, epochs, pace) or 0.0
+    return seconds
+
+
+def _request_problems(outlook: Outlook) -> Iterator[SeqTransferError]:
+    """Yield problems of the devices and the disk."""
+    survey, configuration = outlook.survey, outlook.request.configuration
+    batch = survey.target_plans["configurations"][configuration]["batch_size"]
+    if survey.options.gpus > batch:
+        yield StageError(
+            f"-num_gpus {survey.options.gpus} exceeds the batch size of {batch} ({outlook.request.plans}, "
+            f"{configuration}): each GPU needs at least one case; use -num_gpus {batch}"
+        )
+    first = {stage.dataset: stage for stage in reversed(outlook.stages)}
+    sizes = {
+        name: preprocessed_bytes(survey.tasks[name], survey.plans[first[name]], configuration, len(cases))
+        for name, cases in outlook.to_preprocess.items()
+    }
+    if sum(sizes.values()) > survey.free_bytes:
+        largest = max(sizes, key=lambda name: sizes[name])
+        yield DatasetError(
+            f"preprocessing needs up to {size_text(sum(sizes.values()))} at the target's spacing ({largest} alone "
+            f"{size_text(sizes[largest])}), but {size_text(survey.free_bytes)} are free in {preprocessed_folder()}; "
+            f"free space or leave {largest} out"
+        )
+
+
+def _stage_problems(outlook: Outlook, stage: Stage) -> Iterator[SeqTransferError]:
+    """Yield why a stage cannot be trained, or may not reuse what is on disk."""
+    survey, on_disk, previous = outlook.survey, outlook.survey.on_disk[stage], outlook.previous(stage)
+    if on_disk.is_bound:
+        yield from _differences(stage, on_disk)
+    yield from _plans_problems(stage, on_disk, survey.plans[stage])
+    if stage.recipe.needs_places:
+        errors: list[SeqTransferError] = []
+        recipe = stage.recipe
+        with collecting(errors):
+            require_parts(
+                outlook.network(stage).tensors,
+                levels=recipe.layer_decay != 1,
+                heads=recipe.heads_first_epochs > 0,
+                encoder=recipe.frozen_encoder_epochs > 0,
+            )
+        yield from errors
+    if previous is None:
+        return
+    link = _link(survey, stage)
+    needs_lost_weights = link.shares_used_weights and not link.weights_fit and not survey.on_disk[previous].final
+    if outlook.actions[stage] is Action.START and needs_lost_weights:
+        yield StageError(
+            f"the weights {stage.weights} that other folds began from are gone or damaged, and so is the final "
+            f"checkpoint of {previous.base} they were made from; restore one of them, give this chain a name "
+            f"of its own with -tag NAME, or delete {stage.base}"
+        )
+    init = on_disk.block.init if on_disk.block is not None else None
+    if init is None or not (on_disk.has_begun or link.shares_used_weights):
+        return
+    if survey.final_sha256.get(previous, init.checkpoint_sha256) != init.checkpoint_sha256:
+        yield StageError(
+            f"{stage.base} started from another {previous.files.final.relative_to(results_folder())} than the present "
+            f"one (SHA-256 differs); delete {stage.base} to train it again, or restore the old checkpoint"
+        )
+
+
+def _differences(stage: Stage, on_disk: StageOnDisk) -> Iterator[SeqTransferError]:
+    """Yield the first way in which training on disk differs from the request: it is never reused or overwritten."""
+    remedy = f"give this chain a name of its own with -tag NAME, or delete {stage.base}"
+    block = on_disk.block
+    if block is None:
+        yield StageError(f"{stage.base} holds a training whose plans {stage.plans_name} are gone; {remedy}")
+    elif block.path != stage.path:
+        yield StageError(f"{stage.plans_name} was trained along {' -> '.join(block.path)}; {remedy}")
+    elif block.pretrained != stage.pretrained:
+        yield StageError(f"{stage.base} started from another pretrained model than -init gives now; {remedy}")
+    elif block.recipe != stage.recipe:
+        differing = block.recipe.differences(stage.recipe).items()
+        listed = ", ".join(f"{name}: {there} on disk, {asked} requested" for name, (there, asked) in differing)
+        yield StageError(f"{stage.base} was trained with a different recipe ({listed}); {remedy}")
+    elif block.keep_heads != stage.keep_heads:
+        there = "with" if block.keep_heads else "without"
+        yield StageError(f"{stage.base} was trained {there} --keep_heads; {remedy}")
+    elif block.excluded != stage.excluded:
+        yield StageError(
+            f"{stage.base} was trained without {_count(block.excluded)}, but {_count(stage.excluded)} would be "
+            f"excluded now (the splits or the data have changed); {remedy}"
+        )
+
+
+def _count(cases: Sequence[str]) -> str:
+    return f"{len(cases)} cases ({cases[0]} ...)" if len(cases) > 1 else f"the case {cases[0]}" if cases else "no case"
+
+
+def _plans_problems(stage: Stage, on_disk: StageOnDisk, plans: Mapping[str, object]) -> Iterator[SeqTransferError]:
+    """Yield a problem if the plans file is not ours, or differs from the plans of a training that rests on it."""
+    if on_disk.plans is None:
+        return
+    if KEY not in on_disk.plans:
+        yield StageError(
+            f"{stage.files.plans} exists and was not written by nnunet-seqtransfer; rename it, or use -tag NAME"
+        )
+    elif on_disk.is_bound and {**on_disk.plans, KEY: None} != {**plans, KEY: None}:
+        yield StageError(
+            f"{stage.base} was trained with other plans than the target's present ones (or the dataset has changed); "
+            f"use -tag NAME, or delete {stage.base}"
+        )

@@ -1,0 +1,292 @@
+"""How far every recorded run is, from the files of its stages. What cannot be read becomes a line, never an error."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.training.actions import Action, Link, needed_actions
+from nnunet_seqtransfer.training.estimate import epochs_done, paces, stage_seconds
+from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
+from nnunet_seqtransfer.training.run_record import RECORD, Run, StageEntry, find_run, find_runs, read_run, run_name
+
+STATUS_FORMAT = 1
+
+
+class State(enum.Enum):
+    """State of a stage or of a run."""
+
+    FINISHED = "finished"
+    TRAINED = "trained, not validated"
+    RUNNING = "running"
+    SILENT = "silent"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    WAITING = "waiting"
+    NOT_NEEDED = "not needed"
+    NOT_STARTED = "not started"
+    UNREADABLE = "unreadable"
+
+
+DONE = (State.FINISHED, State.NOT_NEEDED)
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """How far one stage is."""
+
+    entry: StageEntry
+    "Names and recipe of the stage."
+    on_disk: StageOnDisk
+    "What exists of it."
+    role: str
+    "source or target."
+    state: State
+    "State of the stage."
+    epochs_done: int
+    "Trained epochs; fewer than requested in a finished stage that ended early."
+    epochs_left: int
+    "Epochs left to train."
+    seconds_left: float | None
+    "Estimated seconds for `epochs_left`; None if neither this stage nor a similar one of the run has logged epochs."
+    queue: str | None = None
+    "State of the stage's job in a scheduler's queue."
+    ended: str | None = None
+    "Why the last job ended, from what a scheduler left of it."
+
+    @property
+    def error(self) -> str | None:
+        """Return the last logged error, or why the job ended; None if the stage is finished or runs."""
+        return None if self.state in (*DONE, State.RUNNING) else self.ended or self.on_disk.log.error
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is."""
+
+    name: str
+    "TARGET/NAME, by which the commands know the run."
+    folder: Path
+    "Folder of the run."
+    run: Run | None
+    "Record of the run; None if it cannot be read."
+    stages: tuple[StageStatus, ...]
+    "Every stage, in the record's order."
+    state: State
+    "State of the run."
+    problem: str | None = None
+    "Why the record cannot be read."
+
+    @property
+    def is_left(self) -> bool:
+        """Return True if there is something left to do."""
+        return self.run is not None and self.state is not State.FINISHED
+
+    @property
+    def continue_command(self) -> tuple[str, ...] | None:
+        """Return the command that continues the run; None if nothing is left, or what is left is unknown."""
+        return ("nnUNetv2_seq_continue", self.name) if self.is_left else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return the estimated training seconds, one stage after the other; None if a stage's time is unknown."""
+        times = [stage.seconds_left for stage in self.stages]
+        return None if None in times or not times else sum(time for time in times if time is not None)
+
+    @property
+    def written(self) -> float | None:
+        """Return the time of the newest file, in seconds since 1970."""
+        return max((stage.on_disk.written for stage in self.stages if stage.on_disk.written is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What a scheduler says about runs. The default knows no scheduler."""
+
+    queued: Callable[[Path], Mapping[str, str]] = field(default=lambda folder: {})
+    "Folder of a run -> key of a stage -> state of its job."
+    ended: Callable[[Path, Mapping[str, str]], Mapping[str, str]] = field(default=lambda folder, queued: {})
+    "Folder of a run, jobs in the queue -> key of a stage without a job -> why its last job ended."
+
+
+def run_status(names: Sequence[str] = (), queue: Queue = Queue()) -> list[RunStatus]:
+    """Return the status of the named runs; without names of all runs, the newest first.
+
+    Raises StageError for an unknown name, EnvironmentNotSetError without nnUNet_results.
+    """
+    now = time.time()
+    found = [read_status(folder, now, queue) for folder in ([find_run(name) for name in names] or find_runs())]
+    return found if names else sorted(found, key=_started, reverse=True)
+
+
+def read_status(folder: Path, now: float, queue: Queue = Queue()) -> RunStatus:
+    """Return the status of the run recorded in ``folder`` at the time ``now``; raise nothing."""
+    try:
+        run = read_run(folder)
+        on_disk = {entry.key: read_stage(entry.files, run=folder, now=now) for entry in run.stages}
+        queued = _asked(queue.queued, folder)
+        return status_of(run, on_disk, queued, _asked(queue.ended, folder, queued))
+    except SeqTransferError as error:
+        problem = str(error)
+    except (OSError, ValueError) as error:
+        problem = f"{folder / RECORD} cannot be read ({error})"
+    return RunStatus(run_name(folder), folder, None, (), State.UNREADABLE, " ".join(problem.split()))
+
+
+def status_of(
+    run: Run,
+    on_disk: Mapping[str, StageOnDisk],
+    queued: Mapping[str, str] | None = None,
+    ended: Mapping[str, str] | None = None,
+) -> RunStatus:
+    """Return the status of a run from its stages on disk.
+
+    Args:
+        run: the record.
+        on_disk: key of a stage -> what exists of it.
+        queued: key of a stage -> state of its job in a scheduler's queue.
+        ended: key of a stage without a job -> why its last job ended.
+    """
+    # weights that were handed over count as the recorded ones: comparing checksums would take too long
+    links = [
+        Link(
+            entry.key,
+            run.role(entry),
+            entry.after,
+            on_disk[entry.key],
+            has_own_weights=on_disk[entry.key].own_weights,
+            weights_fit=on_disk[entry.key].shared_weights or on_disk[entry.key].own_weights,
+        )
+        for entry in run.stages
+    ]
+    actions = needed_actions(links)
+    known = paces((entry.recipe, on_disk[entry.key]) for entry in run.stages)
+    stages = []
+    for entry in run.stages:
+        disk, role = on_disk[entry.key], run.role(entry)
+        state = stage_state(disk, role, actions[entry.key])
+        done = epochs_done(entry.recipe, disk)
+        left = _epochs_left(entry, disk, state, done)
+        seconds = stage_seconds(entry.recipe, disk, left, known.get(entry.recipe.iterations))
+        in_queue = None if state in DONE else (queued or {}).get(entry.key)
+        why = (ended or {}).get(entry.key)
+        stages.append(StageStatus(entry, disk, role, state, done, left, seconds, in_queue, why))
+    return RunStatus(run.name, run.folder, run, tuple(stages), _state_of_run(stages))
+
+
+def stage_state(on_disk: StageOnDisk, role: str, action: Action) -> State:
+    """Return the state of a stage."""
+    life = on_disk.holder.life if on_disk.holder is not None else "dead"
+    if on_disk.is_finished(role):
+        return State.FINISHED
+    if life != "dead":
+        return State.RUNNING if life == "alive" else State.SILENT
+    if action is Action.NOT_NEEDED:
+        return State.NOT_NEEDED
+    if on_disk.log.error is not None:
+        return State.FAILED
+    if on_disk.final:
+        return State.TRAINED
+    begun = on_disk.unfinished or on_disk.log.running is not None or on_disk.log.epochs_done
+    return State.INTERRUPTED if begun and on_disk.exists else State.WAITING
+
+
+def status_content(runs: Sequence[RunStatus]) -> dict[str, Any]:
+    """Return the status of runs as JSON, for machines; docs/reference/files.md describes the fields."""
+    return {"kind": "status", "format": STATUS_FORMAT, "runs": [_run_content(run) for run in runs]}
+
+
+def _run_content(status: RunStatus) -> dict[str, Any]:
+    run, command = status.run, status.continue_command
+    return {
+        "name": status.name,
+        "folder": str(status.folder),
+        "state": status.state.name.lower(),
+        "problem": status.problem,
+        "target": run.request.target if run else None,
+        "sources": list(run.request.sources) if run else [],
+        "configuration": run.request.configuration if run else None,
+        "folds": list(run.request.folds) if run else [],
+        "started": run.started if run else None,
+        "version": run.version if run else None,
+        "written": _iso_time(status.written),
+        "seconds_left": status.seconds_left if run else None,
+        "continue": list(command) if command else None,
+        "stages": [_stage_content(stage) for stage in status.stages],
+    }
+
+
+def _stage_content(stage: StageStatus) -> dict[str, Any]:
+    on_disk, last, holder = stage.on_disk, stage.on_disk.log.last, stage.on_disk.holder
+    dice = last.pseudo_dice if last else ()
+    return {
+        "key": stage.entry.key,
+        "dataset": stage.entry.dataset,
+        "fold": stage.entry.fold,
+        "role": stage.role,
+        "after": stage.entry.after,
+        "output": stage.entry.output,
+        "state": stage.state.name.lower(),
+        "epochs": stage.entry.recipe.epochs,
+        "epochs_done": stage.epochs_done,
+        "epochs_left": stage.epochs_left,
+        "epoch_seconds": on_disk.log.median_seconds,
+        "seconds_left": stage.seconds_left,
+        "pseudo_dice": _number(last.mean_dice) if last else None,
+        "pseudo_dice_of_labels": [_number(value) for value in dice],
+        "validation_dice": on_disk.dice if on_disk.validated and stage.role == "target" else None,
+        "written": _iso_time(on_disk.written),
+        "error": stage.error,
+        "log": str(on_disk.command_log) if on_disk.command_log else None,
+        "holder": vars(holder) if holder is not None else None,
+        "queue": stage.queue,
+    }
+
+
+def _number(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN."""
+    return value if value == value else None  # noqa: PLR0124 - NaN differs from itself
+
+
+def _iso_time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
+def _asked(ask: Callable[..., Mapping[str, str]], *arguments: Any) -> Mapping[str, str]:
+    """Return what a scheduler says; nothing if that cannot be read."""
+    try:
+        return ask(*arguments)
+    except (SeqTransferError, OSError, ValueError):
+        return {}
+
+
+def _started(status: RunStatus) -> tuple[bool, str]:
+    """Return the sort key: unreadable runs come last."""
+    return status.run is not None, status.run.started if status.run is not None else status.name
+
+
+def _epochs_left(entry: StageEntry, on_disk: StageOnDisk, state: State, done: int) -> int:
+    if state in DONE or on_disk.final:
+        return 0
+    # without a checkpoint, trained epochs are lost once the process is gone
+    kept = done if on_disk.unfinished or state is State.RUNNING else 0
+    return max(0, entry.recipe.epochs - kept)
+
+
+def _state_of_run(stages: Sequence[StageStatus]) -> State:
+    states = [stage.state for stage in stages]
+    for state in (State.RUNNING, State.SILENT, State.FAILED):
+        if state in states:
+            return state
+    if states and all(state in DONE for state in states):
+        return State.FINISHED
+    begun = any(state in (State.FINISHED, State.TRAINED, State.INTERRUPTED) for state in states)
+    return State.INTERRUPTED if begun else State.NOT_STARTED

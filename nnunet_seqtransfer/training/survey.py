@@ -1,0 +1,124 @@
+"""Everything that a chain depends on, read once: tasks, plans, exclusions and stages on disk. Nothing is decided."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.errors import SeqTransferError, collecting, raise_collected
+from nnunet_seqtransfer.nnunet.datasets import require_folds
+from nnunet_seqtransfer.nnunet.fingerprints import has_fingerprint
+from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
+from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.tasks.alignment import require_same_dimension
+from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
+from nnunet_seqtransfer.training.prepare import missing_cases, stage_plans
+from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage, chain_stages, previous_stage
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What exists for a request, before anything is decided."""
+
+    request: ChainRequest
+    "What to train."
+    options: DeviceOptions
+    "Devices to train on."
+    tasks: Mapping[str, Task]
+    "Full name -> task of every dataset that could be read, the target included."
+    target_plans: Mapping[str, Any]
+    "Plans of the target."
+    problems: tuple[SeqTransferError, ...] = ()
+    "Folds, sources and records that cannot be used."
+    stages: tuple[Stage, ...] = ()
+    "Stages in order; empty before `with_stages`."
+    on_disk: Mapping[Stage, StageOnDisk] = field(default_factory=dict)
+    "What exists of each stage."
+    plans: Mapping[Stage, dict[str, Any]] = field(default_factory=dict)
+    "Plans of each stage, without the block."
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    "Source -> identifiers of cases that are not preprocessed yet."
+    final_sha256: Mapping[Stage, str] = field(default_factory=dict)
+    "SHA-256 of the final checkpoint of each source stage that weights were handed over from."
+    free_bytes: int = 0
+    "Free space in nnUNet_preprocessed."
+
+    def previous(self, stage: Stage) -> Stage | None:
+        """Return the stage that hands weights to ``stage``."""
+        return previous_stage(self.stages, stage)
+
+    def with_stages(self, exclusions: Exclusions) -> Survey:
+        """Return the survey with the stages that result from the excluded cases, read from disk."""
+        stages = chain_stages(self.request, exclusions)
+        target = self.tasks[self.request.target]
+        plans = {
+            stage: stage_plans(stage, dict(self.target_plans), target, self.tasks[stage.dataset]) for stage in stages
+        }
+        first = {stage.dataset: stage for stage in reversed(stages) if stage.role == "source"}
+        missing = {
+            name: missing_cases(self.tasks[name], plans[stage], stage.configuration) for name, stage in first.items()
+        }
+        free = shutil.disk_usage(preprocessed_folder()).free
+        return replace(self, stages=stages, plans=plans, missing=missing, free_bytes=free).read_again(stages)
+
+    def read_again(self, stages: Iterable[Stage]) -> Survey:
+        """Return the survey with some stages read again, as after another stage or process has worked on them."""
+        problems = list(self.problems)
+        on_disk = dict(self.on_disk)
+        for stage in stages:
+            on_disk[stage] = StageOnDisk(stage.files)
+            with collecting(problems):
+                on_disk[stage] = read_stage(stage.files, details=True, checksums=True)
+        return replace(self, on_disk=on_disk, problems=tuple(problems), final_sha256=self._checksums(on_disk))
+
+    def _checksums(self, on_disk: Mapping[Stage, StageOnDisk]) -> dict[Stage, str]:
+        found: dict[Stage, str] = {}
+        for stage in self.stages:
+            previous, block = self.previous(stage), on_disk[stage].block
+            if previous is not None and previous not in found and block is not None and block.init is not None:
+                checkpoint = previous.files.final
+                if checkpoint.is_file():
+                    found[previous] = sha256(checkpoint)
+        return found
+
+
+def take_survey(request: ChainRequest, options: DeviceOptions, context: Context, *, write: bool = True) -> Survey:
+    """Return the tasks and the target's plans of a request; stages follow with `Survey.with_stages`.
+
+    Args:
+        request: what to train.
+        options: where to train.
+        context: progress and worker processes.
+        write: whether missing fingerprints are extracted; otherwise they are problems.
+
+    Raises a SeqTransferError with every problem if the target cannot be used; problems of sources and folds are
+    collected in the survey.
+    """
+    errors: list[SeqTransferError] = []
+    tasks: dict[str, Task] = {}
+    target = None
+    with collecting(errors):
+        target, plans = load_target(request.target, request.plans, request.configuration)
+    known = [source for source in request.sources if has_fingerprint(source) or not write]
+    for source in known:
+        with collecting(errors):
+            tasks[source] = load_tasks([source], context, extract=False)[0]
+    if not errors:  # extraction takes minutes, so a request with problems ends before
+        rest = [source for source in request.sources if source not in known]
+        with collecting(errors):
+            tasks |= {task.dataset: task for task in load_tasks(rest, context)}
+    if target is None:
+        raise_collected(errors)
+        raise AssertionError("unreachable: the target's error was collected")
+    for task in tasks.values():
+        with collecting(errors):
+            require_same_dimension(target, task)
+    tasks[target.dataset] = target
+    with collecting(errors):
+        require_folds(target.dataset, request.folds, target.cases)
+    return Survey(request, options, tasks, plans, tuple(errors))
