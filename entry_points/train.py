@@ -24,6 +24,7 @@ from nnunet_seqtransfer.entry_points.executor_options import (
     print_results,
     require_consistent,
 )
+from nnunet_seqtransfer.entry_points.plan import run_plan
 from nnunet_seqtransfer.entry_points.recipe_options import (
     add_recipe,
     source_recipes,
@@ -93,7 +94,7 @@ def _sources(options: argparse.Namespace, target: str, context: Context) -> tupl
         return () if options.s == [SCRATCH] else named_sources(target, options.s), {}
     training = training_to_plan(options)
     names = target, options.p, options.configuration
-    return planned_path(*names, options.folds, training, context, write=not options.dry_run)
+    return planned_path(*names, options.folds, training, context, run_plan, write=not options.dry_run)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

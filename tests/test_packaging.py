@@ -28,7 +28,6 @@ ORDER = [
     "planning",
     "training",
     "slurm",
-    "runs",
     "trainers",
     "calibration",
     "evaluation",

@@ -11,8 +11,8 @@ from pathlib import Path
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import external_trainers, installed_command
 from nnunet_seqtransfer.signals import PARENT_VARIABLE
-from nnunet_seqtransfer.training.stages import TRAINER, Stage
 from nnunet_seqtransfer.training.actions import Action
+from nnunet_seqtransfer.training.stages import TRAINER, Stage
 
 CHECKPOINT_VARIABLE = "nnUNet_seq_checkpoint_minutes"
 """Environment variable with the minutes between checkpoints; the commands set it for their trainings."""

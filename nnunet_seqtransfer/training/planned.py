@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from nnunet_seqtransfer.affinity.measure import find_affinity
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
-from nnunet_seqtransfer.affinity.record import read_affinity, require_fitting
+from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.datasets import require_folds
 from nnunet_seqtransfer.planning.options import PlanOptions
 from nnunet_seqtransfer.planning.prices import Training
-from nnunet_seqtransfer.planning.record import changed_affinity, read_plan
+from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, read_plan
 from nnunet_seqtransfer.planning.record import plan_path as plan_file
 from nnunet_seqtransfer.tasks.task import load_target
 from nnunet_seqtransfer.transfer.correspondence import Pairs
@@ -25,6 +26,7 @@ def planned_path(
     folds: Sequence[str],
     training: Training,
     context: Context,
+    make: Callable[[Affinity, Path, PlanOptions], SequencePlan],
     *,
     write: bool = True,
 ) -> tuple[tuple[str, ...], dict[str, Pairs]]:
@@ -35,6 +37,7 @@ def planned_path(
         folds: folds of the target to train; checked before a missing plan is made.
         training: recipe that a missing plan is priced with.
         context: progress and worker processes.
+        make: plans on an affinity, and writes the plan.
         write: whether a missing plan is made; otherwise it is an error.
 
     Raises RecordError if the plan is missing, damaged or made for something else.
@@ -51,10 +54,8 @@ def planned_path(
     else:
         require_folds(target, folds, load_target(target, plans, configuration)[0].cases)
         context.notify(f"no plan for {target} yet; making one")
-        from nnunet_seqtransfer.entry_points.plan import run_plan  # noqa: PLC0415 - until the verb plan_path is there
-
         affinity, file = find_affinity(target, plans, configuration, DEFAULT_METRIC, context)
-        plan = run_plan(affinity, file, PlanOptions(training=training))
+        plan = make(affinity, file, PlanOptions(training=training))
     context.notify(plan.explanation[0])
     affinity_file = path.with_name(plan.affinity_file)
     if changed or not affinity_file.is_file():

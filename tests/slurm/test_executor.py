@@ -9,9 +9,9 @@ import pytest
 from nnunet_seqtransfer.slurm.commands import QueuedJob, SlurmError, require_accepted, submit
 from nnunet_seqtransfer.slurm.executor import needed_by_others, plan_submission, stage_jobs
 from nnunet_seqtransfer.slurm.script import BatchJob, SiteOptions
-from nnunet_seqtransfer.training.train import look_ahead
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest
+from nnunet_seqtransfer.training.train import look_ahead
 from support.world import TARGET
 
 

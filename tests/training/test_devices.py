@@ -14,12 +14,12 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.signals import Stopped, raising_on_signals
 from nnunet_seqtransfer.training import run_record
-from nnunet_seqtransfer.training.train import look_ahead
 from nnunet_seqtransfer.training.devices import DevicesExecutor, next_stage
 from nnunet_seqtransfer.training.executors import run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest
+from nnunet_seqtransfer.training.train import look_ahead
 from support.world import TARGET, python_environment, run
 
 FAKE = """#!{python}

@@ -10,10 +10,10 @@ import pytest
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet import folders
 from nnunet_seqtransfer.nnunet.folders import external_trainers, installed_command, own_command, shim_folder
+from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.job import DeviceOptions, stage_job
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest, chain_stages
-from nnunet_seqtransfer.training.actions import Action
 
 TARGET, FIRST, SECOND = "Dataset110_Target", "Dataset101_First", "Dataset102_Second"
 
