@@ -84,7 +84,7 @@ def run_chain(
     """
     if not chain.is_finished:
         executor.check(options)
-        write_run(chain, options, context.processes, before_replacing)
+        write_run(chain.request, chain.stages, options, context.processes, before_replacing)
     executor.run(chain, options, context)
 
 
@@ -117,7 +117,7 @@ class LocalExecutor(Executor):
         with Prefetch(chain, prefetch_workers(context.processes, self.prefetch)) as prefetch:
             for stage in chain.stages:
                 train = partial(self._train, prefetch, stage, context)
-                run_stage(chain, stage, options, context.processes, context.notify, train=train, wait=self.wait)
+                run_stage(chain, stage, context, train=train, wait=self.wait)
 
     def _train(self, prefetch: Prefetch, stage: Stage, context: Context, job: Job) -> None:
         workers = prefetch.start(stage)

@@ -178,9 +178,7 @@ def test_nothing_is_prefetched_if_nothing_is_missing(world):
     """Neither for the stage that trains, nor for sources that are ready."""
     chain = recorded(NEAR, FAR)
     with Prefetch(chain, 2) as prefetch:
-        assert prefetch.start(chain.stages[1]) == 0, (
-            "the second source trains, the target is preprocessed"
-        )
+        assert prefetch.start(chain.stages[1]) == 0, "the second source trains, the target is preprocessed"
         prepare_data(chain, Context())
         assert prefetch.start(chain.stages[0]) == 0
 
