@@ -13,7 +13,7 @@ from typing import Any
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.context import Context, Notify
-from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, collecting, raise_collected
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, read_dataset_json, reference_from
 from nnunet_seqtransfer.nnunet.folders import dataset_id, datasets_with_number, find_name, raw_folder
 from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
@@ -108,28 +108,45 @@ def derive_dataset(request: DeriveRequest, context: Context) -> Derivation:
 def plan_derivation(request: DeriveRequest, notify: Notify) -> Derivation:
     """Return the dataset that a request describes. Nothing is written and no image is read.
 
-    Raises DatasetError if the original is incomplete or lacks what is requested, if nnU-Net does not allow the number
-    or name, or if channels are left out although one file holds several of them.
+    Raises DatasetError or Problems if the original is incomplete or lacks what is requested, if nnU-Net does not allow
+    the number or name, or if channels are left out although one file holds several.
     """
+    origin_json = read_dataset_json(request.origin)
+    raw = raw_cases(request.origin, origin_json)
+    if not raw:
+        raise DatasetError(f"{request.origin} has no raw images to reference; copy it to nnUNet_raw")
+    names = channel_names(origin_json)
+    errors: list[SeqTransferError] = []
+    with collecting(errors):
+        dataset = _dataset_name(request)
+    with collecting(errors):
+        labels = choose_labels(origin_json, request.labels, request.origin)
+    with collecting(errors):
+        kept = _kept_channels(request, names)
+    with collecting(errors):
+        table, chosen = _choose_cases(request, raw, notify)
+    raise_collected(errors)
+    cases = {case: RawCase(_images(raw[case], kept, names, request), raw[case].label) for case in chosen}
+    channels = tuple(names[index] for index in kept)
+    dataset_json = _dataset_json(dataset, origin_json, channels, labels, cases)
+    return Derivation(dataset, request.origin, channels, labels, cases, len(raw), dataset_json, table)
+
+
+def _dataset_name(request: DeriveRequest) -> str:
     if not _NAME.fullmatch(request.name) or not 1 <= request.number <= _MAX_NUMBER:
         raise DatasetError(
             f"no dataset can be named {request.name!r} with number {request.number}; use letters, digits, - and _, "
             f"100 at most, and a number from 1 to {_MAX_NUMBER}"
         )
-    dataset = f"Dataset{request.number:03d}_{request.name}"
-    origin_json = read_dataset_json(request.origin)
-    raw = raw_cases(request.origin, origin_json)
-    if not raw:
-        raise DatasetError(f"{request.origin} has no raw images to reference; copy it to nnUNet_raw")
-    labels = choose_labels(origin_json, request.labels, request.origin)
-    table, chosen = _choose_cases(request, raw, notify)
-    names = channel_names(origin_json)
+    return f"Dataset{request.number:03d}_{request.name}"
+
+
+def _kept_channels(request: DeriveRequest, names: tuple[str, ...]) -> list[int]:
+    """Return the indices of the channels to keep, in their new order."""
     kept = [find_name(channel, names, f"channel of {request.origin}") for channel in request.channels]
-    kept = kept or list(range(len(names)))
-    cases = {case: RawCase(_images(raw[case], kept, names, request), raw[case].label) for case in chosen}
-    channels = tuple(names[index] for index in kept)
-    dataset_json = _dataset_json(dataset, origin_json, channels, labels, cases)
-    return Derivation(dataset, request.origin, channels, labels, cases, len(raw), dataset_json, table)
+    if len(set(kept)) < len(kept):
+        raise DatasetError(f"-channels {' '.join(request.channels)} names a channel twice; name each once")
+    return kept or list(range(len(names)))
 
 
 def _choose_cases(
@@ -160,8 +177,6 @@ def _choose_cases(
 
 def _images(case: RawCase, kept: list[int], names: tuple[str, ...], request: DeriveRequest) -> tuple[Path, ...]:
     """Return the files for the channel indices ``kept``."""
-    if len(set(kept)) < len(kept):
-        raise DatasetError(f"-channels {' '.join(request.channels)} names a channel twice; name each once")
     if len(case.images) == len(names):
         return tuple(case.images[index] for index in kept)
     if kept != list(range(len(names))):

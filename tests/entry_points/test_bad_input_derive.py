@@ -279,3 +279,14 @@ def test_paths_that_nnunet_would_change(world: World, command: Command, monkeypa
 def test_required_options(world: World, command: Command) -> None:
     """Origin, number and name are required."""
     refuse(world, command, ("derive",), "arguments are required: -d, -number, -name")
+
+
+def test_all_problems_are_reported_together(world: World, command: Command) -> None:
+    """Wrong number, label, channel and case: one line each."""
+    before = world.snapshot()
+    wrong = ("-number", "0", "-labels", "tumour", "-channels", "T2", "-case_ids", "case9")
+    outcome = command("derive", "-d", "51", "-name", "X", "-np", "1", *wrong)
+    lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert outcome.status == 2 and len(lines) == 4 and world.snapshot() == before
+    for line, word in zip(lines, ("number 0", "tumour", "T2", "case9"), strict=True):
+        assert word in line
