@@ -18,16 +18,18 @@ import sys
 import tempfile
 import time
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.decide import Outlook
-from nnunet_seqtransfer.training.handoff import hand_over
+from nnunet_seqtransfer.training.initial import write_initial
 from nnunet_seqtransfer.training.job import DeviceOptions, stage_job
 from nnunet_seqtransfer.training.prepare import preprocess_missing
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest
 from nnunet_seqtransfer.training.train import look_ahead
+from nnunet_seqtransfer.transfer.handoff import from_stage
 
 
 def timed(command: list[str], **environment: str) -> float:
@@ -51,7 +53,7 @@ def chain_of(options: argparse.Namespace) -> Outlook:
         0,
         "overhead",
     )
-    return look_ahead(request, options.np, print)
+    return look_ahead(request, Context(print, options.np))
 
 
 def by_hand(chain: Outlook, options: argparse.Namespace) -> float:
@@ -65,13 +67,14 @@ def by_hand(chain: Outlook, options: argparse.Namespace) -> float:
 
 
 def hand_offs(chain: Outlook) -> float:
-    """Wall seconds of all hand-offs of the chain."""
+    """Return the wall seconds of all hand-offs of the chain."""
     start = time.perf_counter()
     for stage in chain.stages[1:]:
         previous = chain.previous(stage)
         if previous is not None:
-            tasks = chain.tasks[previous.dataset], chain.tasks[stage.dataset]
-            hand_over(previous, stage, tasks, chain.plans[stage], chain.match(previous, stage))
+            task = chain.survey.tasks[previous.dataset]
+            made = from_stage(previous.files.final, task, chain.network(stage), chain.match(stage))
+            write_initial(made, stage)
     return time.perf_counter() - start
 
 
@@ -110,7 +113,8 @@ def main() -> None:
     options = parser.parse_args()
     chain = chain_of(options)
     for stage in chain.stages[:-1]:
-        preprocess_missing(chain.tasks[stage.dataset], chain.plans[stage], stage.configuration, options.np)
+        survey = chain.survey
+        preprocess_missing(survey.tasks[stage.dataset], survey.plans[stage], stage.configuration, options.np)
     runs = [measure(options) for _ in range(options.repeats)]
     print(f"{len(chain.stages)} stages, {options.repeats} repeats, {options.device}, Python {sys.version.split()[0]}")
     for name in runs[0]:

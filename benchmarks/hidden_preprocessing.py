@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import data_folder, plans_path
 from nnunet_seqtransfer.nnunet.training_log import read_log
@@ -41,18 +42,20 @@ def request_of(options: argparse.Namespace) -> ChainRequest:
 
 def source_folders(options: argparse.Namespace) -> list[Path]:
     """The folders of the sources' preprocessed cases."""
-    chain = look_ahead(request_of(options), options.np, print)
+    chain = look_ahead(request_of(options), Context(print, options.np))
     sources = [stage for stage in chain.stages if stage.role == "source"]
-    return [data_folder(stage.dataset, chain.plans[stage], stage.configuration) for stage in sources]
+    return [data_folder(stage.dataset, chain.survey.plans[stage], stage.configuration) for stage in sources]
 
 
 def prepare(options: argparse.Namespace, most: int) -> float:
     """Preprocesses the first ``most`` sources; seconds of all but the first."""
-    chain = look_ahead(request_of(options), options.np, print)
+    chain = look_ahead(request_of(options), Context(print, options.np))
     seconds = []
     for stage in chain.stages[:most]:
         began = time.perf_counter()
-        preprocess_missing(chain.tasks[stage.dataset], chain.plans[stage], stage.configuration, options.np)
+        preprocess_missing(
+            chain.survey.tasks[stage.dataset], chain.survey.plans[stage], stage.configuration, options.np
+        )
         seconds.append(time.perf_counter() - began)
     return sum(seconds[1:])
 
@@ -70,7 +73,7 @@ def chain_seconds(options: argparse.Namespace, *more: str) -> tuple[float, float
         seconds = time.perf_counter() - began
         logs = Path(results).rglob("training_log_*.txt")
         epochs = sum(epoch.seconds for log in logs for epoch in read_log(log).epochs)
-        for stage in look_ahead(request_of(options), options.np, print).stages:
+        for stage in look_ahead(request_of(options), Context(print, options.np)).stages:
             plans_path(stage.dataset, stage.plans_name).unlink(missing_ok=True)
     return seconds, epochs
 

@@ -22,7 +22,7 @@ def main() -> None:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (Path(root) / name).mkdir()
             os.environ[name] = str(Path(root) / name)
-        from made_runs import checkpoint, epoch_lines, finish, record, training_log  # noqa: PLC0415 - tests/ is on the path by now
+        from support.runs import checkpoint, epoch_lines, finish, record, training_log  # noqa: PLC0415 - see sys.path
 
         for number in range(RUNS):
             chain = record(tag=f"t{number}")

@@ -12,29 +12,49 @@ if TYPE_CHECKING:
     from nnunet_seqtransfer.evaluation.comparison import Comparison
     from nnunet_seqtransfer.evaluation.trials import CompareRequest
     from nnunet_seqtransfer.planning.planner import plan_sequence
+    from nnunet_seqtransfer.training.clean import clean
+    from nnunet_seqtransfer.training.job import DeviceOptions
+    from nnunet_seqtransfer.training.recipe import Recipe
+    from nnunet_seqtransfer.training.stages import ChainRequest
+    from nnunet_seqtransfer.training.status import run_status
+    from nnunet_seqtransfer.training.train import continue_run, train_chain
 
 __version__ = "0.1.0"
 __all__ = [
     "AffinityRequest",
+    "ChainRequest",
     "CompareRequest",
     "Comparison",
     "Context",
+    "DeviceOptions",
     "MeasuredAffinity",
+    "Recipe",
     "__version__",
+    "clean",
     "compare_paths",
+    "continue_run",
     "measure_affinity",
     "plan_sequence",
+    "run_status",
+    "train_chain",
 ]
 
 _HOMES = {
     "AffinityRequest": "affinity.measure",
+    "ChainRequest": "training.stages",
     "CompareRequest": "evaluation.trials",
     "Comparison": "evaluation.comparison",
     "Context": "context",
+    "DeviceOptions": "training.job",
     "MeasuredAffinity": "affinity.measure",
+    "Recipe": "training.recipe",
+    "clean": "training.clean",
     "compare_paths": "evaluation.compare",
+    "continue_run": "training.train",
     "measure_affinity": "affinity.measure",
     "plan_sequence": "planning.planner",
+    "run_status": "training.status",
+    "train_chain": "training.train",
 }
 """Module of each public name, imported when the name is first used: every command imports this package."""
 
