@@ -1,1 +1,1 @@
-"""Pictures and tables for people."""
+"""Words, tables, pictures and the page: everything that people read."""

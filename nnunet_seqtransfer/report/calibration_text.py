@@ -7,7 +7,7 @@ from nnunet_seqtransfer.report.tables import text_table
 
 
 def calibration_text(calibration: Calibration) -> str:
-    """The constants with their intervals, how well they rank what they have not seen, and what they rest on."""
+    """Return the constants with intervals, how well they rank held-out paths, and what they rest on."""
     basis = calibration.measurements
     unit = "target" if basis.left_out == "target" else "path"
     noise = f"{basis.run_noise:.3f}" if basis.run_noise is not None else "unknown (no path was run twice)"
@@ -33,7 +33,7 @@ def calibration_text(calibration: Calibration) -> str:
 
 
 def verdict(calibration: Calibration) -> str:
-    """Whether the calibrated ranking is worth its use, in one sentence."""
+    """Return whether the calibrated ranking is worth using, in one sentence."""
     basis = calibration.measurements
     own = basis.held_out[0]
     as_good = [other.ranking for other in basis.not_beaten if other.weighted_tau >= own.weighted_tau]
