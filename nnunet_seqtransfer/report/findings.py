@@ -13,15 +13,14 @@ from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_aff
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
 from nnunet_seqtransfer.nnunet.datasets import foreground_labels, raw_cases, read_dataset_json
-from nnunet_seqtransfer.nnunet.folders import cache_folder, results_folder
+from nnunet_seqtransfer.nnunet.folders import cache_folder
 from nnunet_seqtransfer.nnunet.plans import read_plans
-from nnunet_seqtransfer.nnunet.training_log import LOGS, Epoch, read_training
+from nnunet_seqtransfer.nnunet.training_log import Epoch, read_training
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, read_validation
 from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_path, read_plan
 from nnunet_seqtransfer.report.words import sentence
 from nnunet_seqtransfer.storage import read_json
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
-from nnunet_seqtransfer.training.recipe import StageBlock
 from nnunet_seqtransfer.training.run_record import Run, StageEntry, read_run
 
 Content = TypeVar("Content")
@@ -32,35 +31,32 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class StageFound:
-    """One stage on disk."""
+    """One stage of the run."""
 
     entry: StageEntry
     "Entry in the run's record."
-    folder: Path
-    "Results folder."
-    is_target: bool
-    "Whether it trains the target."
-    begun: bool
-    "Whether nnU-Net has written a log."
-    trained: bool
-    "Whether the final checkpoint is there and whole."
-    validated: bool
-    "Whether the final validation is complete."
+    role: str
+    "Source or target."
+    disk: StageOnDisk
+    "What exists of the stage."
     curve: tuple[Epoch, ...]
     "Finished epochs."
-    block: StageBlock | None
-    "Block in the stage's plans, which names the starting weights; None without plans."
     machine: dict[str, Any]
     "nnU-Net's debug.json, which names the GPU; empty without that file."
 
     @property
+    def is_finished(self) -> bool:
+        """Return True if nothing is left to do."""
+        return self.disk.is_finished(self.role)
+
+    @property
     def status(self) -> str:
         """Return the state in words."""
-        if self.trained:
-            return "finished" if self.validated or not self.is_target else "trained, not validated"
+        if self.disk.final:
+            return "finished" if self.is_finished else "trained, not validated"
         if self.curve:
             return f"{len(self.curve)} of {self.entry.recipe.epochs} epochs"
-        return "begun, no epoch finished" if self.begun else "not begun"
+        return "begun, no epoch finished" if self.disk.exists else "not begun"
 
 
 @dataclass(frozen=True)
@@ -189,8 +185,8 @@ def _with_cases(found: Findings, notes: list[str]) -> Findings:
         return found
     labels, cases = foreground_labels(target_json), list[ValidatedCase]()
     for stage in found.stages:
-        if stage.is_target:
-            source = stage.folder / "validation", stage.entry.fold
+        if stage.role == "target":
+            source = stage.entry.files.summary.parent, stage.entry.fold
             cases += _tried(partial(read_validation, *source, labels, str(target_json["file_ending"])), notes) or ()
     # fold all validates on training cases: its scores would be mixed with honest ones
     held_out = tuple(case for case in cases if case.fold != ALL)
@@ -202,23 +198,11 @@ def _count(dataset: str) -> int:
 
 
 def _stage(run: Run, entry: StageEntry, notes: list[str]) -> StageFound:
-    folder, on_disk = results_folder() / entry.output, _on_disk(entry, notes)
-    return StageFound(
-        entry=entry,
-        folder=folder,
-        is_target=entry.dataset == run.request.target,
-        begun=any(folder.glob(LOGS)),
-        trained=on_disk.final,
-        validated=on_disk.validated,
-        curve=read_training(folder).epochs,
-        block=on_disk.block,
-        machine=_tried(lambda: read_json(folder / "debug.json", "debug.json", ""), []) or {},
-    )
-
-
-def _on_disk(entry: StageEntry, notes: list[str]) -> StageOnDisk:
-    """Return what exists of a stage, without the block if the plans are damaged."""
-    return _tried(lambda: read_stage(entry.files, details=True), notes) or read_stage(entry.files)
+    # damaged plans hide the block, nothing else
+    disk = _tried(lambda: read_stage(entry.files, details=True), notes) or read_stage(entry.files)
+    debug = entry.files.output / "debug.json"
+    machine = _tried(lambda: read_json(debug, "debug.json", ""), []) or {}
+    return StageFound(entry, run.role(entry), disk, read_training(entry.files.output).epochs, machine)
 
 
 def _if_there(path: Path, read: Callable[[Path], Content], notes: list[str]) -> Content | None:

@@ -131,7 +131,12 @@ def _stops(found: Findings) -> list[dict[str, Any]]:
         about.append(counted(stages[0].entry.recipe.epochs, "epoch"))
         states = run_text.stage_states(stages)
         told.append(
-            {"name": short(dataset), "is_target": stages[0].is_target, "about": ", ".join(about), "states": states}
+            {
+                "name": short(dataset),
+                "is_target": stages[0].role == "target",
+                "about": ", ".join(about),
+                "states": states,
+            }
         )
     return told
 
@@ -218,7 +223,7 @@ def _curves(found: Findings, stage: StageFound) -> dict[str, Any]:
     if not stage.curve:
         return {"title": title, "about": f"No epoch is finished yet; {epochs} are requested.", "picture": None}
     seconds = sum(epoch.seconds for epoch in stage.curve if epoch.seconds == epoch.seconds)
-    labels = list(found.labels) if stage.is_target else []
+    labels = list(found.labels) if stage.role == "target" else []
     last = stage.curve[-1]
     label = f"Curves of {title}: mean pseudo Dice {decimals(stage.curve[0].mean_dice)} to {decimals(last.mean_dice)}"
     return {

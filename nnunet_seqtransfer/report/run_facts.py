@@ -12,7 +12,7 @@ from pathlib import Path
 from nnunet_seqtransfer.affinity.measure import AUTO_CASES, SIGNATURE_ENDING
 from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder, results_folder
-from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.planning.cost import CostModel
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_path
 from nnunet_seqtransfer.report.findings import Findings
@@ -20,7 +20,6 @@ from nnunet_seqtransfer.report.words import listed
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.training.command import seq_train_command
 from nnunet_seqtransfer.training.run_record import RECORD
-from nnunet_seqtransfer.training.stage_files import FINAL
 from nnunet_seqtransfer.training.stages import TRAINER
 
 PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "batchgenerators", "acvl-utils")
@@ -96,7 +95,9 @@ def commands(found: Findings) -> list[tuple[str, str]]:
         made.append(_plan_command(found.plan, key))
     made.append(("Train", seq_train_command(request, found.run.options)))
     made.append(("Continue this run", ["nnUNetv2_seq_continue", found.run.name]))
-    plans = next((stage.entry.plans_name for stage in found.stages if stage.is_target), found.run.stages[-1].plans_name)
+    plans = next(
+        (stage.entry.plans_name for stage in found.stages if stage.role == "target"), found.run.stages[-1].plans_name
+    )
     predict = ["nnUNetv2_predict", "-d", target, "-i", "INPUT_FOLDER", "-o", "OUTPUT_FOLDER", "-tr", TRAINER]
     predict += ["-p", plans, "-c", request.configuration, "-f", *request.folds]
     # nnU-Net predicts on a GPU by default and fails without one
@@ -150,7 +151,7 @@ def _files(found: Findings) -> Iterator[Path]:
     if found.affinity_file is not None:
         yield found.affinity_file
     for stage in found.stages:
-        yield plans_path(stage.entry.dataset, stage.entry.plans_name)
-        if stage.block is not None and stage.block.init is not None:
-            yield results_folder() / stage.block.init.weights
-        yield stage.folder / FINAL
+        yield stage.entry.files.plans
+        if stage.disk.block is not None and stage.disk.block.init is not None:
+            yield results_folder() / stage.disk.block.init.weights
+        yield stage.entry.files.final

@@ -70,7 +70,7 @@ def reasons(found: Findings) -> list[str]:
 
 def result(found: Findings) -> str:
     """Return what the run has reached so far, in a sentence or two."""
-    done = sum(stage.status == "finished" for stage in found.stages)
+    done = sum(stage.is_finished for stage in found.stages)
     progress = f"{done} of {counted(len(found.stages), 'stage')} finished"
     if not found.cases:
         return f"{progress}; no fold of the target has been validated yet."
@@ -125,10 +125,10 @@ def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
     """Return each state in words, and whether the stage is finished."""
     told = []
     for stage in stages:
-        fold = f"fold {stage.entry.fold}: " if stage.is_target else ""
+        fold = f"fold {stage.entry.fold}: " if stage.role == "target" else ""
         left_out = len(stage.entry.excluded)
         without = f" (without {counted(left_out, 'shared case')})" if left_out else ""
-        told.append((f"{fold}{stage.status}{without}", stage.status == "finished"))
+        told.append((f"{fold}{stage.status}{without}", stage.is_finished))
     return told
 
 

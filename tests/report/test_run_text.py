@@ -52,8 +52,8 @@ def test_the_decision_says_what_is_trained_and_why(folders: Path) -> None:
 
 def test_a_model_that_a_chain_starts_from_is_named_without_its_folder(folders: Path) -> None:
     """The sentence and the command name the file."""
-    landmark = PretrainedModel(Path("/home/someone/model.zip"), "fold_0/checkpoint_final.pth", "ab" * 32)
-    found = with_request(made(folders, (), begun=0), landmark=landmark)
+    model = PretrainedModel(Path("/home/someone/model.zip"), "fold_0/checkpoint_final.pth", "ab" * 32)
+    found = with_request(made(folders, (), begun=0), pretrained=model)
     assert decision(found).startswith(f"{TARGET} is trained alone, starting from the weights of model.zip, as")
     text = render(found)
     assert "-init model.zip" in text and "/home/someone" not in text
@@ -70,7 +70,7 @@ def test_results_count_stages_and_cases(folders: Path) -> None:
 def test_fold_all_is_left_out_next_to_other_folds(folders: Path) -> None:
     """With folds 0 and all the cases of fold 0 count once."""
     found = made(folders, (), ("0", "all"), begun=2)
-    assert [stage.validated for stage in found.stages] == [True, True]
+    assert [stage.disk.validated for stage in found.stages] == [True, True]
     assert {case.fold for case in found.cases} == {"0"} and len(found.cases) == 3
     assert not found.trained_on_cases
 
