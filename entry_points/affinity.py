@@ -17,8 +17,6 @@ from nnunet_seqtransfer.affinity.measure import (
     MeasuredAffinity,
     measure_affinity,
 )
-from nnunet_seqtransfer.affinity.metric import find_metric
-from nnunet_seqtransfer.calibration.record import read_calibration, require_metric
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_metric,
@@ -40,17 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
-    calibration = None if options.calibration is None else read_calibration(options.calibration)
-    if calibration:
-        require_metric(calibration, options.m, find_metric(options.m).version)
     request = AffinityRequest(
         target=options.t,
         sources=tuple(options.s),
         plans=options.p,
         configuration=options.c,
         metric=options.m,
-        weights=calibration.combination if calibration else None,
-        calibration=calibration.name if calibration else None,
         cases=options.n_cases,
         seed=options.seed,
     )
@@ -117,13 +110,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help=f"[OPTIONAL] Cases to sample per task, or auto: sample more until the order of the nearest {NEAREST} "
         f"sources is certain. Default: {FIRST_CASES}",
-    )
-    comparison.add_argument(
-        "-calibration",
-        type=Path,
-        metavar="FILE",
-        help="[OPTIONAL] Calibration by nnUNetv2_seq_calibrate, for the weights of the components. Default: the "
-        "metric's own, which are guesses",
     )
     add_seed(comparison)
     add_processes(parser.add_argument_group("execution"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.calibration.measurements import split_path
+from nnunet_seqtransfer.calibration.runs import split_path
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,

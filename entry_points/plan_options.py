@@ -10,25 +10,25 @@ from nnunet_seqtransfer.entry_points.common import (
     natural,
     positive_float,
     positive_int,
+    share,
     tag_name,
 )
 from nnunet_seqtransfer.nnunet.folders import dataset_name
-from nnunet_seqtransfer.planning.cost import CostModel
-from nnunet_seqtransfer.planning.options import STRATEGIES, PlanOptions
-from nnunet_seqtransfer.planning.prices import Training
+from nnunet_seqtransfer.planning.decide import strategies
+from nnunet_seqtransfer.planning.options import MOST_SOURCES, PlanOptions, Training
 from nnunet_seqtransfer.training.estimate import SECONDS_PER_EPOCH
 
 DEFAULTS = PlanOptions()
 
 
 def add_strategy(parser: argparse.ArgumentParser) -> None:
-    """What is chosen, from what, and by which constants."""
+    """Add the options that say what is chosen, from what, and by which measurements."""
     parser.add_argument(
         "-strategy",
-        choices=STRATEGIES,
+        choices=tuple(strategies()),
         default=DEFAULTS.strategy,
-        help="[OPTIONAL] exact: the cheapest of all paths; published: communities, landmark, one intermediate; auto: "
-        f"as exact, but the simplest path that the data cannot tell from the cheapest. Default: {DEFAULTS.strategy}",
+        help="[OPTIONAL] gain: the path of the highest expected gain; published: communities, landmark, one "
+        f"intermediate. Default: {DEFAULTS.strategy}",
     )
     parser.add_argument(
         "-communities",
@@ -36,31 +36,42 @@ def add_strategy(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="[OPTIONAL] Communities of the published strategy. Default: half as many as sources, at most 9",
     )
-    for name, kind, default, what in (
-        ("-max_sources", natural, DEFAULTS.max_sources, "Most sources before the target"),
-        ("-top", positive_int, DEFAULTS.top, "Number of cheapest paths listed"),
-    ):
-        parser.add_argument(
-            name, type=kind, default=default, metavar="N", help=f"[OPTIONAL] {what}. Default: {default}"
-        )
     parser.add_argument(
-        "-weights",
-        metavar="FILE",
-        help="[OPTIONAL] Calibration by nnUNetv2_seq_calibrate: weights of the components, constants of the cost, and "
-        "the gain in Dice. Default: guesses",
+        "-max_sources",
+        type=int,
+        choices=range(MOST_SOURCES + 1),
+        default=DEFAULTS.max_sources,
+        metavar="N",
+        help=f"[OPTIONAL] Most sources before the target, 0 to {MOST_SOURCES}. Default: {DEFAULTS.max_sources}",
     )
-    for name, constant, what in (
-        ("-start_scale", CostModel.start_scale, "cost of starting on a single labelled case"),
-        ("-start_exponent", CostModel.start_exponent, "how fast the start gets cheaper with more cases"),
-        ("-hop_exponent", CostModel.hop_exponent, "a hop costs (distance / unit) to this power"),
-    ):
-        parser.add_argument(
-            name, type=positive_float, metavar="X", help=f"[OPTIONAL] {what}. Default: {constant:g}, or by -weights"
-        )
+    parser.add_argument(
+        "-list",
+        type=positive_int,
+        default=DEFAULTS.listed,
+        metavar="N",
+        help=f"[OPTIONAL] Number of paths in the plan, best first. Default: {DEFAULTS.listed}",
+    )
+    parser.add_argument(
+        "-scratch_dice",
+        type=share,
+        metavar="X",
+        help="[OPTIONAL] Dice of the target trained from scratch, 0 to 1. Default: that of a finished model in "
+        "nnUNet_results, else unknown",
+    )
+    parser.add_argument(
+        "-calibration",
+        metavar="FILE",
+        help="[OPTIONAL] Your measured transfers by nnUNetv2_seq_calibrate. Default: the file that it wrote, if any",
+    )
+    parser.add_argument(
+        "--allow_overlap",
+        action="store_true",
+        help="[OPTIONAL] Plan with sources that hold cases of the target as well",
+    )
 
 
 def add_constraints(parser: argparse.ArgumentParser) -> None:
-    """What the path must obey."""
+    """Add the options that the path must obey."""
     for name, what in (("-must", "that the path goes through"), ("-avoid", "that it does not go through")):
         parser.add_argument(
             name,
@@ -87,14 +98,14 @@ def add_constraints(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """How the stages will be trained, which says what they take."""
+    """Add the options that say how the stages will be trained, which decides what they cost."""
     training = DEFAULTS.training
     for name, default, what in (
         ("-epochs", training.epochs, "Epochs of the target's stage"),
         ("-source_epochs", training.source_epochs, "Epochs of each source's stage"),
         ("-iterations", training.iterations, "Iterations per epoch"),
         ("-source_iterations", training.source_iterations, "Iterations per epoch of each source's stage"),
-        ("-folds", training.folds, "Number of folds of the target that will be trained"),
+        ("-n_folds", training.folds, "Number of folds of the target that will be trained"),
     ):
         parser.add_argument(
             name,
@@ -116,18 +127,14 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_options(options: argparse.Namespace, parser: SeqArgumentParser) -> PlanOptions:
-    """The options as a record, datasets still as given. Ends with one line where two contradict each other."""
+    """Return the options as a record, with datasets as given. Exit with one line if two contradict each other."""
     if options.communities is not None and options.strategy != "published":
         parser.error("-communities is for -strategy published")
-    constants = {name: getattr(options, name) for name in ("start_scale", "start_exponent", "hop_exponent")}
-    given = [f"-{name}" for name, value in constants.items() if value is not None]
-    if options.weights is not None and given:
-        parser.error(f"-weights and {given[0]} exclude each other: a calibration brings its own constants")
     in_epochs = options.budget_epochs is not None
     return PlanOptions(
         strategy=options.strategy,
         max_sources=options.max_sources,
-        top=options.top,
+        listed=options.list,
         communities=options.communities,
         must=tuple(options.must),
         avoid=tuple(options.avoid),
@@ -138,15 +145,16 @@ def plan_options(options: argparse.Namespace, parser: SeqArgumentParser) -> Plan
             epochs=options.epochs,
             source_epochs=options.source_epochs,
             iterations=options.iterations,
-            folds=options.folds,
+            folds=options.n_folds,
             tag=options.tag,
             epoch_time=options.epoch_time,
             source_iterations=options.source_iterations,
         ),
-        **constants,
+        scratch_dice=options.scratch_dice,
+        allow_overlap=options.allow_overlap,
     )
 
 
 def full_names(datasets: Sequence[str]) -> tuple[str, ...]:
-    """Full names, each once. Raises DatasetError where one is not registered."""
+    """Return full names, each once. Raises DatasetError if one is not registered."""
     return tuple(dict.fromkeys(dataset_name(dataset) for dataset in datasets))

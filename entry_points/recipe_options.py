@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_seqtransfer.entry_points.common import natural, positive_float, positive_int, positive_share, seed, tag_name
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.planning.prices import Training
+from nnunet_seqtransfer.planning.options import Training
 from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, Recipe
 from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS
 

@@ -24,7 +24,6 @@ from nnunet_seqtransfer.entry_points.executor_options import (
     print_results,
     require_consistent,
 )
-from nnunet_seqtransfer.entry_points.plan import run_plan
 from nnunet_seqtransfer.entry_points.recipe_options import (
     add_recipe,
     source_recipes,
@@ -37,7 +36,7 @@ from nnunet_seqtransfer.report.chain_text import chain_text
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.tasks.task import named_sources
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.planned import planned_path
+from nnunet_seqtransfer.training.plan import planned_path
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, ChainRequest
 from nnunet_seqtransfer.training.train import look_ahead, train_chain
 from nnunet_seqtransfer.transfer.correspondence import Pairs
@@ -94,7 +93,7 @@ def _sources(options: argparse.Namespace, target: str, context: Context) -> tupl
         return () if options.s == [SCRATCH] else named_sources(target, options.s), {}
     training = training_to_plan(options)
     names = target, options.p, options.configuration
-    return planned_path(*names, options.folds, training, context, run_plan, write=not options.dry_run)
+    return planned_path(*names, options.folds, training, context, write=not options.dry_run)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnunet_seqtransfer.affinity.measure import AffinityRequest, MeasuredAffinity, measure_affinity
+    from nnunet_seqtransfer.calibration.calibrate import Calibration, CalibrationRequest, calibrate
     from nnunet_seqtransfer.context import Context
     from nnunet_seqtransfer.evaluation.compare import compare_paths
     from nnunet_seqtransfer.evaluation.comparison import Comparison
     from nnunet_seqtransfer.evaluation.trials import CompareRequest
-    from nnunet_seqtransfer.planning.planner import plan_sequence
+    from nnunet_seqtransfer.planning.decide import plan_sequence
+    from nnunet_seqtransfer.planning.options import PlanOptions
+    from nnunet_seqtransfer.planning.record import SequencePlan
     from nnunet_seqtransfer.training.clean import clean
     from nnunet_seqtransfer.training.job import DeviceOptions
+    from nnunet_seqtransfer.training.plan import PlanRequest, plan_path
     from nnunet_seqtransfer.training.recipe import Recipe
     from nnunet_seqtransfer.training.stages import ChainRequest
     from nnunet_seqtransfer.training.status import run_status
@@ -22,18 +26,25 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AffinityRequest",
+    "Calibration",
+    "CalibrationRequest",
     "ChainRequest",
     "CompareRequest",
     "Comparison",
     "Context",
     "DeviceOptions",
     "MeasuredAffinity",
+    "PlanOptions",
+    "PlanRequest",
     "Recipe",
+    "SequencePlan",
     "__version__",
+    "calibrate",
     "clean",
     "compare_paths",
     "continue_run",
     "measure_affinity",
+    "plan_path",
     "plan_sequence",
     "run_status",
     "train_chain",
@@ -41,18 +52,25 @@ __all__ = [
 
 _HOMES = {
     "AffinityRequest": "affinity.measure",
+    "Calibration": "calibration.calibrate",
+    "CalibrationRequest": "calibration.calibrate",
     "ChainRequest": "training.stages",
     "CompareRequest": "evaluation.trials",
     "Comparison": "evaluation.comparison",
     "Context": "context",
     "DeviceOptions": "training.job",
     "MeasuredAffinity": "affinity.measure",
+    "PlanOptions": "planning.options",
+    "PlanRequest": "training.plan",
     "Recipe": "training.recipe",
+    "SequencePlan": "planning.record",
+    "calibrate": "calibration.calibrate",
     "clean": "training.clean",
     "compare_paths": "evaluation.compare",
     "continue_run": "training.train",
     "measure_affinity": "affinity.measure",
-    "plan_sequence": "planning.planner",
+    "plan_path": "training.plan",
+    "plan_sequence": "planning.decide",
     "run_status": "training.status",
     "train_chain": "training.train",
 }

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_seqtransfer.planning.cost import CostModel
-from nnunet_seqtransfer.planning.exact import ExactPlanner
+from nnunet_seqtransfer.planning.decide import decide
+from nnunet_seqtransfer.planning.gain import GainModel
+from nnunet_seqtransfer.planning.measured import shipped_table
+from nnunet_seqtransfer.planning.paths import Request
 from nnunet_seqtransfer.planning.problem import SequenceProblem
 from nnunet_seqtransfer.report.figures import save
 from nnunet_seqtransfer.report.graph_figure import draw_graph
@@ -49,16 +51,15 @@ def archive(seed: int) -> SequenceProblem:
 
 
 def main() -> None:
-    """Draws the graph, the cheapest path with an intermediate in it."""
+    """Draw the graph with the communities and the path of the published strategy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", type=Path, required=True, help="PNG to write; an SVG is written beside it")
     parser.add_argument("-seed", type=int, default=0)
     options = parser.parse_args()
     problem = archive(options.seed)
-    sequence = ExactPlanner(CostModel()).plan(problem, max_sources=2, top=1000).best("sequence")
-    if sequence is None:
-        raise SystemExit("no sequence is among the 1000 cheapest paths; try another -seed")
-    save(draw_graph(problem, sequence.path), options.o)
+    model = GainModel(shipped_table().rows, "", problem.evidence[:-1])
+    decision = decide(Request(problem, model), "published")
+    save(draw_graph(problem, decision.chosen.path, decision.communities), options.o)
 
 
 if __name__ == "__main__":

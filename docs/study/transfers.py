@@ -31,7 +31,7 @@ from nnunet_seqtransfer.evaluation.comparison import MEASUREMENTS, comparison_pa
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
-from nnunet_seqtransfer.planning.record import plan_path
+from nnunet_seqtransfer.planning.record import plan_file
 from nnunet_seqtransfer.storage import read_json, replacing, write_json
 from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
 from nnunet_seqtransfer.tasks.task import load_target, sample_cases
@@ -186,7 +186,7 @@ def prepare(target: Target, options: argparse.Namespace) -> None:
     for metric in METRICS:
         if not affinity_path(dataset_name(target.number), DEFAULT_PLANS, target.configuration, metric).is_file():
             _command("affinity", *common, "-s", *sources, "-m", metric)
-    if not plan_path(dataset_name(target.number), DEFAULT_PLANS, target.configuration).is_file():
+    if not plan_file(dataset_name(target.number), DEFAULT_PLANS, target.configuration).is_file():
         _command("plan", *common, *recipe_options(target, options))
 
 

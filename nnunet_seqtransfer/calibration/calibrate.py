@@ -1,216 +1,279 @@
-"""From measured transfers to a calibration: which constants, their values, their intervals, and how well they rank."""
+"""The user's own measured transfers: joined with the affinities of their targets, added to the shipped ones, judged."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+from scipy.stats import weightedtau
 
-from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.calibration.fit import Data, Exponents, Floats, centred, correlation, fit
-from nnunet_seqtransfer.calibration.held_out import (
-    TARGETS_FOR_EXPONENTS,
-    choose_exponents,
-    default_costs,
-    draw,
-    held_out_costs,
-    largest_first,
-    leads,
-    left_out,
-    quality,
-    tables,
+from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
+from nnunet_seqtransfer.affinity.names import match_names
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
+from nnunet_seqtransfer.calibration.runs import MeasuredRun, find_name, read_measurements, read_trained
+from nnunet_seqtransfer.context import Context, Notify
+from nnunet_seqtransfer.errors import DatasetError, RecordError, SequenceError
+from nnunet_seqtransfer.nnunet.folders import registered_datasets
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from nnunet_seqtransfer.planning.gain import GainModel
+from nnunet_seqtransfer.planning.measured import (
+    MeasuredSource,
+    MeasuredTable,
+    MeasuredTransfer,
+    shipped_table,
+    write_table,
 )
-from nnunet_seqtransfer.calibration.model import Model, affordable_model, mean_hop, start_is_default
-from nnunet_seqtransfer.calibration.record import Calibration, MeasuredPath, Measurements, RankingQuality
-from nnunet_seqtransfer.calibration.transfers import MeasuredTarget, run_noise
-from nnunet_seqtransfer.errors import SequenceError
 
 RESAMPLES = 1000
-CALIBRATED, DEFAULT, LARGEST = "calibrated, held out", "default constants", "largest first source"
 
 
 @dataclass(frozen=True)
-class MetricEntry:
-    """The metric whose components are weighed."""
+class CalibrationRequest:
+    """Which runs to use, and which affinities they are joined with."""
 
-    name: str
-    "What users call it."
-    version: int
-    "Its version."
-    combination: Combination
-    "Its default combination."
+    output: Path
+    "JSON file to write."
+    table: Path | None = None
+    "CSV of measured runs; None for none."
+    results: bool = False
+    "True to use the finished chains in nnUNet_results."
+    affinities: tuple[Path, ...] = ()
+    "Affinity files of the targets; none for those that `measure_affinity` wrote."
+    plans: str = DEFAULT_PLANS
+    "Name of the targets' plans."
+    configuration: str = DEFAULT_CONFIGURATION
+    "nnU-Net configuration."
+    metric: str = DEFAULT_METRIC
+    "Metric of the affinities, if no files are given."
+    seed: int = 0
+    "Seed of the bootstrap over targets."
 
 
-def calibrate(targets: Sequence[MeasuredTarget], metric: MetricEntry, name: str, seed: int) -> Calibration:
-    """Fits the constants of the cost to the measured paths; deterministic by ``seed`` (of the bootstrap).
+@dataclass(frozen=True)
+class HeldOutGain:
+    """One measured transfer, predicted without its target."""
 
-    Raises SequenceError where there are too few measurements, their Dice do not differ, or nothing that is known of
-    the paths goes along with their Dice.
+    transfer: MeasuredTransfer
+    "What was measured."
+    shipped: float
+    "Gain predicted from the shipped measurements alone."
+    own: float
+    "Gain predicted from the shipped measurements and the user's other targets."
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The user's measured transfers, and how well gains are predicted with and without them."""
+
+    table: MeasuredTable
+    "The user's measured transfers."
+    metric: str
+    "Metric of the affinities."
+    held_out: tuple[HeldOutGain, ...]
+    "Every single source and pair, each predicted without its target."
+    weighted_tau: tuple[float, float]
+    "Mean weighted Kendall's tau over targets: shipped alone, with the user's other targets."
+    regret: tuple[float, float]
+    "Mean Dice lost by the first choice against the best measured path: shipped alone, with the user's."
+    lead: tuple[float, float] | None
+    "95 % interval of the fall of the regret, over resampled targets; None with less than two targets."
+
+
+def calibrate(request: CalibrationRequest, context: Context) -> Calibration:
+    """Collect the user's measured transfers, judge what they add, and write them for `plan_path`.
+
+    Raises RecordError if a file is broken, SequenceError if no transfer is left.
     """
-    if not targets:
-        raise SequenceError("no measured path is left to calibrate on; measure several paths to one target at least")
-    model = affordable_model([target.transfers for target in targets], metric.combination)
-    all_tables = tables([target.transfers for target in targets], model.names)
-    exponents = choose_exponents(all_tables, model)
-    data = all_tables[exponents]
-    theta = model.solve(data, exponents)
-    start_unknown = start_is_default(data, fit(data, model.shape(exponents)))
-    scale = mean_hop(data, theta)
-    _require_distance(data, theta, scale, metric.name)
-    noise = run_noise(targets)
-    resampled = bootstrap(data, model.shape(exponents), np.random.default_rng(seed))
-    slopes = [mean_hop(data, sample) for sample in resampled]
-    return Calibration(
-        name=name,
-        metric=metric.name,
-        metric_version=metric.version,
-        combination=Combination(
-            {key: float(weight / scale) for key, weight in zip(model.names, theta[1:-1], strict=True)}, exponents.hop
-        ),
-        start_scale=float(theta[0] / scale),
-        start_exponent=exponents.start,
-        stage_cost=float(theta[-1] / scale),
-        dice_per_cost=scale,
-        dice_per_cost_interval=_interval(np.array(slopes)),
-        residual=scatter_of_a_run(
-            _residual(data, theta, _fitted_constants(model, theta, start_unknown)),
-            noise or 0.0,
-            [runs for target in targets for runs in target.runs],
-        ),
-        measurements=Measurements(
-            targets=tuple(target.name for target in targets),
-            paths=tuple(_measured_paths(targets, data.features @ theta / scale)),
-            constants=model.constants,
-            free_weights=model.free_weights,
-            exponents_chosen=len(targets) >= TARGETS_FOR_EXPONENTS,
-            correlation=correlation(data, theta),
-            run_noise=noise,
-            left_out=left_out([target.transfers for target in targets]),
-            held_out=_rankings(targets, held_out_costs(all_tables, model), metric.combination, seed),
-            intervals=_intervals(model, resampled / scale, start_unknown),
-            notes=tuple(_notes(targets, model, exponents, float(theta[0]), start_unknown)),
-        ),
+    _check_output(request.output)
+    runs = read_measurements(request.table) if request.table is not None else ()
+    if request.results:
+        runs += read_trained(request.plans, request.configuration, context.notify)
+    affinities = _affinities(request, runs, context.notify)
+    metric = next((affinity.metric for affinity in affinities.values()), request.metric)
+    rows = join(runs, affinities, context.notify)
+    if not any(row.sources for row in rows):
+        raise SequenceError(
+            "no measured transfer is left to calibrate on; measure scratch and at least one path to one target"
+        )
+    table = MeasuredTable(request.output.stem, rows)
+    calibration = judge(table, metric, request.seed)
+    write_table(request.output, table)
+    return calibration
+
+
+def join(
+    runs: Sequence[MeasuredRun], affinities: Mapping[str, Affinity], notify: Notify
+) -> tuple[MeasuredTransfer, ...]:
+    """Return one row for each path, sorted by target and path; runs along one path are averaged.
+
+    A target without a run from scratch is left out, since its gains are unknown. ``notify`` receives one line for each
+    run or target that is left out.
+    """
+    dice: dict[tuple[str, tuple[str, ...]], list[MeasuredRun]] = {}
+    seen: dict[tuple[str, tuple[str, ...], str], str] = {}
+    for run in runs:
+        try:
+            affinity, path = _path(run, affinities)
+            if run.seed and (first := seen.setdefault((affinity.target, path, run.seed), run.place)) != run.place:
+                raise DatasetError(f"seed {run.seed} of this path is in {first} already")
+        except DatasetError as error:
+            notify(f"left out: {run.place}: {error}")
+            continue
+        dice.setdefault((affinity.target, path), []).append(run)
+    for target in sorted({target for target, _ in dice}):
+        if (target, ()) not in dice:
+            notify(f"left out: {target}: there is no run from scratch, so gains are unknown; train {target} -s none")
+    means = {key: sum(run.dice for run in found) / len(found) for key, found in dice.items()}
+    return tuple(
+        MeasuredTransfer(
+            target=target,
+            sources=path,
+            evidence=tuple(_evidence(affinities[target], name) for name in path),
+            scratch=means[target, ()],
+            dice=means[target, path],
+            iterations=max(run.iterations for run in dice[target, path]),
+            own=True,
+        )
+        for target, path in sorted(dice)
+        if path and (target, ()) in dice
     )
 
 
-def bootstrap(data: Data, shape: Floats, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
-    """(resamples, q): constants fitted to resamples of the measured paths, see `held_out.draw`.
-
-    The exponents and the choice of constants stay as they are.
-    """
-    members = [np.flatnonzero(data.groups == group) for group in np.unique(data.groups)]
-    sizes = [len(rows) for rows in members]
-    samples = []
-    for _ in range(resamples):
-        rows = [members[group][chosen] for group, chosen in draw(sizes, rng)]
-        groups = np.repeat(np.arange(len(rows)), [len(chosen) for chosen in rows])
-        chosen = np.concatenate(rows)
-        samples.append(fit(Data(data.features[chosen], data.dice[chosen], groups), shape))
-    return np.array(samples)
-
-
-def _require_distance(data: Data, theta: Floats, scale: float, metric: str) -> None:
-    if not theta.any():
-        raise SequenceError(
-            f"no weights of the metric {metric} go along with the measured Dice: it rises with every part of the cost; "
-            "keep the defaults, or try another metric"
-        )
-    if scale <= 0:
-        raise SequenceError(
-            f"the measured Dice falls with no component of the metric {metric}, only with fewer cases or more stages "
-            f"(correlation {correlation(data, theta):.2f}); choose the largest source, or try another metric"
-        )
-
-
-def _residual(data: Data, theta: Floats, constants: int) -> float:
-    """Standard deviation of Dice around the prediction: one degree of freedom for each target and used constant."""
-    errors = centred(data.dice + data.features @ theta, data.groups)
-    degrees = len(errors) - len(np.unique(data.groups)) - constants
-    return math.sqrt(float(errors @ errors) / max(1, degrees))
-
-
-def _fitted_constants(model: Model, theta: Floats, start_unknown: bool) -> int:
-    """How many constants were fitted and are not 0; weights that share one are one, a start at its default is none."""
-    weights = int(np.count_nonzero(theta[1:-1]))
-    start, stage = int(theta[0] > 0 and not start_unknown), int(theta[-1] > 0)
-    return start + (weights if model.free_weights else min(1, weights)) + stage
-
-
-def scatter_of_a_run(residual: float, noise: float, runs: Sequence[int]) -> float:
-    """Standard deviation of a single run's Dice around the prediction.
-
-    The means of r runs scatter with the variance misfit^2 + noise^2 / r, a run with misfit^2 + noise^2: what averaging
-    has taken away of the noise is added again.
-
-    Args:
-        residual: standard deviation of the paths' mean Dice around the prediction.
-        noise: standard deviation between runs of one path; 0 where none was run twice.
-        runs: of each path, >= 1.
-    """
-    averaged = 1 - sum(1 / count for count in runs) / len(runs)
-    return max(noise, math.sqrt(residual**2 + averaged * noise**2))
-
-
-def _interval(values: Floats) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _intervals(model: Model, samples: Floats, start_unknown: bool) -> dict[str, tuple[float, float]]:
-    """By the name of each constant that was fitted."""
-    names = ["start_scale", *model.names, "stage_cost"]
-    fitted = {name: _interval(samples[:, column]) for column, name in enumerate(names)}
-    if start_unknown:
-        del fitted["start_scale"]
-    if not model.stage:
-        del fitted["stage_cost"]
-    return fitted
-
-
-def _measured_paths(targets: Sequence[MeasuredTarget], costs: Floats) -> Iterator[MeasuredPath]:
-    left = iter(costs.tolist())
-    for target in targets:
-        for path, dice, runs in zip(target.transfers.paths, target.transfers.dice, target.runs, strict=True):
-            yield MeasuredPath(tuple(target.names[task] for task in path), float(dice), runs, next(left))
-
-
-def _rankings(
-    targets: Sequence[MeasuredTarget], held_out: Floats, default: Combination, seed: int
-) -> tuple[RankingQuality, ...]:
-    transfers = [target.transfers for target in targets]
-    own = np.split(held_out, np.cumsum([len(target.paths) for target in transfers])[:-1])
-    unfitted = {
-        DEFAULT: [default_costs(target, default) for target in transfers],
-        LARGEST: [largest_first(target) for target in transfers],
+def judge(table: MeasuredTable, metric: str, seed: int) -> Calibration:
+    """Return how well each target is predicted without it, with and without the user's other targets."""
+    rows = [row for row in table.rows if row.sources]
+    shipped, targets = shipped_table().rows, sorted({row.target for row in rows})
+    models = {
+        target: [
+            GainModel([row for row in some if row.target != target], metric) for some in (shipped, (*shipped, *rows))
+        ]
+        for target in targets
     }
-    intervals = leads(transfers, [own, *unfitted.values()], np.random.default_rng(seed))
-    return (
-        quality(CALIBRATED, own, transfers),
-        *(
-            replace(quality(name, costs, transfers), lead=interval)
-            for (name, costs), interval in zip(unfitted.items(), intervals, strict=True)
-        ),
+    held_out = []
+    for row in rows:
+        evidence = [source.evidence(metric) for source in row.evidence]
+        one, other = (model.gain(evidence, row.scratch) for model in models[row.target])
+        held_out.append(HeldOutGain(row, one, other))
+    by_target = [[entry for entry in held_out if entry.transfer.target == target] for target in targets]
+    taus = np.array([[_tau(some, own=own) for own in (False, True)] for some in by_target])
+    regrets = np.array([[_regret(some, own=own) for own in (False, True)] for some in by_target])
+    lead = None
+    if len(targets) > 1:
+        drawn = np.random.default_rng(seed).integers(len(targets), size=(RESAMPLES, len(targets)))
+        falls = (regrets[:, 0] - regrets[:, 1])[drawn].mean(axis=1)
+        lead = float(np.quantile(falls, 0.025)), float(np.quantile(falls, 0.975))
+    return Calibration(
+        table=table,
+        metric=metric,
+        held_out=tuple(held_out),
+        weighted_tau=(float(taus[:, 0].mean()), float(taus[:, 1].mean())),
+        regret=(float(regrets[:, 0].mean()), float(regrets[:, 1].mean())),
+        lead=lead,
     )
 
 
-def _notes(
-    targets: Sequence[MeasuredTarget], model: Model, exponents: Exponents, start: float, start_unknown: bool
-) -> Iterator[str]:
-    lengths = {len(path) for target in targets for path in target.transfers.paths}
-    if not model.free_weights:
-        yield "Too few measurements for a weight per component: the default weights keep their proportions."
-    if len(targets) < TARGETS_FOR_EXPONENTS:
-        yield (
-            f"Fewer than {TARGETS_FOR_EXPONENTS} targets: the exponents keep their defaults, p = {exponents.hop:g} and "
-            f"e = {exponents.start:g}, and the intervals do not hold what differs between targets."
-        )
-    if 1 not in lengths:
-        yield "No path from scratch was measured: what refusing all sources costs is extrapolated."
-    elif start == 0:
-        yield "By these measurements the start costs nothing: scratch will win over every source."
-    if start_unknown:
-        yield "The start keeps its default: larger first sources were no better, and scratch was not measured."
-    if not lengths & set(range(3, max(lengths) + 1)):
-        yield "No path of two sources was measured: what an intermediate is worth is extrapolated."
+def _tau(entries: Sequence[HeldOutGain], *, own: bool) -> float:
+    """Return the weighted tau of predicted and measured gains; 0 if one of them does not vary."""
+    predicted = [entry.own if own else entry.shipped for entry in entries]
+    value = weightedtau(predicted, [entry.transfer.gain for entry in entries]).statistic if len(entries) > 1 else 0.0
+    return float(value) if math.isfinite(value) else 0.0
+
+
+def _regret(entries: Sequence[HeldOutGain], *, own: bool) -> float:
+    """Return the best gain, or 0 for scratch, minus that of the path of the highest predicted gain."""
+    first = max(entries, key=lambda entry: (entry.own if own else entry.shipped, entry.transfer.sources))
+    chosen = first.transfer.gain if (first.own if own else first.shipped) > 0 else 0.0
+    return max(0.0, *(entry.transfer.gain for entry in entries)) - chosen
+
+
+def _evidence(affinity: Affinity, source: str) -> MeasuredSource:
+    """Return what the affinity says of a source, with the components that gains are predicted from."""
+    place, target = affinity.names.index(source), affinity.tasks[-1]
+    task = affinity.tasks[place]
+    names = match_names(task.channels, task.labels, target.channels, target.labels)
+    known = {
+        name
+        for row in shipped_table().rows
+        for entry in row.evidence
+        for name in entry.components.get(affinity.metric, ())
+    }
+    components = {
+        name: float(values[place][-1]) for name, values in affinity.components.items() if name in known or not known
+    }
+    return MeasuredSource(
+        {affinity.metric: components}, names.labels, names.channels, zero_shot=None, cases=task.labelled_cases
+    )
+
+
+def _path(run: MeasuredRun, affinities: Mapping[str, Affinity]) -> tuple[Affinity, tuple[str, ...]]:
+    """Return the affinity of a run's target and the full names of its sources. Raises DatasetError."""
+    if math.isnan(run.dice):
+        raise DatasetError("it has no Dice")
+    try:
+        affinity = affinities[find_name(run.target, tuple(affinities))]
+    except DatasetError:
+        raise DatasetError(
+            f"there is no affinity of target {run.target!r}; run nnUNetv2_seq_affinity -t {run.target}"
+        ) from None
+    try:
+        names = [find_name(source, affinity.names) for source in run.sources]
+    except DatasetError as error:
+        raise DatasetError(
+            f"{error} in the affinity of {affinity.target}; correct it, or add it to the affinity"
+        ) from None
+    if names and names[-1] == affinity.target:
+        names.pop()
+    if affinity.target in names:
+        raise DatasetError(f"its path goes through its own target {affinity.target}")
+    if len(set(names)) < len(names):
+        raise DatasetError("its path goes through one dataset twice")
+    if len(names) > 2:
+        raise DatasetError(f"its path has {len(names)} sources; gains are predicted for at most 2")
+    for one, other in pairwise([*names, affinity.target]):
+        i, j = affinity.names.index(one), affinity.names.index(other)
+        if not math.isfinite(affinity.distances[i][j]):
+            raise DatasetError(f"there is no distance from {one} to {other}")
+    return affinity, tuple(names)
+
+
+def _affinities(request: CalibrationRequest, runs: Iterable[MeasuredRun], notify: Notify) -> dict[str, Affinity]:
+    """Return the affinity of each target by full name. Raises RecordError if the given files do not fit together."""
+    found: dict[str, Affinity] = {}
+    if not request.affinities:
+        registered = registered_datasets()
+        for given in dict.fromkeys(run.target for run in runs):
+            try:
+                target = find_name(given, registered)
+            except DatasetError:
+                continue  # its runs are named when they are left out
+            path = affinity_path(target, request.plans, request.configuration, request.metric)
+            if path.is_file():
+                found[target] = read_affinity(path)
+        return found
+    for file in request.affinities:
+        affinity = read_affinity(file)
+        if affinity.target in found:
+            raise RecordError(f"two affinity files are for {affinity.target}, the second is {file}; leave one out")
+        first = next(iter(found.values()), affinity)
+        if affinity.metric != first.metric:
+            raise RecordError(
+                f"{file} is of the metric {affinity.metric}, the affinities before it of {first.metric}; "
+                "calibrate each metric alone"
+            )
+        found[affinity.target] = affinity
+    if len({affinity.configuration for affinity in found.values()}) > 1:
+        notify("affinities of several configurations are used together: a component counts as the same in all of them")
+    return found
+
+
+def _check_output(path: Path) -> None:
+    """Raise RecordError if no table can be written there, before anything is computed."""
+    if path.suffix != ".json" or path.is_dir():
+        raise RecordError(f"the calibration is written to a file that ends with .json, not to {path}; correct -o")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise RecordError(f"the calibration cannot be written to {path}: {above} is not a folder; correct -o")

@@ -23,18 +23,15 @@ from nnunet_seqtransfer.nnunet.datasets import split_cases
 from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS, data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
-from nnunet_seqtransfer.planning.decide import decide, make_plan
-from nnunet_seqtransfer.planning.options import PlanOptions
-from nnunet_seqtransfer.planning.prices import Training
-from nnunet_seqtransfer.planning.record import SequencePlan, plan_path, read_plan, write_plan
-from nnunet_seqtransfer.planning.setting import prepare
+from nnunet_seqtransfer.planning.options import PlanOptions, Training
+from nnunet_seqtransfer.planning.record import SequencePlan, plan_file, read_plan, write_plan
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks, named_sources
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.decide import Outlook
-from nnunet_seqtransfer.training.history import find_epoch_time, find_finished
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.overlap_guard import find_exclusions
+from nnunet_seqtransfer.training.plan import plan_with
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS, ChainRequest, Exclusions, Stage
 from nnunet_seqtransfer.training.train import look_ahead
@@ -312,7 +309,7 @@ def _plan(
     if not {"planned", "runner-up"} & set(request.kinds):
         return None
     names = (affinity.target, affinity.plans, affinity.configuration)
-    path = plan_path(*names)
+    path = plan_file(*names)
     if not path.is_file():
         if not write:
             raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
@@ -337,9 +334,7 @@ def _make_plan(request: CompareRequest, affinity: Affinity, file: Path, test: st
     names = (affinity.target, affinity.plans, affinity.configuration)
     training = Training(request.recipe.epochs, request.source_epochs, request.recipe.iterations, len(request.folds))
     avoid = () if test is None or test not in affinity.sources else (test,)
-    epoch, finished = find_epoch_time(training, *names), find_finished(*names, training)
-    setting = prepare(affinity, file, PlanOptions(training=training, avoid=avoid), epoch=epoch, finished=finished)
-    write_plan(plan_path(*names), make_plan(setting, decide(setting)))
+    write_plan(plan_file(*names), plan_with(affinity, file, PlanOptions(training=training, avoid=avoid)))
 
 
 def _other_metrics(affinity: Affinity) -> list[Affinity]:

@@ -1,119 +1,370 @@
-"""From a setting to a plan: the decision, how sure it is, and the record."""
+"""From an affinity to a plan: the evidence on each source, the chosen path, and how sure it is."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from pathlib import Path as FilePath
+from typing import cast
 
-from nnunet_seqtransfer.planning.explanation import explain
-from nnunet_seqtransfer.planning.options import AUTO, STRATEGIES
-from nnunet_seqtransfer.planning.planner import planner
-from nnunet_seqtransfer.planning.problem import Candidate, Decision
-from nnunet_seqtransfer.planning.record import Against, CandidatePath, Gain, SequencePlan, Win
-from nnunet_seqtransfer.planning.robustness import Robustness, assess, chooser, fall_back
-from nnunet_seqtransfer.planning.setting import Setting, gpu_hours, named
-from nnunet_seqtransfer.planning.verdict import certainty, effort, fallen_back, gain_sentences, gains
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnunet_seqtransfer.affinity.combination import Combination
+from nnunet_seqtransfer.affinity.names import match_names
+from nnunet_seqtransfer.affinity.record import Affinity, read_resamples
+from nnunet_seqtransfer.errors import SequenceError, raise_collected
+from nnunet_seqtransfer.planning.gain import GainModel
+from nnunet_seqtransfer.planning.measured import Evidence, MeasuredTable, shipped_table, track_records
+from nnunet_seqtransfer.planning.options import History, PlanOptions, stage_price
+from nnunet_seqtransfer.planning.paths import Candidate, Decision, GainStrategy, Request, Strategy
+from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem, whole
+from nnunet_seqtransfer.planning.published import PublishedStrategy
+from nnunet_seqtransfer.planning.record import CandidatePath, LeftOut, LongerScratch, SequencePlan
 from nnunet_seqtransfer.storage import sha256
 
-EVERY = 1_000_000
-"""More candidates than the published strategy ever has: all of them compete in the resamples."""
+STRATEGY_GROUP = "nnunet_seqtransfer.strategies"
+"""Group of Python entry points; each names a class without arguments that follows `paths.Strategy`."""
+SAME = 0.01
+"""Gains that differ by no more than this Dice cannot be told apart."""
+MOST_CLOSE = 5
+"""Paths that are named as close."""
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What was decided."""
+@dataclass(frozen=True)
+class Known:
+    """Evidence and facts about the datasets that an affinity does not hold. All optional."""
 
-    cheapest: Decision
-    "By the distances as they are."
-    robustness: Robustness | None
-    "What the resamples say of it."
-    decision: Decision
-    "What will be trained: with strategy auto perhaps something simpler."
-    notes: tuple[str, ...] = ()
-    "Sentences on why that differs from the cheapest."
+    zero_shot: Mapping[str, float] = field(default_factory=dict)
+    "Full name of a source -> Dice of its own network on the target's labelled cases."
+    shared: frozenset[str] = frozenset()
+    "Full names of the sources that hold cases of the target."
+    own: MeasuredTable | None = None
+    "The user's own measured transfers."
 
 
-def decide(setting: Setting) -> Outcome:
-    """Chooses a path and looks how sure that is. Raises SequenceError where no path obeys the constraints."""
-    options, problem, constraints = setting.options, setting.problem, setting.constraints
-    published = options.strategy == "published"
-    strategy = STRATEGIES[0] if options.strategy == AUTO else options.strategy
-    made = planner(strategy, setting.model, options.communities)
-    everything = made.plan(problem, options.max_sources, EVERY if published else options.top, constraints)
-    robustness = None
-    if setting.resamples is not None:
-        choose = chooser(made, problem, everything, options.max_sources, constraints)
-        robustness = assess(problem, setting.resamples, everything, choose, setting.model, constraints)
-    cheapest = _shortened(everything, options.top)
-    decision = fall_back(cheapest, robustness) if options.strategy == AUTO else cheapest
-    weak = robustness.unsupported if robustness else None
-    notes = (fallen_back(weak, problem),) if weak and decision is not cheapest else ()
-    return Outcome(cheapest, robustness, decision, notes)
+def strategies() -> dict[str, Callable[[], Strategy]]:
+    """Return the maker of every strategy by name: ours, and those that installed packages register."""
+    own: dict[str, Callable[[], Strategy]] = {"gain": GainStrategy, "published": PublishedStrategy}
+    others = {point.name: point for point in entry_points(group=STRATEGY_GROUP)}
+    return {**{name: lambda p=point: cast("Strategy", p.load()()) for name, point in others.items()}, **own}  # type: ignore[misc]
 
 
-def make_plan(setting: Setting, outcome: Outcome) -> SequencePlan:
-    """The record of what was decided."""
-    problem, robustness, decision = setting.problem, outcome.robustness, outcome.decision
+def decide(request: Request, strategy: str) -> Decision:
+    """Return the decision of a strategy. Raises SequenceError, with the valid names, if there is no such strategy."""
+    known = strategies()
+    if strategy not in known:
+        raise SequenceError(f"unknown strategy {strategy!r}; choose one of {', '.join(known)}")
+    if request.communities is not None and strategy != "published":
+        raise SequenceError(f"strategy {strategy} has no communities; leave their number out, or choose published")
+    return known[strategy]().plan(request)
+
+
+def plan_sequence(
+    distances: ArrayLike,
+    target: int,
+    case_counts: Sequence[int] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    max_sources: int = 2,
+    must: Sequence[int] = (),
+    avoid: Sequence[int] = (),
+    scratch_dice: float | None = None,
+) -> Decision:
+    """Return the path of the highest expected gain on a plain table of distances.
+
+    The distances to the target are standardised among each other: they rank the sources, while the level of the gain
+    comes from the shipped measurements.
+
+    Args:
+        distances: (n, n), 0 or more: [i, j] from task i to task j; NaN or inf if there is none.
+        target: index of the task to end with.
+        case_counts: (n,) labelled cases, which break ties.
+        names: (n,) unique names; the indices if None.
+        max_sources: most sources before the target, 0 to 2.
+        must: indices of sources that the path goes through.
+        avoid: indices of sources that it does not go through.
+        scratch_dice: Dice of the target trained from scratch, 0 to 1, if known.
+
+    Raises SequenceError, or Problems with several, if these make no sense or no path obeys them.
+
+    Example:
+        >>> plan_sequence([[0, 0.9, 1.2], [0.9, 0, 0.2], [1.2, 0.2, 0]], 2, scratch_dice=0.4).chosen.path
+        (1, 2)
+    """
+    count = len(np.atleast_1d(np.asarray(distances, dtype=object)))
+    given = [str(index) for index in range(count)] if names is None else names
+    problem = SequenceProblem.checked(given, distances, target, case_counts)
+    constraints = Constraints(
+        must=tuple(whole("a source in must", task) for task in must),
+        avoid=tuple(whole("a source in avoid", task) for task in avoid),
+    )
+    model = GainModel(shipped_table().rows, "", [problem.evidence[source] for source in problem.sources])
+    maximum = whole("max_sources", max_sources)
+    return GainStrategy().plan(Request(problem, model, constraints, maximum, scratch_dice=scratch_dice))
+
+
+def make_plan(
+    affinity: Affinity, affinity_file: FilePath, options: PlanOptions, history: History, known: Known
+) -> SequencePlan:
+    """Return the plan for the target of an affinity; nothing is written.
+
+    Args:
+        affinity: distances of the sources and the target.
+        affinity_file: where it is kept; its resamples lie next to it.
+        options: what is asked for.
+        history: stages that are trained, the time of an epoch, the Dice of scratch.
+        known: further evidence.
+
+    Raises SequenceError, or Problems with several, if nothing can be planned as asked.
+    """
+    left_out = _left_out(affinity, known, allow_overlap=options.allow_overlap)
+    gone = {entry.dataset for entry in left_out}
+    kept = [place for place, task in enumerate(affinity.tasks) if task.dataset not in gone]
+    problem = problem_of(affinity, gone, known)
+    request = _request(problem, affinity.metric, options, history, known, gone)
+    decision = decide(request, options.strategy)
+    best = next((path for path in decision.candidates if len(path.path) > 1), decision.chosen)
+    features = request.model.known(problem.evidence[best.path[-2]]) if len(best.path) > 1 else ()
+    # Resampled distances say nothing if the gains do not rest on distances.
+    resampled = _resampled_evidence(affinity, affinity_file, kept, problem) if "closeness" in features else []
+    listed = tuple(_candidate(request, path, options, history) for path in decision.candidates)
     chosen = decision.chosen
-    others = [decision.best("direct"), decision.best("scratch") if problem.case_counts else None]
-    gained = gains(setting.calibration, chosen.path, [other.path for other in others if other], setting.model, problem)
-    explanation = (
-        *explain(decision, problem),
-        *certainty(outcome.cheapest, robustness, problem),
-        *outcome.notes,
-        *gain_sentences(setting.calibration, gained, problem, setting.affinity.calibration),
-        *effort(chosen.path, setting.options, setting.constraints, problem, setting.epoch, setting.finished),
-        *_left_out(setting.left_out),
-    )
-    compared = robustness.comparisons if robustness else ()
+    sources = _named(problem, chosen.path[:-1])
+    beginnings = [sources[: k + 1] for k in range(len(sources))]
+    table = shipped_table()
+    rows = [row for row in (*table.rows, *(known.own.rows if known.own else ())) if row.sources]
     return SequencePlan(
-        target=setting.affinity.target,
-        plans=setting.affinity.plans,
-        configuration=setting.affinity.configuration,
-        sources=named(chosen.path[:-1], problem),
-        strategy=setting.options.strategy,
-        metric=setting.affinity.metric,
-        affinity_file=setting.affinity_file.name,
-        candidates=tuple(_candidate(candidate, setting, decision) for candidate in decision.candidates),
-        explanation=explanation,
-        affinity_sha256=sha256(setting.affinity_file),
-        options=setting.options,
-        constants=asdict(setting.model),
-        calibration=setting.calibration.name if setting.calibration else None,
-        resamples=robustness.resamples if robustness else 0,
-        wins=tuple(Win(named(path, problem), share) for path, share in robustness.wins) if robustness else (),
-        compared=tuple(Against(named(c.path, problem), c.saved, c.low, c.high, c.share) for c in compared),
-        supported=robustness.unsupported is None if robustness and compared else None,
-        gains=tuple(Gain(named(path, problem), *gain) for path, gain in gained),
-        gpu_hours=gpu_hours(chosen.path, setting),
-        left_out=setting.left_out,
+        target=affinity.target,
+        plans=affinity.plans,
+        configuration=affinity.configuration,
+        sources=sources,
+        strategy=options.strategy,
+        metric=affinity.metric,
+        affinity_file=affinity_file.name,
+        candidates=listed,
+        affinity_sha256=sha256(affinity_file),
+        options=options,
+        supported=bool(sources) and chosen.prediction.low > 0,
+        close=tuple(_named(problem, path) for path in _close(request, decision, resampled)),
+        evidence=features,
+        measured=(len(rows), len({row.target for row in rows})),
+        calibration=known.own.name if known.own else None,
+        scratch_dice=request.scratch_dice,
+        resamples=len(resampled),
+        longer=_longer(request, max(1, len(sources)), options, history),
+        gpu_hours=_hours(request.constraints, chosen.path, options, history),
+        epoch_time=history.epoch,
+        finished=tuple(path[-1] for path in beginnings if path in history.finished.paths),
+        other_recipes={
+            path[-1]: history.finished.other_recipes[path]
+            for path in beginnings
+            if path in history.finished.other_recipes
+        },
+        left_out=left_out,
+        communities=tuple(_named(problem, community) for community in decision.communities),
     )
 
 
-def _shortened(decision: Decision, top: int) -> Decision:
-    """``decision`` with its ``top`` first candidates, and those that it names."""
-    kinds = [
-        next((path for path in decision.candidates if path.kind == kind and path.path not in ruled_out), None)
-        for kind in ("direct", "sequence")
-        for ruled_out in ({}, decision.ruled_out)
+def _left_out(affinity: Affinity, known: Known, *, allow_overlap: bool) -> tuple[LeftOut, ...]:
+    found = [LeftOut(task.dataset, "signature") for task in affinity.tasks if not task.registered]
+    if not allow_overlap:
+        here = {task.dataset for task in affinity.tasks[:-1] if task.registered}
+        found += [LeftOut(name, "overlap") for name in sorted(known.shared & here)]
+    return tuple(found)
+
+
+def problem_of(affinity: Affinity, without: Collection[str] = (), known: Known | None = None) -> SequenceProblem:
+    """Return the tasks of an affinity, but for some datasets, with the evidence on each source."""
+    known = known or Known()
+    kept = [place for place, task in enumerate(affinity.tasks) if task.dataset not in without]
+    tasks = [affinity.tasks[place] for place in kept]
+    distances = affinity.matrix()[np.ix_(kept, kept)]
+    target = tasks[-1]
+    records = track_records((*shipped_table().rows, *(known.own.rows if known.own else ())), target.dataset)
+    evidence = []
+    for place, task, distance in zip(kept, tasks, distances[:, -1], strict=True):
+        names = match_names(task.channels, task.labels, target.channels, target.labels)
+        record, targets = records.get(task.dataset, (None, 0))
+        evidence.append(
+            Evidence(
+                components={name: float(values[place][-1]) for name, values in affinity.components.items()},
+                distance=float(distance) if math.isfinite(distance) else None,
+                label_match=names.labels,
+                channel_match=names.channels,
+                zero_shot=known.zero_shot.get(task.dataset),
+                track_record=record,
+                track_targets=targets,
+                cases=task.labelled_cases,
+            )
+        )
+    return SequenceProblem.checked(
+        [task.dataset for task in tasks],
+        distances,
+        len(tasks) - 1,
+        [task.labelled_cases for task in tasks],
+        evidence=evidence,
+        channels=[task.channels for task in tasks],
+        labels=[task.labels for task in tasks],
+    )
+
+
+def _request(
+    problem: SequenceProblem, metric: str, options: PlanOptions, history: History, known: Known, gone: set[str]
+) -> Request:
+    places = {name: index for index, name in enumerate(problem.names)}
+    raise_collected([_not_usable(name, gone) for name in options.must if name not in places])
+    rows = (*shipped_table().rows, *(known.own.rows if known.own else ()))
+    price_of_target, price_of_source = (
+        stage_price(options.training, history.epoch, options.budget_unit, is_target=is_target)
+        for is_target in (True, False)
+    )
+    given = options.scratch_dice
+    return Request(
+        problem=problem,
+        model=GainModel(rows, metric, [problem.evidence[source] for source in problem.sources]),
+        constraints=Constraints(
+            must=tuple(places[name] for name in options.must),
+            avoid=tuple(places[name] for name in options.avoid if name in places),
+            landmark_cases=options.landmark_cases,
+            budget=math.inf if options.budget is None else options.budget,
+            source_price=price_of_source,
+            target_price=price_of_target,
+            finished=frozenset(
+                tuple(places[name] for name in path)
+                for path in history.finished.paths
+                if all(name in places for name in path)
+            ),
+        ),
+        max_sources=options.max_sources,
+        listed=options.listed,
+        scratch_dice=history.scratch_dice if given is None else given,
+        communities=options.communities,
+    )
+
+
+def _not_usable(name: str, gone: set[str]) -> SequenceError:
+    if name in gone:
+        return SequenceError(
+            f"{name} must be on the path, but it is left out: it is not registered here or holds "
+            "cases of the target; leave it out of -must, or see -allow_overlap"
+        )
+    return SequenceError(
+        f"{name} must be on the path, but is not among the sources of the affinity; run nnUNetv2_seq_affinity with it"
+    )
+
+
+def _resampled_evidence(
+    affinity: Affinity, affinity_file: FilePath, kept: Sequence[int], problem: SequenceProblem
+) -> list[tuple[Evidence, ...]]:
+    """Return the evidence of all tasks for each resample of the cases; none without resamples.
+
+    What was not resampled stays as it is, as do tasks of a single case, which do not scatter.
+    """
+    components = {}
+    for name in affinity.components:  # one component alone is a combination whose distance is that component
+        every = read_resamples(affinity_file, affinity, Combination({name: 1.0}, 1.0))
+        if every is None:
+            return []
+        components[name] = every[:, list(kept), -1].astype(np.float64)
+    combined = affinity.combination.distances(components)
+    scatters = [len(affinity.tasks[place].sampled_cases) > 1 for place in kept]
+    if not scatters[-1] or np.isnan(combined[:, :-1]).all():
+        return []
+    return [
+        tuple(
+            replace(
+                known,
+                components={name: float(values[b, task]) for name, values in components.items()},
+                distance=float(combined[b, task]),
+            )
+            if scatters[task] and not np.isnan(combined[b, task])
+            else known
+            for task, known in enumerate(problem.evidence)
+        )
+        for b in range(len(combined))
     ]
-    needed = {decision.chosen, *(path for path in kinds if path), decision.best("scratch")}
-    kept = (path for place, path in enumerate(decision.candidates) if place < top or path in needed)
-    return replace(decision, candidates=tuple(kept))
 
 
-def _candidate(candidate: Candidate, setting: Setting, decision: Decision) -> CandidatePath:
+def _close(request: Request, decision: Decision, resampled: Sequence[Sequence[Evidence]]) -> tuple[Path, ...]:
+    """Return the paths that cannot be told apart from the chosen one, the best first.
+
+    That is so if the interval of the difference over the resampled distances holds 0, or for a gain within `SAME`.
+    Scratch and a transfer are told apart by the probability of harm instead.
+    """
+    chosen = decision.chosen
+    rivals = [path for path in decision.candidates if path != chosen and not path.ruled_out and path.kind != "scratch"]
+    if chosen.kind == "scratch":
+        return ()
+    involved = sorted({task for path in (chosen, *rivals) for task in path.path[:-1]})
+    at = {task: place for place, task in enumerate(involved)}
+    samples = [[evidence[task] for task in involved] for evidence in (request.problem.evidence, *resampled)]
+    alone = np.array([request.model.gains(sample, request.scratch_dice) for sample in samples])
+    rule = request.model.pair_rule(samples[0], request.scratch_dice)
+
+    def gains(path: Candidate) -> NDArray[np.float64]:
+        parts = [alone[:, at[task]] for task in path.path[:-1]]
+        return parts[0] if len(parts) == 1 else rule.gain(parts[0], parts[1])
+
+    found = []
+    for path in rivals:
+        behind = gains(chosen) - gains(path)
+        low = float(np.quantile(behind[1:], 0.025)) if resampled else math.inf
+        if behind[0] <= SAME or low <= 0:
+            found.append(path.path)
+    return tuple(found[:MOST_CLOSE])
+
+
+def _candidate(request: Request, candidate: Candidate, options: PlanOptions, history: History) -> CandidatePath:
+    problem, prediction = request.problem, candidate.prediction
+    in_epochs = replace(
+        request.constraints,
+        source_price=stage_price(options.training, history.epoch, "epochs", is_target=False),
+        target_price=stage_price(options.training, history.epoch, "epochs", is_target=True),
+    )
     return CandidatePath(
-        path=named(candidate.path, setting.problem),
+        path=_named(problem, candidate.path),
+        gain=prediction.gain,
+        low=prediction.low,
+        high=prediction.high,
+        harm=prediction.harm,
+        epochs=in_epochs.price(candidate.path),
+        gpu_hours=_hours(request.constraints, candidate.path, options, history),
+        ruled_out=candidate.ruled_out,  # type: ignore[arg-type]
         cost=candidate.cost,
-        start_cost=candidate.start_cost,
-        hop_costs=candidate.hop_costs,
-        search_cost=candidate.search_cost,
-        gpu_hours=gpu_hours(candidate.path, setting),
-        ruled_out=decision.ruled_out.get(candidate.path, ""),
+        clash=_clash(problem, candidate.path),
     )
 
 
-def _left_out(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
-        return ()
-    return (f"Left out, since known only by a signature file and not registered here: {', '.join(names)}.",)
+def _clash(problem: SequenceProblem, path: Path) -> str:
+    """Return the modalities of the last source and the target if they differ."""
+    if len(path) < 2 or problem.channels is None or problem.labels is None:
+        return ""
+    ours, theirs = path[-2], path[-1]
+    match = match_names(problem.channels[ours], problem.labels[ours], problem.channels[theirs], problem.labels[theirs])
+    return match.clash or ""
+
+
+def _hours(constraints: Constraints, path: Path, options: PlanOptions, history: History) -> float:
+    priced = replace(
+        constraints,
+        source_price=stage_price(options.training, history.epoch, "GPU hours", is_target=False),
+        target_price=stage_price(options.training, history.epoch, "GPU hours", is_target=True),
+    )
+    return priced.price(path)
+
+
+def _longer(request: Request, sources: int, options: PlanOptions, history: History) -> LongerScratch:
+    length = options.training.longer(sources)
+    hours = stage_price(options.training, history.epoch, "GPU hours", is_target=True) * length
+    iterations = options.training.epochs * options.training.iterations
+    predicted = request.model.longer(iterations, length, request.scratch_dice)
+    if predicted is None:
+        return LongerScratch(length, hours)
+    return LongerScratch(length, hours, predicted.gain, predicted.low, predicted.high)
+
+
+def _named(problem: SequenceProblem, path: Path) -> tuple[str, ...]:
+    return tuple(problem.names[task] for task in path)

@@ -1,134 +1,118 @@
-"""What a plan is asked for, in the words of nnUNetv2_seq_plan's options, and what that means for one affinity."""
+"""What a plan is asked for, and what training a stage costs."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
-from nnunet_seqtransfer.calibration.record import Calibration
-from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.planning.cost import CostModel
-from nnunet_seqtransfer.planning.planner import PLANNERS
-from nnunet_seqtransfer.planning.prices import EpochTime, Finished, Training, Unit, stage_price
-from nnunet_seqtransfer.planning.problem import Constraints, SequenceProblem
+Unit = Literal["epochs", "GPU hours"]
+DEFAULT_STRATEGY = "gain"
+MOST_SOURCES = 2
+"""Sources before the target: longer paths were never measured, so nothing can be predicted for them."""
 
-AUTO = "auto"
-"""The strategy that plans exactly and falls back to the simplest path that the data cannot tell from the best."""
-STRATEGIES = (*PLANNERS, AUTO)
-"""Every strategy that a plan can be asked for; the first is the default."""
+
+@dataclass(frozen=True)
+class Training:
+    """How the stages of a path will be trained. `nnUNetv2_seq_train` has options of the same names and defaults."""
+
+    epochs: int = 250
+    "Epochs of the target's stage."
+    source_epochs: int = 250
+    "Epochs of each source's stage."
+    iterations: int = 250
+    "Iterations per epoch of all stages, unless sources have their own."
+    folds: int = 1
+    "Folds of the target to train; sources are trained once for all of them."
+    tag: str | None = None
+    "Tag of the chain, which tells its stages from those of another recipe."
+    epoch_time: float | None = None
+    "Seconds of one epoch of `iterations`, above 0; None to take them from training logs."
+    source_iterations: int | None = None
+    "Iterations per epoch of the sources' stages; None for `iterations`."
+
+    @property
+    def of_source(self) -> tuple[int, int]:
+        """Epochs of a source's stage, and iterations in each."""
+        return self.source_epochs, self.source_iterations or self.iterations
+
+    def longer(self, sources: int) -> float:
+        """Return the iterations of a path through so many sources, as a multiple of those on the target alone."""
+        epochs, iterations = self.of_source
+        return 1.0 + sources * epochs * iterations / (self.epochs * self.iterations)
+
+
+@dataclass(frozen=True)
+class EpochTime:
+    """How long an epoch takes."""
+
+    seconds: float
+    "Seconds of one epoch, above 0."
+    origin: Literal["given", "logged", "published"]
+    "Given by the user, the median of logged epochs, or nnU-Net's published time."
+    epochs: int = 0
+    "Number of logged epochs that the time is the median of."
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Source stages on disk that a chain would reuse."""
+
+    paths: frozenset[tuple[str, ...]] = frozenset()
+    "Full names of the datasets up to and including the one of each stage, in training order."
+    other_recipes: Mapping[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
+    "Epochs and iterations of stages that are trained, but with other numbers than requested, by path."
+
+
+@dataclass(frozen=True)
+class History:
+    """What is known from earlier trainings before a path is planned."""
+
+    epoch: EpochTime = field(default_factory=lambda: EpochTime(45.0, "published"))
+    "How long an epoch takes."
+    finished: Finished = field(default_factory=Finished)
+    "Stages that cost nothing."
+    scratch_dice: float | None = None
+    "Validation Dice of a finished scratch model of the target; None if there is none."
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How to plan. The default is what `nnUNetv2_seq_plan` does without options."""
+    """How to plan. The defaults are those of `nnUNetv2_seq_plan`."""
 
-    strategy: str = STRATEGIES[0]
-    """One of `STRATEGIES`."""
-
-    max_sources: int = 2
-    """Most sources before the target."""
-
-    top: int = 10
-    """Number of cheapest paths among the candidates."""
-
+    strategy: str = DEFAULT_STRATEGY
+    "Name of the strategy."
+    max_sources: int = MOST_SOURCES
+    "Most sources before the target, 0 to `MOST_SOURCES`."
+    listed: int = 10
+    "Number of candidates in the plan, best first."
     communities: int | None = None
-    """For the published strategy; None for its default."""
-
+    "Communities of the published strategy; None for its default."
     must: tuple[str, ...] = ()
-    """Full names of sources that the path goes through."""
-
+    "Full names of sources that the path goes through."
     avoid: tuple[str, ...] = ()
-    """Full names of sources that it does not go through."""
-
+    "Full names of sources that the path does not go through."
     landmark_cases: int = 0
-    """Labelled cases that its first source needs."""
-
+    "Labelled cases that the first source needs."
     budget: float | None = None
-    """Most that the stages still to train may cost together, the target's included; None for no limit."""
-
+    "Most that the stages still to train may cost together, the target's included; None for no limit."
     budget_unit: Unit = "GPU hours"
-    """What the budget counts."""
-
+    "Unit of the budget."
     training: Training = field(default_factory=Training)
-    """How the stages will be trained, which prices them."""
-
-    start_scale: float | None = None
-    """See `CostModel`; None, here and in the next two, for the calibration's constant or the default."""
-
-    start_exponent: float | None = None
-    """See `CostModel`."""
-
-    hop_exponent: float | None = None
-    """See `CostModel`."""
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> PlanOptions:
-        """The inverse of `dataclasses.asdict`. Raises KeyError or TypeError where a field is missing or unknown."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-        }
-        fields["training"] = Training(**content["training"])
-        return cls(**fields)
+    "How the stages will be trained."
+    scratch_dice: float | None = None
+    "Dice of the target trained from scratch, 0 to 1; None to take it from a finished model, if there is one."
+    allow_overlap: bool = False
+    "True to plan with sources that hold cases of the target."
 
 
-def cost_model(options: PlanOptions, unit: float, calibration: Calibration | None) -> CostModel:
-    """The constants asked for; for others the calibration's, or the defaults with the metric's ``unit``."""
-    given = {
-        name: value
-        for name in ("start_scale", "start_exponent", "hop_exponent")
-        if (value := getattr(options, name)) is not None
-    }
-    if calibration is None:
-        return CostModel(**{"unit": unit, **given})
-    if given:
-        raise SequenceError(
-            f"the calibration {calibration.name} brings its own {', '.join(sorted(given))}; leave out either"
-        )
-    return CostModel(
-        start_scale=calibration.start_scale,
-        start_exponent=calibration.start_exponent,
-        hop_exponent=calibration.combination.exponent,
-        unit=calibration.combination.unit,
-        stage_cost=calibration.stage_cost,
-    )
+def stage_price(training: Training, epoch: EpochTime, unit: Unit, *, is_target: bool) -> float:
+    """Return the price of one stage in epochs or GPU hours, of all its folds for the target.
 
-
-def plan_constraints(
-    options: PlanOptions, problem: SequenceProblem, epoch: EpochTime, finished: Finished
-) -> Constraints:
-    """The constraints with names turned into indices, and stages into prices in the budget's unit.
-
-    A source to be avoided may be none of the problem's. Raises SequenceError where one that must be on the path is not.
+    Hours are in proportion to the iterations of an epoch. A stage that may end early has its full price.
     """
-    places = {name: index for index, name in enumerate(problem.names)}
-    lacking = [name for name in options.must if name not in places]
-    if lacking:
-        raise SequenceError(
-            f"{lacking[0]} must be on the path, but is not among the sources that can be planned with; "
-            "run nnUNetv2_seq_affinity with it"
-        )
-    return Constraints(
-        must=tuple(places[name] for name in options.must),
-        avoid=tuple(places[name] for name in options.avoid if name in places),
-        landmark_cases=options.landmark_cases,
-        budget=math.inf if options.budget is None else options.budget,
-        prices=prices(options.training, problem, epoch, options.budget_unit),
-        finished=frozenset(
-            tuple(places[name] for name in path) for path in finished.paths if all(name in places for name in path)
-        ),
-    )
-
-
-def prices(training: Training, problem: SequenceProblem, epoch: EpochTime, unit: Unit) -> tuple[float, ...]:
-    """(n,) price of a stage on each task."""
-    return tuple(
-        stage_price(training, epoch, unit, is_target=task == problem.target) for task in range(len(problem.names))
-    )
-
-
-def to_train(path: Sequence[int], constraints: Constraints) -> tuple[tuple[int, ...], ...]:
-    """The beginnings of ``path`` whose last stage is still to train, the path itself last."""
-    beginnings = (tuple(path[: k + 1]) for k in range(len(path)))
-    return tuple(part for part in beginnings if len(part) == len(path) or part not in constraints.finished)
+    source_epochs, iterations = training.of_source
+    epochs = training.epochs * training.folds if is_target else source_epochs
+    if unit == "epochs":
+        return float(epochs)
+    return epochs * epoch.seconds * (1.0 if is_target else iterations / training.iterations) / 3600

@@ -1,45 +1,44 @@
-"""What a planner is given and what it answers: the problem, one candidate path, the decision; and their order."""
+"""What a strategy is given: the tasks, how far they lie apart, what is known of each source, and the constraints."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnunet_seqtransfer.errors import SequenceError
+from nnunet_seqtransfer.errors import SeqTransferError, SequenceError, raise_collected
+from nnunet_seqtransfer.planning.measured import Evidence
+from nnunet_seqtransfer.planning.options import MOST_SOURCES
 
-Kind = Literal["scratch", "direct", "sequence"]
+Path = tuple[int, ...]
+"""Task indices in training order, the target last: one for scratch, two for direct transfer, three for a sequence."""
 
+ROUNDING = 1 + 1e-12
+"""A price may exceed the budget by this factor: a sum of prices is rounded."""
 ROUNDING_BITS = 40
-"""Costs that agree in so many leading bits (12 decimal digits) are equal: 0.1 + 0.2 and 0.3 must tie."""
+"""Numbers that agree in this many leading bits (12 decimal digits) are equal: 0.1 + 0.2 and 0.3 must tie."""
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceProblem:
-    """n tasks, how far they lie apart, and which of them is the target. Made by `checked`, which validates."""
+    """n tasks, one of which is the target. Use `checked`, which validates."""
 
     names: tuple[str, ...]
-    """Dataset names, unique; they break ties, so that the order of the tasks never matters."""
-
+    "Dataset names, unique. They break ties, so that the order of the tasks never matters."
     distances: NDArray[np.float64]
-    """(n, n), >= 0, no unit: [i, j] from task i to task j; inf where there is no edge; the diagonal is ignored."""
-
+    "(n, n), 0 or more, no unit: [i, j] from task i to task j; inf if there is none. The diagonal is ignored."
     target: int
-    """Index of the target among the tasks; all others are sources."""
-
-    case_counts: tuple[int, ...] | None = None
-    """Labelled cases of each task, >= 1, or None where unknown."""
-
+    "Index of the target. All other tasks are sources."
+    evidence: tuple[Evidence, ...]
+    "(n,) what is known of each source for the target; the target's own entry is not used."
     channels: tuple[tuple[str, ...], ...] | None = None
-    """Channel names of each task, or None where unknown."""
-
+    "Channel names of each task; None if unknown."
     labels: tuple[tuple[str, ...], ...] | None = None
-    """Label names of each task, background left out, or None where unknown."""
+    "Label names of each task without the background; None if unknown."
 
     @classmethod
     def checked(
@@ -49,26 +48,34 @@ class SequenceProblem:
         target: int,
         case_counts: Sequence[int] | None = None,
         *,
+        evidence: Sequence[Evidence] | None = None,
         channels: Sequence[Sequence[str]] | None = None,
         labels: Sequence[Sequence[str]] | None = None,
     ) -> SequenceProblem:
-        """A validated problem; ``distances`` is copied, its NaN become inf (no edge).
+        """Return a validated problem. ``distances`` is copied; its NaN become inf.
 
-        Raises SequenceError where shapes do not fit, names repeat, a distance is negative, or a count is below 1.
+        Without ``evidence``, a source is known by its distance and its number of cases.
+
+        Raises SequenceError if shapes do not fit, names repeat, a distance is negative, or a count is below 1.
         """
         _check_names(names, whole("the target", target))
         matrix = _checked_distances(distances, names)
-        for what, given in (("case counts", case_counts), ("channel lists", channels), ("label lists", labels)):
-            if given is not None and len(given) != len(names):
-                raise SequenceError(f"{len(given)} {what} for {len(names)} tasks; give one for each task")
-        for name, count in zip(names, () if case_counts is None else case_counts, strict=False):
-            if not count >= 1:
-                raise SequenceError(f"{name} has {count} labelled cases; a task needs at least 1, leave it out")
+        given = {"case counts": case_counts, "entries of evidence": evidence, "channel lists": channels}
+        for what, values in {**given, "label lists": labels}.items():
+            if values is not None and len(values) != len(names):
+                raise SequenceError(f"{len(values)} {what} for {len(names)} tasks; give one for each task")
+        for name, count in zip(names, case_counts or (), strict=False):
+            if not whole("a case count", count) >= 1:
+                raise SequenceError(f"{name} has {count} labelled cases; leave it out, a task needs at least 1")
+        known = evidence or [
+            Evidence(distance=_finite(matrix[task, target]), cases=case_counts[task] if case_counts else None)
+            for task in range(len(names))
+        ]
         return cls(
             names=tuple(names),
             distances=matrix,
             target=int(target),
-            case_counts=None if case_counts is None else tuple(whole("a case count", count) for count in case_counts),
+            evidence=tuple(known),
             channels=None if channels is None else tuple(tuple(entry) for entry in channels),
             labels=None if labels is None else tuple(tuple(entry) for entry in labels),
         )
@@ -78,134 +85,109 @@ class SequenceProblem:
         """Indices of all tasks but the target."""
         return tuple(index for index in range(len(self.names)) if index != self.target)
 
+    @property
+    def case_counts(self) -> tuple[int, ...] | None:
+        """Labelled cases of each task; None if one is unknown."""
+        counts = tuple(entry.cases for entry in self.evidence)
+        return None if None in counts else tuple(count or 0 for count in counts)
+
+    def cases(self, task: int) -> int | None:
+        """Return the labelled cases of a source; None if unknown."""
+        return self.evidence[task].cases
+
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a path must obey beside being cheap. The default asks for nothing. See `constraints` for what checks it.
+    """What the chosen path must obey. The default asks for nothing.
 
-    The stage on the k-th source of a path costs nothing, neither its price nor `CostModel.stage_cost`, where the
-    beginning of the path up to that source is among ``finished``. The target's stage is always still to train.
+    A source stage costs nothing if the beginning of the path up to it is among ``finished``. The target's stage is
+    always still to train.
     """
 
     must: tuple[int, ...] = ()
-    """Sources that the chosen path goes through, in any order."""
-
+    "Sources that the path goes through, in any order."
     avoid: tuple[int, ...] = ()
-    """Sources that no path goes through."""
-
+    "Sources that no path goes through."
     landmark_cases: int = 0
-    """The first source of a path needs at least so many labelled cases; scratch has none and is not touched."""
-
+    "Labelled cases that the first source needs; scratch has no source and always passes."
     budget: float = math.inf
-    """Most that the stages still to train may cost together, the target's included; in the unit of ``prices``."""
+    "Most that the stages still to train may cost together, the target's included."
+    source_price: float = 0.0
+    "Price of a source's stage, in the unit of the budget."
+    target_price: float = 0.0
+    "Price of the target's stage, in the unit of the budget."
+    finished: frozenset[Path] = frozenset()
+    "Beginnings of paths, as indices of sources in training order, whose last stage is trained."
 
-    prices: tuple[float, ...] | None = None
-    """(n,) price of a stage on each task, >= 0: epochs, or GPU hours; None where no budget is kept."""
+    def price(self, path: Path) -> float:
+        """Return what the stages of ``path`` that are still to train cost together."""
+        left = sum(tuple(path[: k + 1]) not in self.finished for k in range(len(path) - 1))
+        return self.target_price + left * self.source_price
 
-    finished: frozenset[tuple[int, ...]] = frozenset()
-    """Beginnings of paths, as indices of sources in training order, whose last stage is trained already."""
+    def broken(self, problem: SequenceProblem, path: Path) -> str:
+        """Return which constraint ``path`` breaks first, "must", "avoid", "cases" or "budget"; else an empty text."""
+        sources = set(path[:-1])
+        if not set(self.must) <= sources:
+            return "must"
+        if set(self.avoid) & sources:
+            return "avoid"
+        if sources and (problem.cases(path[0]) or 0) < self.landmark_cases:
+            return "cases"
+        return "budget" if self.price(path) > self.budget * ROUNDING else ""
 
-    def price(self, path: Sequence[int]) -> float:
-        """What the stages of ``path`` (to the target) that are still to train cost together; 0 without prices."""
-        if self.prices is None:
-            return 0.0
-        last = len(path) - 1
-        unfinished = (k for k in range(last + 1) if k == last or tuple(path[: k + 1]) not in self.finished)
-        return math.fsum(self.prices[path[k]] for k in unfinished)
+    def check(self, problem: SequenceProblem, max_sources: int) -> None:
+        """Raise SequenceError, or Problems, if the constraints contradict the problem or each other."""
+        names, errors = problem.names, list[SeqTransferError]()
 
-    def affords(self, path: Sequence[int]) -> bool:
-        """Whether the price of ``path`` is within the budget, rounding aside."""
-        return bool(rounded(self.price(path)) <= rounded(self.budget))
+        def add(message: str) -> None:
+            errors.append(SequenceError(message))
 
-
-UNCONSTRAINED = Constraints()
-"""Nothing is asked of a path."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One path to the target and what it costs, part by part."""
-
-    path: tuple[int, ...]
-    """Task indices in training order, the target last; length 1 is scratch, 2 direct transfer, more a sequence."""
-
-    start_cost: float
-    """Cost of training the first task from nothing."""
-
-    hop_costs: tuple[float, ...]
-    """Cost of each hop along the path, one fewer than tasks."""
-
-    search_cost: float = 0.0
-    """The published strategy's extra part, the distance from landmark to target; 0 elsewhere."""
-
-    @property
-    def cost(self) -> float:
-        """Sum of all parts, correctly rounded, so that it does not depend on their order."""
-        return math.fsum((self.start_cost, *self.hop_costs, self.search_cost))
-
-    @property
-    def kind(self) -> Kind:
-        """Scratch, direct or sequence, by the number of tasks."""
-        if len(self.path) == 1:
-            return "scratch"
-        return "direct" if len(self.path) == 2 else "sequence"
-
-    def order(self, names: Sequence[str]) -> tuple[float, int, tuple[str, ...]]:
-        """Sort key: cost, then fewer stages, then names; never indices, so relabelling the tasks changes nothing."""
-        return float(rounded(self.cost)), len(self.path), tuple(names[task] for task in self.path)
+        must, avoid = set(self.must), set(self.avoid)
+        for what, tasks in (("must", must), ("avoid", avoid)):
+            if problem.target in tasks:
+                add(f"{what} names {names[problem.target]}, which is the target; name sources only")
+        if must & avoid:
+            both = ", ".join(sorted(names[task] for task in must & avoid))
+            add(f"must and avoid both name {both}; take it from one of them")
+        if len(must) > max_sources:
+            remedy = "allow more sources" if len(must) <= MOST_SOURCES else "name fewer"
+            add(f"must names {len(must)} sources, but a path may have at most {max_sources}; {remedy}")
+        if avoid >= set(problem.sources):
+            add(f"avoid names every source of {names[problem.target]}; leave at least one")
+        if self.budget < self.target_price:
+            add(
+                f"the budget of {self.budget:g} is below the {self.target_price:g} that the stage on "
+                f"{names[problem.target]} costs, which even training from scratch needs; raise the budget"
+            )
+        raise_collected(errors)
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The chosen path beside the others that were considered."""
-
-    chosen: Candidate
-    """What to train; one of ``candidates``."""
-
-    candidates: tuple[Candidate, ...]
-    """Cheapest first (see `Candidate.order`).
-
-    Always holds scratch and, where a source is allowed and reaches the target, the best direct path: for comparison
-    also where the constraints rule them out (see ``ruled_out``). No path with a task to be avoided is among them.
-    """
-
-    strategy: str
-    """Name of the strategy that decided."""
-
-    notes: tuple[str, ...] = ()
-    """What a reader should know about how it was decided, a sentence each."""
-
-    ruled_out: dict[tuple[int, ...], str] = field(default_factory=dict)
-    """By path, in a clause ("costs 750, above the budget of 500"): candidates that could not be chosen, and why."""
-
-    communities: tuple[tuple[int, ...], ...] = ()
-    """The sources by community, in the order of names; empty where the strategy knows none."""
-
-    def best(self, kind: Kind) -> Candidate | None:
-        """The cheapest candidate of one kind, or None where there is none."""
-        return next((candidate for candidate in self.candidates if candidate.kind == kind), None)
+def check_request(problem: SequenceProblem, max_sources: int, listed: int) -> None:
+    """Raise SequenceError if there is no source or a number does not make sense."""
+    if not problem.sources:
+        raise SequenceError(f"there is no source for {problem.names[problem.target]}; give at least one other task")
+    if not 0 <= max_sources <= MOST_SOURCES:
+        raise SequenceError(f"at most {max_sources} sources are not possible; give 0 (scratch) to {MOST_SOURCES}")
+    if listed < 1:
+        raise SequenceError(f"{listed} listed paths are too few; give 1 or more")
 
 
-def rounded(costs: ArrayLike) -> NDArray[np.float64]:
-    """``costs`` cut to `ROUNDING_BITS` leading bits, any shape; never turns an order round; keeps inf and 0."""
-    mantissa, exponent = np.frexp(np.asarray(costs, dtype=np.float64))
+def rounded(values: ArrayLike) -> NDArray[np.float64]:
+    """Return ``values`` cut to `ROUNDING_BITS` leading bits, any shape. Keeps the order, inf and 0."""
+    mantissa, exponent = np.frexp(np.asarray(values, dtype=np.float64))
     return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, ROUNDING_BITS)), exponent - ROUNDING_BITS))
 
 
 def whole(what: str, value: object) -> int:
-    """``value`` as an int. Raises SequenceError where it is no whole number, such as 2.5 or "2"."""
+    """Return ``value`` as an int. Raise SequenceError if it is not a whole number, such as 2.5 or "2"."""
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise SequenceError(f"{what} is {value!r}; give a whole number") from None
 
 
-def number_table(values: ArrayLike) -> NDArray[np.float64]:
-    """A copy of ``values`` as floats, any shape. Raises SequenceError where they are no numbers or rows differ."""
-    try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise SequenceError(f"the distances are no table of numbers ({error}); give n rows of n numbers") from None
+def _finite(distance: float) -> float | None:
+    return float(distance) if math.isfinite(distance) else None
 
 
 def _check_names(names: Sequence[str], target: int) -> None:
@@ -213,11 +195,14 @@ def _check_names(names: Sequence[str], target: int) -> None:
     if repeated:
         raise SequenceError(f"task {repeated[0]} is given more than once; name every task once")
     if not 0 <= target < len(names):
-        raise SequenceError(f"target {target} is no index of the {len(names)} tasks; give one from 0 on")
+        raise SequenceError(f"target {target} is not an index of the {len(names)} tasks; give 0 to {len(names) - 1}")
 
 
 def _checked_distances(distances: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
-    matrix = number_table(distances)
+    try:
+        matrix = np.array(distances, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise SequenceError(f"the distances are not a table of numbers ({error}); give n rows of n numbers") from None
     if matrix.shape != (len(names), len(names)):
         raise SequenceError(f"the distances have shape {matrix.shape}, {len(names)} tasks need a square of that size")
     np.fill_diagonal(matrix, 0.0)

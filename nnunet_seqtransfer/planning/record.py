@@ -1,85 +1,76 @@
-"""The record of a plan: the path, why it was chosen, how sure that is, and which affinity it rests on."""
+"""The record of a plan: the chosen path, what it is worth, what else was close, and which affinity it rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from nnunet_seqtransfer import __version__
-from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import cache_folder
-from nnunet_seqtransfer.planning.options import PlanOptions
-from nnunet_seqtransfer.storage import read_record, sha256, write_record
+from nnunet_seqtransfer.planning.options import EpochTime, PlanOptions
+from nnunet_seqtransfer.storage import read_dataclass, sha256, write_dataclass
 
-FORMAT = 2
+FORMAT = 3
 KIND = "sequence plan"
+REMEDY = "run nnUNetv2_seq_plan again"
 
 
 @dataclass(frozen=True)
 class CandidatePath:
-    """One path by dataset names, and its cost part by part."""
+    """One path by dataset names and what it is expected to gain."""
 
     path: tuple[str, ...]
-    "Full names, the target last."
-    cost: float
-    "Sum of the parts."
-    start_cost: float
-    "Of training the first from nothing."
-    hop_costs: tuple[float, ...]
-    "Of each hop."
-    search_cost: float
-    "The published strategy's distance from landmark to target; 0 elsewhere."
-    gpu_hours: float = 0.0
-    "Of its stages that are still to train."
-    ruled_out: str = ""
-    "Why it could not be chosen, as a clause; empty where it could."
-
-
-@dataclass(frozen=True)
-class Win:
-    """How often one path is chosen when the cases are drawn again."""
-
-    path: tuple[str, ...]
-    "Full names, the target last."
-    share: float
-    "Of the resamples, 0 to 1."
-
-
-@dataclass(frozen=True)
-class Against:
-    """The cheapest path against the cheapest of a simpler kind."""
-
-    path: tuple[str, ...]
-    "That simpler path: full names, the target last."
-    saved: float
-    "What the cheapest path costs less."
+    "Full names in training order, the target last."
+    gain: float
+    "Expected gain over scratch of equal target epochs, in Dice; 0 for scratch."
     low: float
-    "Lower end of the 95 % interval of that."
+    "Lower end of the 95 % interval of the gain, for a single run."
     high: float
-    "Upper end."
-    share: float
-    "Share of the resamples in which it costs less than every path of that kind."
+    "Upper end of the 95 % interval."
+    harm: float
+    "Probability of a Dice below scratch, 0 to 1."
+    epochs: float
+    "Epochs that are still to train, all stages and folds together."
+    gpu_hours: float
+    "GPU hours that are still to train."
+    ruled_out: Literal["", "must", "avoid", "cases", "budget"] = ""
+    "Constraint that the path breaks; empty if it could be chosen."
+    cost: float | None = None
+    "Path cost of the published strategy; None elsewhere."
+    clash: str = ""
+    "Modalities of the last source and the target if they differ, such as ct against mr."
 
 
 @dataclass(frozen=True)
-class Gain:
-    """The predicted change of Dice from another path to the chosen one."""
+class LongerScratch:
+    """Scratch trained for as many iterations as the chosen path, or as direct transfer if scratch was chosen."""
 
-    path: tuple[str, ...]
-    "That other path: full names, the target last."
-    mean: float
-    "Predicted change, -1 to 1."
-    low: float
-    "Lower end of the 95 % interval of a single run."
-    high: float
-    "Upper end."
+    length: float
+    "Iterations on the target, as a multiple of those of scratch."
+    gpu_hours: float
+    "GPU hours of that training."
+    gain: float | None = None
+    "Expected gain over scratch of ordinary length, in Dice; None if it was never measured."
+    low: float | None = None
+    "Lower end of the 95 % interval."
+    high: float | None = None
+    "Upper end of the 95 % interval."
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A dataset of the affinity that the plan does not use."""
+
+    dataset: str
+    "Full name."
+    reason: Literal["signature", "overlap"]
+    "Known by a signature file alone, so not trainable here; or holds cases of the target."
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """What to train, and why."""
+    """What to train, and what that is worth."""
 
     target: str
     "Full name of the target."
@@ -88,86 +79,87 @@ class SequencePlan:
     configuration: str
     "nnU-Net configuration."
     sources: tuple[str, ...]
-    "Full names of the sources in their order; none means training from scratch."
+    "Full names of the sources in training order; none means training from scratch."
     strategy: str
     "Name of the strategy."
     metric: str
     "Name of the metric."
     affinity_file: str
-    "File name of the affinity that it rests on."
+    "File name of the affinity."
     candidates: tuple[CandidatePath, ...]
-    "Cheapest first."
-    explanation: tuple[str, ...]
-    "Why, a sentence each."
+    "Best first; the chosen path is among them."
     affinity_sha256: str = ""
-    "SHA-256 of that file."
+    "SHA-256 of the affinity file."
     options: PlanOptions = field(default_factory=PlanOptions)
     "What was asked for."
-    constants: Mapping[str, float] = field(default_factory=dict)
-    "Constants of the cost, by their name in the cost model."
+    supported: bool = False
+    "True if the interval of the chosen path's gain lies above 0."
+    close: tuple[tuple[str, ...], ...] = ()
+    "Paths that cannot be told apart from the chosen one: the resampled distances may turn both round, or 0.01 Dice."
+    evidence: tuple[str, ...] = ()
+    "Features that the gain of the chosen path, or of the best transfer if scratch was chosen, rests on."
+    measured: tuple[int, int] = (0, 0)
+    "Number of measured transfers and of targets that the gains were fitted on."
     calibration: str | None = None
-    "Name of the calibration that the constants come from; None where they are guesses or given."
+    "Name of the user's measured transfers among them; None for the shipped ones alone."
+    scratch_dice: float | None = None
+    "Dice of the target trained from scratch; None if unknown. What is left to gain is 1 minus it."
     resamples: int = 0
-    "Resamples of the cases that the shares count; 0 where there are none."
-    wins: tuple[Win, ...] = ()
-    "Every path chosen in some resample, the most frequent first."
-    compared: tuple[Against, ...] = ()
-    "The cheapest path against simpler kinds, the simplest first."
-    supported: bool | None = None
-    "Whether the data tell the cheapest path from all simpler ones; None where nothing was resampled or compared."
-    gains: tuple[Gain, ...] = ()
-    "Predicted changes of Dice; none without a calibration."
+    "Resamples of the distances that `close` rests on; 0 if distances played no part."
+    longer: LongerScratch | None = None
+    "The rival of equal total epochs."
     gpu_hours: float = 0.0
-    "Of the chosen path's stages that are still to train."
-    left_out: tuple[str, ...] = ()
-    "Datasets of the affinity that cannot be trained on here."
+    "GPU hours of the chosen path's stages that are still to train."
+    epoch_time: EpochTime = field(default_factory=lambda: EpochTime(45.0, "published"))
+    "How long an epoch takes."
+    finished: tuple[str, ...] = ()
+    "Sources of the chosen path whose stage is trained and costs nothing."
+    other_recipes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    "Sources of the chosen path whose stage is trained with other epochs and iterations, with these numbers."
+    left_out: tuple[LeftOut, ...] = ()
+    "Datasets of the affinity that were not used."
+    communities: tuple[tuple[str, ...], ...] = ()
+    "Sources by community, by the published strategy."
     version: str = __version__
-    "Version of this package that made it."
+    "Version of this package that made the plan."
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Full names of the chosen path, the target last."""
+        return (*self.sources, self.target)
+
+    @property
+    def chosen(self) -> CandidatePath:
+        """The candidate that was chosen."""
+        return next(entry for entry in self.candidates if entry.path == self.path)
+
+    def best(self, sources: int) -> CandidatePath | None:
+        """Return the best candidate with so many sources that could be chosen; None if there is none."""
+        found = (entry for entry in self.candidates if len(entry.path) == sources + 1 and not entry.ruled_out)
+        return next(found, None)
 
 
-def plan_path(target: str, plans: str, configuration: str) -> Path:
-    """Where the plan of a target is kept."""
+def plan_file(target: str, plans: str, configuration: str) -> Path:
+    """Return where the plan of a target is kept."""
     return cache_folder(target) / f"sequence_{plans}_{configuration}.json"
 
 
 def write_plan(path: Path, plan: SequencePlan) -> None:
-    """Writes the record."""
-    write_record(path, KIND, FORMAT, asdict(plan))
+    """Write the record."""
+    write_dataclass(path, KIND, FORMAT, plan)
 
 
 def read_plan(path: Path) -> SequencePlan:
-    """Reads a record. Raises RecordError where it is missing, truncated, edited, or of another format."""
-    remedy = "run nnUNetv2_seq_plan again"
-    content = read_record(path, KIND, FORMAT, remedy)
-    if "affinity_sha256" not in content:
-        raise RecordError(f"the sequence plan was made by an older version: {path}; {remedy}")
-    try:
-        records: dict[str, Any] = {
-            "candidates": _records(CandidatePath, content.pop("candidates")),
-            "wins": _records(Win, content.pop("wins")),
-            "compared": _records(Against, content.pop("compared")),
-            "gains": _records(Gain, content.pop("gains")),
-            "options": PlanOptions.from_json(content.pop("options")),
-        }
-        return SequencePlan(**records, **{name: _tuple(value) for name, value in content.items()})
-    except (TypeError, KeyError, AttributeError) as error:
-        raise RecordError(f"the sequence plan lacks entries ({error}): {path}; {remedy}") from None
+    """Return a record. Raise RecordError if it is missing, truncated, edited, or of an older or newer format."""
+    return read_dataclass(path, SequencePlan, KIND, FORMAT, REMEDY)
 
 
 def changed_affinity(plan: SequencePlan) -> str | None:
-    """A line for a user where the affinity beside the plan is not the one that it rests on any more, else None.
+    """Return a line for people if the affinity next to the plan is not the one that the plan rests on, else None.
 
-    An affinity kept elsewhere (``-a``), or deleted since, is not looked at.
+    An affinity kept elsewhere (``-a``) or deleted is not looked at.
     """
     path = cache_folder(plan.target) / plan.affinity_file
     if not path.is_file() or sha256(path) == plan.affinity_sha256:
         return None
     return f"the affinity of {plan.target} has changed since this plan was made; nnUNetv2_seq_plan makes a new one"
-
-
-def _records(kind: type[Any], entries: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
-    return tuple(kind(**{name: _tuple(value) for name, value in entry.items()}) for entry in entries)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from nnunet_seqtransfer.nnunet.folders import cache_folder
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.nnunet.training_log import Epoch, read_training
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, read_validation
-from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_path, read_plan
+from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_file, read_plan
 from nnunet_seqtransfer.report.words import sentence
 from nnunet_seqtransfer.storage import read_json
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
@@ -121,7 +121,7 @@ def read_findings(folder: Path) -> Findings:
     key = request.target, request.plans, request.configuration
     notes: list[str] = []
     stages = tuple(_stage(run, entry, notes) for entry in run.stages)
-    plan = _if_there(plan_path(*key), read_plan, notes)
+    plan = _if_there(plan_file(*key), read_plan, notes)
     if plan is not None and (changed := changed_affinity(plan)):
         notes.append(sentence(changed))
     file = cache_folder(request.target) / plan.affinity_file if plan else affinity_path(*key, DEFAULT_METRIC)

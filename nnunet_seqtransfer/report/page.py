@@ -22,10 +22,10 @@ from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, label_means, telling
 from nnunet_seqtransfer.planning.published import default_communities, find_communities, source_graph
 from nnunet_seqtransfer.report import page_tables, run_facts, run_text
-from nnunet_seqtransfer.report.cost_figures import draw_costs
 from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, NUMBERED, draw_heat_map, draw_ranking
 from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.findings import Findings, StageFound, read_findings
+from nnunet_seqtransfer.report.gain_figures import draw_gains
 from nnunet_seqtransfer.report.graph_figure import affinity_problem, draw_graph
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
 from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
@@ -149,15 +149,15 @@ def _both_widths(draw: Callable[[float], Figure], width: float, label: str) -> M
 def _choice(found: Findings) -> dict[str, Any]:
     """Return the plan's reasons and candidates."""
     plan = found.plan
-    costs = None
+    gains = None
     if plan and plan.candidates:
-        label = f"Costs of {counted(len(plan.candidates), 'candidate path')}; the table below has the numbers"
-        costs = _both_widths(lambda width: draw_costs(plan, found.path, width=width), 7.6, label)
+        label = f"Expected gains of {counted(len(plan.candidates), 'candidate path')}; the table below has the numbers"
+        gains = _both_widths(lambda width: draw_gains(plan, found.path, width=width), 7.6, label)
     return {
         "plan": plan,
         "follows_plan": found.follows_plan,
         "why": run_text.reasons(found),
-        "costs": costs,
+        "gains": gains,
         "candidates": page_tables.candidates_table(plan, found.path) if plan and plan.candidates else None,
     }
 

@@ -10,6 +10,7 @@ from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
+from nnunet_seqtransfer.report.plan_text import RULED_OUT
 from nnunet_seqtransfer.report.tables import counterpart_words
 from nnunet_seqtransfer.report.words import (
     ARROW,
@@ -80,40 +81,24 @@ def number_cell(value: float | None, places: int = 3) -> Cell:
 
 
 def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:
-    """Return the candidate paths with their costs; the row of ``path`` (full names, the target last) is marked."""
-    shares = {entry.path: entry.share for entry in plan.wins}
-    # a simpler kind may have no path among the candidates: its column would be all dashes
-    against = {entry.path: entry for entry in plan.compared if entry.path in {one.path for one in plan.candidates}}
-    gains = {entry.path: entry for entry in plan.gains}
-    header = ["path", "cost", *(["cheapest in"] if plan.resamples else [])]
-    header += [*(["more than the cheapest"] if against else []), *(["predicted gain of Dice"] if gains else [])]
+    """Return the candidates with their expected gains; the row of ``path`` (full names, the target last) is marked."""
     rows = []
     for entry in plan.candidates:
-        cells = [_path_cell(entry, plan, path), number_cell(entry.cost)]
-        if plan.resamples:
-            share = shares.get(entry.path, 0.0)
-            cells.append(Cell(percent(share), float(share)))
-        if against:
-            other = against.get(entry.path)
-            cells.append(_interval_cell((other.saved, other.low, other.high) if other else None))
-        if gains:
-            gain = gains.get(entry.path)
-            cells.append(_interval_cell((gain.mean, gain.low, gain.high) if gain else None, "+"))
-        rows.append((*cells, Cell(hours(entry.gpu_hours), float(entry.gpu_hours))))
+        is_scratch = len(entry.path) == 1
+        gain = Cell(MISSING if is_scratch else interval(entry.gain, entry.low, entry.high, "+"), float(entry.gain))
+        harm = Cell(MISSING if is_scratch else percent(entry.harm), float(entry.harm))
+        rows.append((_path_cell(entry, plan, path), gain, harm, Cell(hours(entry.gpu_hours), float(entry.gpu_hours))))
     marked = tuple(entry.path == tuple(path) for entry in plan.candidates)
-    return Table("Candidate paths, cheapest first", (*header, "GPU hours"), tuple(rows), marked)
+    header = ("path", "expected gain of Dice", "chance of harm", "GPU hours")
+    return Table("Candidate paths, best first", header, tuple(rows), marked)
 
 
 def _path_cell(entry: CandidatePath, plan: SequencePlan, path: Sequence[str]) -> Cell:
     notes = [ARROW.join(short(name).removeprefix(name[7:10]).strip() for name in entry.path)]
     notes += ["planned"] if entry.path == (*plan.sources, plan.target) != tuple(path) else []
-    notes += [f"ruled out: it {entry.ruled_out}"] if entry.ruled_out else []
+    notes += [f"ruled out: {RULED_OUT[entry.ruled_out]}"] if entry.ruled_out else []
     words = path_words(entry.path)
     return Cell(words if len(entry.path) > 1 else f"{number(entry.path[0])} from scratch", words, "; ".join(notes))
-
-
-def _interval_cell(known: tuple[float, float, float] | None, sign: str = "") -> Cell:
-    return Cell(interval(*known, sign), float(known[0])) if known else Cell(MISSING, -math.inf)
 
 
 def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:

@@ -6,15 +6,13 @@ import importlib.metadata
 import platform
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from nnunet_seqtransfer.affinity.measure import AUTO_CASES, SIGNATURE_ENDING
 from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
-from nnunet_seqtransfer.planning.cost import CostModel
-from nnunet_seqtransfer.planning.record import SequencePlan, plan_path
+from nnunet_seqtransfer.planning.record import SequencePlan, plan_file
 from nnunet_seqtransfer.report.findings import Findings
 from nnunet_seqtransfer.report.words import listed
 from nnunet_seqtransfer.storage import sha256
@@ -52,21 +50,15 @@ def facts(found: Findings) -> list[tuple[str, str]]:
         weights = ", ".join(f"{name} {weight:.4g}" for name, weight in found.affinity.combination.weights.items())
         told.append(("weights of the distance", f"{weights} ({found.affinity.calibration or 'guesses'})"))
     if found.plan is not None:
-        constants = ", ".join(f"{name} {value:.4g}" for name, value in found.plan.constants.items())
-        told.append(("constants of the cost", f"{constants} ({constants_origin(found.plan)})"))
+        told.append(("expected gains", f"fitted on {gain_origin(found.plan)}"))
     return [*told, ("installed now", ", ".join(f"{name} {version}" for name, version in versions().items()))]
 
 
-def constants_origin(plan: SequencePlan) -> str:
-    """Return the origin of the cost constants. The unit is left out: it belongs to the metric."""
-    if plan.calibration:
-        return f"the calibration {plan.calibration}"
-    given = [
-        f"{entry.name.replace('_', ' ')} {plan.constants[entry.name]:.4g}"
-        for entry in fields(CostModel)
-        if entry.name != "unit" and plan.constants.get(entry.name, entry.default) != entry.default
-    ]
-    return "uncalibrated default constants" + (f" except for {listed(given)}, given by hand" if given else "")
+def gain_origin(plan: SequencePlan) -> str:
+    """Return what the expected gains were fitted on."""
+    transfers, targets = plan.measured
+    own = f", among them those of {plan.calibration}" if plan.calibration else ""
+    return f"{transfers} measured transfers to {targets} targets{own}"
 
 
 def files(found: Findings) -> list[tuple[str, str]]:
@@ -111,10 +103,9 @@ def _affinity_command(affinity: Affinity, key: list[str]) -> tuple[str, list[str
     here = [str(dataset_id(task.dataset)) for task in affinity.tasks[:-1] if task.registered]
     sources = ["-s", *here, *(f"{name}{SIGNATURE_ENDING}" for name in elsewhere)]
     cases = "auto" if affinity.cases == AUTO_CASES else str(affinity.cases)
-    own = ["-m", affinity.metric, "-n_cases", cases, "-seed", str(affinity.seed), *_calibration(affinity.calibration)]
+    own = ["-m", affinity.metric, "-n_cases", cases, "-seed", str(affinity.seed)]
     signatures = f"the signature file{'s' * (len(elsewhere) > 1)} of {listed(elsewhere)}" if elsewhere else ""
-    needed = [part for part in (signatures, _calibration_words(affinity.calibration)) if part]
-    what = "Measure the distances" + (f" (with {listed(needed)})" if needed else "")
+    what = "Measure the distances" + (f" (with {signatures})" if signatures else "")
     return what, ["nnUNetv2_seq_affinity", *key, *sources, *own]
 
 
@@ -147,7 +138,7 @@ def _machines(found: Findings) -> list[str]:
 def _files(found: Findings) -> Iterator[Path]:
     request = found.run.request
     yield found.run.folder / RECORD
-    yield plan_path(request.target, request.plans, request.configuration)
+    yield plan_file(request.target, request.plans, request.configuration)
     if found.affinity_file is not None:
         yield found.affinity_file
     for stage in found.stages:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
 from nnunet_seqtransfer.nnunet.validation import case_dice, mean_dice
-from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
 from nnunet_seqtransfer.report.comparison_text import evaluated_on
 from nnunet_seqtransfer.report.findings import Findings, StageFound
-from nnunet_seqtransfer.report.words import arrows, counted, decimals, interval, listed, path_words, short
+from nnunet_seqtransfer.report.plan_text import sentences
+from nnunet_seqtransfer.report.words import arrows, counted, decimals, interval, listed, path_words, percent, short
 from nnunet_seqtransfer.training.command import seq_train_command
 
 FEW_CASES = 10
@@ -35,37 +35,18 @@ def _reason(found: Findings) -> str:
     if not found.follows_plan:
         sources = found.plan.sources
         return f", as requested: the plan proposes {path_words(found.planned_path) if sources else 'scratch'}"
-    # the published strategy gives scratch no price
-    prices = {entry.path: entry for entry in found.plan.candidates}
-    chosen = prices.get(found.planned_path)
-    if chosen is None or not chosen.cost > 0:
-        return ", as planned"
-    allowed = [entry for entry in found.plan.candidates if not entry.ruled_out and entry.cost > 0]
-    is_cheapest = all(chosen.cost <= entry.cost for entry in allowed)
-    which = "the cheapest" if is_cheapest else "the simplest that the data cannot tell from the cheapest"
-    other = _alternative(found.plan, allowed)
-    against = f" against {decimals(other[1].cost, 2)} {other[0]}" if other else ""
-    certain = {True: "; stable under resampling of cases", False: "; resampled cases may favour simpler ones", None: ""}
-    support = certain[found.plan.supported] if is_cheapest else ""
-    return f": of the compared paths this is {which}, at a cost of {decimals(chosen.cost, 2)}{against}{support}"
-
-
-def _alternative(plan: SequencePlan, allowed: Sequence[CandidatePath]) -> tuple[str, CandidatePath] | None:
-    """Return what the chosen path is compared with: scratch, or the best transfer if scratch was chosen."""
-    if plan.sources:
-        scratch = next((entry for entry in allowed if len(entry.path) == 1), None)
-        return None if scratch is None else ("for training from scratch", scratch)
-    best = min((entry for entry in allowed if len(entry.path) > 1), key=lambda entry: entry.cost, default=None)
-    return None if best is None else (f"for the best transfer, {path_words(best.path)}", best)
+    if not found.plan.sources:
+        return ": no source is expected to help"
+    chosen = found.plan.chosen
+    gain = interval(chosen.gain, chosen.low, chosen.high, "+")
+    return f": expected gain over scratch {gain} Dice, chance of harm {percent(chosen.harm)}"
 
 
 def reasons(found: Findings) -> list[str]:
     """Return the plan's own reasons. What the plan would take to train is left out: the run has its own recipe."""
     if found.plan is None:
         return []
-    # stored sentences begin with a path or a name, which may be in lower case
-    told = [arrows(line) for line in found.plan.explanation if not line.startswith("To train: ")]
-    return [line[:1].upper() + line[1:] for line in told]
+    return [arrows(line) for line in sentences(found.plan) if not line.startswith("To train: ")]
 
 
 def result(found: Findings) -> str:

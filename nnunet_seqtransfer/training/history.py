@@ -11,12 +11,21 @@ from pathlib import Path
 from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.training_log import read_training
-from nnunet_seqtransfer.planning.prices import EpochTime, Finished, Training
+from nnunet_seqtransfer.planning.options import EpochTime, Finished, History, Training
 from nnunet_seqtransfer.training.estimate import default_epoch_seconds
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.training.stages import TRAINER, ChainRequest, chain_stages
+
+
+def find_history(training: Training, target: str, plans: str, configuration: str) -> History:
+    """Return all that earlier trainings say about planning a path to a target."""
+    return History(
+        find_epoch_time(training, target, plans, configuration),
+        find_finished(target, plans, configuration, training),
+        find_scratch_dice(target, plans, configuration),
+    )
 
 
 def find_epoch_time(training: Training, target: str, plans: str, configuration: str) -> EpochTime:
@@ -29,9 +38,9 @@ def find_epoch_time(training: Training, target: str, plans: str, configuration: 
         return EpochTime(training.epoch_time, "given")
     measured = list(_logged_epochs(target, plans, configuration, training.iterations))
     if measured:
-        return EpochTime(statistics.median(measured), f"median of {len(measured)} logged in nnUNet_results")
+        return EpochTime(statistics.median(measured), "logged", len(measured))
     seconds = default_epoch_seconds(Recipe(iterations=training.iterations))
-    return EpochTime(seconds, "nnU-Net's on an A100, not measured here")
+    return EpochTime(seconds, "published")
 
 
 def find_finished(target: str, plans: str, configuration: str, training: Training) -> Finished:
@@ -41,7 +50,7 @@ def find_finished(target: str, plans: str, configuration: str, training: Trainin
     refuses a stage that does not match.
     """
     done: set[tuple[str, ...]] = set()
-    others: dict[tuple[str, ...], str] = {}
+    others: dict[tuple[str, ...], tuple[int, int]] = {}
     wanted = training.of_source
     recipe = Recipe(*wanted)
     for base in _bases("*", TRAINER, f"{plans}_for{dataset_id(target)}", configuration):
@@ -56,8 +65,23 @@ def find_finished(target: str, plans: str, configuration: str, training: Trainin
         if found == wanted:
             done.add(block.path)
         else:
-            others[block.path] = f"{found[0]} epochs of {found[1]} iterations, not {wanted[0]} of {wanted[1]}"
+            others[block.path] = found
     return Finished(frozenset(done), others)
+
+
+def find_scratch_dice(target: str, plans: str, configuration: str) -> float | None:
+    """Return the validation Dice of a model of the target that was trained from scratch, the mean over its folds.
+
+    A chain without sources comes before nnU-Net's own trainer. Fold "all", which is validated on its own training
+    cases, does not count. Return None if there is no such model.
+    """
+    for trainer, name in ((TRAINER, f"{plans}_scratch"), ("nnUNetTrainer", f"{plans}__")):
+        for base in _bases(target, trainer, name, configuration):
+            folds = [read_stage(StageFiles(fold), details=True) for fold in sorted(base.glob("fold_[0-9]*"))]
+            dice = [fold.dice for fold in folds if fold.is_finished("target") and fold.dice is not None]
+            if dice:
+                return statistics.mean(dice)
+    return None
 
 
 def _logged_epochs(target: str, plans: str, configuration: str, iterations: int) -> Iterable[float]:

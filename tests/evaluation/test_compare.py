@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.record import affinity_path
-from nnunet_seqtransfer.calibration.measurements import read_measurements
+from nnunet_seqtransfer.calibration.runs import read_measurements
 from nnunet_seqtransfer.evaluation.comparison import comparison_path, read_comparison
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.nnunet.validation import mean_dice

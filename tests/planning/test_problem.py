@@ -1,11 +1,11 @@
-"""What a sequence problem accepts, and how candidates are ordered."""
+"""What a sequence problem accepts, and what the stages of a path cost."""
 
 import numpy as np
 import pytest
 
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.planning.cost import CostModel
-from nnunet_seqtransfer.planning.problem import Candidate, Constraints, SequenceProblem, rounded
+from nnunet_seqtransfer.planning.measured import Evidence
+from nnunet_seqtransfer.planning.problem import Constraints, SequenceProblem, rounded
 
 NAMES = ("Dataset001_A", "Dataset002_B", "Dataset003_C")
 
@@ -41,14 +41,14 @@ def test_the_distances_cannot_be_changed_afterwards() -> None:
         ({"distances": [[0, -np.inf, 1], [1, 0, 1], [1, 1, 0]]}, "is negative: -inf"),
         ({"distances": np.ones((3, 2))}, r"shape \(3, 2\)"),
         ({"distances": np.ones((2, 2))}, r"shape \(2, 2\)"),
-        ({"distances": [[0, 1], [1]]}, "no table of numbers"),
-        ({"distances": [["a"]]}, "no table of numbers"),
-        ({"target": 3}, "target 3 is no index"),
-        ({"target": -1}, "target -1 is no index"),
+        ({"distances": [[0, 1], [1]]}, "not a table of numbers"),
+        ({"distances": [["a"]]}, "not a table of numbers"),
+        ({"target": 3}, "target 3 is not an index"),
+        ({"target": -1}, "target -1 is not an index"),
         ({"case_counts": (5, 0, 5)}, "Dataset002_B has 0 labelled cases"),
         ({"target": 1.0}, "the target is 1.0; give a whole number"),
         ({"target": np.nan}, "the target is nan; give a whole number"),
-        ({"case_counts": (5, np.nan, 5)}, "Dataset002_B has nan labelled cases"),
+        ({"case_counts": (5, np.nan, 5)}, "a case count is nan; give a whole number"),
         ({"case_counts": (5, 2.5, 5)}, "a case count is 2.5; give a whole number"),
         ({"case_counts": (5, 5)}, "2 case counts for 3 tasks"),
         ({"channels": (("T1",),)}, "1 channel lists for 3 tasks"),
@@ -64,43 +64,20 @@ def test_a_wrong_input_is_one_line_that_names_it(changes: dict, message: str) ->
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("start_scale", -1), ("start_exponent", np.nan), ("hop_exponent", 0), ("unit", 0), ("stage_cost", np.inf)],
-)
-def test_a_cost_model_refuses_numbers_that_make_no_sense(option: str, value: float) -> None:
-    """Parameters that would make costs negative, infinite or undefined are an error that names the parameter."""
-    with pytest.raises(SequenceError, match=option.replace("_", " ")):
-        CostModel(**{option: value})
-
-
-def test_the_cost_model_follows_its_formula() -> None:
-    """start(n) = c n^-e, hop(d) = (d / unit)^p, no hop where there is no edge; each source's stage adds its cost."""
+def test_evidence_is_distance_and_cases_unless_given() -> None:
+    """Without evidence of its own a source is known by its distance to the target and its number of cases."""
     problem = SequenceProblem.checked(NAMES, [[0, 1, 4], [2, 0, np.nan], [1, 1, 0]], 2, (4, 16, 1))
-    model = CostModel(2.0, 0.5, 2.0, 2.0, 0.25)
-    assert model.starts(problem).tolist() == [1.0, 0.5, 2.0]
-    hops = model.hops(problem)
-    assert hops[0, 1:].tolist() == [0.25, 4.0]
-    assert hops[1, 0] == 1.0
-    assert np.isinf(hops[1, 2])
-    assert np.isinf(np.diag(hops)).all()
-    assert model.graph(problem).candidate((0, 2), Constraints()).hop_costs == (4.25,)
-    assert model.graph(problem).candidate((0, 2), Constraints(finished=frozenset({(0,)}))).hop_costs == (4.0,)
-    assert model.graph(problem).candidate((2,), Constraints()).cost == 2.0
+    assert problem.evidence[0] == Evidence(distance=4.0, cases=4)
+    assert problem.evidence[1] == Evidence(distance=None, cases=16)
+    assert problem.case_counts == (4, 16, 1)
+    assert SequenceProblem.checked(NAMES, np.ones((3, 3)), 0).case_counts is None
 
 
-def test_a_candidates_cost_does_not_depend_on_the_order_of_its_parts() -> None:
-    """Sums are correctly rounded, so equal parts in another order tie exactly."""
-    parts = (0.1, 0.2, 0.3, 0.4, 0.7)
-    assert Candidate((0,) * 6, 0.0, parts).cost == Candidate((0,) * 6, 0.0, parts[::-1]).cost
-
-
-def test_costs_that_differ_by_rounding_alone_tie() -> None:
-    """0.1 + 0.2 equals 0.3 for ordering, so that then fewer stages and names decide."""
-    names = ("a", "b", "c")
-    two, one = Candidate((0, 1, 2), 0.0, (0.1, 0.2)), Candidate((1, 2), 0.0, (0.3,))
-    assert two.cost != one.cost
-    assert one.order(names) < two.order(names)
+def test_finished_stages_cost_nothing() -> None:
+    """A source stage is paid unless the beginning of the path up to it is trained; the target's always is."""
+    constraints = Constraints(source_price=2.0, target_price=1.0, finished=frozenset({(0,), (1, 0)}))
+    prices = {(2,): 1.0, (0, 2): 1.0, (1, 2): 3.0, (0, 1, 2): 3.0, (1, 0, 2): 3.0}
+    assert {path: constraints.price(path) for path in prices} == prices
 
 
 def test_rounding_keeps_order_zero_integers_and_infinity() -> None:

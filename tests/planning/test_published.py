@@ -6,9 +6,19 @@ import pytest
 
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.planning import published
-from nnunet_seqtransfer.planning.cost import CostModel
-from nnunet_seqtransfer.planning.planner import PublishedPlanner, planner
-from nnunet_seqtransfer.planning.problem import SequenceProblem
+from nnunet_seqtransfer.planning.decide import decide
+from nnunet_seqtransfer.planning.gain import GainModel
+from nnunet_seqtransfer.planning.measured import shipped_table
+from nnunet_seqtransfer.planning.paths import Decision, Request
+from nnunet_seqtransfer.planning.problem import Constraints, SequenceProblem, rounded
+from nnunet_seqtransfer.planning.published import EdgeBetweenness, MostBetween
+
+MODEL = GainModel(shipped_table().rows, "descriptors")
+
+
+def plan(problem: SequenceProblem, **changes: object) -> Decision:
+    """What the published strategy decides."""
+    return decide(Request(problem, MODEL, **changes), "published")  # type: ignore[arg-type]
 
 
 def two_clusters(target_distances: tuple[float, ...] = (3, 1, 9, 9)) -> SequenceProblem:
@@ -22,19 +32,17 @@ def two_clusters(target_distances: tuple[float, ...] = (3, 1, 9, 9)) -> Sequence
 
 def test_the_small_example_computed_by_hand() -> None:
     """Landmarks a and c (names settle the tie), candidates a-b-e and c-d-e, costs 1+1+3 and 2+9+9."""
-    decision = PublishedPlanner().plan(two_clusters(), 3, 10)
+    decision = plan(two_clusters())
     assert decision.chosen.path == (0, 1, 4)
-    assert decision.chosen.hop_costs == (1, 1)
-    assert decision.chosen.search_cost == 3
     assert decision.chosen.cost == 5
     costs = {candidate.path: candidate.cost for candidate in decision.candidates}
     assert costs == {(4,): 0, (1, 4): 2, (0, 1, 4): 5, (2, 3, 4): 20}
-    assert decision.notes == ("4 sources fell into 2 communities.",)
+    assert decision.communities == ((0, 1), (2, 3))
 
 
 def test_scratch_and_direct_are_listed_but_do_not_compete() -> None:
     """As published, a dearer intermediate is taken; the comparison shows it."""
-    decision = PublishedPlanner().plan(two_clusters(), 3, 1)
+    decision = plan(two_clusters(), listed=1)
     assert decision.chosen.cost > decision.best("direct").cost > decision.best("scratch").cost
 
 
@@ -129,8 +137,7 @@ def archive() -> SequenceProblem:
 def test_eighty_four_sources_fall_into_nine_communities() -> None:
     """The published size, nine communities, none of a source alone."""
     problem = archive()
-    decision = PublishedPlanner(communities=9).plan(problem, 3, 10)
-    assert decision.notes == ("84 sources fell into 9 communities.",)
+    decision = plan(problem, communities=9)
     assert decision.chosen.kind == "sequence"
     assert len(decision.communities) == 9
     assert min(len(community) for community in decision.communities) > 1
@@ -141,15 +148,7 @@ def test_hundreds_of_sources_are_refused() -> None:
     """Splitting takes the cube of their number; the line names the exact strategy."""
     problem = SequenceProblem.checked([f"{i:03}" for i in range(302)], np.ones((302, 302)), 0)
     with pytest.raises(SequenceError, match="301 sources are too many"):
-        PublishedPlanner().plan(problem, 3, 10)
-
-
-def test_the_number_of_communities_can_be_chosen_by_strategy_name() -> None:
-    """`planner` passes it on, and refuses it for a strategy without communities."""
-    made = planner("published", CostModel(), communities=4).plan(two_clusters(), 3, 10)
-    assert made.notes == ("4 sources fell into 4 communities.",)
-    with pytest.raises(SequenceError, match="strategy exact has no communities"):
-        planner("exact", CostModel(), communities=4)
+        plan(problem)
 
 
 def test_the_first_cut_is_the_edge_with_the_highest_weighted_betweenness() -> None:
@@ -176,7 +175,7 @@ def test_a_community_of_one_yields_a_direct_path() -> None:
     distances = np.full((4, 4), 5.0)
     distances[0, 1] = distances[1, 0] = 1.0
     distances[2, 3] = 0.5
-    decision = PublishedPlanner(communities=2).plan(SequenceProblem.checked("abcd", distances, 3), 3, 10)
+    decision = plan(SequenceProblem.checked("abcd", distances, 3), communities=2)
     assert decision.chosen.path == (2, 3)
     assert decision.chosen.cost == 1.0
 
@@ -185,7 +184,7 @@ def test_sources_without_any_edge_are_planned_for() -> None:
     """Where no two sources are joined each is its own community, and the nearest one is taken."""
     distances = np.full((4, 4), np.nan)
     distances[:, 3] = (3, 2, 4, 0)
-    decision = PublishedPlanner().plan(SequenceProblem.checked("abcd", distances, 3), 3, 10)
+    decision = plan(SequenceProblem.checked("abcd", distances, 3))
     assert decision.chosen.path == (1, 3)
     assert len([candidate for candidate in decision.candidates if candidate.kind == "direct"]) == 3
 
@@ -194,36 +193,130 @@ def test_a_landmark_without_an_edge_to_the_target_gives_way_to_the_best_direct_p
     """Where no published path is possible the best direct one is chosen, and a note says so."""
     distances = np.ones((3, 3))
     distances[0, 2] = np.nan
-    decision = PublishedPlanner().plan(SequenceProblem.checked("abc", distances, 2, (90, 5, 5)), 3, 10)
+    decision = plan(SequenceProblem.checked("abc", distances, 2, (90, 5, 5)))
     assert decision.chosen.path == (1, 2)
-    assert "best direct path" in decision.notes[1]
 
 
 def test_distances_of_zero_are_no_obstacle() -> None:
     """Copies of one dataset, at distance 0, are planned for like any others."""
-    decision = PublishedPlanner().plan(SequenceProblem.checked("abcdef", np.zeros((6, 6)), 5), 3, 10)
+    decision = plan(SequenceProblem.checked("abcdef", np.zeros((6, 6)), 5))
     assert decision.chosen.cost == 0
     assert decision.chosen.path[-1] == 5
 
 
 def test_more_communities_than_sources_are_as_many_as_sources() -> None:
     """Asking for nine of three sources gives three."""
-    decision = PublishedPlanner(communities=9).plan(two_clusters(), 3, 10)
-    assert decision.notes == ("4 sources fell into 4 communities.",)
+    decision = plan(two_clusters(), communities=9)
+    assert len(decision.communities) == 4
 
 
 def test_one_allowed_source_leaves_the_landmarks() -> None:
     """With max_sources 1 the cheapest landmark is taken directly."""
-    decision = PublishedPlanner().plan(two_clusters(), 1, 10)
+    decision = plan(two_clusters(), max_sources=1)
     assert decision.chosen.path == (0, 4)
     assert decision.best("direct").path == (1, 4)
 
 
 def test_one_target_does_not_influence_the_next() -> None:
-    """A planner used for two targets in turn answers each as a new planner would."""
+    """Nothing is kept between two targets."""
     first, second = two_clusters(), two_clusters((9, 9, 7, 6))
-    shared = PublishedPlanner()
     for problem in (first, second, first):
-        again, fresh = shared.plan(problem, 3, 10), PublishedPlanner().plan(problem, 3, 10)
+        again, fresh = plan(problem), plan(problem)
         assert (again.chosen, again.candidates) == (fresh.chosen, fresh.candidates)
-    assert shared.plan(second, 3, 10).chosen.path == (2, 3, 4)
+    assert plan(second).chosen.path == (2, 3, 4)
+
+
+def test_it_obeys_constraints_and_names_what_it_cannot() -> None:
+    """An avoided source is in no community; two sources of different communities are on no published path."""
+    made = plan(two_clusters(), constraints=Constraints(avoid=(0,)))
+    assert all(0 not in community for community in made.communities) and made.chosen.path[-1] == 4
+    with pytest.raises(SequenceError, match="no path of the published strategy goes through a, c"):
+        plan(two_clusters(), constraints=Constraints(must=(0, 2)))
+
+
+def random_graph(seed: int) -> nx.Graph:
+    """3 to 12 nodes; lengths of every third graph are whole numbers, so that shortest paths tie; some fall apart."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 13))
+    lengths = rng.random((n, n)) + 0.01 if seed % 3 else rng.integers(1, 4, (n, n)) * 1.0
+    if seed % 3 == 1:
+        points = rng.normal(size=(n, 2))
+        lengths = np.linalg.norm(points[:, None] - points, axis=2)
+    present = rng.random((n, n)) < rng.choice([1.0, 0.6, 0.3])
+    graph = nx.Graph()
+    graph.add_nodes_from(range(n))
+    for i in range(n):
+        for j in range(i):
+            if present[i, j]:
+                graph.add_edge(i, j, distance=float(lengths[i, j]))
+    return graph
+
+
+def matrix(graph: nx.Graph) -> np.ndarray:
+    lengths = np.full((len(graph), len(graph)), np.inf)
+    for i, j, distance in graph.edges(data="distance"):
+        lengths[i, j] = lengths[j, i] = distance
+    return lengths
+
+
+def by_networkx(graph: nx.Graph) -> np.ndarray:
+    """(n, n) betweenness, unnormalised, of the edges that are left."""
+    values = np.zeros((len(graph), len(graph)))
+    for (i, j), value in nx.edge_betweenness_centrality(graph, weight="distance", normalized=False).items():
+        values[i, j] = values[j, i] = value
+    return values
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_every_cut_leaves_what_networkx_counts_anew(block: int) -> None:
+    """From the whole graph down to no edge at all, cut in a random order, ties and separate parts included."""
+    for seed in range(block * 20, block * 20 + 20):
+        graph = random_graph(seed)
+        between = EdgeBetweenness(matrix(graph))
+        edges = list(graph.edges)
+        np.random.default_rng(seed).shuffle(edges)
+        assert between.values() == pytest.approx(by_networkx(graph)), seed
+        for i, j in edges:
+            graph.remove_edge(i, j)
+            between.cut(int(i), int(j))
+            assert between.values() == pytest.approx(by_networkx(graph)), (seed, i, j)
+
+
+def slowly_most_between(graph: nx.Graph) -> tuple[int, int]:
+    """The same rule with networkx's betweenness, computed anew for every cut."""
+    between = nx.edge_betweenness_centrality(graph, weight="distance", normalized=False)
+    return min(between, key=lambda edge: (-float(rounded(between[edge] * graph.edges[edge]["distance"])), sorted(edge)))
+
+
+def test_communities_equal_those_of_networkx_alone() -> None:
+    """Girvan-Newman down to single nodes gives the same parts in the same order as with networkx's betweenness."""
+    for seed in range(45):
+        graph = random_graph(seed)
+        if graph.number_of_edges() == 0:
+            continue
+        quick = nx.community.girvan_newman(graph, most_valuable_edge=MostBetween(graph))
+        slow = nx.community.girvan_newman(graph, most_valuable_edge=slowly_most_between)
+        assert list(quick) == list(slow), seed
+
+
+def test_lengths_of_zero_tie_as_they_should() -> None:
+    """With many copies of one task, sums of tiny lengths in another order still tie.
+
+    The partition is that of whole numbers, which networkx adds without rounding.
+    """
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(4, 11))
+        whole = rng.integers(0, 3, (n, n))
+        whole = whole + whole.T
+        problem = SequenceProblem.checked([f"{i:02}" for i in range(n)], whole, n - 1)
+        graph = published.source_graph(problem)
+        exact = graph.copy()
+        longest = max(distance for *_, distance in graph.edges(data="distance"))
+        for *_, edge in exact.edges(data=True):
+            edge["distance"] = max(int(edge["distance"]) * 10**9, int(longest))
+        if not longest:
+            continue
+        slow = nx.community.girvan_newman(exact, most_valuable_edge=slowly_most_between)
+        quick = nx.community.girvan_newman(graph, most_valuable_edge=MostBetween(graph))
+        assert list(quick) == list(slow), seed

@@ -1,4 +1,4 @@
-"""Figures of distances, costs, curves, differences and overlays: that they show the data, and only so much of it."""
+"""Figures of distances, curves, differences and overlays: that they show the data, and only so much of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pytest
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
 from nnunet_seqtransfer.nnunet.training_log import read_lines
-from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan, plan_path, read_plan
-from nnunet_seqtransfer.report.cost_figures import draw_costs
 from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, draw_heat_map, draw_ranking, scale_end
 from nnunet_seqtransfer.report.overlay_figure import Overlay, draw_overlays, telling_slices
 from nnunet_seqtransfer.report.result_figures import (
@@ -26,7 +24,7 @@ from nnunet_seqtransfer.report.result_figures import (
     thinned,
 )
 from support import made_run
-from support.made_run import NEAR, SMALL, TARGET
+from support.made_run import NEAR, TARGET
 
 KEY = (TARGET, "nnUNetPlans", "3d_fullres")
 
@@ -35,13 +33,6 @@ KEY = (TARGET, "nnUNetPlans", "3d_fullres")
 def affinity(folders: Path) -> Affinity:
     """Three sources."""
     return read_affinity(made_run.write_made_affinity())
-
-
-@pytest.fixture
-def plan(folders: Path) -> SequencePlan:
-    """A plan with four candidates, one of them ruled out."""
-    made_run.write_made_plan(made_run.write_made_affinity())
-    return read_plan(plan_path(*KEY))
 
 
 @pytest.fixture
@@ -81,24 +72,6 @@ def test_a_far_source_does_not_take_the_colour_scale() -> None:
     assert end < 1 and is_cut
     assert scale_end(np.asarray([0.2, 0.4, 0.3])) == (0.4, False)
     assert scale_end(np.asarray([np.inf])) == scale_end(np.zeros(3)) == (1.0, False)
-
-
-def test_cost_bars_add_up(plan: SequencePlan) -> None:
-    """A part for each part of the cost, then the cost; the given path in bold."""
-    axes = draw_costs(plan, (NEAR, SMALL, TARGET)).axes[0]
-    assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(
-        sum(entry.cost for entry in plan.candidates), abs=0.02
-    )
-    words = [text.get_text() for text in axes.texts]
-    assert words[0].startswith("0.56") and "97 %" in words[0] and "ruled out" in words[-1]
-    bold = [tick.get_text() for tick in axes.get_yticklabels() if tick.get_fontweight() == "bold"]
-    assert bold == ["902 \N{RIGHTWARDS ARROW} 905 \N{RIGHTWARDS ARROW} 901"]
-
-
-def test_a_path_without_a_price_is_not_called_free(plan: SequencePlan) -> None:
-    """The published strategy gives scratch no price."""
-    free = replace(plan, candidates=(CandidatePath((TARGET,), 0.0, 0.0, (), 0.0, 3.1),))
-    assert [text.get_text() for text in draw_costs(free, ()).axes[0].texts] == ["not compared"]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 1000])

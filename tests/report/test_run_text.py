@@ -11,7 +11,7 @@ import pytest
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
 from nnunet_seqtransfer.report.findings import Findings, read_findings
 from nnunet_seqtransfer.report.page import render
-from nnunet_seqtransfer.report.run_facts import commands, constants_origin
+from nnunet_seqtransfer.report.run_facts import commands, gain_origin
 from nnunet_seqtransfer.report.run_text import against_scratch, decision, reasons, result
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support import made_run
@@ -36,11 +36,11 @@ def with_request(found: Findings, **changes: object) -> Findings:
 
 
 def test_the_decision_says_what_is_trained_and_why(folders: Path) -> None:
-    """The golden sentence: costs and support if the run follows the plan."""
+    """The golden sentence: expected gain and chance of harm if the run follows the plan."""
     found = planned(folders)
     assert decision(found) == (
-        f"{TARGET} is trained after {NEAR}: of the compared paths this is the cheapest, at a cost of 0.56 against 1.02 "
-        "for training from scratch; stable under resampling of cases."
+        f"{TARGET} is trained after {NEAR}: expected gain over scratch +0.120 (-0.050 to +0.310) Dice, chance of harm "
+        "14 %."
     )
     other = with_request(found, sources=(FAR,))
     assert decision(other).endswith("the plan proposes 902 \N{RIGHTWARDS ARROW} 901.")
@@ -118,16 +118,12 @@ def test_a_tag_that_reads_like_a_test_set_is_a_tag(folders: Path) -> None:
     assert len(read_findings(plain).comparisons) == 1 and read_findings(tagged).comparisons == ()
 
 
-def test_constants_given_by_hand_are_no_defaults(folders: Path) -> None:
-    """The metric's unit is none of them; a calibration is named."""
+def test_what_gains_were_fitted_on(folders: Path) -> None:
+    """The measured transfers, and the user's own among them by name."""
     plan = planned(folders).plan
     assert plan is not None
-    for constants, words in (
-        ({"start_scale": 2.5, "unit": 7.0, "hop_exponent": 2.0}, "uncalibrated default constants"),
-        ({"start_scale": 3.0}, "uncalibrated default constants except for start scale 3, given by hand"),
-    ):
-        assert constants_origin(replace(plan, constants=constants)) == words
-    assert constants_origin(replace(plan, calibration="ours")) == "the calibration ours"
+    assert gain_origin(plan) == "515 measured transfers to 12 targets"
+    assert gain_origin(replace(plan, calibration="ours")).endswith(", among them those of ours")
 
 
 def test_the_commands_repeat_the_affinity_and_the_plan(folders: Path) -> None:
@@ -142,11 +138,10 @@ def test_the_commands_repeat_the_affinity_and_the_plan(folders: Path) -> None:
     assert told["Plan (with the options in the record)"] == "nnUNetv2_seq_plan -t 901 -c 3d_fullres -m descriptors"
     assert told["Predict"].endswith("-f 0 -device cpu")
     tasks = tuple(replace(task, registered=task.dataset != SMALL) for task in affinity.tasks)
-    elsewhere: Affinity = replace(affinity, cases=0, calibration="ours", tasks=tasks)
+    elsewhere: Affinity = replace(affinity, cases=0, tasks=tasks)
     told = dict(commands(replace(found, affinity=elsewhere, plan=replace(found.plan, calibration="ours"))))
-    what = f"Measure the distances (with the signature file of {SMALL} and the file of the calibration ours)"
+    what = f"Measure the distances (with the signature file of {SMALL})"
     assert told[what] == (
-        f"nnUNetv2_seq_affinity -t 901 -c 3d_fullres -s 902 903 {SMALL}.npz -m descriptors -n_cases auto -seed 3 "
-        "-calibration ours.json"
+        f"nnUNetv2_seq_affinity -t 901 -c 3d_fullres -s 902 903 {SMALL}.npz -m descriptors -n_cases auto -seed 3"
     )
     assert told["Plan (with the options in the record and the file of the calibration ours)"].endswith("ours.json")

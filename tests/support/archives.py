@@ -77,8 +77,7 @@ class Archive:
         for file in (self.root / "preprocessed" / dataset / f"{name}.json", base / "plans.json"):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(plans))
-        with zipfile.ZipFile(fold / FINAL, "w") as archive:
-            archive.writestr("data", "weights" * 100)
+        write_checkpoint(fold / FINAL)
         if not whole:
             (fold / FINAL).write_bytes((fold / FINAL).read_bytes()[:50])
         return fold
@@ -174,3 +173,9 @@ def make_archive(root: Path, patch: pytest.MonkeyPatch) -> Archive:
         (root / name).mkdir(parents=True)
         patch.setenv(f"nnUNet_{name}", str(root / name))
     return Archive(root)
+
+
+def write_checkpoint(path: Path) -> None:
+    """A whole archive in place of a checkpoint."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", "weights" * 100)

@@ -53,12 +53,10 @@ def plan(sources: Sequence[str] = (A, B)) -> SequencePlan:
     """A plan whose candidates are B alone, A then B, C then B, D then B (ruled out), A then C, and scratch."""
     paths = [(B,), (A, B), (C, B), (D, B), (A, C), ()]
     candidates = tuple(
-        CandidatePath((*path, T), float(cost), 0.0, (), 0.0, 0.0, "is too dear" if path == (D, B) else "")
-        for cost, path in enumerate(paths)
+        CandidatePath((*path, T), 0.1 - 0.02 * k, -0.1, 0.2, 0.3, 500, 6.2, "budget" if path == (D, B) else "")
+        for k, path in enumerate(paths)
     )
-    return SequencePlan(
-        T, "nnUNetPlans", "3d_fullres", tuple(sources), "exact", "descriptors", "x.json", candidates, ("Why.",)
-    )
+    return SequencePlan(T, "nnUNetPlans", "3d_fullres", tuple(sources), "gain", "descriptors", "x.json", candidates)
 
 
 def arm(*sources: str, roles: Sequence[str] = ("direct",), extra: int = 0) -> Arm:

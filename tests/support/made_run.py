@@ -28,7 +28,7 @@ from nnunet_seqtransfer.evaluation.comparison import (
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
 from nnunet_seqtransfer.nnunet.validation import CaseDice
-from nnunet_seqtransfer.planning.record import Against, CandidatePath, SequencePlan, Win, plan_path, write_plan
+from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan, plan_file, write_plan
 from nnunet_seqtransfer.storage import sha256, write_json
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import Stage
@@ -180,29 +180,27 @@ def write_made_affinity(channel: str = "MRI", sources: Sequence[str] = (NEAR, SM
 def write_made_plan(affinity: Path, sources: Sequence[str] = (NEAR,)) -> None:
     """A plan of ``sources`` on that affinity, with scratch, a direct path and a sequence among its candidates."""
     candidates = (
-        CandidatePath((NEAR, TARGET), 0.56, 0.4, (0.16,), 0.0, 6.2),
-        CandidatePath((NEAR, SMALL, TARGET), 0.71, 0.4, (0.11, 0.2), 0.0, 9.3),
-        CandidatePath((TARGET,), 1.02, 1.02, (), 0.0, 3.1),
-        CandidatePath((FAR, TARGET), 1.4, 0.4, (1.0,), 0.0, 6.2, "has too few cases"),
+        CandidatePath((NEAR, TARGET), 0.12, -0.05, 0.31, 0.14, 500, 6.2),
+        CandidatePath((NEAR, SMALL, TARGET), 0.08, -0.1, 0.3, 0.25, 750, 9.3),
+        CandidatePath((TARGET,), 0.0, 0.0, 0.0, 0.0, 250, 3.1),
+        CandidatePath((FAR, TARGET), -0.1, -0.3, 0.1, 0.8, 500, 6.2, "cases"),
     )
     plan = SequencePlan(
         target=TARGET,
         plans=DEFAULT_PLANS,
         configuration=CONFIGURATION,
         sources=tuple(sources),
-        strategy="exact",
+        strategy="gain",
         metric="descriptors",
         affinity_file=affinity.name,
         candidates=candidates,
-        explanation=(f"{NEAR} -> {TARGET} costs 0.56.", "Scratch costs 1.02.", "To train: 500 epochs."),
         affinity_sha256=sha256(affinity),
-        constants={"start_scale": 2.5},
+        evidence=("closeness", "names"),
+        measured=(515, 12),
         resamples=200,
-        wins=(Win((NEAR, TARGET), 0.97), Win((NEAR, SMALL, TARGET), 0.03)),
-        compared=(Against((TARGET,), 0.46, 0.41, 0.5, 1.0),),
-        supported=True,
+        gpu_hours=6.2,
     )
-    write_plan(plan_path(TARGET, DEFAULT_PLANS, CONFIGURATION), plan)
+    write_plan(plan_file(TARGET, DEFAULT_PLANS, CONFIGURATION), plan)
 
 
 def write_made_comparison(cases: int = 8, tag: str | None = None, test: str | None = None) -> None:

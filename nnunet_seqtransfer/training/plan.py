@@ -1,0 +1,140 @@
+"""Plan a path for a target: read what is known, let a strategy decide, write the plan."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_seqtransfer.affinity.measure import find_affinity
+from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
+from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
+from nnunet_seqtransfer.context import Context
+from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError
+from nnunet_seqtransfer.nnunet.datasets import require_folds
+from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, results_folder
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
+from nnunet_seqtransfer.planning.decide import Known, make_plan
+from nnunet_seqtransfer.planning.measured import MeasuredTable, read_table
+from nnunet_seqtransfer.planning.options import PlanOptions, Training
+from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_file, read_plan, write_plan
+from nnunet_seqtransfer.tasks.task import load_target
+from nnunet_seqtransfer.training.history import find_history
+from nnunet_seqtransfer.transfer.correspondence import Pairs
+from nnunet_seqtransfer.transfer.probe import read_probes
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """The target to plan for, and what to plan with."""
+
+    target: str
+    "Full name of the target."
+    plans: str = DEFAULT_PLANS
+    "Name of the target's plans."
+    configuration: str = DEFAULT_CONFIGURATION
+    "nnU-Net configuration."
+    metric: str = DEFAULT_METRIC
+    "Metric of the affinity, which is measured if it is missing."
+    affinity_file: Path | None = None
+    "An affinity kept elsewhere, which has its own metric; None for that of the target."
+    calibration: Path | None = None
+    "The user's measured transfers; None for those that `calibrate` wrote, if there are any."
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Target, plans and configuration."""
+        return self.target, self.plans, self.configuration
+
+
+def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> SequencePlan:
+    """Choose the path to train for a target, and write the plan where `nnUNetv2_seq_train` looks for it.
+
+    Stages that are trained cost nothing, and sources that hold cases of the target are left out unless
+    ``options.allow_overlap``.
+
+    Raises RecordError if a file is broken or made for something else, SequenceError if no path is as asked.
+    """
+    if request.affinity_file is None:
+        affinity, file = find_affinity(*request.key, request.metric, context)
+    else:
+        file = request.affinity_file
+        affinity = read_affinity(file)
+        require_fitting(affinity, file, request.key, "nnUNetv2_seq_affinity")
+    plan = plan_with(affinity, file, options, request.calibration)
+    write_plan(plan_file(*request.key), plan)
+    return plan
+
+
+def plan_with(
+    affinity: Affinity, affinity_file: Path, options: PlanOptions, calibration: Path | None = None
+) -> SequencePlan:
+    """Return the plan on an affinity that was read already; nothing is written."""
+    history = find_history(options.training, affinity.target, affinity.plans, affinity.configuration)
+    here = [task.dataset for task in affinity.tasks[:-1] if task.registered]
+    known = Known(
+        zero_shot={source: probe.dice for source, probe in read_probes(affinity.target).items()},
+        shared=frozenset(sharing_sources(affinity.target, here)),
+        own=_own_table(calibration),
+    )
+    return make_plan(affinity, affinity_file, options, history, known)
+
+
+def own_table_file() -> Path:
+    """Return where `calibrate` keeps the user's measured transfers by default."""
+    return results_folder() / SEQTRANSFER_FOLDER / "measured.json"
+
+
+def _own_table(given: Path | None) -> MeasuredTable | None:
+    """Return the given table; else the default one if it exists."""
+    if given is not None:
+        return read_table(given)
+    with contextlib.suppress(EnvironmentNotSetError):  # planning does without nnUNet_results
+        return read_table(own_table_file()) if own_table_file().is_file() else None
+    return None
+
+
+def planned_path(
+    target: str,
+    plans: str,
+    configuration: str,
+    folds: Sequence[str],
+    training: Training,
+    context: Context,
+    *,
+    write: bool = True,
+) -> tuple[tuple[str, ...], dict[str, Pairs]]:
+    """Return the planned sources in order, and the channels of each that the plan's affinity compared.
+
+    Args:
+        target, plans, configuration: what the plan is for.
+        folds: folds of the target to train; checked before a missing plan is made.
+        training: recipe that a missing plan is priced with.
+        context: progress and worker processes.
+        write: whether a missing plan is made; otherwise it is an error.
+
+    Raises RecordError if the plan is missing, damaged or made for something else.
+    """
+    key = target, plans, configuration
+    path, changed = plan_file(*key), None
+    if path.is_file():
+        plan = read_plan(path)
+        require_fitting(plan, path, key, "nnUNetv2_seq_plan")
+        changed = changed_affinity(plan)
+        if changed:
+            context.notify(changed)
+    elif not write:
+        raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
+    else:
+        require_folds(target, folds, load_target(*key)[0].cases)
+        context.notify(f"no plan for {target} yet; making one")
+        plan = plan_path(PlanRequest(*key), PlanOptions(training=training), context)
+    gain = f", expected gain {plan.chosen.gain:+.2f} Dice" if plan.sources else ""
+    context.notify(f"planned: {' -> '.join(plan.path)}{gain}")
+    file = path.with_name(plan.affinity_file)
+    if changed or not file.is_file():
+        return plan.sources, {}
+    affinity = read_affinity(file)
+    return plan.sources, {name: affinity.compared_channels(name) for name in plan.sources}
