@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
 from nnunet_seqtransfer.report.tables import text_table
+from nnunet_seqtransfer.report.words import without_folders
 from nnunet_seqtransfer.storage import size_text
 from nnunet_seqtransfer.training.clean import CATEGORIES, Item
 
@@ -32,16 +30,12 @@ def clean_text(items: Sized) -> str:
 
 
 def _listed(items: Sized) -> list[str]:
-    lines = [f"  {size_text(size).rjust(8)}  {_short(item.path)}  {item.reason}" for item, size in items[:MAX_ITEMS]]
+    lines = [
+        f"  {size_text(size).rjust(8)}  {without_folders(str(item.path))}  {item.reason}"
+        for item, size in items[:MAX_ITEMS]
+    ]
     rest = items[MAX_ITEMS:]
     return [*lines, f"  {size_text(_total(rest)).rjust(8)}  in {len(rest)} more"] if rest else lines
-
-
-def _short(path: Path) -> str:
-    for folder, name in ((results_folder(), "nnUNet_results"), (preprocessed_folder(), "nnUNet_preprocessed")):
-        if path.is_relative_to(folder):
-            return str(name / path.relative_to(folder))
-    return str(path)
 
 
 def _total(items: Sized) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.report.tables import text_table
+from nnunet_seqtransfer.report.words import decimals, number
 from nnunet_seqtransfer.training.status import DONE, RunStatus, StageStatus, State
 
 _BAR = 10
@@ -28,7 +27,7 @@ def _run_lines(status: RunStatus, now: float, detailed: bool) -> Iterator[str]:
         yield f"{status.name}  unreadable: {status.problem}"
         return
     request = status.run.request
-    path = " -> ".join(_number(name) for name in (*request.sources, request.target))
+    path = " -> ".join(number(name) for name in (*request.sources, request.target))
     folds = f"fold{'s' if len(request.folds) > 1 else ''} {' '.join(request.folds)}"
     yield f"{status.name}  {_state_of_run(status)}"
     yield f"  {path}, {request.configuration}, {folds}, started {_local(status.run.started)}"
@@ -62,8 +61,8 @@ def _row(stage: StageStatus, now: float) -> list[str]:
         _state(stage),
         f"{stage.epochs_done} of {epochs}",
         _bar(stage.epochs_done, epochs),
-        _decimal(end.last.mean_dice) if end.last and is_shown else "",
-        _decimal(validated),
+        decimals(end.last.mean_dice, missing="") if end.last and is_shown else "",
+        decimals(validated, missing=""),
         duration(end.median_seconds) if end.median_seconds else "",
         duration(stage.seconds_left) if stage.seconds_left else "" if stage.state in DONE else "?",
         f"{duration(max(0.0, now - stage.on_disk.written))} ago" if stage.on_disk.written is not None else "",
@@ -105,19 +104,8 @@ def _bar(done: int, epochs: int) -> str:
     return "#" * filled + "." * (_BAR - filled)
 
 
-def _decimal(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 4]} ..."
-
-
-def _number(dataset: str) -> str:
-    try:
-        return str(dataset_id(dataset))
-    except DatasetError:
-        return dataset
 
 
 def _local(started: str) -> str:

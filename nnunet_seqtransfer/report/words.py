@@ -35,10 +35,10 @@ def arrows(name: str) -> str:
     return name.replace(" -> ", ARROW)
 
 
-def decimals(value: float | None, places: int = 3) -> str:
-    """Return a number with fixed decimals, four significant digits from 1000 on, or a dash if it is unknown."""
+def decimals(value: float | None, places: int = 3, missing: str = MISSING) -> str:
+    """Return a number with fixed decimals, four significant digits from 1000 on, or ``missing`` if it is unknown."""
     if value is None or not math.isfinite(value):
-        return MISSING
+        return missing
     return f"{value:.{places}f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
