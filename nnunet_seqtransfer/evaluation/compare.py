@@ -46,7 +46,7 @@ def run_comparison(survey: CompareSurvey, context: Context, executor: Executor |
         if not chain.is_finished:
             context.notify(f"{trial.title} ({number} of {len(order)})")
             # load it again: earlier trials have trained stages that this one shares
-            chain = load_trial(survey.base, trial, survey.exclusions, context, devices=devices)
+            chain = load_trial(survey.base, trial, survey.exclusions, devices, context)
         if not chain.is_finished:
             run_chain(chain, devices, executor, context, before_replacing=require_nothing_queued)
         found[trial] = _evaluate(survey, trial, chain, context)

@@ -105,7 +105,7 @@ class CompareSurvey:
     request: CompareRequest
     "The request."
     base: ChainRequest
-    "Outlook request without path and seed, shared by all trials."
+    "Chain request without path and seed, shared by all trials."
     arms: tuple[Arm, ...]
     "Paths to compare."
     chains: Mapping[Trial, Outlook]
@@ -157,7 +157,7 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
     task, plans = load_target(target, base.plans, base.configuration)
     splits = split_cases(target, preprocessed_cases(data_folder(target, plans, base.configuration)))
     test = None if test_name is None else load_held_out(test_name, task)
-    chains, exclusions = _load_chains(base, arms, request.seeds, context, devices=request.devices, write=write)
+    chains, exclusions = _load_chains(base, arms, request, context, write=write)
     if test is None:
         require_unseen_folds(task, base.folds, splits, context, write=write)
         cases = sum(len(splits[fold]["val"]) for fold in base.folds)
@@ -212,9 +212,9 @@ def load_trial(
     base: ChainRequest,
     trial: Trial,
     exclusions: Exclusions,
+    devices: DeviceOptions,
     context: Context,
     *,
-    devices: DeviceOptions = DeviceOptions(),
     write: bool = True,
 ) -> Outlook:
     """Return the outlook of a trial's chain as it is on disk now. Raises as `look_ahead`."""
@@ -247,13 +247,7 @@ def count_budget(chains: Sequence[Outlook], request: CompareRequest) -> Budget:
 
 
 def _load_chains(
-    base: ChainRequest,
-    arms: Sequence[Arm],
-    seeds: Sequence[int],
-    context: Context,
-    *,
-    devices: DeviceOptions,
-    write: bool,
+    base: ChainRequest, arms: Sequence[Arm], request: CompareRequest, context: Context, *, write: bool
 ) -> tuple[dict[Trial, Outlook], Exclusions]:
     """Return all trials with their chains, one seed after the other, and the exclusions.
 
@@ -265,9 +259,9 @@ def _load_chains(
     by_name = {task.dataset: task for task in [*tasks, target]}
     whole = replace(base, sources=sources)
     exclusions = find_exclusions(whole, by_name, plans, context, write=write)
-    trials = [Trial(arm, seed) for seed in dict.fromkeys(seeds) for arm in arms]
-    chains = {trial: load_trial(base, trial, exclusions, context, devices=devices, write=write) for trial in trials}
-    return chains, exclusions
+    trials = [Trial(arm, seed) for seed in dict.fromkeys(request.seeds) for arm in arms]
+    loaded = {trial: load_trial(base, trial, exclusions, request.devices, context, write=write) for trial in trials}
+    return loaded, exclusions
 
 
 def _base(request: CompareRequest, target: str) -> ChainRequest:

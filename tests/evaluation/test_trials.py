@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.evaluation.comparison import Arm
 from nnunet_seqtransfer.evaluation.trials import CompareRequest, Trial, count_budget, exclusions_along, trial_request
 from nnunet_seqtransfer.training.actions import Action
@@ -57,7 +58,7 @@ def test_the_budget_counts_shared_and_finished_stages_once(world):
     """Four paths with a common source; then with that source finished."""
     arms = [Arm(str(path), path, ("own",)) for path in ((), (NEAR,), (FAR,), (NEAR, FAR))]
     base = replace(BASE, target=TARGET)
-    chains = [look_ahead(trial_request(base, Trial(one, 0)), 1, print, exclusions={}) for one in arms]
+    chains = [look_ahead(trial_request(base, Trial(one, 0)), Context(), exclusions={}) for one in arms]
     request = CompareRequest(TARGET, recipe=RECIPE, epoch_seconds=36.0)
     whole = count_budget(chains, request)
     # four targets of 4 epochs; 902, 903 and 903 after 902 of 3 epochs
