@@ -55,8 +55,10 @@ def choose_arms(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice
     longest = max((len(path) for path, _ in roles), default=0)
     if "long" in choice.kinds and longest:
         roles[(), longest * choice.source_epochs] = ["long"]
+    # scratch is what gains are measured against
+    gains = {one.path[:-1]: one.gain for one in plan.candidates if len(one.path) > 1} if plan is not None else {}
     arms = [
-        Arm(arm_name(path, affinity.target, extra), path, tuple(dict.fromkeys(names)), extra)
+        Arm(arm_name(path, affinity.target, extra), path, tuple(dict.fromkeys(names)), extra, gains.get(path))
         for (path, extra), names in roles.items()
     ]
     if len(arms) < 2:

@@ -55,6 +55,15 @@ def test_a_plan_from_scratch_is_one_arm_with_scratch():
     assert roles(arms)[()] == ("scratch", "planned")
 
 
+def test_arms_have_the_gains_that_the_plan_predicts():
+    """Scratch, on which gains rest, and a path that the plan does not list have none."""
+    found = choose_arms(affinity(), plan(), ArmChoice(nearest=4))
+    gains = {arm.sources: arm.predicted for arm in found if not arm.extra_epochs}
+    assert gains[(B,)] == 0.1 and gains[A, B] == pytest.approx(0.08)
+    assert gains[()] is None and gains[(D,)] is None
+    assert all(arm.predicted is None for arm in choose_arms(affinity(), None, ArmChoice(("scratch", "direct"))))
+
+
 def test_what_is_not_here_or_is_the_test_set_is_no_arm():
     """Sources known by their signature alone, and the test set, are neither near nor on a runner-up."""
     arms = choose_arms(affinity(unregistered=(C,)), plan(), ArmChoice(nearest=4, without=(A,)))
