@@ -54,7 +54,7 @@ def made_case(metric: AffinityMetric, rng: np.random.Generator, channels: int, l
     for label in range(labels):
         low, high = rng.integers(0, 10, 2), rng.integers(11, 24, 2)
         segmentation[label * step : label * step + step - 1, low[0] : high[0], low[1] : high[1]] = label + 1
-    images = rng.normal(size=(0 if metric.view == "labels" else channels, *SHAPE)).astype(np.float32)
+    images = rng.normal(size=(channels, *SHAPE)).astype(np.float32)
     return metric.profile(CaseData(images, segmentation), tuple((label + 1,) for label in range(labels)))
 
 

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 
 from nnunet_seqtransfer.affinity.bootstrap import resample_to_target
 from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_name
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature
-from nnunet_seqtransfer.tasks.task import load_target, load_task
+from nnunet_seqtransfer.tasks.task import Task, load_sampled, load_target
 
 METRIC = FingerprintMetric()
 STEPS = ("dataset.json, fingerprint", "plans", "signature", "distance", "its interval")
@@ -39,14 +40,16 @@ def look(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of each step, of all sources together."""
     spent: dict[str, float] = {}
     target, plans = load_target(dataset_name(options.t), "nnUNetPlans", options.c)
-    own = request_profile(target, plans, options.c, options.cases, 0)
+    own = request_profile(target, plans, options.c, options.n_cases, 0)
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars, and readers that nnU-Net tries
         (last,) = profile_tasks([own], METRIC, 1)
         with counted(spent, STEPS[0]):
-            tasks = [load_task(dataset_name(name)) for name in options.s]
+            names = [dataset_name(name) for name in options.s]
+            loaded = load_sampled(names, target, options.n_cases, 0, Context())
+            tasks = [task for task in loaded if isinstance(task, Task)]
         with counted(spent, STEPS[1]):
             requests = [
-                request_profile(task, align_plans(plans, target, task), options.c, options.cases, 0) for task in tasks
+                request_profile(task, align_plans(plans, target, task), options.c, options.n_cases, 0) for task in tasks
             ]
         with counted(spent, STEPS[2]):
             found = profile_tasks(requests, METRIC, 1)
@@ -64,7 +67,7 @@ def main() -> None:
     parser.add_argument("-t", required=True, help="target")
     parser.add_argument("-s", nargs="+", required=True, help="sources")
     parser.add_argument("-c", default="3d_fullres", help="configuration")
-    parser.add_argument("-cases", type=int, default=10, help="cases to look at per task")
+    parser.add_argument("-n_cases", type=int, default=10, help="cases to look at per task")
     options = parser.parse_args()
     for name in (options.t, *options.s):
         for path in cache_folder(dataset_name(name)).glob("signature_fingerprint_*.npz"):

@@ -31,7 +31,7 @@ from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.tasks.alignment import align_plans, remember_reader
 from nnunet_seqtransfer.tasks.profiling import preprocessing_for, profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature
-from nnunet_seqtransfer.tasks.task import Task, load_each, load_target, named_sources
+from nnunet_seqtransfer.tasks.task import Task, load_each, load_sampled, load_target, named_sources
 
 ALL_SOURCES = "all"
 """Name that stands for every registered dataset that fits the target."""
@@ -206,7 +206,12 @@ def _load_sources(target: _Registered, request: AffinityRequest, metric: Affinit
     names = _all_but(target.name) if others == [ALL_SOURCES] else named_sources(target.name, others)
     failed: dict[str, SeqTransferError] = {}
     registered: list[_Registered] = []
-    for name, task in zip(names, load_each(names, context), strict=True):
+    # More cases may be added later, and a sample would not cover them.
+    if request.cases == AUTO_CASES:
+        tasks = load_each(names, context)
+    else:
+        tasks = load_sampled(names, target.task, request.cases, request.seed, context)
+    for name, task in zip(names, tasks, strict=True):
         try:
             if isinstance(task, SeqTransferError):
                 raise task

@@ -9,14 +9,18 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_seqtransfer.errors import DatasetError, reason_of
-from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.datasets import COLOUR_FORMATS, RawCase, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import reader_writer
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors, read_json
@@ -136,7 +140,76 @@ def _extract(dataset: str, workers: int, show_progress: bool) -> None:
     except Exception as error:  # image readers raise all kinds for a damaged file
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, a permission
             raise
-        raise DatasetError(
-            f"the fingerprint of {dataset} cannot be extracted ({reason_of(error)}); check the dataset with "
-            f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} --verify_dataset_integrity"
-        ) from error
+        raise _not_extracted(dataset, error) from error
+
+
+@dataclass(frozen=True)
+class CaseAnalysis:
+    """What nnU-Net's fingerprint extractor measures in one case, axes as nnU-Net's readers give them."""
+
+    shape: tuple[int, ...]
+    "Shape after cropping to non-zero voxels."
+    spacing: tuple[float, ...]
+    "Spacing in mm."
+    intensities: list[NDArray[Any]]
+    "Sampled foreground intensities of each channel; empty without foreground."
+    relative_size: float
+    "Voxels after cropping divided by voxels before."
+
+
+def analyse_case(job: tuple[str, RawCase, str]) -> CaseAnalysis | DatasetError:
+    """Measure one case, given dataset, files and name of the reader; runs in a worker process."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: PLC0415 - slow import
+        DatasetFingerprintExtractor,
+    )
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415
+
+    dataset, case, reader = job
+    try:
+        shape, spacing, intensities, _, relative_size = DatasetFingerprintExtractor.analyze_case(
+            [str(image) for image in case.images], str(case.label), recursive_find_reader_writer_by_name(reader)
+        )
+    except Exception as error:  # image readers raise all kinds for a damaged file
+        return _not_extracted(dataset, error)
+    arrays = [np.asarray(values, dtype=np.float64) for values in intensities]
+    return CaseAnalysis(tuple(map(int, shape)), tuple(map(float, spacing)), arrays, float(relative_size))
+
+
+def sample_fingerprint(cases: Sequence[str], analyses: Sequence[CaseAnalysis]) -> dict[str, Any]:
+    """Return a fingerprint of sampled cases in nnU-Net's layout, with the identifiers of the cases added."""
+    properties = {}
+    for channel in range(len(analyses[0].intensities)):
+        values = np.concatenate([analysis.intensities[channel] for analysis in analyses])
+        values = values if len(values) else np.zeros(1)  # a missing foreground is reported with the labels
+        low, median, high = np.percentile(values, [0.5, 50, 99.5])
+        statistics = (values.mean(), median, values.std(), values.min(), values.max(), high, low)
+        names = ("mean", "median", "std", "min", "max", "percentile_99_5", "percentile_00_5")
+        properties[str(channel)] = dict(zip(names, map(float, statistics), strict=True))
+    return {
+        "cases": list(cases),
+        "spacings": [list(analysis.spacing) for analysis in analyses],
+        "shapes_after_crop": [list(analysis.shape) for analysis in analyses],
+        "foreground_intensity_properties_per_channel": properties,
+        "median_relative_size_after_cropping": float(np.median([analysis.relative_size for analysis in analyses])),
+    }
+
+
+def is_planar_file(image: Path) -> bool | None:
+    """Return True for a 2-D image and False for a volume, from the header alone; None if the header does not tell."""
+    if image.suffix in COLOUR_FORMATS:
+        return True if image.suffix != ".tif" else None  # TIFF files may hold volumes
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(image))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:  # no format of ITK, or damaged: found out when it is read
+        return None
+    size = header.GetSize()
+    return len(size) < 3 or size[2] == 1
+
+
+def _not_extracted(dataset: str, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"the fingerprint of {dataset} cannot be extracted ({reason_of(error)}); check the dataset with "
+        f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} --verify_dataset_integrity"
+    )

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_seqtransfer.errors import DatasetError, RecordError
+from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import cache_folder
 from nnunet_seqtransfer.nnunet.plans import normalization, reader_writer
 from nnunet_seqtransfer.storage import checksum, read_record, write_record
-from nnunet_seqtransfer.tasks.task import Task
+from nnunet_seqtransfer.tasks.task import Task, other_dimension
 
 READER_FORMAT = 1
 READER_KIND = "reader"
@@ -72,11 +72,7 @@ def _medians(values: list[list[float]], forward: list[int], kind: Any) -> list[A
 def require_same_dimension(target: Task, source: Task) -> None:
     """Raise DatasetError if one dataset has 2-D images and the other volumes."""
     if target.is_planar != source.is_planar:
-        kinds = {True: "2-D images", False: "volumes"}
-        raise DatasetError(
-            f"{source.dataset} has {kinds[source.is_planar]}, the target {target.dataset} has "
-            f"{kinds[target.is_planar]}; leave it out of -s"
-        )
+        raise other_dimension(source.dataset, source.is_planar, target.dataset)
 
 
 def preprocessing_of(plans: dict[str, Any], configuration: str) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, collecting, raise_collected
+from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError, collecting, raise_collected
 from nnunet_seqtransfer.nnunet.datasets import (
     RawCase,
     channel_names,
@@ -16,10 +17,23 @@ from nnunet_seqtransfer.nnunet.datasets import (
     raw_cases,
     read_dataset_json,
 )
-from nnunet_seqtransfer.nnunet.fingerprints import extract_fingerprints, has_fingerprint, read_fingerprint
-from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name, preprocessed_folder
-from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
+from nnunet_seqtransfer.nnunet.fingerprints import (
+    CaseAnalysis,
+    analyse_case,
+    extract_fingerprints,
+    has_fingerprint,
+    is_planar_file,
+    read_fingerprint,
+    sample_fingerprint,
+)
+from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, dataset_name, preprocessed_folder
+from nnunet_seqtransfer.nnunet.plans import data_folder, normalization, read_plans, reader_writer
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.parallel import run_in_processes
+from nnunet_seqtransfer.storage import checksum, read_record, write_record
+
+SAMPLE_KIND = "fingerprint-sample"
+SAMPLE_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -58,9 +72,9 @@ class Task:
         return all(shape[0] == 1 for shape in self.fingerprint["shapes_after_crop"])
 
     def fingerprint_row(self, case: str) -> int:
-        """Return a case's index in the fingerprint's lists, which follow nnU-Net's case order."""
+        """Return a case's index in the fingerprint's lists: the sampled cases, or all in nnU-Net's order."""
         # `cases` is sorted; nnU-Net keeps the order of dataset.json if that lists the cases
-        return (list(self.raw) or list(self.cases)).index(case)
+        return (self.fingerprint.get("cases") or list(self.raw) or list(self.cases)).index(case)
 
 
 def load_target(name: str, plans_name: str, configuration: str) -> tuple[Task, dict[str, Any]]:
@@ -134,6 +148,91 @@ def load_each(datasets: Sequence[str], context: Context) -> list[Task | SeqTrans
         except SeqTransferError as error:
             loaded[name] = error
     return [task for name in datasets if (task := loaded[name]) is not None]
+
+
+def load_sampled(
+    datasets: Sequence[str], target: Task, count: int, seed: int, context: Context
+) -> list[Task | SeqTransferError]:
+    """Load sources like `load_each`, but read only ``count`` sampled cases of those without a fingerprint.
+
+    The fingerprint of such a task covers the sample. nnU-Net's own fingerprint is extracted before a training, and for
+    datasets with a CT channel, because CT normalisation needs the statistics of all cases. One header tells whether a
+    dataset has 2-D images or volumes.
+    """
+    sampled: dict[str, Task | SeqTransferError] = {}
+    jobs: list[tuple[str, str, RawCase, str]] = []
+    for name in datasets:
+        try:
+            content, raw = _read_parts(name)
+            if has_fingerprint(name) or not raw:
+                continue
+            example = next(iter(raw.values())).images[0]
+            planar = is_planar_file(example)
+            if planar is not None and planar != target.is_planar:
+                raise other_dimension(name, planar, target.dataset)
+            if "CTNormalization" in normalization(channel_names(content), 1.0)[0]:
+                continue
+            cases = sample_cases(tuple(sorted(raw)), count, seed)
+            kept = _kept_sample(name, content, raw, cases)
+            if kept is not None:
+                sampled[name] = kept
+            else:
+                reader = reader_writer(content, example)
+                jobs += [(name, case, raw[case], reader) for case in cases]
+        except SeqTransferError as error:
+            sampled[name] = error
+    work = [(name, case_files, reader) for name, _, case_files, reader in jobs]
+    analyses = run_in_processes(analyse_case, work, context.processes, "Sampling cases")
+    for name in dict.fromkeys(name for name, *_ in jobs):
+        found = {job[1]: analysis for job, analysis in zip(jobs, analyses, strict=True) if job[0] == name}
+        sampled[name] = _sampled_task(name, found)
+    others = [name for name in datasets if name not in sampled]
+    loaded = dict(zip(others, load_each(others, context), strict=True)) | sampled
+    return [loaded[name] for name in datasets]
+
+
+def other_dimension(source: str, planar: bool, target: str) -> DatasetError:
+    """Return the error for a source with 2-D images and a target with volumes, or the reverse."""
+    kinds = {True: "2-D images", False: "volumes"}
+    return DatasetError(
+        f"{source} has {kinds[planar]}, the target {target} has {kinds[not planar]}; leave it out of -s"
+    )
+
+
+def _sampled_task(name: str, found: dict[str, CaseAnalysis | DatasetError]) -> Task | SeqTransferError:
+    """Build a task from the analyses of the sampled cases and keep the fingerprint; or return the first error."""
+    errors = [result for result in found.values() if isinstance(result, DatasetError)]
+    if errors:
+        return errors[0]
+    content, raw = _read_parts(name)
+    analyses = [result for result in found.values() if isinstance(result, CaseAnalysis)]
+    fingerprint = sample_fingerprint(tuple(found), analyses)
+    kept = {"depends_on": _sample_key(content, raw, tuple(found)), "fingerprint": fingerprint}
+    write_record(_sample_path(name), SAMPLE_KIND, SAMPLE_FORMAT, kept)
+    return Task(name, content, fingerprint, raw, tuple(sorted(raw)))
+
+
+def _kept_sample(name: str, content: dict[str, Any], raw: dict[str, RawCase], cases: tuple[str, ...]) -> Task | None:
+    """Return the task from an earlier sample if the cases, their files and dataset.json are the same."""
+    if not _sample_path(name).is_file():
+        return None
+    try:
+        kept = read_record(_sample_path(name), SAMPLE_KIND, SAMPLE_FORMAT, "delete it")
+    except RecordError:  # a damaged record is made again
+        return None
+    if kept.get("depends_on") != _sample_key(content, raw, cases):
+        return None
+    return Task(name, content, kept["fingerprint"], raw, tuple(sorted(raw)))
+
+
+def _sample_path(name: str) -> Path:
+    return cache_folder(name) / "fingerprint_sample.json"
+
+
+def _sample_key(content: dict[str, Any], raw: dict[str, RawCase], cases: tuple[str, ...]) -> str:
+    files = [path for case in cases for path in (*raw[case].images, raw[case].label)]
+    stats = [(path.name, path.stat()) for path in files]
+    return checksum([content, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)])
 
 
 def _known_task(name: str, *, extract: bool = True) -> Task | None:

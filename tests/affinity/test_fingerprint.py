@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric, standardised
 from nnunet_seqtransfer.errors import DatasetError
@@ -17,7 +18,7 @@ from nnunet_seqtransfer.tasks.profiling import ProfileRequest, preprocessing_for
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous
 from nnunet_seqtransfer.tasks.task import load_task
 from support.made_tasks import phantom, reordered, signature_of, task_of
-from support.world import NEAR, TARGET, World
+from support.world import NEAR, SHARED, TARGET, World
 
 METRIC = FingerprintMetric()
 SHAPE = (20, 24, 22)
@@ -230,3 +231,22 @@ def test_a_broken_file_is_named(world: World, folder: str) -> None:
     with pytest.raises(DatasetError, match="case case2 cannot be read") as caught:
         request_of(NEAR).load("case2", "stored")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no real data in {SHARED}")
+def test_a_subset_lies_nearest_to_a_dataset_that_mixes_intensity_scales() -> None:
+    """Real hippocampi, some stored in units a hundred times others: eight of them are nearer than another dataset."""
+
+    def stored(folder: str, every: int, name: str) -> Signature:
+        paths = sorted((SHARED / "data" / folder / "labelsTr").glob("*.nii.gz"))[::every]
+        cases = []
+        for path in paths[:8]:
+            image = path.parents[1] / "imagesTr" / path.name.replace(".nii.gz", "_0000.nii.gz")
+            images, labels = (sitk.GetArrayFromImage(sitk.ReadImage(str(one))) for one in (image, path))
+            cases.append(CaseData(images[None].astype(np.float32), (labels > 0).astype(np.int16)))
+        return task(cases, name)
+
+    whole, subset = (stored("Dataset004_Hippocampus", every, f"Dataset00{every}_Hippo") for every in (5, 9))
+    other = stored("Dataset021_OasisHippocampus", 1, "Dataset021_Oasis")
+    distances = [METRIC.compare(one, whole).distances["image"] for one in (subset, other)]
+    assert distances[0] < 0.1 < distances[1]

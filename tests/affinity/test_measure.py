@@ -380,3 +380,15 @@ def test_other_weights_change_the_distance_alone(world: World) -> None:
     expected = 2 * np.asarray(plain.components["label"]) + 0.5 * np.asarray(plain.components["image"])
     np.testing.assert_allclose(other.matrix(), expected)
     assert other.low[0] <= other.matrix()[0, 2] <= other.high[0] or other.low[0] == other.high[0] == 0
+
+
+def test_only_sampled_cases_are_read_without_a_fingerprint(world: World) -> None:
+    """A source without a fingerprint gets none; the sample gives the same distance, and is read once."""
+    whole = compute("902", cases=6).affinity
+    shutil.rmtree(world.preprocessed / NEAR)
+    assert compute("902", cases=6).affinity.matrix() == pytest.approx(whole.matrix())
+    assert not (world.preprocessed / NEAR / "dataset_fingerprint.json").exists()
+    (kept,) = (world.preprocessed / NEAR / "seqtransfer").glob("fingerprint_sample.json")
+    before = kept.stat().st_mtime_ns
+    compute("902", cases=6)
+    assert kept.stat().st_mtime_ns == before
