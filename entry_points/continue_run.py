@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_continue: continues a recorded run, or one stage of it; schedulers call this command."""
+"""nnUNetv2_seq_continue: continues a recorded run, or one stage; schedulers call this command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nnunet_seqtransfer.training.train import continue_run, look_ahead, prepare_
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Do what is left of a run."""
+    """Do what is left in a run."""
     options = _parse(arguments)
     run_command(lambda: _run(options))
 

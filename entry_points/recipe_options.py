@@ -1,4 +1,4 @@
-"""Options for how stages are trained, generated from the fields of `Recipe`."""
+"""Options for how stages are trained, generated from `Recipe` fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EACH = "of the sources' stages, one value, or one for each source in order"
 
 
 def patience(text: str) -> int:
-    """Return a number of epochs without a new best, as an argparse type."""
+    """Return epochs without a new best (an argparse type)."""
     if not text.isdecimal() or int(text) < LEAST_PATIENCE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {LEAST_PATIENCE} on")
     return int(text)
@@ -31,11 +31,11 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "positive_share": positive_share,
     "seed": seed,
 }
-"""Kind of a field of `Recipe` -> argparse type."""
+"""`Recipe` field kind -> argparse type."""
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Add every option of a recipe, and -tag."""
+    """Add every recipe option, and -tag."""
     _add(parser, [part for part in fields(Recipe) if not part.metadata["fine_tuning"]])
     add_fine_tuning(parser)
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         type=tag_name,
         default=None,
         metavar="NAME",
-        help="[OPTIONAL] Suffix of the plans names, to keep chains with different recipes apart. Default: none",
+        help="[OPTIONAL] Plans name suffix, to keep chains with different recipes apart. Default: none",
     )
 
 
@@ -69,18 +69,18 @@ def _add(parser: argparse.ArgumentParser, parts: Sequence[Any]) -> None:
 
 
 def target_recipe(options: argparse.Namespace) -> Recipe:
-    """Return the recipe of the target's stage. The warm-up stays 0: it is decided for each stage."""
+    """Return the target stage's recipe. The warm-up stays 0: it is decided for each stage."""
     return Recipe(**{part.name: getattr(options, part.name) for part in fields(Recipe) if part.name != "warmup_epochs"})
 
 
 def fine_tuned(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """Return ``recipe`` with the options of `add_fine_tuning`, except for the warm-up."""
+    """Return ``recipe`` with the options from `add_fine_tuning`, except for the warm-up."""
     parts = [part.name for part in fields(Recipe) if part.metadata["fine_tuning"] and part.name != "warmup_epochs"]
     return replace(recipe, **{name: getattr(options, name) for name in parts})
 
 
 def source_recipes(options: argparse.Namespace, count: int) -> tuple[Recipe, ...]:
-    """Return the recipes of ``count`` sources' stages in order.
+    """Return recipes for ``count`` source stages in order.
 
     Raises SequenceError if an option has several values, but not one for each source.
     """

@@ -20,7 +20,7 @@ CLEAR = "\x1b[H\x1b[2J"
 
 
 def main(arguments: Sequence[str] | None = None, queue: Queue = SLURM_QUEUE) -> NoReturn:
-    """Print the status of runs."""
+    """Print run status."""
     options = _parse(arguments)
     run_command(lambda: _watch(options, queue) if options.watch is not None else _show(options, queue))
 

@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_train: trains a chain of stages, each an ordinary nnUNetv2_train."""
+"""nnUNetv2_seq_train: trains a chain, each stage an ordinary nnUNetv2_train."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SCRATCH = "none"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Train what is left of a chain."""
+    """Train what is left in a chain."""
     options = _parse(arguments)
     run_command(lambda: _run(options))
 
@@ -88,7 +88,7 @@ def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
 
 
 def _sources(options: argparse.Namespace, target: str, context: Context) -> tuple[tuple[str, ...], dict[str, Pairs]]:
-    """Return the sources of -s, or the plan's with the channels that it compared."""
+    """Return the sources from -s, or the plan's with the channels that it compared."""
     if options.s is not None:
         return () if options.s == [SCRATCH] else named_sources(target, options.s), {}
     training = training_to_plan(options)
@@ -171,7 +171,7 @@ def _add_overlap(parser: argparse.ArgumentParser) -> None:
     switches.add_argument(
         "--allow_overlap",
         action="store_true",
-        help="[OPTIONAL] Train on sources that hold validation cases of the target. Default: an error",
+        help="[OPTIONAL] Train on sources that hold the target's validation cases. Default: an error",
     )
     switches.add_argument(
         "--exclude_overlap",

@@ -28,7 +28,7 @@ def chain_text(outlook: Outlook) -> str:
 
 
 def results_text(run: Run) -> str:
-    """Return the folders of the trained targets, and the commands that predict with them."""
+    """Return the trained targets' folders, and the commands that predict with them."""
     targets: dict[str, list[StageEntry]] = {}
     for entry in run.stages:
         if run.role(entry) == "target":
@@ -41,7 +41,7 @@ def results_text(run: Run) -> str:
 
 
 def recipe_words(recipe: Recipe) -> tuple[str, ...]:
-    """Return the parts of a recipe that nnU-Net does not have, as "layer_decay 0.75"."""
+    """Return recipe parts that nnU-Net does not have, as "layer_decay 0.75"."""
     parts = [part for part in fields(Recipe) if part.name in ADDED]
     return tuple(
         f"{part.name} {getattr(recipe, part.name)}" for part in parts if getattr(recipe, part.name) != part.default

@@ -17,7 +17,7 @@ Sized = list[tuple[Item, int]]
 
 
 def clean_text(items: Sized) -> str:
-    """Return a table of the categories, then their items; ``items`` come with sizes in bytes, the largest first."""
+    """Return a category table, then their items; ``items`` come with sizes in bytes, the largest first."""
     groups = {name: [pair for pair in items if pair[0].category == name] for name in CATEGORIES}
     shown = sorted((name for name in groups if groups[name]), key=lambda name: -_total(groups[name]))
     if not shown:

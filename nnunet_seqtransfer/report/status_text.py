@@ -1,4 +1,4 @@
-"""The status of runs for the terminal: a block for each run, a line for each stage."""
+"""Run status for the terminal: a block for each run, a line for each stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule that says what each stage of a chain needs, from the files that exist. Pure; every command uses it."""
+"""The rule that says what each stage needs, from existing files. Pure; every command uses it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Link:
     """One stage in a chain, as far as the rule is concerned."""
 
     key: str
-    "Identifier of the stage: DATASET/PLANS/fold_K."
+    "Stage identifier: DATASET/PLANS/fold_K."
     role: Role
     "Role in the chain."
     after: str | None
-    "Key of the stage that hands weights to it; None for the first stage."
+    "Key for the stage that hands weights to it; None for the first stage."
     on_disk: StageOnDisk
-    "What exists of it."
+    "State on disk."
     has_own_weights: bool
-    "Whether this fold starts from weights of its own; otherwise all folds share one file."
+    "Whether this fold starts from separate weights; otherwise all folds share one file."
     weights_fit: bool
     "Whether handed-over weights exist and are those that the stage asks for."
 

@@ -1,4 +1,4 @@
-"""Find and remove what no run needs: leftovers of ended processes and finished stages, data of finished targets.
+"""Find and remove what no run needs: leftovers from ended processes and finished stages, data for finished targets.
 
 Links are never followed. Items are removed under their locks, after a second look.
 """
@@ -35,9 +35,9 @@ from nnunet_seqtransfer.training.status import DONE, Queue, RunStatus, State, ru
 Category = Literal["leftovers", "preprocessed"]
 CATEGORIES: tuple[Category, ...] = ("leftovers", "preprocessed")
 _DATA = r"(?P<plans>.+)_for(?P<number>\d+)_(?P<configuration>.+)_[0-9a-f]{8}"
-"""Name of a folder of cases preprocessed for a target; see `tasks/alignment.py`."""
+"""Folder name for cases preprocessed for a target; see `tasks/alignment.py`."""
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.[^.]+)?")
-"""Files of `storage.replacing`, and folders that were being removed."""
+"""Files from `storage.replacing`, and folders that were being removed."""
 _STAGING = re.compile(rf"\.{_DATA}\.tmp")
 _LOCK = re.compile(rf"\.(fold_\w+(\.training)?|{_DATA}|[\w-]+\.json)\.lock")
 _DAMAGED = re.compile(r"checkpoint_\w+\.pth\.damaged")
@@ -53,7 +53,7 @@ class Item:
     category: Category
     "Category that it belongs to."
     reason: str
-    "Kind of item: half-written, superseded, ..."
+    "Item kind: half-written, superseded, ..."
     locks: tuple[Path, ...] = ()
     "Locks to hold while it is removed. If it is a lock itself, taking and releasing it removes it."
 
@@ -70,16 +70,16 @@ class Unneeded:
 
 @dataclass(frozen=True)
 class Removed:
-    """Result of a removal."""
+    """Removal result."""
 
     freed: int
     "Freed bytes."
     kept: int
-    "Number of items that could not be removed."
+    "Items that could not be removed."
 
 
 def find_unneeded(queue: Queue = Queue()) -> Unneeded:
-    """Return what no run needs. Raises EnvironmentNotSetError if one of nnU-Net's folders is missing."""
+    """Return what no run needs. Raises EnvironmentNotSetError if an nnU-Net folder is missing."""
     now, runs = time.time(), run_status(queue=queue)
     unreadable = tuple(run for run in runs if run.state is State.UNREADABLE)
     items = list(_leftovers(now))
@@ -105,7 +105,7 @@ def clean(items: Sequence[Item], notify: Notify, queue: Queue = Queue()) -> Remo
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder. Links count as themselves, unreadable ones as 0."""
+    """Return bytes in a file, or in all files below a folder. Links count as themselves, unreadable ones as 0."""
     try:
         if path.is_symlink() or not path.is_dir():
             return path.lstat().st_size
@@ -185,7 +185,7 @@ def _will_read(run: RunStatus, data: Path) -> bool:
 
 
 def _read_by_begun_stages(now: float) -> Iterator[tuple[str, str]]:
-    """Yield dataset and data folder of the stages that were begun, by a run or by hand."""
+    """Yield dataset and data folder for stages that were begun, by a run or by hand."""
     for dataset in _datasets(results_folder()):
         for fold in dataset.glob(f"{TRAINER}__*__*/fold_*"):
             on_disk = _read(StageFiles(fold))
@@ -199,7 +199,7 @@ def _read_by_begun_stages(now: float) -> Iterator[tuple[str, str]]:
 
 
 def _read(files: StageFiles) -> StageOnDisk | None:
-    """Return a stage; None if its plans cannot be read."""
+    """Return a stage; None if the plans cannot be read."""
     try:
         return read_stage(files, details=True)
     except RecordError:

@@ -1,4 +1,4 @@
-"""The nnUNetv2_seq_train command of a request, for people who want to repeat it; the inverse of recipe_options.py."""
+"""The nnUNetv2_seq_train command for a request, for people who want to repeat it; the inverse of recipe_options.py."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Value = str | int | float | None
 
 
 def seq_train_command(request: ChainRequest, options: DeviceOptions) -> list[str]:
-    """Return the nnUNetv2_seq_train command that asks for ``request``, without options that have their defaults.
+    """Return the nnUNetv2_seq_train command that asks for ``request``, without defaults.
 
-    Only the file name of a pretrained model is given, because reports are sent to others.
+    Only a pretrained model's file name is given, because reports are sent to others.
     """
     words = ["nnUNetv2_seq_train", str(dataset_id(request.target)), request.configuration, *request.folds]
     words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]

@@ -1,4 +1,4 @@
-"""What a chain needs, and every problem that would stop it: pure functions of a survey."""
+"""What a chain needs, and every problem that would stop it: pure functions on a survey."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Outlook:
     actions: Mapping[Stage, Action]
     "What each stage needs."
     seconds: Mapping[Stage, float]
-    "Estimated training time of each stage; 0 if nothing is left."
+    "Estimated training seconds per stage; 0 if nothing is left."
     request_problems: tuple[SeqTransferError, ...] = ()
-    "Problems of the request as a whole."
+    "Problems with the whole request."
     stage_problems: Mapping[Stage, tuple[SeqTransferError, ...]] | None = None
-    "Problems of each stage; None if the stages could not be surveyed."
+    "Stage -> problems; None if the stages could not be surveyed."
     initial: Mapping[Stage, InitialWeights] = field(default_factory=dict)
     "What the stages that start next get from their checkpoints, without the weights; see `look_ahead`."
 
@@ -74,7 +74,7 @@ class Outlook:
 
     @property
     def folder(self) -> Path:
-        """Return the folder of the run's record and logs."""
+        """Return the folder for record and logs."""
         return run_folder(self.request, self.stages)
 
     def previous(self, stage: Stage) -> Stage | None:
@@ -82,7 +82,7 @@ class Outlook:
         return self.survey.previous(stage)
 
     def log(self, stage: Stage) -> Path:
-        """Return the log of a stage."""
+        """Return a stage's log."""
         return stage.files.log(self.folder)
 
     def title(self, stage: Stage) -> str:
@@ -92,7 +92,7 @@ class Outlook:
         return f"{number}: {stage.dataset} fold {stage.fold}{left_out}"
 
     def match(self, stage: Stage) -> Correspondence:
-        """Return which channels and heads of the previous stage match those of ``stage``."""
+        """Return which channels and heads match between the previous stage and ``stage``."""
         previous = self.previous(stage)
         if previous is None:
             raise ValueError(f"{stage.key} has no previous stage")
@@ -131,7 +131,7 @@ class Outlook:
 
 
 def decide(survey: Survey) -> Outlook:
-    """Return the actions, the estimate and all problems of a surveyed chain. Nothing is read, raised or written."""
+    """Return the actions, the estimate and all problems in a surveyed chain. Nothing is read, raised or written."""
     links = [_link(survey, stage) for stage in survey.stages]
     by_key = needed_actions(links, probabilities=survey.options.npz)
     actions = {stage: by_key[stage.key] for stage in survey.stages}
@@ -146,7 +146,7 @@ def decide(survey: Survey) -> Outlook:
 
 
 def weights_fit(stage: Stage, on_disk: StageOnDisk) -> bool:
-    """Return True if the handed-over weights are the recorded ones, made with the requested seed and choice of heads.
+    """Return True if the handed-over weights are the recorded ones, made with the requested seed and heads.
 
     Needs an ``on_disk`` that was read with checksums.
     """
@@ -177,7 +177,7 @@ def _seconds(survey: Survey, actions: Mapping[Stage, Action]) -> dict[Stage, flo
 
 
 def _request_problems(outlook: Outlook) -> Iterator[SeqTransferError]:
-    """Yield problems of the devices and the disk."""
+    """Yield problems with devices and disk."""
     survey, configuration = outlook.survey, outlook.request.configuration
     batch = survey.target_plans["configurations"][configuration]["batch_size"]
     if survey.options.gpus > batch:
@@ -265,7 +265,7 @@ def _count(cases: Sequence[str]) -> str:
 
 
 def _plans_problems(stage: Stage, on_disk: StageOnDisk, plans: Mapping[str, object]) -> Iterator[SeqTransferError]:
-    """Yield a problem if the plans file is not ours, or differs from the plans of a training that rests on it."""
+    """Yield a problem if the plans file is not ours, or differs from plans that a training rests on."""
     if on_disk.plans is None:
         return
     if KEY not in on_disk.plans:

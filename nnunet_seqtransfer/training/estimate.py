@@ -1,4 +1,4 @@
-"""The one estimate of training times: measured epochs if there are any, otherwise published times."""
+"""The one training time estimate: measured epochs if there are any, otherwise published times."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SECONDS_PER_EPOCH = 45.0
 """nnU-Net's published epoch times on an A100 are 41-47 s for 250 iterations with their 50 validation iterations. Its
 planner fills the graphics memory for every dataset, so the time hardly depends on the dataset."""
 CPU_SECONDS_PER_MEGAVOXEL = 6.0
-"""Training iteration with nnU-Net's default width on two CPU cores, per million voxels of a batch; measured, rough."""
+"""Training iteration with nnU-Net's default width on two CPU cores, per million batch voxels; measured, rough."""
 
 
 def default_epoch_seconds(recipe: Recipe, device: str = "cuda", batch_voxels: int = 0) -> float:
-    """Return the seconds of one epoch if none was measured; ``batch_voxels`` (patch times batch size) counts on CPU."""
+    """Return seconds per epoch if none was measured; ``batch_voxels`` (patch times batch size) counts on CPU."""
     if device != "cpu":
         return SECONDS_PER_EPOCH * recipe.iterations / Recipe().iterations
     # a validation iteration has no backward pass: about a third of a training iteration

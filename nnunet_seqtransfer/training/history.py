@@ -1,4 +1,4 @@
-"""What nnUNet_results tells before a path is planned: trained source stages, and the time of an epoch."""
+"""What nnUNet_results tells before a path is planned: trained source stages, and epoch times."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def find_history(training: Training, target: str, plans: str, configuration: str
 
 
 def find_epoch_time(training: Training, target: str, plans: str, configuration: str) -> EpochTime:
-    """Return the given time of an epoch, otherwise the median of logged epochs, otherwise nnU-Net's published time.
+    """Return the given epoch time, otherwise the logged median, otherwise nnU-Net's published time.
 
-    Logs of trainings for the target count if they have the requested number of iterations: an epoch of few iterations
+    Logs for the target count if they have as many iterations as requested: an epoch with few iterations
     is mostly overhead.
     """
     if training.epoch_time is not None:
@@ -46,7 +46,7 @@ def find_epoch_time(training: Training, target: str, plans: str, configuration: 
 def find_finished(target: str, plans: str, configuration: str, training: Training) -> Finished:
     """Return the trained source stages for ``target``, by the names and records that a chain uses.
 
-    Epochs and iterations must be the requested ones. ``nnUNetv2_seq_train`` compares the rest of the recipe, and
+    Epochs and iterations must be the requested ones. ``nnUNetv2_seq_train`` compares the rest, and
     refuses a stage that does not match.
     """
     done: set[tuple[str, ...]] = set()
@@ -85,7 +85,7 @@ def find_scratch_dice(target: str, plans: str, configuration: str) -> float | No
 
 
 def _logged_epochs(target: str, plans: str, configuration: str, iterations: int) -> Iterable[float]:
-    """Yield the seconds of every epoch logged by trainings of the target's network, sources and target alike."""
+    """Yield seconds for every logged epoch with the target's network, sources and target alike."""
     bases = (
         *_bases("*", TRAINER, f"{plans}_for{dataset_id(target)}", configuration),
         *_bases(target, TRAINER, f"{plans}_", configuration),
@@ -101,7 +101,7 @@ def _logged_epochs(target: str, plans: str, configuration: str, iterations: int)
 
 
 def _bases(dataset: str, trainer: str, plans: str, configuration: str) -> list[Path]:
-    """Return nnU-Net's results folders of one trainer and configuration with plans names that begin with ``plans``."""
+    """Return nnU-Net's results folders for one trainer and configuration with plans names that begin with ``plans``."""
     with contextlib.suppress(EnvironmentNotSetError):  # planning does without nnUNet_results
         pattern = f"{trainer}__{glob.escape(plans)}*{'' if plans.endswith('__') else '__'}{configuration}"
         return sorted(path for path in results_folder().glob(f"{dataset}/{pattern}") if path.is_dir())
@@ -109,7 +109,7 @@ def _bases(dataset: str, trainer: str, plans: str, configuration: str) -> list[P
 
 
 def _read(base: Path) -> StageOnDisk:
-    """Return a stage, without its plans if these are damaged. Sources have the one fold all."""
+    """Return a stage, without plans if these are damaged. Sources have the one fold all."""
     files = StageFiles(base / "fold_all")
     with contextlib.suppress(RecordError):
         return read_stage(files, details=True)

@@ -1,4 +1,4 @@
-"""Weights that a stage starts from, made from the checkpoint of the previous stage or from a pretrained model."""
+"""Weights that a stage starts from, made from the previous stage's checkpoint or a pretrained model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nnunet_seqtransfer.transfer.handoff import InitialWeights, from_model, from
 
 
 def initial_weights(outlook: Outlook, stage: Stage, *, check_only: bool = False) -> InitialWeights | None:
-    """Return the weights that a stage starts from; None if it has them, needs none, or its source is not trained.
+    """Return the weights that a stage starts from; None if they exist, are not needed, or the source is not trained.
 
     Args:
         outlook: what the chain needs.
-        stage: stage of that chain.
+        stage: stage in that chain.
         check_only: compare names and shapes only, and return no weights.
 
     Raises CheckpointError if the checkpoint is damaged or does not fit the network.

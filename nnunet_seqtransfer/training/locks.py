@@ -19,13 +19,13 @@ from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors
 
 LEASE_SECONDS = 60.0
-"""Seconds without a sign of life after which the lock of a holder on another machine is taken over. A holder gives
+"""Silence in seconds after which a lock is taken over from another machine. A holder gives
 three signs in that time. All processes must use the same value. The waiting process measures it by its monotonic
 clock, so clocks that differ or jump do not matter."""
 REST_SECONDS = 3600.0
-"""Seconds without a sign of life after which files may be removed. A guess, far above any delay of a file system."""
+"""Silence in seconds after which files may be removed. A guess, far above any file system delay."""
 _AT_ONCE = 3.0
-"""Seconds in which the lock of a process that died on this machine is noticed and taken over."""
+"""Seconds in which a lock from a process that died on this machine is noticed and taken over."""
 _PATIENCE = 5 * LEASE_SECONDS
 Life = Literal["alive", "silent", "dead"]
 
@@ -37,11 +37,11 @@ class Holder:
     pid: int
     "Process number."
     host: str
-    "Name of the machine."
+    "Machine name."
     life: Life
-    "alive; dead: the process is gone; silent: on another machine, without a sign of life for a lease or longer."
+    "alive; dead: the process is gone; silent: on another machine, and silent for a lease or longer."
     seconds_ago: float
-    "Seconds since the last sign of life, by the lock file's time."
+    "Seconds since the last sign, by the lock file's time."
 
     @property
     def may_live(self) -> bool:
@@ -58,7 +58,7 @@ class Holder:
 
 
 def training_lock(output: Path) -> Path:
-    """Return the lock of the training in a fold's results folder ``output``, which nnUNetv2_train by hand holds too."""
+    """Return the training lock in a fold's results folder ``output``, which nnUNetv2_train by hand holds too."""
     return output.with_name(f".{output.name}.training.lock")
 
 
@@ -79,7 +79,7 @@ def read_holder(path: Path, now: float | None = None) -> Holder | None:
 
 
 def other_holder(locks: Iterable[Path], now: float | None = None) -> Holder | None:
-    """Return who holds one of several locks, the liveliest first; None if no one, or only this process, does."""
+    """Return the liveliest holder among several locks; None if no one, or only this process, does."""
     holders = [holder for lock in locks if (holder := read_holder(lock, now)) and not holder.is_this_process]
     return min(holders, key=lambda holder: ("alive", "silent", "dead").index(holder.life), default=None)
 
@@ -108,9 +108,9 @@ def locked(
     on_loss: Callable[[], None] = lambda: None,
     patience: float | None = None,
 ) -> Iterator[None]:
-    """Hold the lock ``path`` while the block runs; take over the lock of a holder that has died.
+    """Hold the lock ``path`` while the block runs; take over a lock from a dead holder.
 
-    The file is a lease of the library filelock: created exclusively, which NFS does in one step, and refreshed by a
+    The file is a filelock lease: created exclusively, which NFS does in one step, and refreshed by a
     thread. A dead holder on this machine is recognized by its process, one on another machine by an unchanged file.
 
     Args:
@@ -134,7 +134,7 @@ def locked_in_turn(path: Path, what: str, notify: Callable[[str], None]) -> Iter
 
 
 def require_free(path: Path, what: str, notify: Callable[[str], None], patience: float = LEASE_SECONDS) -> None:
-    """Wait at most ``patience`` seconds until a lock is free, such as that of a training whose command was killed.
+    """Wait at most ``patience`` seconds until a lock is free, such as a training's after the command was killed.
 
     Raises StageError if it is still held then.
     """
@@ -200,7 +200,7 @@ def _is_acquired(lease: SoftFileLease, patience: float) -> bool:
 
 
 def _empty(path: Path) -> tuple[int, int] | None:
-    """Return inode and time of an empty file, None for any other."""
+    """Return inode and time for an empty file, None for any other."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""State of a stage on disk: the only reader of a stage's folders. Nothing is decided or written here."""
+"""Stage state on disk: the only reader for a stage's folders. Nothing is decided or written here."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from nnunet_seqtransfer.training.stage_files import FINAL, UNFINISHED, StageFile
 
 @dataclass(frozen=True)
 class StageOnDisk:
-    """What exists of one stage."""
+    """A stage's files and what they tell."""
 
     files: StageFiles
-    "Names of the files."
+    "File names."
     exists: bool = False
-    "Whether the results folder of the fold exists."
+    "Whether the fold's results folder exists."
     whole: tuple[str, ...] = ()
-    "Names of the checkpoints that are not truncated."
+    "Checkpoint names that are not truncated."
     damaged: tuple[str, ...] = ()
-    "Names of truncated checkpoints; nnU-Net would try to load them and fail."
+    "Truncated checkpoint names; nnU-Net would try to load them and fail."
     validated: bool = False
-    "Whether the final validation is complete: its summary is readable."
+    "Whether the final validation is complete: the summary is readable."
     dice: float | None = None
-    "Mean foreground Dice of the final validation, if the summary has one."
+    "Mean foreground Dice in the final validation, if the summary has one."
     has_probabilities: bool = False
     "Whether every validated case has softmax outputs (--npz). Read only with ``details``."
     shared_weights: bool = False
@@ -39,21 +39,21 @@ class StageOnDisk:
     own_weights: bool = False
     "Whether the file with starting weights for this fold alone exists."
     weights_sha256: str | None = None
-    "SHA-256 of the starting weights that the block names. Read only with ``checksums``."
+    "Starting weights' SHA-256. Read only with ``checksums``."
     has_siblings: bool = False
     "Whether another fold, which shares plans and usually starting weights, has a checkpoint."
     log: TrainingLog = field(default_factory=TrainingLog)
-    "End of nnU-Net's logs: the last epochs and the last error."
+    "Last part from nnU-Net's logs: the last epochs and the last error."
     written: float | None = None
-    "Time of the newest file, in seconds since 1970."
+    "Newest file time, in seconds since 1970."
     holder: Holder | None = None
-    "Other process that holds one of the stage's locks."
+    "Other process that holds a stage lock."
     command_log: Path | None = None
-    "Log of the stage's command in the run's folder, if it exists."
+    "Stage command's log in the run's folder, if it exists."
     plans: Mapping[str, Any] | None = None
     "Plans file with all blocks; None if there is none. Read only with ``details``."
     block: StageBlock | None = None
-    "Block of the plans for this configuration and fold. Read only with ``details``."
+    "Plans block for this configuration and fold. Read only with ``details``."
 
     @property
     def final(self) -> bool:
@@ -72,7 +72,7 @@ class StageOnDisk:
 
     @property
     def is_bound(self) -> bool:
-        """Return True if training of any fold rests on the plans, the recipe and the weights on disk."""
+        """Return True if any fold's training rests on the plans, the recipe and the weights on disk."""
         return self.has_begun or self.has_siblings
 
     def is_finished(self, role: str) -> bool:
@@ -88,11 +88,11 @@ def read_stage(
     details: bool = False,
     checksums: bool = False,
 ) -> StageOnDisk:
-    """Return what exists of a stage. Checkpoints are not loaded, only checked for being whole.
+    """Return a stage's state on disk. Checkpoints are not loaded, only checked for being whole.
 
     Args:
-        files: names of the stage's files.
-        run: folder of the run whose command log is read too.
+        files: stage file names.
+        run: run folder; the command log there is read too.
         now: present time in seconds since 1970, to judge locks.
         details: whether to read the plans and look for softmax outputs too.
         checksums: with ``details``, whether to read the starting weights too; about a second for large networks.
@@ -130,7 +130,7 @@ def read_stage(
 
 
 def read_stage_plans(files: StageFiles) -> dict[str, Any] | None:
-    """Return the plans of a stage with their blocks; None if there are none.
+    """Return a stage's plans with all blocks; None if there are none.
 
     If the file is missing or broken, nnU-Net's copy next to the results is read instead.
 
@@ -158,7 +158,7 @@ def fault_of(checkpoint: Path, *, deeply: bool) -> str | None:
 
 
 def _times(folder: Path) -> dict[str, float]:
-    """Return name -> modification time of everything in a folder; empty if it cannot be read."""
+    """Return name -> modification time for everything in a folder; empty if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat(follow_symlinks=False).st_mtime for entry in entries}

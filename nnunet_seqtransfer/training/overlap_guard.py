@@ -1,4 +1,4 @@
-"""Guard against leaks: cases of the sources that the target validates on are refused, allowed or excluded."""
+"""Guard against leaks: source cases that the target validates on are refused, allowed or excluded."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def find_exclusions(
 
     Args:
         request: the chain.
-        tasks: full name -> task of every dataset of the chain.
-        plans: plans of the target.
+        tasks: full name -> task for every dataset in the chain.
+        plans: the target's plans.
         context: worker processes; notified about what cannot be checked, and about shared cases that are allowed.
-        write: whether sketches of the cases are kept for the next time.
+        write: whether sketches are kept for the next time.
 
-    Raises StageError if a source holds validation cases of a requested fold and the request refuses that, or if no
+    Raises StageError if a source holds validation cases for a requested fold and the request refuses that, or if no
     case of a source would be left.
     """
     folder = data_folder(request.target, dict(plans), request.configuration)
@@ -59,11 +59,11 @@ def find_exclusions(
 
 
 def exclusions_of(shared: Sequence[SharedCase], held_out: Mapping[str, Sequence[str]]) -> Exclusions:
-    """Return fold -> source -> cases that share image or labels with a validation case of the fold, if there are any.
+    """Return fold -> source -> cases that share image or labels with a validation case in the fold, if there are any.
 
     Args:
-        shared: the shared cases of the target and its sources.
-        held_out: fold -> validation cases of the target.
+        shared: cases shared between target and sources.
+        held_out: fold -> the target's validation cases.
     """
     exclusions: dict[str, dict[str, tuple[str, ...]]] = {}
     for fold, cases in held_out.items():
@@ -85,7 +85,7 @@ def _require_rest(exclusions: Exclusions, folds: Sequence[str], tasks: Mapping[s
 
 
 def _summary(shared: Sequence[SharedCase], target: str, folds: Sequence[str]) -> str:
-    """Return one line: how many cases of which sources are shared, and the first example."""
+    """Return one line: how many cases which sources share, and the first example."""
     sources = dict.fromkeys(one.source for one in shared)
     counts = {source: len({one.source_case for one in shared if one.source == source}) for source in sources}
     listed = " and ".join(f"{count} case{'s' * (count > 1)} of {source}" for source, count in counts.items())

@@ -35,7 +35,7 @@ BYTES_PER_LABEL = 2
 
 
 def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: Task) -> dict[str, Any]:
-    """Return the plans of a stage without the block: the target's own, or those aligned to the source."""
+    """Return a stage's plans without the block: the target's own, or those aligned to the source."""
     plans = deepcopy(target_plans) if stage.role == "target" else align_plans(target_plans, target, task)
     plans["plans_name"] = stage.plans_name
     plans.pop(KEY, None)
@@ -47,7 +47,7 @@ def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: 
 
 
 def write_stage_plans(files: StageFiles, plans: dict[str, Any], block: StageBlock) -> None:
-    """Write a stage's plans with its block; keep blocks of other configurations, and leave unchanged files alone."""
+    """Write a stage's plans with the block; keep blocks for other configurations, and leave unchanged files alone."""
     existing = read_stage_plans(files) or {}
     content = with_block({**plans, **({KEY: existing[KEY]} if KEY in existing else {})}, files.configuration, block)
     if content != found_json(files.plans):
@@ -55,19 +55,19 @@ def write_stage_plans(files: StageFiles, plans: dict[str, Any], block: StageBloc
 
 
 def missing_cases(task: Task, plans: dict[str, Any], configuration: str) -> tuple[str, ...]:
-    """Return identifiers of the cases that are not preprocessed yet, sorted."""
+    """Return case identifiers that are not preprocessed yet, sorted."""
     return tuple(sorted(set(task.cases) - set(preprocessed_cases(data_folder(task.dataset, plans, configuration)))))
 
 
 def preprocessed_bytes(task: Task, plans: dict[str, Any], configuration: str, cases: int) -> int:
-    """Return an upper bound of the size on disk of ``cases`` average preprocessed cases, in bytes."""
+    """Return an upper bound in bytes for ``cases`` average preprocessed cases."""
     voxels = resampled_voxels(task.fingerprint, plans, configuration)
     per_voxel = len(task.channels) * BYTES_PER_VOXEL + BYTES_PER_LABEL
     return int(sum(voxels) / max(1, len(voxels)) * per_voxel * cases)
 
 
 def prepare_source(task: Task, plans: dict[str, Any], configuration: str, context: Context) -> None:
-    """Preprocess what is missing or truncated of a source; two commands that need it take turns."""
+    """Preprocess a source's missing and truncated cases; two commands that need it take turns."""
     _copy_dataset_json(task)
     folder = data_folder(task.dataset, plans, configuration)
     lock = folder.with_name(f".{folder.name}.lock")
@@ -80,7 +80,7 @@ def prepare_source(task: Task, plans: dict[str, Any], configuration: str, contex
 
 
 def prepare_target(task: Task, plans: dict[str, Any], stage: Stage, plans_name: str) -> None:
-    """Check and complete what nnU-Net preprocessed of the target: dataset.json, references, splits.
+    """Check and complete what nnU-Net preprocessed for the target: dataset.json, references, splits.
 
     Raises DatasetError if preprocessed files are truncated, naming the command that remakes them.
     """
@@ -125,7 +125,7 @@ def _copy_references(task: Task) -> None:
 
 
 def preprocess_missing(task: Task, plans: dict[str, Any], configuration: str, processes: int) -> None:
-    """Preprocess the missing cases one by one: a case counts once all its files are whole and in place.
+    """Preprocess the missing cases one by one: a case counts once all files are whole and in place.
 
     Raises DatasetError if a case cannot be read or a worker dies.
     """

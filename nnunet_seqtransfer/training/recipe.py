@@ -1,4 +1,4 @@
-"""Recipe of a stage, and the ``seq_transfer`` block of a plans file: place in the path, recipe, starting weights."""
+"""Stage recipe, and the ``seq_transfer`` block in a plans file: path, recipe, starting weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.storage import from_json, to_json
 
 FORMAT = 4
-"""Newest format of the block. Blocks are written in the oldest format that can express them: 4 if the chain starts
-from a pretrained model, 3 if the recipe has a part of `ADDED`, otherwise 2."""
+"""Newest block format. Blocks are written in the oldest format that can express them: 4 if the chain starts
+from a pretrained model, 3 if the recipe has a part from `ADDED`, otherwise 2."""
 KEY = "seq_transfer"
 ADDED = ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience")
-"""Parts of the recipe that format 2 does not know. They are written only if they differ from the default, so that older
+"""Recipe parts that format 2 does not know. They are written only if they differ from the default, so that older
 versions still read every block that they can obey."""
 LEAST_PATIENCE = 10
-"""Epochs. nnU-Net's EMA forgets with a time constant of 1 / (1 - 0.9) = 10 epochs; shorter lulls say nothing."""
+"""Epochs. nnU-Net's EMA forgets with the time constant 1 / (1 - 0.9) = 10 epochs; shorter lulls say nothing."""
 
 
 def _option(default: Any, kind: str, text: str, *, of_sources: bool = False, fine_tuning: bool = False) -> Any:
@@ -41,9 +41,9 @@ class Recipe:
     warmup_epochs: int = _option(
         0, "natural", "Warm-up epochs of fine-tuned stages (at most a tenth of their epochs)", fine_tuning=True
     )
-    "Epochs of linear warm-up before the polynomial decay."
+    "Linear warm-up epochs before the polynomial decay."
     seed: int | None = _option(None, "seed", "Seed of the random number generators. Default: unseeded, like nnU-Net")
-    "Seed of the random number generators; None leaves them unseeded, like nnU-Net."
+    "Random seed; None leaves them unseeded, like nnU-Net."
     heads_first_epochs: int = _option(
         0, "natural", "Train only the segmentation heads for the first N epochs of fine-tuned stages", fine_tuning=True
     )
@@ -55,17 +55,17 @@ class Recipe:
     layer_decay: float = _option(
         1.0, "positive_share", "Learning-rate factor per level, heads to input, of fine-tuned stages", fine_tuning=True
     )
-    "Factor of the learning rate per level, heads to input (arXiv 2003.10555, 2106.08254); nnU-Net's value is 1."
+    "Learning-rate factor per level, heads to input (arXiv 2003.10555, 2106.08254); nnU-Net's value is 1."
     patience: int | None = _option(
         None,
         "patience",
         f"End a stage after N epochs, at least {LEAST_PATIENCE}, without a new best EMA pseudo Dice. Default: never",
     )
-    "Epochs without a new best of nnU-Net's EMA pseudo Dice after which training ends early; None as nnU-Net: never."
+    "Epochs without a new best EMA pseudo Dice after which training ends early; None as nnU-Net: never."
 
     @property
     def validation_iterations(self) -> int:
-        """Return validation iterations per epoch, in nnU-Net's proportion of 50 to 250."""
+        """Return validation iterations per epoch, in nnU-Net's proportion, 50 to 250."""
         return max(1, self.iterations // 5)
 
     @property
@@ -80,7 +80,7 @@ class Recipe:
 
     @property
     def needs_places(self) -> bool:
-        """Return True if parts of the network are treated differently, so that tensors must be known by name."""
+        """Return True if network parts are treated differently, so that tensors must be known by name."""
         return self.heads_first_epochs > 0 or self.frozen_encoder_epochs > 0 or self.layer_decay != 1
 
     def from_random_weights(self) -> Recipe:
@@ -89,7 +89,7 @@ class Recipe:
         return replace(self, **defaults)
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
-        """Return field -> (value here, value in ``other``) of the fields that differ."""
+        """Return field -> (value here, value in ``other``) for fields that differ."""
         mine, theirs = asdict(self), asdict(other)
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
@@ -99,29 +99,29 @@ class Init:
     """Weights that a fine-tuned stage starts from; paths are relative to nnUNet_results."""
 
     checkpoint: str
-    "Final checkpoint of the previous stage; of a pretrained model, its absolute path."
+    "Previous stage's final checkpoint, or a pretrained model's absolute path."
     checkpoint_sha256: str
-    "SHA-256 of that checkpoint."
+    "Checkpoint's SHA-256."
     weights: str
     "File with the starting weights, adapted to this stage's channels and labels."
     weights_sha256: str
-    "SHA-256 of that file."
+    "Weights file's SHA-256."
     coverage: float = 1.0
-    "Share of the network's parameters, heads excluded, that come from the checkpoint; below 1 only for other networks."
+    "Share (0 to 1) that the body's parameters take from the checkpoint; below 1 only for other networks."
     channels: tuple[int | None, ...] | None = None
-    "Matched channel of the checkpoint for each input channel; None if all channels get the mean, or match one to one."
+    "Matched checkpoint channel for each input channel; None if all channels get the mean, or match one to one."
     heads: tuple[int | None, ...] | None = None
-    "Output of the checkpoint kept for each output of the network, or None; None as a whole if all heads are new."
+    "Checkpoint output kept for each network output, or None; None as a whole if all heads are new."
 
 
 @dataclass(frozen=True)
 class StageBlock:
-    """Content of the ``seq_transfer`` block for one configuration."""
+    """The ``seq_transfer`` block for one configuration."""
 
     target: str
-    "Full name of the target."
+    "Target's full name."
     path: tuple[str, ...]
-    "Full names of all datasets up to and including this stage's."
+    "Full dataset names up to and including this stage's."
     role: Literal["source", "target"]
     "Role in the chain; sources skip the final validation."
     recipe: Recipe
@@ -129,13 +129,13 @@ class StageBlock:
     init: Init | None
     "Starting weights; None for the first stage, and if weights were not handed over yet."
     excluded: tuple[str, ...] = ()
-    "Cases of this stage's dataset that are excluded from training."
+    "Cases in this stage's dataset that are excluded from training."
     fold: str | None = None
     "Fold that `init` belongs to; None if all folds start from the same weights."
     pretrained: str | None = None
-    "SHA-256 of the pretrained model that the chain starts from; None for random weights."
+    "Pretrained model's SHA-256 if the chain starts from one; None for random weights."
     keep_heads: bool = False
-    "Whether heads of labels with matching names are kept; otherwise all heads start from random weights."
+    "Whether heads for labels with matching names are kept; otherwise all heads start from random weights."
 
     @property
     def needs_weights(self) -> bool:
@@ -144,9 +144,9 @@ class StageBlock:
 
 
 def read_block(plans: Mapping[str, Any], configuration: str, fold: str | int = "all") -> StageBlock | None:
-    """Return the block of ``plans`` for a fold of ``configuration``; None if the plans have none.
+    """Return the block of ``plans`` for a fold under ``configuration``; None if the plans have none.
 
-    Raises RecordError if the block is damaged or of a newer format.
+    Raises RecordError if the block is damaged or has a newer format.
     """
     block = plans.get(KEY)
     if block is None:
@@ -183,7 +183,7 @@ def _recipe_content(recipe: Recipe) -> dict[str, Any]:
 
 
 def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> dict[str, Any]:
-    """Return ``plans`` with the block of one configuration replaced; inits of other folds are kept."""
+    """Return ``plans`` with one configuration's block replaced; inits for other folds are kept."""
     others = plans.get(KEY, {}).get("configurations", {})
     init = to_json(block.init)
     own: dict[str, Any] = {"recipe": _recipe_content(block.recipe), "init": init, "excluded": list(block.excluded)}

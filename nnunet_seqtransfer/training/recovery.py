@@ -16,14 +16,14 @@ from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
 
 @dataclass(frozen=True)
 class Candidates:
-    """Sound checkpoints of an unfinished training."""
+    """Sound checkpoints in an unfinished training."""
 
     latest: bool
     "Whether checkpoint_latest.pth is sound."
     best: int | None
-    "Epoch of checkpoint_best.pth; None if it is missing or damaged."
+    "Epoch in checkpoint_best.pth; None if it is missing or damaged."
     previous: int | None
-    "Epoch of checkpoint_previous.pth; None if it is missing or damaged."
+    "Epoch in checkpoint_previous.pth; None if it is missing or damaged."
 
 
 def takes_previous(found: Candidates) -> bool:

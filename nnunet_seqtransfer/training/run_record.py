@@ -1,4 +1,4 @@
-"""Record of a run: the request, the devices and the stages, so that any process can continue it."""
+"""Run record: the request, the devices and the stages, so that any process can continue it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _REMEDY = "run the nnUNetv2_seq_train command of this run again, which rewrites 
 
 @dataclass(frozen=True)
 class StageEntry:
-    """One stage of a run, by the names that it has on disk."""
+    """One stage in a run, by the names that it has on disk."""
 
     key: str
     "Identifier that the commands take: DATASET/PLANS/fold_K."
     dataset: str
     "Dataset that the stage trains on."
     plans_name: str
-    "Name of the stage's plans."
+    "Plans name."
     fold: str
     "Fold: a number or all."
     output: str
-    "Results folder of the fold, relative to nnUNet_results."
+    "Fold's results folder, relative to nnUNet_results."
     after: str | None
-    "Key of the stage that hands weights to this one; None for the first stage."
+    "Key for the stage that hands weights to this one; None for the first stage."
     recipe: Recipe
     "How the stage is trained."
     excluded: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class StageEntry:
 
     @property
     def files(self) -> StageFiles:
-        """Return the names of all files of this stage."""
+        """Return all file names."""
         return StageFiles(results_folder() / self.output)
 
 
@@ -61,11 +61,11 @@ class Run:
     """A recorded run."""
 
     folder: Path
-    "Folder of the run below nnUNet_results."
+    "Run folder below nnUNet_results."
     version: str
-    "Version of this package that wrote the record."
+    "Package version that wrote the record."
     started: str
-    "Time of the last write: ISO 8601, UTC."
+    "Last write time: ISO 8601, UTC."
     request: ChainRequest
     "What to train."
     options: DeviceOptions
@@ -81,23 +81,23 @@ class Run:
         return run_name(self.folder)
 
     def role(self, entry: StageEntry) -> Role:
-        """Return whether a stage is a source of the run or the target."""
+        """Return whether a stage is a source or the target."""
         return "target" if entry.dataset == self.request.target else "source"
 
 
 def run_name(folder: Path) -> str:
-    """Return TARGET/NAME of the run that is recorded in ``folder``."""
+    """Return TARGET/NAME for the run that is recorded in ``folder``."""
     return f"{folder.parents[1].name}/{folder.name}"
 
 
 def run_folder(request: ChainRequest, stages: tuple[Stage, ...]) -> Path:
-    """Return the folder of the record and the logs of a chain."""
+    """Return the folder for a chain's record and logs."""
     name = f"{stages[-1].plans_name}_{request.configuration}"
     return results_folder() / request.target / SEQTRANSFER_FOLDER / name
 
 
 def stage_command(outlook: Outlook, stage: Stage, processes: int, *options: str, wait: bool) -> tuple[str, ...]:
-    """Return the command that does one stage of a recorded run, from the record alone."""
+    """Return the command that does one stage in a recorded run, from the record alone."""
     command = [own_command("continue"), run_name(outlook.folder), "-stage", stage.key, *["--wait"] * wait]
     return (*command, "-np", str(processes), *options)
 
@@ -109,7 +109,7 @@ def write_run(
     processes: int,
     before_replacing: Callable[[Path], None] | None = None,
 ) -> Run:
-    """Record a run and return it. Folds of earlier calls stay part of it if nothing else has changed.
+    """Record a run and return it. Folds from earlier calls stay part of it if nothing else has changed.
 
     If anything else has changed, the earlier record is replaced. ``before_replacing`` is then called with the run's
     folder before, and may raise.
@@ -151,14 +151,14 @@ def read_run(folder: Path) -> Run:
 
 
 def find_runs() -> Iterator[Path]:
-    """Yield the folders of all runs below nnUNet_results, sorted."""
+    """Yield all run folders below nnUNet_results, sorted."""
     yield from sorted(path.parent for path in results_folder().glob(f"*/{SEQTRANSFER_FOLDER}/*/{RECORD}"))
 
 
 def find_run(name: str) -> Path:
-    """Return the folder of a run, from its name (TARGET/NAME, or NAME alone if it is unique) or its path.
+    """Return a run's folder, from the name (TARGET/NAME, or NAME alone if it is unique) or the path.
 
-    Raises StageError with a list of runs if no run, or more than one, has that name.
+    Raises StageError that lists runs if no run, or more than one, has that name.
     """
     runs = list(find_runs())
     given = Path(name)

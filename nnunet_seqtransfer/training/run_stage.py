@@ -1,4 +1,4 @@
-"""Do one stage, or prepare the data of all: decided again under the stage's lock, so that no work is done twice."""
+"""Do one stage, or prepare all data: decided again under the stage's lock, so that no work is done twice."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from nnunet_seqtransfer.training.supervise import run_job
 def run_stage(
     outlook: Outlook, stage: Stage, context: Context, *, train: Callable[[Job], None] = run_job, wait: bool = False
 ) -> None:
-    """Do what is left of one stage after the previous stage has finished.
+    """Do what is left in one stage after the previous stage has finished.
 
     Args:
         outlook: what the chain needs, as decided before the lock was taken.
-        stage: stage of that chain.
+        stage: stage in that chain.
         context: progress, and worker processes for preprocessing.
         train: runs the command of a training to its end.
         wait: whether to wait for another process that works on this stage, instead of an error.
@@ -74,7 +74,7 @@ def prepare_data(outlook: Outlook, context: Context) -> None:
 
 
 def _prepare(outlook: Outlook, stage: Stage, context: Context) -> None:
-    """Prepare data, plans and starting weights of a stage that will train or validate."""
+    """Prepare data, plans and starting weights for a stage that will train or validate."""
     task, plans = outlook.survey.tasks[stage.dataset], outlook.survey.plans[stage]
     if stage.role == "target":
         prepare_target(task, plans, stage, outlook.request.plans)
@@ -88,7 +88,7 @@ def _prepare(outlook: Outlook, stage: Stage, context: Context) -> None:
 
 
 def _block(outlook: Outlook, stage: Stage, context: Context) -> StageBlock:
-    """Return the stage's block. If the stage starts, its starting weights are made unless they exist."""
+    """Return the stage's block. If the stage starts, the weights are made unless they exist."""
     known = outlook.survey.on_disk[stage].block
     block = StageBlock(
         target=stage.target,

@@ -1,4 +1,4 @@
-"""Names of a stage's files: nnU-Net's checkpoints and summary, and our weights, locks and logs."""
+"""File names: nnU-Net's checkpoints and summary, and our weights, locks and logs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkp
 UNFINISHED = (LATEST, BEST, PREVIOUS)
 """Checkpoints that a training can resume from. nnU-Net looks for the latest, then the best; see recovery.py."""
 SUMMARY = Path("validation", "summary.json")
-"""nnU-Net's result of the final validation, below the fold's folder."""
+"""nnU-Net's final validation result, below the fold's folder."""
 
 
 @dataclass(frozen=True)
 class StageFiles:
-    """Every file of one fold of a stage, derived from the fold's results folder."""
+    """Every file for one fold, derived from the fold's results folder."""
 
     output: Path
-    "nnU-Net's results folder of the fold: DATASET/TRAINER__PLANS__CONFIGURATION/fold_K below nnUNet_results."
+    "nnU-Net's results folder for the fold: DATASET/TRAINER__PLANS__CONFIGURATION/fold_K below nnUNet_results."
 
     @property
     def base(self) -> Path:
@@ -30,12 +30,12 @@ class StageFiles:
 
     @property
     def dataset(self) -> str:
-        """Return the full name of the dataset that the stage trains on."""
+        """Return the full dataset name."""
         return self.base.parent.name
 
     @property
     def plans_name(self) -> str:
-        """Return the name of the stage's plans."""
+        """Return the plans name."""
         return self.base.name.split("__")[1]
 
     @property
@@ -60,7 +60,7 @@ class StageFiles:
 
     @property
     def summary(self) -> Path:
-        """Return nnU-Net's summary of the final validation."""
+        """Return nnU-Net's validation summary."""
         return self.output / SUMMARY
 
     @property
@@ -70,7 +70,7 @@ class StageFiles:
 
     @property
     def plans_copy(self) -> Path:
-        """Return the copy of the plans that nnU-Net writes at the start of every training."""
+        """Return the plans copy that nnU-Net writes when a training starts."""
         return self.base / "plans.json"
 
     @property
@@ -80,12 +80,12 @@ class StageFiles:
 
     @property
     def own_weights(self) -> Path:
-        """Return the starting weights of this fold alone."""
+        """Return the starting weights for this fold alone."""
         return self.base / f"seq_transfer_init_fold_{self.fold}.pth"
 
     @property
     def lock(self) -> Path:
-        """Return the lock of the command that works on this fold."""
+        """Return the lock that a working command holds."""
         return self.base / f".{self.output.name}.lock"
 
     @property
@@ -99,5 +99,5 @@ class StageFiles:
         return self.plans.with_name(f".{self.plans.name}.lock")
 
     def log(self, run: Path) -> Path:
-        """Return the log of the stage's command in the folder ``run`` of a run."""
+        """Return the stage command's log in the run folder ``run``."""
         return run / "logs" / f"{self.dataset}_{self.plans_name}_fold_{self.fold}.log"

@@ -15,40 +15,40 @@ from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
 TRAINER = "nnUNetTrainerSeqTransfer"
 DEFAULT_COVERAGE = 0.5
-"""Smallest share of the network that a pretrained model must provide. A guess."""
+"""Smallest network share that a pretrained model must provide. A guess."""
 WARMUP_EPOCHS = 5
 """Default warm-up after weights were handed over. A guess."""
 Role = Literal["source", "target"]
 Exclusions = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""Fold of the target -> source -> cases excluded from the source because the fold validates on them."""
+"""Target fold -> source -> cases excluded from the source because the fold validates on them."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: a dataset under plans of its own name, for one fold."""
+    """One training: a dataset under separate plans, for one fold."""
 
     path: tuple[str, ...]
-    "Full names of the datasets up to and including this stage's."
+    "Full dataset names up to and including this stage's."
     target: str
-    "Full name of the target."
+    "Target's full name."
     role: Role
-    "Role of the stage in the chain."
+    "Stage role in the chain."
     plans_name: str
-    "Name of the stage's plans; it spells the path."
+    "Plans name, which spells the path."
     configuration: str
     "nnU-Net configuration."
     fold: str
-    "Fold: all for sources, a fold of the target for the target."
+    "Fold: all for sources, a number or all for the target."
     recipe: Recipe
     "How the stage is trained."
     without: str | None = None
-    "Fold of the target whose validation cases are excluded from the sources up to here; None if nothing is."
+    "Target fold with validation cases that are excluded from the sources up to here; None if nothing is."
     excluded: tuple[str, ...] = ()
-    "Cases of this stage's dataset that are excluded from training, sorted."
+    "Cases in this stage's dataset that are excluded from training, sorted."
     pretrained: str | None = None
-    "SHA-256 of the pretrained model that the chain starts from; None for random weights."
+    "Pretrained model's SHA-256 if the chain starts from one; None for random weights."
     keep_heads: bool = False
-    "Whether heads of labels with matching names are kept; False if no weights are handed to the stage."
+    "Whether heads for labels with matching names are kept; False if no weights are handed to the stage."
 
     @property
     def dataset(self) -> str:
@@ -57,17 +57,17 @@ class Stage:
 
     @property
     def base(self) -> Path:
-        """Return nnU-Net's results folder of this stage, which all folds share."""
+        """Return nnU-Net's results folder, which all folds share."""
         return output_base(self.dataset, TRAINER, self.plans_name, self.configuration)
 
     @property
     def output(self) -> Path:
-        """Return nnU-Net's results folder of this stage's fold."""
+        """Return nnU-Net's results folder for this fold."""
         return self.base / f"fold_{self.fold}"
 
     @property
     def files(self) -> StageFiles:
-        """Return the names of all files of this stage."""
+        """Return all file names."""
         return StageFiles(self.output)
 
     @property
@@ -77,7 +77,7 @@ class Stage:
 
     @property
     def has_own_weights(self) -> bool:
-        """Return True if this fold has starting weights of its own, since its sources excluded its cases."""
+        """Return True if this fold has separate starting weights, since the sources exclude cases for it."""
         return self.role == "target" and self.without is not None
 
     @property
@@ -91,35 +91,35 @@ class ChainRequest:
     """What to train: a path, a plans name, folds and recipes."""
 
     target: str
-    "Full name of the target."
+    "Target's full name."
     sources: tuple[str, ...]
-    "Full names of the sources in order; empty to train the target from scratch."
+    "Full source names in order; empty to train the target from scratch."
     plans: str
-    "Name of the target's plans."
+    "Target's plans name."
     configuration: str
     "nnU-Net configuration."
     folds: tuple[str, ...]
-    "Folds of the target: numbers, or all."
+    "Target folds: numbers, or all."
     source_recipe: Recipe
-    "Recipe of the source stages. Parts for fine-tuning are dropped if the first stage starts from random weights."
+    "Recipe for source stages. Parts for fine-tuning are dropped if the first stage starts from random weights."
     target_recipe: Recipe
-    "Recipe of the target's stage."
+    "Recipe for the target's stage."
     warmup_epochs: int
-    "Warm-up epochs of every stage that starts from handed-over weights, capped at a tenth of its epochs."
+    "Warm-up epochs for every stage that starts from handed-over weights, at most a tenth of all epochs."
     tag: str | None = None
-    "Suffix of the plans names, to keep chains along one path with different recipes apart."
+    "Plans name suffix, to keep chains along one path with different recipes apart."
     overlap: Literal["refuse", "allow", "exclude"] = "refuse"
-    "What to do with cases of the sources that the target validates on."
+    "Treatment for source cases that the target validates on."
     pretrained: PretrainedModel | None = None
     "Pretrained model that the first stage starts from; None for random weights."
     min_coverage: float = DEFAULT_COVERAGE
-    "Smallest share of the network's parameters, 0 to 1, that the pretrained model must provide."
+    "Smallest share (0 to 1) that the pretrained model must provide to the network's parameters."
     source_recipes: tuple[Recipe, ...] = ()
     "One recipe per source, in order; empty if `source_recipe` is for all."
     keep_heads: bool = False
-    "Whether heads of labels with matching names are kept whenever weights are handed over."
+    "Whether heads for labels with matching names are kept whenever weights are handed over."
     compared: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    "Source -> pairs of its channel and the target's that the plan's affinity compared; empty without a plan."
+    "Source -> pairs (source channel, target channel) that the plan's affinity compared; empty without a plan."
 
     def recipe(self, path: Sequence[str], role: Role) -> Recipe:
         """Return the recipe requested for the stage at the end of ``path``, whatever weights it starts from."""
@@ -129,18 +129,18 @@ class ChainRequest:
 
 
 def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) -> tuple[Stage, ...]:
-    """Return the stages of a chain in order: the sources, then one stage for each fold of the target.
+    """Return a chain's stages in order: the sources, then one stage for each target fold.
 
     A stage's plans name spells its path. Source 101 for target 110 trains under nnUNetPlans_for110, source 102 after
     101 under nnUNetPlans_for110_via101, the target after both under nnUNetPlans_via101_102. So chains with a common
-    start share those stages, and all folds share their sources. If cases of a source are excluded for fold 0, this
+    start share those stages, and all folds share their sources. If a source's cases are excluded for fold 0, this
     source and those after it are trained once more for that fold, under names that end in _without0; the target's
     plans name then ends in _disjoint for all numbered folds. Names in a chain that starts from a pretrained model
-    end in _init and the first digits of the checkpoint's SHA-256. The tag comes last.
+    end in _init and the first SHA-256 digits. The tag comes last.
 
     Args:
         request: what to train.
-        exclusions: of all folds of the target, requested or not, so that a name does not depend on the request; None
+        exclusions: for all target folds, requested or not, so that a name does not depend on the request; None
             or empty if nothing is excluded.
     """
     path = (*request.sources, request.target)
@@ -193,7 +193,7 @@ def _stage(request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: 
 
 
 def is_target_of(plans_name: str, plans: str) -> bool:
-    """Return True if a plans name is that of a chain's target under ``plans``, not under plans with a longer name."""
+    """Return True if a plans name belongs to a chain's target under ``plans``, not under plans with a longer name."""
     path = r"(_scratch|_via\d+(_\d+)*|_init[0-9a-f]{8})(_.*)?"
     return re.fullmatch(re.escape(plans) + path, plans_name) is not None
 

@@ -1,4 +1,4 @@
-"""How far every recorded run is, from the files of its stages. What cannot be read becomes a line, never an error."""
+"""How far every recorded run is, from stage files. What cannot be read becomes a line, never an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATUS_FORMAT = 1
 
 
 class State(enum.Enum):
-    """State of a stage or of a run."""
+    """Stage or run state."""
 
     FINISHED = "finished"
     TRAINED = "trained, not validated"
@@ -42,23 +42,23 @@ class StageStatus:
     """How far one stage is."""
 
     entry: StageEntry
-    "Names and recipe of the stage."
+    "Stage names and recipe."
     on_disk: StageOnDisk
-    "What exists of it."
+    "State on disk."
     role: str
     "source or target."
     state: State
-    "State of the stage."
+    "Stage state."
     epochs_done: int
     "Trained epochs; fewer than requested in a finished stage that ended early."
     epochs_left: int
     "Epochs left to train."
     seconds_left: float | None
-    "Estimated seconds for `epochs_left`; None if neither this stage nor a similar one of the run has logged epochs."
+    "Estimated seconds for `epochs_left`; None if neither this stage nor a similar one has logged epochs."
     queue: str | None = None
-    "State of the stage's job in a scheduler's queue."
+    "Job state in a scheduler's queue."
     ended: str | None = None
-    "Why the last job ended, from what a scheduler left of it."
+    "Why the last job ended, from what a scheduler left."
 
     @property
     def error(self) -> str | None:
@@ -73,13 +73,13 @@ class RunStatus:
     name: str
     "TARGET/NAME, by which the commands know the run."
     folder: Path
-    "Folder of the run."
+    "Run folder."
     run: Run | None
-    "Record of the run; None if it cannot be read."
+    "Run record; None if it cannot be read."
     stages: tuple[StageStatus, ...]
     "Every stage, in the record's order."
     state: State
-    "State of the run."
+    "Run state."
     problem: str | None = None
     "Why the record cannot be read."
 
@@ -101,7 +101,7 @@ class RunStatus:
 
     @property
     def written(self) -> float | None:
-        """Return the time of the newest file, in seconds since 1970."""
+        """Return the newest file time, in seconds since 1970."""
         return max((stage.on_disk.written for stage in self.stages if stage.on_disk.written is not None), default=None)
 
 
@@ -110,13 +110,13 @@ class Queue:
     """What a scheduler says about runs. The default knows no scheduler."""
 
     queued: Callable[[Path], Mapping[str, str]] = field(default=lambda folder: {})
-    "Folder of a run -> key of a stage -> state of its job."
+    "Run folder -> stage key -> job state."
     ended: Callable[[Path, Mapping[str, str]], Mapping[str, str]] = field(default=lambda folder, queued: {})
-    "Folder of a run, jobs in the queue -> key of a stage without a job -> why its last job ended."
+    "Run folder, queued jobs -> stage key without a job -> why the last job ended."
 
 
 def run_status(names: Sequence[str] = (), queue: Queue = Queue()) -> list[RunStatus]:
-    """Return the status of the named runs; without names of all runs, the newest first.
+    """Return status for the named runs; without names for all, the newest first.
 
     Raises StageError for an unknown name, EnvironmentNotSetError without nnUNet_results.
     """
@@ -126,7 +126,7 @@ def run_status(names: Sequence[str] = (), queue: Queue = Queue()) -> list[RunSta
 
 
 def read_status(folder: Path, now: float, queue: Queue = Queue()) -> RunStatus:
-    """Return the status of the run recorded in ``folder`` at the time ``now``; raise nothing."""
+    """Return status for the run recorded in ``folder`` at the time ``now``; raise nothing."""
     try:
         run = read_run(folder)
         on_disk = {entry.key: read_stage(entry.files, run=folder, now=now) for entry in run.stages}
@@ -145,13 +145,13 @@ def status_of(
     queued: Mapping[str, str] | None = None,
     ended: Mapping[str, str] | None = None,
 ) -> RunStatus:
-    """Return the status of a run from its stages on disk.
+    """Return a run's status from stages on disk.
 
     Args:
         run: the record.
-        on_disk: key of a stage -> what exists of it.
-        queued: key of a stage -> state of its job in a scheduler's queue.
-        ended: key of a stage without a job -> why its last job ended.
+        on_disk: stage key -> state on disk.
+        queued: stage key -> job state in a scheduler's queue.
+        ended: stage key without a job -> why the last job ended.
     """
     # weights that were handed over count as the recorded ones: comparing checksums would take too long
     links = [
@@ -181,7 +181,7 @@ def status_of(
 
 
 def stage_state(on_disk: StageOnDisk, role: str, action: Action) -> State:
-    """Return the state of a stage."""
+    """Return a stage's state."""
     life = on_disk.holder.life if on_disk.holder is not None else "dead"
     if on_disk.is_finished(role):
         return State.FINISHED
@@ -198,7 +198,7 @@ def stage_state(on_disk: StageOnDisk, role: str, action: Action) -> State:
 
 
 def status_content(runs: Sequence[RunStatus]) -> dict[str, Any]:
-    """Return the status of runs as JSON, for machines; docs/reference/files.md describes the fields."""
+    """Return run status as JSON, for machines; docs/reference/files.md describes the fields."""
     return {"kind": "status", "format": STATUS_FORMAT, "runs": [_run_content(run) for run in runs]}
 
 

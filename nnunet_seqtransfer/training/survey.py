@@ -30,21 +30,21 @@ class Survey:
     options: DeviceOptions
     "Devices to train on."
     tasks: Mapping[str, Task]
-    "Full name -> task of every dataset that could be read, the target included."
+    "Full name -> task for every readable dataset, the target included."
     target_plans: Mapping[str, Any]
-    "Plans of the target."
+    "Target's plans."
     problems: tuple[SeqTransferError, ...] = ()
     "Folds, sources and records that cannot be used."
     stages: tuple[Stage, ...] = ()
     "Stages in order; empty before `with_stages`."
     on_disk: Mapping[Stage, StageOnDisk] = field(default_factory=dict)
-    "What exists of each stage."
+    "Stage -> state on disk."
     plans: Mapping[Stage, dict[str, Any]] = field(default_factory=dict)
-    "Plans of each stage, without the block."
+    "Stage -> plans, without the block."
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    "Source -> identifiers of cases that are not preprocessed yet."
+    "Source -> identifiers for cases that are not preprocessed yet."
     final_sha256: Mapping[Stage, str] = field(default_factory=dict)
-    "SHA-256 of the final checkpoint of each source stage that weights were handed over from."
+    "Source stage -> final checkpoint's SHA-256, if weights were handed over from it."
     free_bytes: int = 0
     "Free space in nnUNet_preprocessed."
 
@@ -88,7 +88,7 @@ class Survey:
 
 
 def take_survey(request: ChainRequest, options: DeviceOptions, context: Context, *, write: bool = True) -> Survey:
-    """Return the tasks and the target's plans of a request; stages follow with `Survey.with_stages`.
+    """Return a request's tasks and target plans; stages follow with `Survey.with_stages`.
 
     Args:
         request: what to train.
@@ -96,7 +96,7 @@ def take_survey(request: ChainRequest, options: DeviceOptions, context: Context,
         context: progress and worker processes.
         write: whether missing fingerprints are extracted; otherwise they are problems.
 
-    Raises a SeqTransferError with every problem if the target cannot be used; problems of sources and folds are
+    Raises a SeqTransferError with every problem if the target cannot be used; problems with sources and folds are
     collected in the survey.
     """
     errors: list[SeqTransferError] = []

@@ -27,9 +27,9 @@ def train_chain(
     executor: Executor | None = None,
     before_replacing: Callable[[Path], None] | None = None,
 ) -> Run:
-    """Train what is left of a chain and return the record of the run.
+    """Train what is left in a chain and return the run record.
 
-    Call it again after any interruption: finished stages are kept, and an interrupted one resumes from its checkpoint.
+    Call it again after any interruption: finished stages are kept, an interrupted one resumes from a checkpoint.
 
     Args:
         request: path, folds and recipes.
@@ -38,7 +38,7 @@ def train_chain(
         executor: who runs the stages; None for this process, one stage after the other.
         before_replacing: called with the run's folder before a record with another request is replaced; may raise.
 
-    Raises a SeqTransferError with every problem of the request before anything is written, StageError if a stage fails.
+    Raises a SeqTransferError with every problem before anything is written, StageError if a stage fails.
     """
     executor = executor or LocalExecutor()
     outlook = look_ahead(request, context, options=options, check=lambda: executor.check(options))
@@ -49,13 +49,13 @@ def train_chain(
 def continue_run(
     run: Run | str, context: Context | None = None, *, executor: Executor | None = None, stage: str | None = None
 ) -> Run:
-    """Do what is left of a recorded run and return its record.
+    """Do what is left in a recorded run and return the record.
 
     Args:
-        run: record, or TARGET/NAME, NAME alone or the folder of the run. A changed record trains on other devices.
-        context: progress, and worker processes; None for the processes of the record.
+        run: record, or TARGET/NAME, NAME alone or the run folder. A changed record trains on other devices.
+        context: progress, and worker processes; None for as many processes as recorded.
         executor: who runs the stages; None for this process, one stage after the other.
-        stage: key of the only stage to do, here; its previous stage must be finished. None for all.
+        stage: key for the only stage to do, here; the previous stage must be finished. None for all.
 
     Raises as `train_chain`, and StageError for an unknown run or stage.
     """
@@ -152,7 +152,7 @@ def _with_initial_weights(outlook: Outlook) -> Outlook:
 
 
 def _recorded(outlook: Outlook, options: DeviceOptions, context: Context) -> Run:
-    """Return the record of a run; write it if a finished chain has none."""
+    """Return a run's record; write it if a finished chain has none."""
     try:
         return read_run(outlook.folder)
     except RecordError:
