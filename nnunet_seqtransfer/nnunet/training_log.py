@@ -119,7 +119,8 @@ class LogReader:
 
     def _start(self, number: int) -> None:
         # A resumed training repeats the epochs since its checkpoint; those of the earlier process no longer count.
-        self._epochs = {known: epoch for known, epoch in self._epochs.items() if known < number}
+        if self._epochs and next(reversed(self._epochs)) >= number:
+            self._epochs = {known: epoch for known, epoch in self._epochs.items() if known < number}
         self._running, self._values, self._error = number, {}, None
 
     def _finish(self) -> Epoch | None:
@@ -166,7 +167,7 @@ def read_training(folder: Path, tail: int | None = None) -> TrainingLog:
     read = []
     for path in sorted(folder.glob(LOGS), key=_time_in, reverse=True):  # newest first
         read.append(_lines(path, tail))
-        if tail is not None and read_lines(read[-1]).epochs:
+        if tail is not None and any("Epoch time: " in line for line in read[-1]):
             break
     reader = LogReader()
     for lines in reversed(read):
