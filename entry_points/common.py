@@ -1,4 +1,4 @@
-"""What all commands share: nnU-Net's style of options, and one line with exit status 2 for what a user can mend."""
+"""Share options and error handling between commands: nnU-Net's style of options, one line per user error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INTERRUPTED = 130
 
 
 class SeqArgumentParser(argparse.ArgumentParser):
-    """argparse with nnU-Net's options: one dash for values, two for switches, and nothing abbreviated or ignored.
+    """Parse options in the style of nnU-Net: one dash for values, two for switches, no abbreviations.
 
     argparse reads ``-source_epochz 3`` as ``-s ource_epochz`` where there is a ``-s``. Every word that begins with a
     dash is therefore compared with the options that exist before argparse sees it.
@@ -45,7 +45,7 @@ class SeqArgumentParser(argparse.ArgumentParser):
         )
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """The parsed arguments (of the command line where None). Exits with status 2 on a wrong one."""
+        """Parse the arguments, or the command line if None. Exits with status 2 if one is wrong."""
         given = list(sys.argv[1:] if arguments is None else arguments)
         known = list(self._option_string_actions)
         for word in given:
@@ -56,7 +56,7 @@ class SeqArgumentParser(argparse.ArgumentParser):
         return self.parse_args(given)
 
     def error(self, message: str) -> NoReturn:
-        """One line and exit status 2; argparse prints the whole usage before it."""
+        """Print one line, without the usage that argparse prints, and exit with status 2."""
         self.exit(USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} -h)\n")
 
 
@@ -69,14 +69,14 @@ def _is_number(word: str) -> bool:
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: a whole number above 0."""
+    """Return a whole number above 0, as an argparse type."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def natural(text: str) -> int:
-    """An argparse type: a whole number, 0 or above."""
+    """Return a whole number of at least 0, as an argparse type."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
@@ -88,14 +88,14 @@ def case_count(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """An argparse type: a whole number that all random number generators take as their seed."""
+    """Return a seed that all random number generators accept, as an argparse type."""
     if not text.isdecimal() or int(text) > MOST_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MOST_SEED}")
     return int(text)
 
 
 def positive_float(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """Return a finite number above 0, as an argparse type."""
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
@@ -103,7 +103,7 @@ def positive_float(text: str) -> float:
 
 
 def not_negative_float(text: str) -> float:
-    """An argparse type: a finite number, 0 or above."""
+    """Return a finite number of at least 0, as an argparse type."""
     value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
@@ -111,7 +111,7 @@ def not_negative_float(text: str) -> float:
 
 
 def minutes(text: str) -> float:
-    """An argparse type: as `not_negative_float`, for -checkpoint_minutes, whose default comes from the environment."""
+    """Return minutes of at least 0, as an argparse type; the error names the environment variable too."""
     value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}, given so or by {CHECKPOINT_VARIABLE}, is not a number from 0 on")
@@ -119,7 +119,7 @@ def minutes(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
+    """Return a number from 0 to 1, as an argparse type."""
     value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
@@ -127,7 +127,7 @@ def share(text: str) -> float:
 
 
 def positive_share(text: str) -> float:
-    """An argparse type: a number above 0 and up to 1."""
+    """Return a number above 0 and up to 1, as an argparse type."""
     value = _number(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 1")
@@ -142,7 +142,7 @@ def _number(text: str) -> float:
 
 
 def tag_name(text: str) -> str:
-    """An argparse type: what may follow a stage's path in the name of its plans, and cannot be taken for more path."""
+    """Return a tag for plans names, as an argparse type. A tag must not read like a part of a path."""
     if not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", text):
         raise argparse.ArgumentTypeError(
             f"{text!r} becomes part of folder names; use letters, digits, '-' and single '_' between them"
@@ -153,7 +153,7 @@ def tag_name(text: str) -> str:
 
 
 def default_processes() -> int:
-    """Worker processes where -np is not given: nnUNet_def_n_proc or 8, but not more than there are cores."""
+    """Return the default of -np: nnUNet_def_n_proc or 8, but at most the number of cores."""
     wanted = os.environ.get("nnUNet_def_n_proc", "8")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(int(wanted) if wanted.isdecimal() else 8, available))
@@ -216,7 +216,7 @@ def add_processes(parser: Options) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser, *, recorded: bool = False) -> None:
-    """The options -device and -num_gpus; ``recorded``: without them it is what the run's record says."""
+    """Add the options -device and -num_gpus; with ``recorded`` the run's record has their defaults."""
     device, gpus = (None, None) if recorded else ("cuda", 1)
     parser.add_argument(
         "-device",
@@ -235,7 +235,7 @@ def add_device(parser: argparse.ArgumentParser, *, recorded: bool = False) -> No
 
 
 def add_checkpoint_minutes(parser: argparse.ArgumentParser) -> None:
-    """The option -checkpoint_minutes, whose default is the variable that trainings read, where that is set."""
+    """Add the option -checkpoint_minutes; the environment variable that trainings read is the default."""
     parser.add_argument(
         "-checkpoint_minutes",
         type=minutes,  # argparse applies it to a default that is text, where the option is not given
@@ -247,7 +247,7 @@ def add_checkpoint_minutes(parser: argparse.ArgumentParser) -> None:
 
 
 def add_execution(parser: argparse.ArgumentParser) -> None:
-    """The options --wait and -np_ahead."""
+    """Add the options --wait and -np_ahead."""
     parser.add_argument(
         "--wait",
         action="store_true",
@@ -264,7 +264,7 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
 
 
 def notify(line: str) -> None:
-    """Prints one line at once, beside progress bars."""
+    """Print one line of progress to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 

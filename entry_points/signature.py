@@ -1,4 +1,4 @@
-"""nnUNetv2_seq_signature: what affinity needs of a dataset, in one file that can travel without its images."""
+"""nnUNetv2_seq_signature: write the signature of a dataset to a file that can travel without images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEFAULT_CASES = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Writes the signature of a dataset to a file."""
+    """Write the signature of a dataset to a file."""
     options = _parse(arguments)
     run_command(lambda: _run(options))
 
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _plans(options: argparse.Namespace, task: Task) -> dict[str, Any]:
-    """Plans for the task as a source: from the target's plans file, a registered target, or its own plans."""
+    """Return plans for the task as a source: from a plans file, a registered target, or the dataset itself."""
     if options.plans is not None:
         plans = read_plans_file(Path(options.plans), options.c)
         return plans_for(plans, dataset_id(plans["dataset_name"]), task)

@@ -1,4 +1,4 @@
-"""What a metric is: the components of a distance, and the methods that compare signatures."""
+"""Define a metric: the components of a distance, and the methods that compare signatures."""
 
 from __future__ import annotations
 

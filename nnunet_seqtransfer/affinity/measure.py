@@ -127,9 +127,9 @@ class ComputedAffinity:
     resamples: Resamples
     "Distances among the nearest sources and the target under resampled cases."
     left_out: dict[str, str]
-    "See `MeasuredAffinity`."
+    "Error message of each source that could not be compared, by name or signature file."
     stable: bool
-    "See `MeasuredAffinity`."
+    "True if the cases tell the nearest `NEAREST` sources apart from each other and from the next one."
 
 
 def compute_affinity(request: AffinityRequest, context: Context, metric: AffinityMetric) -> ComputedAffinity:
