@@ -24,7 +24,6 @@ VARIABLES = {
 }  # fmt: skip
 """Colours that the page replaces by style variables, so that figures follow the dark theme."""
 COMMUNITIES = ("#4c78a8", "#f2b447", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#ff9da6", "#8c8c8c", "#c2d46b")
-START, SEARCH = "#4c78a8", "#bab0ac"
 HOPS = ("#f2b447", "#54a24b", "#b279a2", "#9d755d")
 REFERENCE, PREDICTION = "#ffd92f", "#00b7ff"
 """Contours on grey images. All colours can be told apart by colour-blind readers; shapes or labels repeat them."""

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from nnunet_seqtransfer.calibration.calibrate import Calibration
 from nnunet_seqtransfer.planning.record import SequencePlan
-from nnunet_seqtransfer.report.figures import HOPS, SOFT, STRONG, STYLE
-from nnunet_seqtransfer.report.words import path_words, percent, short
+from nnunet_seqtransfer.report.figures import HOPS, SOFT, STRONG, STYLE, tip
+from nnunet_seqtransfer.report.words import interval, path_words, percent, short
 
 MAX_PATHS = 12
 
@@ -28,7 +28,8 @@ def draw_gains(plan: SequencePlan, path: Sequence[str], *, width: float = 7.5) -
         alpha = 0.35 if entry.ruled_out else 1.0
         if len(entry.path) > 1:
             axes.plot([entry.low, entry.high], [row, row], color=SOFT, linewidth=2, alpha=alpha, zorder=1)
-        axes.plot(entry.gain, row, "o", color=HOPS[0], markersize=5, alpha=alpha, zorder=2)
+        (dot,) = axes.plot(entry.gain, row, "o", color=HOPS[0], markersize=5, alpha=alpha, zorder=2)
+        tip(dot, path_words(entry.path), f"expected gain {interval(entry.gain, entry.low, entry.high, '+')}")
         words = "ruled out" if entry.ruled_out else f"harm {percent(entry.harm)}" if len(entry.path) > 1 else ""
         if words and width >= 5:  # narrow pictures have no room for words
             place = (entry.high, row)
