@@ -119,11 +119,11 @@ class Fit:
     scratch_slope: float
     "c; 0 if the Dice of scratch is not used."
     errors: Errors = field(repr=False)
-    "Of single sources."
+    "Errors of single sources."
     pairs: PairRule
     "The rule of pairs."
     pair_errors: Errors = field(repr=False)
-    "Of pairs; those of single sources if too few pairs were measured."
+    "Errors of pairs; those of single sources if too few pairs were measured."
 
     def gain(self, score: ArrayLike, scratch: float | None) -> Floats:
         """Return the gains, any shape, for these scores."""

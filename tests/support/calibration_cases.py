@@ -14,6 +14,7 @@ from support.archives import CONFIGURATION, METRIC, PLANS, make_affinity
 from support.world import World
 
 TARGET = "Dataset900_Target"
+COMPONENTS = ("image", "contrast", "label")
 SOURCES = tuple(f"Dataset{100 + k}_Source" for k in range(6))
 
 
@@ -29,7 +30,11 @@ def measured_rows(
         for place in range(sources):
             distance = float(rng.uniform(0, 1.5))
             found[f"S{place}"] = MeasuredSource(
-                {METRIC: {"image": distance}}, float(rng.integers(0, 2)), float(rng.integers(0, 2)), None, 20
+                {METRIC: dict.fromkeys(COMPONENTS, distance)},
+                float(rng.integers(0, 2)),
+                float(rng.integers(0, 2)),
+                None,
+                20,
             )
             gains[f"S{place}"] = 0.25 - 0.2 * distance - 0.3 * scratch + float(rng.normal(0, noise))
         paths = [(name,) for name in found] + [(f"S{k}", f"S{k + 1}") for k in range(sources - 1)]
