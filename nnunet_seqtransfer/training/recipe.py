@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -185,7 +186,7 @@ def _recipe_content(recipe: Recipe) -> dict[str, Any]:
 def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> dict[str, Any]:
     """Return ``plans`` with one configuration's block replaced; inits for other folds are kept."""
     others = plans.get(KEY, {}).get("configurations", {})
-    init = to_json(block.init)
+    init = json.loads(json.dumps(to_json(block.init)))  # lists, so that unchanged plans compare equal
     own: dict[str, Any] = {"recipe": _recipe_content(block.recipe), "init": init, "excluded": list(block.excluded)}
     if block.keep_heads:
         own["keep_heads"] = True

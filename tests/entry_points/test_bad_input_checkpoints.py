@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_seqtransfer.nnunet.network import network_tensors
 from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.prepare import write_stage_plans
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock
@@ -26,7 +25,7 @@ Weights = dict[str, Any]
 def chain_of(world: World) -> Outlook:
     """What `TRAIN` asks for, as it stands."""
     request = ChainRequest(TARGET, (NEAR,), "nnUNetPlans", "3d_fullres", ("0",), Recipe(), Recipe(), 5)
-    return look_ahead(request, 1, print)
+    return look_ahead(request)
 
 
 @pytest.fixture
@@ -35,8 +34,8 @@ def trained(world: World) -> tuple[World, Path, Weights]:
     chain = chain_of(world)
     source = chain.stages[0]
     block = StageBlock(source.target, source.path, source.role, source.recipe, None)
-    write_stage_plans(source, chain.plans[source], block)
-    shapes = network_tensors(chain.plans[source], source.configuration, chain.tasks[NEAR].dataset_json)
+    write_stage_plans(source.files, chain.survey.plans[source], block)
+    shapes = chain.network(source).tensors
     weights = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
     path = source.output / FINAL
     path.parent.mkdir(parents=True)

@@ -13,6 +13,7 @@ import nnunetv2.run.run_training as nnunet_run
 import pytest
 import torch
 
+from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.datasets import validation_cases
 from nnunet_seqtransfer.nnunet.folders import external_trainers
@@ -300,7 +301,7 @@ class Untrained:
 
 def trained(*sources: str, folds: tuple[str, ...], overlap: Any = "exclude") -> Outlook:
     chain = look_ahead(request(*sources, folds=folds, overlap=overlap))
-    run_chain(chain, DeviceOptions("cpu"), LocalExecutor(train=Untrained(chain), processes_ahead=0))
+    run_chain(chain, DeviceOptions("cpu"), LocalExecutor(train=Untrained(chain), prefetch=0), Context())
     return chain
 
 

@@ -98,7 +98,7 @@ def test_two_configurations_of_one_path_are_other_jobs(world):
     """Their stages' keys are equal, since a run is of one configuration; what the first has submitted is not theirs."""
     recipe = Recipe(1, 2)
     planned = [
-        stage_jobs(look_ahead(ChainRequest(TARGET, (), "nnUNetPlans", name, ("0",), recipe, recipe, 0), 1, print), 1)
+        stage_jobs(look_ahead(ChainRequest(TARGET, (), "nnUNetPlans", name, ("0",), recipe, recipe, 0)), 1)
         for name in ("2d", "3d_fullres")
     ]
     assert planned[0][0].key == planned[1][0].key

@@ -213,7 +213,7 @@ def test_networks_without_known_parts_are_refused_before_anything_is_written(wor
     settings["arch_kwargs"]["n_blocks_per_stage"] = settings["arch_kwargs"].pop("n_conv_per_stage")
     plans_file.write_text(json.dumps(plans))
     dry = (*TRAIN, "--dry_run")
-    words = ("-layer_decay is for nnU-Net's own U-Nets", "decoder.stages.0.blocks", "leave it out")
+    words = ("-layer_decay needs one of nnU-Net's own U-Nets", "decoder.stages.0.blocks", "leave it out")
     assert_refused(world, command, (*dry, "-layer_decay", "0.5"), *words, alone=False)
     outcome = command(*dry, "-heads_first_epochs", "1", "-frozen_encoder_epochs", "2")
     assert outcome.status == 0, outcome.err

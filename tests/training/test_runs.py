@@ -12,18 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_seqtransfer.calibration.trained import read_trained
+from nnunet_seqtransfer.calibration.runs import read_trained
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError, StageError
-from nnunet_seqtransfer.planning.prices import Training
-from nnunet_seqtransfer.report.findings import find
+from nnunet_seqtransfer.planning.options import Training
+from nnunet_seqtransfer.report.findings import read_findings
 from nnunet_seqtransfer.storage import write_record
-from nnunet_seqtransfer.training.actions import Action, action_of
+from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.clean import find_unneeded
 from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.history import find_finished
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.prefetch import Prefetch
 from nnunet_seqtransfer.training.prepare import write_stage_plans
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock
@@ -33,7 +32,7 @@ from nnunet_seqtransfer.training.stages import ChainRequest
 from nnunet_seqtransfer.training.status import State, run_status
 from nnunet_seqtransfer.training.train import look_ahead
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
-from support.runs import checkpoint, finish, record
+from support.runs import checkpoint
 from support.world import FAR, NEAR, SCRIPTS, TARGET, World, python_environment, run
 
 OPTIONS = DeviceOptions("cpu", npz=True, checkpoint_minutes=3)
@@ -197,35 +196,31 @@ def test_three_mistakes_are_three_lines(world, command):
 
 
 def test_a_truncated_final_checkpoint_is_unfinished_for_every_command(world, command):
-    """Train, continue, status, clean, report, calibrate and plan agree on a stage whose checkpoint is cut off."""
-    recipe = Recipe(epochs=2, iterations=3, seed=1)
-    made = record((NEAR,), target=TARGET, recipe=recipe)
-    for stage in made.stages:
-        finish(made, stage)
-        latest = checkpoint(stage.output / "checkpoint_latest.pth")
-        final = stage.files.final
+    """Train, continue, status, clean, report, calibrate and plan agree on stages with a checkpoint that is cut off."""
+    outlook = recorded(NEAR)
+    for stage in outlook.stages:
+        block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, None)
+        write_stage_plans(stage.files, outlook.survey.plans[stage], block)
+        final = checkpoint(stage.files.final)
         final.write_bytes(final.read_bytes()[:-10])
-        assert latest.is_file()
-    source, target = made.stages
+        stage.files.summary.parent.mkdir()
+        stage.files.summary.write_text('{"foreground_mean": {"Dice": 0.8}}')
+    source, target = outlook.stages
+    latest = checkpoint(source.output / "checkpoint_latest.pth")
 
-    assert [stage.state for stage in run_status()[0].stages] == [State.NOT_NEEDED, State.INTERRUPTED]
-    assert not {item.path for item, _ in find_unneeded().items} & set(made.folder.rglob("checkpoint_latest.pth"))
-    assert [stage.trained for stage in find(made.folder).stages] == [False, False]
+    (run,) = run_status()
+    assert [stage.state for stage in run.stages] == [State.INTERRUPTED, State.WAITING]
+    assert latest not in {item.path for item, _ in find_unneeded().items}
+    assert [stage.is_finished for stage in read_findings(outlook.folder).stages] == [False, False]
     assert read_trained("nnUNetPlans", "3d_fullres", print) == ()
     training = Training(epochs=2, source_epochs=2, iterations=3)
     assert find_finished(TARGET, "nnUNetPlans", "3d_fullres", training).paths == frozenset()
-    for stage in made.stages:
-        assert action_of(read_stage(stage.files), stage.role) is Action.RESUME
     dry = ("-device", "cpu", "--dry_run", "-np", "1")
-    recipe_words = ("-epochs", "2", "-source_epochs", "2", "-iterations", "3", "-seed", "1")
-    for words in (
-        ("train", "901", "3d_fullres", "0", "-s", "902", *recipe_words, *dry),
-        ("continue_run", made.run.name, *dry),
-    ):
-        # the made plans are not those of the chain: both say so instead of taking the stage for finished
-        outcome = command(*words)
-        assert str(target.base) in outcome.err or "resumes from its checkpoint" in outcome.out, outcome.err
-    assert source.role == "source"
+    recipe = ("-epochs", "2", "-source_epochs", "2", "-iterations", "3", "-seed", "1")
+    for words in (("train", "901", "3d_fullres", "0", "-s", "902", *recipe, *dry), ("continue_run", run.name, *dry)):
+        out = command(*words).out
+        assert f"{source.dataset} fold all {Action.RESUME.value}" in out
+        assert f"{target.dataset} fold 0 {Action.START.value}" in out
 
 
 def wait_until(holds: Callable[[], bool], child: subprocess.Popen[str]) -> None:
