@@ -55,7 +55,7 @@ class CalibrationRequest:
 
 @dataclass(frozen=True)
 class HeldOutGain:
-    """One measured transfer, predicted without its target."""
+    """One measured transfer, predicted without the target's own runs."""
 
     transfer: MeasuredTransfer
     "What was measured."
@@ -74,7 +74,7 @@ class Calibration:
     metric: str
     "Metric of the affinities."
     held_out: tuple[HeldOutGain, ...]
-    "Every single source and pair, each predicted without its target."
+    "Every single source and pair, each predicted without the target's own runs."
     weighted_tau: tuple[float, float]
     "Mean weighted Kendall's tau over targets: shipped alone, with the user's other targets."
     regret: tuple[float, float]

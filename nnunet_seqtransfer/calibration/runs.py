@@ -124,7 +124,7 @@ def _dice(text: str, place: str) -> float:
 
 
 def find_name(name_or_number: str, known: tuple[str, ...]) -> str:
-    """Return the full name, among ``known`` ones, of a dataset given by its name or number. Raises DatasetError."""
+    """Return the full name, among ``known`` ones, of a dataset given by name or number. Raises DatasetError."""
     if name_or_number in known:
         return name_or_number
     found = [
@@ -169,11 +169,11 @@ class TrainedFold:
 
 
 def read_trained(plans: str, configuration: str, notify: Notify) -> tuple[MeasuredRun, ...]:
-    """Return one run for each finished chain to a target, with its Dice averaged over folds.
+    """Return one run for each finished chain to a target, with the Dice averaged over folds.
 
     All paths to a target are compared on the same folds, those that most chains have, and under one recipe of the
     target, the most frequent. ``notify`` receives one line for each chain that is left out, also because it may have
-    trained on validation cases. Fold "all" is validated on its own training cases and does not count.
+    trained on validation cases. Fold "all" is validated on training cases and does not count.
     """
     by_target: dict[str, list[TrainedFold]] = {}
     leaking = _overlap_allowed()

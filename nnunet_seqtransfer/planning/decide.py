@@ -38,7 +38,7 @@ class Known:
     """Evidence and facts about the datasets that an affinity does not hold. All optional."""
 
     zero_shot: Mapping[str, float] = field(default_factory=dict)
-    "Full name of a source -> Dice of its own network on the target's labelled cases."
+    "Full name of a source -> Dice of that network on the target's labelled cases."
     shared: frozenset[str] = frozenset()
     "Full names of the sources that hold cases of the target."
     own: MeasuredTable | None = None
@@ -113,7 +113,7 @@ def make_plan(
 
     Args:
         affinity: distances of the sources and the target.
-        affinity_file: where it is kept; its resamples lie next to it.
+        affinity_file: the affinity's file; resamples lie next to it.
         options: what is asked for.
         history: stages that are trained, the time of an epoch, the Dice of scratch.
         known: further evidence.
@@ -249,7 +249,7 @@ def _not_usable(name: str, gone: set[str]) -> SequenceError:
     if name in gone:
         return SequenceError(
             f"{name} must be on the path, but it is left out: it is not registered here or holds "
-            "cases of the target; leave it out of -must, or see -allow_overlap"
+            "cases of the target; leave it out of -must, or use --allow_overlap"
         )
     return SequenceError(
         f"{name} must be on the path, but is not among the sources of the affinity; run nnUNetv2_seq_affinity with it"

@@ -20,7 +20,7 @@ class Evidence:
     """What is known of a source for one target. Unknown parts are None or empty and do not enter a prediction."""
 
     components: dict[str, float] = field(default_factory=dict)
-    "Component of the distance -> its length from the source to the target, 0 or more."
+    "Component of the distance -> length from the source to the target, 0 or more."
     distance: float | None = None
     "Distance from the source to the target, 0 or more; used if the components were never measured."
     label_match: float | None = None
@@ -65,7 +65,7 @@ class MeasuredSource:
 
 @dataclass(frozen=True)
 class MeasuredTransfer:
-    """The Dice that a path reached on its target, next to scratch of equal target epochs."""
+    """The Dice that a path reached, next to scratch of equal target epochs."""
 
     target: str
     "Name of the target."

@@ -25,7 +25,7 @@ class Training:
     folds: int = 1
     "Folds of the target to train; sources are trained once for all of them."
     tag: str | None = None
-    "Tag of the chain, which tells its stages from those of another recipe."
+    "Tag of the chain, which tells the stages from those of another recipe."
     epoch_time: float | None = None
     "Seconds of one epoch of `iterations`, above 0; None to take them from training logs."
     source_iterations: int | None = None
@@ -87,7 +87,7 @@ class PlanOptions:
     listed: int = 10
     "Number of candidates in the plan, best first."
     communities: int | None = None
-    "Communities of the published strategy; None for its default."
+    "Communities of the published strategy; None for the default."
     must: tuple[str, ...] = ()
     "Full names of sources that the path goes through."
     avoid: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class PlanOptions:
 def stage_price(training: Training, epoch: EpochTime, unit: Unit, *, is_target: bool) -> float:
     """Return the price of one stage in epochs or GPU hours, of all its folds for the target.
 
-    Hours are in proportion to the iterations of an epoch. A stage that may end early has its full price.
+    Hours are in proportion to the iterations of an epoch. A stage that may end early has the full price.
     """
     source_epochs, iterations = training.of_source
     epochs = training.epochs * training.folds if is_target else source_epochs

@@ -36,7 +36,7 @@ class Request:
     scratch_dice: float | None = None
     "Dice of the target trained from scratch; None if unknown."
     communities: int | None = None
-    "Communities of the published strategy; None for its default."
+    "Communities of the published strategy; None for the default."
 
     def check(self) -> None:
         """Raise SequenceError, or Problems with all of them, if the request contradicts itself."""
@@ -44,7 +44,7 @@ class Request:
         self.constraints.check(self.problem, self.max_sources)
 
     def candidate(self, path: Path, cost: float | None = None) -> Candidate:
-        """Return a path with its prediction and the constraint that it breaks."""
+        """Return a path with the prediction and the constraint that it breaks."""
         evidence = [self.problem.evidence[task] for task in path[:-1]]
         prediction = self.model.predict(evidence, self.scratch_dice)
         return Candidate(path, prediction, self.constraints.broken(self.problem, path), cost)
@@ -52,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One path to the target and its expected gain."""
+    """One path to the target with the expected gain."""
 
     path: Path
     "Task indices in training order, the target last."
@@ -101,7 +101,7 @@ class Strategy(Protocol):
 class GainStrategy:
     """Takes the path with the highest expected gain.
 
-    A sequence is preferred to a single source only if both of its sources are near the target and its gain is higher
+    A sequence is preferred to a single source only if both sources are near the target and the gain is higher
     by the margin of the rule of pairs.
     """
 

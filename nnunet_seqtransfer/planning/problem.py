@@ -52,9 +52,9 @@ class SequenceProblem:
         channels: Sequence[Sequence[str]] | None = None,
         labels: Sequence[Sequence[str]] | None = None,
     ) -> SequenceProblem:
-        """Return a validated problem. ``distances`` is copied; its NaN become inf.
+        """Return a validated problem. ``distances`` is copied; NaN become inf.
 
-        Without ``evidence``, a source is known by its distance and its number of cases.
+        Without ``evidence``, a source is known by distance and number of cases.
 
         Raises SequenceError if shapes do not fit, names repeat, a distance is negative, or a count is below 1.
         """

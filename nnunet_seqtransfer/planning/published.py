@@ -1,6 +1,6 @@
 """The published strategy, repaired: communities of sources, a landmark each, then one intermediate before the target.
 
-What differs from the published scripts is marked "Repair" at its place: the edge rule applies, distances shape the
+What differs from the published scripts is marked "Repair": the edge rule applies, distances shape the
 communities, communities of one source still yield a path, and nothing is kept between two targets. Scratch and direct
 transfer are listed for comparison, but do not compete, as published.
 """
@@ -35,7 +35,7 @@ Community = tuple[int, ...]
 
 
 class PublishedStrategy:
-    """Takes the cheapest path from the landmark of a community over another of its members to the target.
+    """Takes the cheapest path from the landmark of a community over another member to the target.
 
     Scratch and the best direct path are listed for comparison only. They are chosen if no published path is left.
     """
@@ -121,10 +121,10 @@ def find_communities(problem: SequenceProblem, graph: Any, wanted: int) -> tuple
 
 
 def landmark(problem: SequenceProblem, graph: Any, community: Community, able: Community | None = None) -> int:
-    """Return the member with the smallest sum of distance / (n_a + n_b) over its edges inside the community.
+    """Return the member with the smallest sum of distance / (n_a + n_b) over the edges inside the community.
 
     Only members in ``able`` may be it, by default all. n are the numbers of cases, so larger datasets win; unknown
-    ones count as one case. Edges are those of ``graph``, even if Girvan-Newman cut them on its way.
+    ones count as one case. Edges are those of ``graph``, even if Girvan-Newman cut them.
     """
     counts = [problem.cases(task) or 1 for task in range(len(problem.names))]
 
@@ -139,14 +139,14 @@ def landmark(problem: SequenceProblem, graph: Any, community: Community, able: C
 def path_cost(problem: SequenceProblem, path: Path) -> float:
     """Return the published cost: transfer cost (sum of distances) + search cost (distance from landmark to target).
 
-    A direct path pays its distance twice, as transfer and as search cost; scratch, with no hop, costs 0.
+    A direct path pays the distance twice, as transfer and as search cost; scratch, with no hop, costs 0.
     """
     hops = [float(problem.distances[i, j]) for i, j in pairwise(path)]
     return sum(hops) + float(problem.distances[path[0], path[-1]]) if hops else 0.0
 
 
 def _paths(request: Request, graph: Any, community: Community) -> Iterator[Path]:
-    """Yield the candidates of one community: its landmark, another member, the target.
+    """Yield the candidates of one community: landmark, another member, target.
 
     Repair: a community of one source yields landmark -> target, which the scripts passed over. There is none if no
     member has enough cases.

@@ -60,7 +60,7 @@ def sentences(plan: SequencePlan) -> list[str]:
 
 
 def short_path(path: Sequence[str]) -> str:
-    """Return a path by its sources' numbers: "21 -> 24", "21 alone" (direct transfer) or "scratch"."""
+    """Return a path by the sources' numbers: "21 -> 24", "21 alone" (direct transfer) or "scratch"."""
     names = [str(dataset_id(name)) if DATASET_NAME.fullmatch(name) else name for name in path[:-1]]
     return {0: "scratch", 1: f"{''.join(names)} alone"}.get(len(names), " -> ".join(names))
 

@@ -39,7 +39,7 @@ class PlanRequest:
     metric: str = DEFAULT_METRIC
     "Metric of the affinity, which is measured if it is missing."
     affinity_file: Path | None = None
-    "An affinity kept elsewhere, which has its own metric; None for that of the target."
+    "An affinity kept elsewhere, with a metric of its own; None for that of the target."
     calibration: Path | None = None
     "The user's measured transfers; None for those that `calibrate` wrote, if there are any."
 

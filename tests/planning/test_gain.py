@@ -168,9 +168,8 @@ def test_unknown_terms_are_left_out(rows) -> None:
         else replace(row, evidence=tuple(replace(one, zero_shot=0.5) for one in row.evidence))
         for row in measured_rows(4)
     ]
-    assert GainModel(lonely, METRIC).known(
-        Evidence(components=dict.fromkeys(COMPONENTS[METRIC], 0.1), zero_shot=0.5)
-    ) == ("closeness",)
+    known = Evidence(components=dict.fromkeys(COMPONENTS[METRIC], 0.1), zero_shot=0.5)
+    assert GainModel(lonely, METRIC).known(known) == ("closeness",)
     # without any evidence the gain is the mean over targets
     means = [np.mean([row.gain for row in model.singles if row.target == name]) for name in {r.target for r in rows}]
     assert model.gains([Evidence()])[0] == pytest.approx(np.mean(means))

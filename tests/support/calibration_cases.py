@@ -29,13 +29,8 @@ def measured_rows(
         gains, found = {}, {}
         for place in range(sources):
             distance = float(rng.uniform(0, 1.5))
-            found[f"S{place}"] = MeasuredSource(
-                {METRIC: dict.fromkeys(COMPONENTS, distance)},
-                float(rng.integers(0, 2)),
-                float(rng.integers(0, 2)),
-                None,
-                20,
-            )
+            names = [float(match) for match in rng.integers(0, 2, 2)]
+            found[f"S{place}"] = MeasuredSource({METRIC: dict.fromkeys(COMPONENTS, distance)}, *names, None, 20)
             gains[f"S{place}"] = 0.25 - 0.2 * distance - 0.3 * scratch + float(rng.normal(0, noise))
         paths = [(name,) for name in found] + [(f"S{k}", f"S{k + 1}") for k in range(sources - 1)]
         for path in paths:
