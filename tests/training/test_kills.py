@@ -123,10 +123,10 @@ def test_a_chain_killed_at_every_step_finishes_and_loses_nothing(world):
     repeated = log_text(stage.first).count("Epoch 0 ")
 
     # hand-off: before the weights are written, and after it but before the plans say so
-    kill_inside(world, "handoff", "write_weights")
+    kill_inside(world, "initial", "write_weights")
     assert log_text(stage.first).count("Epoch 0 ") == repeated
     first = sha256(stage.first / "checkpoint_final.pth")
-    kill_inside(world, "run", "hand_over", before="real(*arguments, **options)")
+    kill_inside(world, "run_stage", "write_initial", before="real(*arguments, **options)")
     assert (stage.second.parent / "seq_transfer_init.pth").is_file()
     assert not stage.second.exists(), "no training has started"
 
@@ -174,9 +174,9 @@ def test_a_chain_that_begins_with_a_model_survives_kills(world, tmp_path):
     base = world.results / TARGET / f"{TRAINER}__{name}__3d_fullres"
     plans = world.preprocessed / TARGET / f"{name}.json"
 
-    kill_inside(world, "handoff", "write_weights", command=chain)
+    kill_inside(world, "initial", "write_weights", command=chain)
     assert not list(base.glob("*.pth")) and not plans.is_file()
-    kill_inside(world, "run", "write_beginning", before="real(*arguments, **options)", command=chain)
+    kill_inside(world, "run_stage", "write_initial", before="real(*arguments, **options)", command=chain)
     weights = sha256(base / "seq_transfer_init.pth")
     assert not plans.is_file() and not (base / "fold_0").exists(), "no training has started"
     kill_when(chain, world, lambda: "Epoch 0" in log_text(base / "fold_0"))
