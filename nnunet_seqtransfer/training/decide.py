@@ -269,6 +269,8 @@ def _plans_problems(stage: Stage, on_disk: StageOnDisk, plans: Mapping[str, obje
     if on_disk.plans is None:
         return
     if KEY not in on_disk.plans:
+        if on_disk.is_bound:  # its plans count as gone, which is reported already
+            return
         yield StageError(
             f"{stage.files.plans} exists and was not written by nnunet-seqtransfer; rename it, or use -tag NAME"
         )

@@ -127,7 +127,10 @@ def exchange(path: Path, old: str, new: str) -> None:
         (truncate, ("is broken", "delete it and run nnUNetv2_seq_train again")),
         (lambda path: path.unlink(), ("holds a training whose plans", "are gone", "-tag NAME")),
         (lambda path: path.write_text("{}"), ("holds a training whose plans", "are gone", "-tag NAME")),
-        (lambda path: exchange(path, '"epochs": 250', '"epochs": 100'), ("epochs 250 against 100", "-tag NAME")),
+        (
+            lambda path: exchange(path, '"epochs": 250', '"epochs": 100'),
+            ("epochs: 100 on disk, 250 requested", "-tag NAME"),
+        ),
         (lambda path: exchange(path, '"format": 2', '"format": 9'), ("has format 9", "update")),
         (lambda path: exchange(path, '"epochs"', '"epoch"'), ("is damaged",)),
     ],
