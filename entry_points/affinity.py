@@ -28,7 +28,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
 )
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.report.tables import affinity_table
+from nnunet_seqtransfer.report.plan_text import affinity_table
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

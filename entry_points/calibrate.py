@@ -18,7 +18,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     seed,
 )
-from nnunet_seqtransfer.report.calibration_text import calibration_text
+from nnunet_seqtransfer.report.plan_text import calibration_text
 from nnunet_seqtransfer.training.plan import own_table_file
 
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(options: argparse.Namespace) -> None:
     from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415 - matplotlib is slow to import
-    from nnunet_seqtransfer.report.gain_figures import draw_calibration  # noqa: PLC0415
+    from nnunet_seqtransfer.report.result_figures import draw_calibration  # noqa: PLC0415
 
     output = own_table_file() if options.o is None else Path(options.o)
     request = CalibrationRequest(

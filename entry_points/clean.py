@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.report.clean_text import clean_text
+from nnunet_seqtransfer.report.training_text import clean_text
 from nnunet_seqtransfer.slurm.queue import SLURM_QUEUE
 from nnunet_seqtransfer.storage import size_text
 from nnunet_seqtransfer.training.clean import CATEGORIES, Item, clean, find_unneeded

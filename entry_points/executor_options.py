@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser
-from nnunet_seqtransfer.report.chain_text import results_text
+from nnunet_seqtransfer.report.training_text import results_text
 from nnunet_seqtransfer.training.executors import (
     LOCAL,
     SLURM,

@@ -10,7 +10,7 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, notify, run_command
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.overlap.matching import SharedCase, SourceOverlap, find_overlap
-from nnunet_seqtransfer.report.tables import text_table
+from nnunet_seqtransfer.report.words import text_table
 from nnunet_seqtransfer.tasks.task import named_sources
 
 ALL = "all"

@@ -58,8 +58,8 @@ def _run(options: argparse.Namespace) -> None:
 def _draw(plan: SequencePlan, request: PlanRequest) -> tuple[Path, ...]:
     """Draw the candidates and the source graph next to the plan, and return the PNGs."""
     from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415 - matplotlib is slow to import
-    from nnunet_seqtransfer.report.gain_figures import draw_gains  # noqa: PLC0415
     from nnunet_seqtransfer.report.graph_figure import draw_graph  # noqa: PLC0415
+    from nnunet_seqtransfer.report.result_figures import draw_gains  # noqa: PLC0415
 
     gains = plan_file(*request.key).with_suffix(".png")
     graph = gains.with_name(f"{gains.stem}_graph.png")

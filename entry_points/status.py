@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, positive_float, run_command
-from nnunet_seqtransfer.report.status_text import status_text
+from nnunet_seqtransfer.report.training_text import status_text
 from nnunet_seqtransfer.slurm.queue import SLURM_QUEUE
 from nnunet_seqtransfer.training.status import Queue, run_status, status_content
 

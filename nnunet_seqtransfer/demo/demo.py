@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.demo.datasets import SOURCES, TARGET, label_image, write_task
-from nnunet_seqtransfer.demo.phantoms import STRUCTURES, draw_phantom
+from nnunet_seqtransfer.demo.phantoms import SOURCES, STRUCTURES, TARGET, draw_phantom, label_image, write_task
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.compare import run_comparison
 from nnunet_seqtransfer.evaluation.comparison import Comparison

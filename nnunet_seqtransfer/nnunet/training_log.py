@@ -199,10 +199,3 @@ def _time_in(path: Path) -> tuple[int, ...]:
 def _numbers(text: str) -> tuple[float, ...]:
     """Return the numbers in a printed list, plain (NumPy 1) or as in np.float32(0.5) (NumPy 2)."""
     return tuple(float(number) for number in _NUMBER.findall(text))
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as text for people: "45 s", "12 min", "7.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

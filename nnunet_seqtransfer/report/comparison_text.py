@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_seqtransfer.evaluation.comparison import (
@@ -12,12 +14,9 @@ from nnunet_seqtransfer.evaluation.comparison import (
     Arm,
     Budget,
     Comparison,
-    Difference,
 )
 from nnunet_seqtransfer.evaluation.differences import case_values, seed_means
-from nnunet_seqtransfer.nnunet.training_log import duration
-from nnunet_seqtransfer.report.tables import text_table
-from nnunet_seqtransfer.report.words import counted
+from nnunet_seqtransfer.report.words import counted, decimals, duration, span, text_table
 
 FEW_CASES = 10
 """With fewer cases, intervals and p values are called rough."""
@@ -67,18 +66,18 @@ def written_text(record: Path, pictures: Sequence[Path]) -> str:
 def _results(comparison: Comparison) -> str:
     values = case_values(comparison.scores)
     predicted = any(arm.predicted is not None for arm in comparison.arms)
-    scratch = _mean(list(seed_means(values.get("scratch", {})).values()))
+    scratch = _mean(seed_means(values.get("scratch", {})))
     header = ["path", "", *(f"seed {seed}" for seed in comparison.seeds), "Dice", "spread"]
     rows = []
     for arm in comparison.arms:
         seeds = seed_means(values.get(arm.name, {}))
         means = list(seeds.values())
-        reached = _mean(means)
+        reached = _mean(seeds)
         row = [arm.name, ", ".join(role for role in arm.roles if role != arm.name)]
-        row += [_number(seeds.get(seed)) for seed in comparison.seeds]
-        row += [_number(reached), _number(max(means) - min(means)) if len(means) > 1 else "-" * len(means)]
+        row += [_known(seeds.get(seed)) for seed in comparison.seeds]
+        row += [_known(reached), _known(max(means) - min(means)) if len(means) > 1 else "-" * len(means)]
         if predicted:
-            row += [_signed(arm.predicted), _signed(None if reached is None or scratch is None else reached - scratch)]
+            row += [_known(arm.predicted, "+"), _known(reached - scratch, "+")]
         rows.append(row)
     return text_table([*header, *(["predicted gain", "measured gain"] if predicted else [])], rows)
 
@@ -86,7 +85,8 @@ def _results(comparison: Comparison) -> str:
 def _difference_table(comparison: Comparison) -> Iterator[str]:
     header = ["path", "against", "cases", "Dice", "95 % interval", "p", "p Holm"]
     rows = [
-        [one.arm, one.against, str(one.cases), _signed(one.mean), _interval(one), _p(one.p), _p(one.p_holm)]
+        [one.arm, one.against, str(one.cases), _known(one.mean, "+"), span(one.low, one.high, sign="+")]
+        + ["" if p is None else f"{p:.2g}" for p in (one.p, one.p_holm)]
         for one in comparison.differences
     ]
     if rows:
@@ -95,7 +95,7 @@ def _difference_table(comparison: Comparison) -> Iterator[str]:
 
 def _ranking_table(comparison: Comparison) -> Iterator[str]:
     rows = [
-        [one.metric, _number(one.spearman), _number(one.weighted_tau), _number(one.regret), str(one.transfers)]
+        [one.metric, _known(one.spearman), _known(one.weighted_tau), _known(one.regret), str(one.transfers)]
         for one in comparison.rankings
     ]
     if rows:
@@ -118,23 +118,13 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         yield "Some models are not finished; run the same command again."
 
 
-def _interval(difference: Difference) -> str:
-    if difference.low is None or difference.high is None:
-        return ""
-    return f"{difference.low:+.3f} to {difference.high:+.3f}"
+def _mean(seeds: Mapping[int, float]) -> float:
+    return statistics.fmean(seeds.values()) if seeds else math.nan
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _known(value: float | None, sign: str = "") -> str:
+    return decimals(value, missing="", sign=sign)
 
 
 def _p(value: float | None) -> str:
     return "" if value is None else f"{value:.2g}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.report.figures import PATH, SOFT, STRONG, STYLE, WHISKER, readable_ink, tip
-from nnunet_seqtransfer.report.words import counted, decimals, number, short
+from nnunet_seqtransfer.report.words import counted, decimals, number, short, span
 
 MAX_BARS, MAX_TASKS = 60, 41
 """Tasks drawn at most, nearest first."""
@@ -39,11 +39,10 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
             axes.annotate("no distance", (0, row), (4, 0), textcoords="offset points", va="center", color=SOFT)
             continue
         (bar,) = axes.barh(row, distance, height=0.62, color=WHISKER)
-        known = math.isfinite(low) and math.isfinite(high)
-        if known:
+        ends = span(low, high)
+        if ends:
             axes.plot([low, high], [row, row], color=STRONG, linewidth=1.6, solid_capstyle="butt")
-        interval = f"95 % interval {decimals(low)} to {decimals(high)}" if known else "interval unknown (one case)"
-        tip(bar, affinity.names[i], f"distance {decimals(distance)}", interval)
+        tip(bar, affinity.names[i], f"distance {decimals(distance)}", f"95 % interval {ends or 'unknown (one case)'}")
     _name_rows(axes, affinity, order, marked, narrow=width < 5)
     for row in range(len(order) - 1):
         if affinity.indistinct[row]:

@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.planning.problem import SequenceProblem
 from nnunet_seqtransfer.report.figures import COMMUNITIES, EDGE, INK, PAPER, PATH, STYLE, tip
 from nnunet_seqtransfer.report.words import counted, decimals, number, short
@@ -30,18 +29,6 @@ EDGES = 3
 """Edges drawn per task, shortest first."""
 Points = NDArray[np.float64]
 Box = tuple[float, float, float, float]
-
-
-def affinity_problem(affinity: Affinity) -> SequenceProblem:
-    """Return an affinity as the graph needs it, the target last."""
-    return SequenceProblem.checked(
-        affinity.names,
-        affinity.matrix(),
-        len(affinity.names) - 1,
-        [max(1, task.labelled_cases) for task in affinity.tasks],
-        channels=[task.channels for task in affinity.tasks],
-        labels=[task.labels for task in affinity.tasks],
-    )
 
 
 @dataclass(frozen=True, eq=False)

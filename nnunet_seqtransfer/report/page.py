@@ -18,18 +18,17 @@ from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases
 from nnunet_seqtransfer.nnunet.preprocessing import read_raw_case, read_raw_labels, read_spacing
-from nnunet_seqtransfer.nnunet.training_log import duration
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, label_means, telling
+from nnunet_seqtransfer.planning.decide import problem_of
 from nnunet_seqtransfer.planning.published import default_communities, find_communities, source_graph
-from nnunet_seqtransfer.report import page_tables, run_facts, run_text
+from nnunet_seqtransfer.report import page_tables, run_text
 from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, NUMBERED, draw_heat_map, draw_ranking
 from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.findings import Findings, StageFound, read_findings
-from nnunet_seqtransfer.report.gain_figures import draw_gains
-from nnunet_seqtransfer.report.graph_figure import affinity_problem, draw_graph
+from nnunet_seqtransfer.report.graph_figure import draw_graph
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
-from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
-from nnunet_seqtransfer.report.words import counted, decimals, path_words, sentence, short, without_folders
+from nnunet_seqtransfer.report.result_figures import draw_differences, draw_gains, draw_stage
+from nnunet_seqtransfer.report.words import counted, decimals, duration, path_words, sentence, short, without_folders
 from nnunet_seqtransfer.storage import replacing
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -60,9 +59,9 @@ def render(found: Findings) -> str:
         **_distances(found),
         **_results(found, notes),
         "comparisons": [_comparison(record, place) for place, record in enumerate(found.comparisons)],
-        "facts": run_facts.facts(found),
-        "commands": run_facts.commands(found),
-        "files": page_tables.files_table(run_facts.files(found)),
+        "facts": run_text.facts(found),
+        "commands": run_text.commands(found),
+        "files": page_tables.files_table(run_text.files(found)),
         "notes": [without_folders(note) for note in notes],
     }
     parts["contents"] = _contents(parts)
@@ -114,7 +113,7 @@ def _heading(found: Findings) -> dict[str, Any]:
         "verdict": verdict,
         "scratch_command": scratch_command,
         "route": _stops(found),
-        "version": run_facts.versions().get("nnunet-seqtransfer", ""),
+        "version": run_text.versions().get("nnunet-seqtransfer", ""),
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
@@ -191,7 +190,7 @@ def _heat_map(affinity: Affinity, label: str) -> Markup:
 
 
 def _graph(found: Findings, affinity: Affinity) -> Markup:
-    problem = affinity_problem(affinity)
+    problem = problem_of(affinity)
     known = {name: task for task, name in enumerate(problem.names)}
     path, planned = ([known[name] for name in names if name in known] for names in (found.path, found.planned_path))
     communities: Sequence[Sequence[int]] = ()

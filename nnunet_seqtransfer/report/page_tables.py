@@ -10,8 +10,7 @@ from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
-from nnunet_seqtransfer.report.plan_text import RULED_OUT
-from nnunet_seqtransfer.report.tables import counterpart_words
+from nnunet_seqtransfer.report.plan_text import RULED_OUT, counterpart_words
 from nnunet_seqtransfer.report.words import (
     ARROW,
     MISSING,
@@ -23,6 +22,7 @@ from nnunet_seqtransfer.report.words import (
     path_words,
     percent,
     short,
+    span,
 )
 
 MAX_SOURCES = 100
@@ -109,9 +109,8 @@ def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
         task, low, high = affinity.tasks[i], affinity.low[i], affinity.high[i]
         name = short(task.dataset) + ("" if task.registered else " (signature)")
         matches = arrows(counterpart_words(affinity.counterparts[i])) if i < len(affinity.counterparts) else ""
-        known = math.isfinite(low) and math.isfinite(high)
         cells = [Cell(name, task.dataset, matches), number_cell(affinity.distances[i][-1])]
-        cells.append(Cell(f"{decimals(low)} to {decimals(high)}" if known else "unknown (one case)", float(low)))
+        cells.append(Cell(span(low, high, "unknown (one case)"), float(low)))
         cells += [number_cell(table[i][-1]) for table in affinity.components.values()]
         rows.append((*cells, Cell(str(task.labelled_cases), float(task.labelled_cases))))
     header = ("source", "distance", "95 % interval", *affinity.components, "cases")

@@ -1,13 +1,14 @@
-"""A plan in words and a table, for the terminal and the report."""
+"""Affinities, plans and calibrations in words and tables, for the terminal and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from nnunet_seqtransfer.nnunet.folders import DATASET_NAME, dataset_id
+from nnunet_seqtransfer.affinity.base import Counterparts
+from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.calibration.calibrate import Calibration
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
-from nnunet_seqtransfer.report.tables import text_table
-from nnunet_seqtransfer.report.words import percent
+from nnunet_seqtransfer.report.words import counted, decimals, interval, listed, path_words, percent, span, text_table
 
 MOST_ROWS = 8
 """Candidates in the table; the plan's file has all."""
@@ -59,17 +60,11 @@ def sentences(plan: SequencePlan) -> list[str]:
     return [*_worth(plan), *_headroom(plan), *_rivals(plan), *_effort(plan), *_basis(plan), *_left_out(plan)]
 
 
-def short_path(path: Sequence[str]) -> str:
-    """Return a path by the sources' numbers: "21 -> 24", "21 alone" (direct transfer) or "scratch"."""
-    names = [str(dataset_id(name)) if DATASET_NAME.fullmatch(name) else name for name in path[:-1]]
-    return {0: "scratch", 1: f"{''.join(names)} alone"}.get(len(names), " -> ".join(names))
-
-
 def _worth(plan: SequencePlan) -> Iterator[str]:
     chosen = plan.chosen
     if plan.sources:
         yield (
-            f"Against scratch of equal target epochs: {_gain(chosen)} for a single run; chance of harm "
+            f"Against scratch of equal target epochs: Dice {_gain(chosen)} for a single run; chance of harm "
             f"{percent(chosen.harm)}."
         )
         if not plan.supported:
@@ -79,10 +74,10 @@ def _worth(plan: SequencePlan) -> Iterator[str]:
         if best is None:
             yield "There is no source to transfer from."
         elif best.ruled_out:
-            yield f"The best transfer, {short_path(best.path)}, is ruled out: {RULED_OUT[best.ruled_out]}."
+            yield f"The best transfer, {path_words(best.path, ' -> ')}, is ruled out: {RULED_OUT[best.ruled_out]}."
         else:
             yield (
-                f"No source is expected to help. The best, {short_path(best.path)}: {_gain(best)}; chance of harm "
+                f"No source is expected to help. The best, {path_words(best.path, ' -> ')}: Dice {_gain(best)}; chance of harm "
                 f"{percent(best.harm)}."
             )
     if chosen.clash:
@@ -98,15 +93,15 @@ def _headroom(plan: SequencePlan) -> Iterator[str]:
 
 def _rivals(plan: SequencePlan) -> Iterator[str]:
     if plan.close:
-        yield f"Cannot be told apart from it: {', '.join(short_path(path) for path in plan.close)}."
+        yield f"Cannot be told apart from it: {', '.join(path_words(path, ' -> ') for path in plan.close)}."
     longer = plan.longer
     if longer is None:
         return
     what = f"Scratch trained {longer.length:.2g} times as long takes {longer.gpu_hours:.1f} GPU hours"
-    if longer.gain is None or longer.low is None or longer.high is None:
+    if longer.gain is None:
         yield f"{what}; its gain was measured for short trainings only."
     else:
-        yield f"{what}: {longer.gain:+.2f} ({longer.low:+.2f} to {longer.high:+.2f})."
+        yield f"{what}: {interval(longer.gain, longer.low, longer.high, '+', 2)}."
 
 
 def _effort(plan: SequencePlan) -> Iterator[str]:
@@ -125,13 +120,9 @@ def _effort(plan: SequencePlan) -> Iterator[str]:
 def _basis(plan: SequencePlan) -> Iterator[str]:
     own = f", among them those of {plan.calibration}" if plan.calibration else ""
     transfers, targets = plan.measured
-    terms = " and ".join(filter(None, [", ".join(TERMS[name] for name in plan.evidence[:-1]), *_last(plan.evidence)]))
+    terms = listed([TERMS[name] for name in plan.evidence])
     rest = f"Gains rest on {terms}" if terms else "Nothing is known of the sources: gains are averages"
     yield f"{rest}, fitted on {transfers} measured transfers to {targets} targets (short trainings){own}."
-
-
-def _last(names: Sequence[str]) -> list[str]:
-    return [TERMS[name] for name in names[-1:]]
 
 
 def _left_out(plan: SequencePlan) -> Iterator[str]:
@@ -144,20 +135,80 @@ def _left_out(plan: SequencePlan) -> Iterator[str]:
 
 
 def _gain(entry: CandidatePath) -> str:
-    return f"{entry.gain:+.2f} Dice ({entry.low:+.2f} to {entry.high:+.2f})"
+    return interval(entry.gain, entry.low, entry.high, "+", 2)
 
 
 def _row(plan: SequencePlan, entry: CandidatePath, *, show_cost: bool) -> list[str]:
     mark = ">" if entry.path == plan.path else "x" if entry.ruled_out else "~" if entry.path in plan.close else ""
     is_scratch = len(entry.path) == 1
-    cost = ["-" if entry.cost is None else f"{entry.cost:.3f}"] if show_cost else []
+    cost = [decimals(entry.cost, missing="-")] if show_cost else []
     return [
         mark,
         "scratch" if is_scratch else " -> ".join(entry.path[:-1]),
         *cost,
-        f"{entry.gain:+.3f}",
-        "-" if is_scratch else f"{entry.low:+.2f} to {entry.high:+.2f}",
+        decimals(entry.gain, sign="+"),
+        "-" if is_scratch else span(entry.low, entry.high, places=2, sign="+"),
         "-" if is_scratch else percent(entry.harm),
         f"{entry.gpu_hours:.1f}",
         RULED_OUT.get(entry.ruled_out, "") or entry.clash,
     ]
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """Return what was measured, and how well it is predicted without and with the user's other targets."""
+    rows = calibration.table.rows
+    targets = len({row.target for row in rows})
+    table = [
+        [name, decimals(calibration.weighted_tau[place]), decimals(calibration.regret[place])]
+        for place, name in enumerate(("shipped measurements", "with your other targets"))
+    ]
+    return "\n".join(
+        [
+            f"{counted(len(rows), 'measured transfer')} to {counted(targets, 'target')} ({calibration.metric})",
+            "",
+            "Each target predicted without it:",
+            text_table(["predicted from", "weighted tau", "regret of the first choice"], table),
+            "",
+            _verdict(calibration),
+        ]
+    )
+
+
+def _verdict(calibration: Calibration) -> str:
+    if calibration.lead is None:
+        return "With one target it cannot be said whether your measurements help other targets."
+    fall = f"95 % interval of the fall of the regret {span(*calibration.lead, sign='+')}"
+    if calibration.lead[0] > 0:
+        return f"Your measurements help: {fall}."
+    return f"It is not clear that your measurements help: {fall}. Measure more targets."
+
+
+def affinity_table(affinity: Affinity) -> str:
+    """Return the sources, nearest first, with interval and components of the distance to the target."""
+    header = ["source", "distance", "95 % interval", "", *affinity.components, "cases", "compared"]
+    rows = [
+        [
+            affinity.names[i] if affinity.tasks[i].registered else f"{affinity.names[i]} (signature)",
+            decimals(affinity.distances[i][-1]),
+            span(affinity.low[i], affinity.high[i], "unknown (one case)"),
+            "~" if place < len(affinity.indistinct) and affinity.indistinct[place] else "",
+            *(decimals(component[i][-1]) for component in affinity.components.values()),
+            str(affinity.tasks[i].labelled_cases),
+            counterpart_words(affinity.counterparts[i]),
+        ]
+        for place, i in enumerate(affinity.ranking())
+    ]
+    title = f"Distance to {affinity.target} ({affinity.metric}, {affinity.configuration}), nearest first"
+    weights = ", ".join(f"{name} {weight:.4g}" for name, weight in affinity.combination.weights.items())
+    origin = f"calibration {affinity.calibration}" if affinity.calibration else "guesses, not calibrated"
+    notes = [f"Weights: {weights} ({origin})."]
+    if any(affinity.indistinct):
+        notes.append("~ the cases cannot tell this source from the next one.")
+    return "\n".join([title, "", text_table(header, rows), "", *notes])
+
+
+def counterpart_words(found: Counterparts) -> str:
+    """Return what was compared with what: "T1 -> MRI; tumour -> lesion"."""
+    if found.same_cases:
+        return "same patients"
+    return "; ".join(f"{mine} -> {theirs}" for mine, theirs in (*found.channels, *found.labels))

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from nnunet_seqtransfer.affinity.measure import AUTO_CASES, SIGNATURE_ENDING
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
+from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.nnunet.validation import case_dice, mean_dice
+from nnunet_seqtransfer.planning.record import SequencePlan, plan_file
 from nnunet_seqtransfer.report.comparison_text import evaluated_on
 from nnunet_seqtransfer.report.findings import Findings, StageFound
 from nnunet_seqtransfer.report.plan_text import sentences
-from nnunet_seqtransfer.report.words import arrows, counted, decimals, interval, listed, path_words, percent, short
+from nnunet_seqtransfer.report.training_text import predict_commands
+from nnunet_seqtransfer.report.words import (
+    arrows,
+    counted,
+    decimals,
+    interval,
+    listed,
+    path_words,
+    percent,
+    short,
+    without_folders,
+)  # fmt: skip
+from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.training.command import seq_train_command
+from nnunet_seqtransfer.training.run_record import RECORD
 
 FEW_CASES = 10
 
@@ -116,3 +137,112 @@ def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
 def stage_title(stage: StageFound) -> str:
     """Return dataset and fold."""
     return f"{short(stage.entry.dataset)}, fold {stage.entry.fold}"
+
+
+PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "batchgenerators", "acvl-utils")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and packages that are installed while the report is made."""
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def facts(found: Findings) -> list[tuple[str, str]]:
+    """Return terms and values: the run, devices, seeds, constants, versions."""
+    run = found.run
+    told = [
+        ("run", run.name),
+        ("recorded", f"{run.started} by nnunet-seqtransfer {run.version}"),
+        ("device", run.options.device + (f", {run.options.gpus} at once" if run.options.gpus > 1 else "")),
+    ]
+    told += [("trained on", machine) for machine in _machines(found)]
+    seeds = dict.fromkeys(str(stage.entry.recipe.seed) for stage in found.stages)
+    told.append(("seed of the trainings", ", ".join(seed.replace("None", "none") for seed in seeds)))
+    if found.affinity is not None:
+        told.append(("seed of the affinity", str(found.affinity.seed)))
+        weights = ", ".join(f"{name} {weight:.4g}" for name, weight in found.affinity.combination.weights.items())
+        told.append(("weights of the distance", f"{weights} ({found.affinity.calibration or 'guesses'})"))
+    if found.plan is not None:
+        told.append(("expected gains", f"fitted on {gain_origin(found.plan)}"))
+    return [*told, ("installed now", ", ".join(f"{name} {version}" for name, version in versions().items()))]
+
+
+def gain_origin(plan: SequencePlan) -> str:
+    """Return what the expected gains were fitted on."""
+    transfers, targets = plan.measured
+    own = f", among them those of {plan.calibration}" if plan.calibration else ""
+    return f"{transfers} measured transfers to {targets} targets{own}"
+
+
+def files(found: Findings) -> list[tuple[str, str]]:
+    """Return every file that the report rests on, relative to nnU-Net's folders, with the SHA-256."""
+    # absolute paths would tell readers about this machine
+    return [(without_folders(str(path)), sha256(path)) for path in dict.fromkeys(_files(found)) if path.is_file()]
+
+
+def commands(found: Findings) -> list[tuple[str, str]]:
+    """Return the commands that repeat what was done, each with what it does."""
+    request = found.run.request
+    key = ["-t", str(dataset_id(request.target)), "-c", request.configuration]
+    key += ["-p", request.plans] if request.plans != DEFAULT_PLANS else []
+    made = []
+    if found.affinity is not None:
+        made.append(_affinity_command(found.affinity, key))
+    if found.follows_plan and found.plan is not None:
+        made.append(_plan_command(found.plan, key))
+    made.append(("Train", seq_train_command(request, found.run.options)))
+    made.append(("Continue this run", ["nnUNetv2_seq_continue", found.run.name]))
+    return [
+        *((what, shlex.join(words)) for what, words in made),
+        *(("Predict", command) for command in predict_commands(found.run).values()),
+    ]
+
+
+def _affinity_command(affinity: Affinity, key: list[str]) -> tuple[str, list[str]]:
+    """Return the affinity command. Files that it needs are named after their content, and listed in words."""
+    elsewhere = [task.dataset for task in affinity.tasks[:-1] if not task.registered]
+    here = [str(dataset_id(task.dataset)) for task in affinity.tasks[:-1] if task.registered]
+    sources = ["-s", *here, *(f"{name}{SIGNATURE_ENDING}" for name in elsewhere)]
+    cases = "auto" if affinity.cases == AUTO_CASES else str(affinity.cases)
+    own = ["-m", affinity.metric, "-n_cases", cases, "-seed", str(affinity.seed)]
+    needed = f" (with the signature file{'s' * (len(elsewhere) > 1)} of {listed(elsewhere)})" if elsewhere else ""
+    return f"Measure the distances{needed}", ["nnUNetv2_seq_affinity", *key, *sources, *own]
+
+
+def _plan_command(plan: SequencePlan, key: list[str]) -> tuple[str, list[str]]:
+    needed, own = "the options in the record", list[str]()
+    if plan.calibration:
+        needed += f" and the file of the calibration {plan.calibration}"
+        own = ["-calibration", f"{plan.calibration}.json"]
+    return f"Plan (with {needed})", ["nnUNetv2_seq_plan", *key, "-m", plan.metric, *own]
+
+
+def _machines(found: Findings) -> list[str]:
+    """Return what nnU-Net noted about each different machine that trained."""
+    told = []
+    for stage in found.stages:
+        noted = {key: stage.machine.get(key) for key in ("gpu_name", "torch_version", "cudnn_version")}
+        # nnU-Net writes "None" without a GPU
+        words = [f"{key.replace('_', ' ')} {value}" for key, value in noted.items() if value not in (None, "None")]
+        if words:
+            told.append(", ".join(words))
+    return list(dict.fromkeys(told))
+
+
+def _files(found: Findings) -> Iterator[Path]:
+    request = found.run.request
+    yield found.run.folder / RECORD
+    yield plan_file(request.target, request.plans, request.configuration)
+    if found.affinity_file is not None:
+        yield found.affinity_file
+    for stage in found.stages:
+        yield stage.entry.files.plans
+        if stage.disk.block is not None and stage.disk.block.init is not None:
+            yield results_folder() / stage.disk.block.init.weights
+        yield stage.entry.files.final

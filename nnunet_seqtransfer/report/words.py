@@ -1,4 +1,4 @@
-"""How text and page write names, paths, numbers, counts, durations and file names."""
+"""How text and page write names, paths, numbers, counts, durations, tables and file names."""
 
 from __future__ import annotations
 
@@ -35,11 +35,14 @@ def arrows(name: str) -> str:
     return name.replace(" -> ", ARROW)
 
 
-def decimals(value: float | None, places: int = 3, missing: str = MISSING) -> str:
-    """Return a number with fixed decimals, four significant digits from 1000 on, or ``missing`` if it is unknown."""
+def decimals(value: float | None, places: int = 3, missing: str = MISSING, sign: str = "") -> str:
+    """Return a number with fixed decimals, or ``missing`` if it is unknown; ``sign="+"`` also writes positive signs.
+
+    Numbers from 1000 on have four significant digits.
+    """
     if value is None or not math.isfinite(value):
         return missing
-    return f"{value:.{places}f}" if abs(value) < 1000 else f"{value:.4g}"
+    return f"{value:{sign}.{places}f}" if abs(value) < 1000 else f"{value:{sign}.4g}"
 
 
 def percent(share: float) -> str:
@@ -50,11 +53,16 @@ def percent(share: float) -> str:
     return "under 1 %" if whole == 0 < share else f"{whole} %"
 
 
-def interval(middle: float, low: float | None, high: float | None, sign: str = "") -> str:
-    """Return a value with the 95 % interval in brackets if known; ``sign="+"`` also writes positive signs."""
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return f"{middle:{sign}.3f}"
-    return f"{middle:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+def span(low: float | None, high: float | None, missing: str = "", places: int = 3, sign: str = "") -> str:
+    """Return both ends of an interval, or ``missing`` if one is unknown."""
+    ends = [decimals(end, places, "", sign) for end in (low, high)]
+    return " to ".join(ends) if all(ends) else missing
+
+
+def interval(middle: float, low: float | None, high: float | None, sign: str = "", places: int = 3) -> str:
+    """Return a value with the 95 % interval in brackets if known."""
+    known = span(low, high, "", places, sign)
+    return decimals(middle, places, sign=sign) + (f" ({known})" if known else "")
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -65,6 +73,13 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 def listed(names: Sequence[str]) -> str:
     """Return "A", "A and B", or "A, B and C"."""
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as text for people: "45 s", "12 min", "7.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def hours(value: float) -> str:
@@ -85,3 +100,21 @@ def without_folders(text: str) -> str:
     for root in sorted(roots, key=len, reverse=True):  # one folder may lie inside another
         text = re.sub(rf"{re.escape(root)}(?![\w.-])", roots[root], text)
     return _FOLDERS.sub("", text)
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned columns, numbers to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    aligned = [str.rjust if all(map(_is_number, column[1:])) else str.ljust for column in columns]
+    lines = [header, ["-" * width for width in widths], *rows]
+    padded = ([align(cell, width) for cell, width, align in zip(line, widths, aligned, strict=True)] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

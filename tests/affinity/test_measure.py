@@ -21,7 +21,7 @@ from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_aff
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.plans import read_plans
-from nnunet_seqtransfer.report.tables import affinity_table
+from nnunet_seqtransfer.report.plan_text import affinity_table
 from nnunet_seqtransfer.tasks import profiling
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile

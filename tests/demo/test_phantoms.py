@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_seqtransfer.demo.datasets import SOURCES, TARGET, label_image, write_task
-from nnunet_seqtransfer.demo.phantoms import SIZE, STRUCTURES, draw_phantom
+from nnunet_seqtransfer.demo.phantoms import SIZE, SOURCES, STRUCTURES, TARGET, draw_phantom, label_image, write_task
 
 ALL = (TARGET, *SOURCES)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from nnunet_seqtransfer.planning.record import CandidatePath, LeftOut, LongerScratch, SequencePlan
-from nnunet_seqtransfer.report.gain_figures import draw_gains
-from nnunet_seqtransfer.report.plan_text import headline, plan_text, sentences, short_path
+from nnunet_seqtransfer.report.plan_text import headline, plan_text, sentences
+from nnunet_seqtransfer.report.result_figures import draw_gains
 from nnunet_seqtransfer.report.words import path_words
 
 A, B, T = "Dataset021_A", "Dataset024_B", "Dataset004_T"
@@ -64,7 +64,7 @@ def test_scratch_is_an_honest_answer(plan: SequencePlan) -> None:
     assert "ruled out: over budget" in worth
     harmful = tuple(replace(entry, gain=-0.1, harm=0.7, ruled_out="") for entry in plan.candidates[1:3])
     worth = sentences(replace(scratch, candidates=(*harmful, plan.candidates[3])))[0]
-    assert worth.startswith("No source is expected to help. The best, 24 alone: -0.10 Dice") and "70 %" in worth
+    assert worth.startswith("No source is expected to help. The best, 24 -> 4: Dice -0.10") and "70 %" in worth
 
 
 def test_support_is_said_only_without_zero_in_the_interval(plan: SequencePlan) -> None:
@@ -87,16 +87,6 @@ def test_headroom_and_longer_training(plan: SequencePlan) -> None:
     known = replace(plan, scratch_dice=0.75, longer=LongerScratch(5.0, 1.0, 0.1, 0.05, 0.2))
     told = " ".join(sentences(known))
     assert "0.25 is left to gain" in told and "+0.10 (+0.05 to +0.20)" in told
-
-
-def test_paths_by_number() -> None:
-    """Scratch, direct transfer and sequences; a name that is no dataset's stays."""
-    assert [short_path(path) for path in ((T,), (A, T), (A, B, T), ("x", T))] == [
-        "scratch",
-        "21 alone",
-        "21 -> 24",
-        "x alone",
-    ]
 
 
 def test_the_picture_shows_gains_and_marks_the_path(plan: SequencePlan) -> None:

@@ -11,8 +11,7 @@ import pytest
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
 from nnunet_seqtransfer.report.findings import Findings, read_findings
 from nnunet_seqtransfer.report.page import render
-from nnunet_seqtransfer.report.run_facts import commands, gain_origin
-from nnunet_seqtransfer.report.run_text import against_scratch, decision, reasons, result
+from nnunet_seqtransfer.report.run_text import against_scratch, commands, decision, gain_origin, reasons, result
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support import made_run
 from support.made_run import FAR, NEAR, SMALL, TARGET

@@ -1,0 +1,240 @@
+"""What trainings will do, do, gave, and left behind: text for the terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from datetime import datetime
+from textwrap import shorten
+
+from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.plans import data_folder
+from nnunet_seqtransfer.report.words import decimals, duration, path_words, text_table, without_folders
+from nnunet_seqtransfer.storage import size_text
+from nnunet_seqtransfer.training.actions import DONE as DONE_ACTIONS
+from nnunet_seqtransfer.training.actions import Action
+from nnunet_seqtransfer.training.clean import CATEGORIES, Item
+from nnunet_seqtransfer.training.decide import Outlook
+from nnunet_seqtransfer.training.prepare import preprocessed_bytes
+from nnunet_seqtransfer.training.recipe import ADDED, Recipe
+from nnunet_seqtransfer.training.run_record import Run, StageEntry
+from nnunet_seqtransfer.training.stages import TRAINER, Stage
+from nnunet_seqtransfer.training.status import DONE, RunStatus, StageStatus, State
+from nnunet_seqtransfer.transfer.correspondence import Correspondence, channel_words
+from nnunet_seqtransfer.transfer.handoff import InitialWeights
+
+_BAR = 10
+_HEADER = ("stage", "state", "epochs", "", "pseudo Dice", "Dice", "an epoch", "left", "wrote")
+
+
+def status_text(runs: Sequence[RunStatus], now: float, *, detailed: bool = False) -> str:
+    """Return all runs in order as of ``now`` (seconds since 1970); if ``detailed``, with folders and recipes."""
+    if not runs:
+        return f"no run is recorded below {results_folder()}; nnUNetv2_seq_train begins one"
+    return "\n\n".join("\n".join(_run_lines(run, now, detailed)) for run in runs)
+
+
+def _run_lines(status: RunStatus, now: float, detailed: bool) -> Iterator[str]:
+    if status.run is None:
+        yield f"{status.name}  unreadable: {status.problem}"
+        return
+    request = status.run.request
+    path = path_words((*request.sources, request.target), " -> ")
+    folds = f"fold{'s' * (len(request.folds) > 1)} {' '.join(request.folds)}"
+    yield f"{status.name}  {_state_of_run(status)}"
+    yield f"  {path}, {request.configuration}, {folds}, started {_local(status.run.started)}"
+    table = text_table(_HEADER, [_row(stage, now) for stage in status.stages])
+    yield from (f"  {line}" for line in table.splitlines())
+    for stage in status.stages:
+        if stage.error is not None:
+            words = stage.error if detailed else shorten(stage.error, 150, placeholder=" ...")
+            yield f"  error of {_title(stage)}: {words}"
+    if detailed:
+        for stage in status.stages:
+            yield from _details(stage)
+    command = status.continue_command
+    if command is not None:
+        yield f"  continue with: {' '.join(command)}"
+
+
+def _state_of_run(status: RunStatus) -> str:
+    at_work = [str(stage.on_disk.holder) for stage in status.stages if stage.state in (State.RUNNING, State.SILENT)]
+    words = status.state.value + (f" by {', '.join(dict.fromkeys(at_work))}" if at_work else "")
+    if status.is_left and status.seconds_left:
+        words += f", about {duration(status.seconds_left)} of training left"
+    return words
+
+
+def _row(stage: StageStatus, now: float) -> list[str]:
+    epochs, end = stage.entry.recipe.epochs, stage.on_disk.log
+    is_shown = stage.epochs_done > 0
+    validated = stage.on_disk.dice if stage.role == "target" and stage.on_disk.validated else None
+    return [
+        _title(stage),
+        _state(stage),
+        f"{stage.epochs_done} of {epochs}",
+        _bar(stage.epochs_done, epochs),
+        decimals(end.last.mean_dice, missing="") if end.last and is_shown else "",
+        decimals(validated, missing=""),
+        duration(end.median_seconds) if end.median_seconds else "",
+        duration(stage.seconds_left) if stage.seconds_left else "" if stage.state in DONE else "?",
+        f"{duration(max(0.0, now - stage.on_disk.written))} ago" if stage.on_disk.written is not None else "",
+    ]
+
+
+def _state(stage: StageStatus) -> str:
+    words = stage.state.value
+    if stage.state is State.SILENT and stage.on_disk.holder is not None:
+        words = f"last sign {duration(stage.on_disk.holder.seconds_ago)} ago"
+    return words if stage.queue is None else f"{words} ({stage.queue})"
+
+
+def _details(stage: StageStatus) -> Iterator[str]:
+    recipe, last = stage.entry.recipe, stage.on_disk.log.last
+    yield f"  {_title(stage)}: {stage.entry.key}"
+    yield f"    {_recipe_text(recipe)}"
+    if stage.entry.excluded:
+        yield f"    without {len(stage.entry.excluded)} of its cases"
+    if last is not None and last.pseudo_dice:
+        yield f"    pseudo Dice of the labels: {' '.join(f'{dice:.3f}' for dice in last.pseudo_dice)}"
+    if stage.on_disk.holder is not None:
+        presence = stage.on_disk.holder
+        yield f"    {presence}: {presence.life}, last sign {duration(presence.seconds_ago)} ago"
+    yield f"    {results_folder() / stage.entry.output}"
+    if stage.on_disk.command_log is not None:
+        yield f"    {stage.on_disk.command_log}"
+
+
+def _title(stage: StageStatus) -> str:
+    return f"{stage.entry.dataset} {stage.entry.fold}"
+
+
+def _bar(done: int, epochs: int) -> str:
+    filled = min(_BAR, _BAR * done // max(1, epochs))
+    return "#" * filled + "." * (_BAR - filled)
+
+
+def _local(started: str) -> str:
+    try:
+        return datetime.fromisoformat(started).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return started
+
+
+MAX_ITEMS = 20
+"""Items listed per category; the rest is summed up."""
+MEANINGS = {
+    "leftovers": "half-written files, damaged and superseded checkpoints, locks of ended processes",
+    "preprocessed": "sources preprocessed for a target, read by no unfinished run",
+}
+Sized = list[tuple[Item, int]]
+
+
+def clean_text(items: Sized) -> str:
+    """Return a category table, then their items; ``items`` come with sizes in bytes, the largest first."""
+    groups = {name: [pair for pair in items if pair[0].category == name] for name in CATEGORIES}
+    shown = sorted((name for name in groups if groups[name]), key=lambda name: -_total(groups[name]))
+    if not shown:
+        return "there is nothing to remove"
+    rows = [[size_text(_total(groups[name])), str(len(groups[name])), name, MEANINGS[name]] for name in shown]
+    lines = [text_table(["size", "items", "category", "content"], rows)]
+    for name in shown:
+        lines += ["", f"{name}:", *_listed(groups[name])]
+    return "\n".join(lines)
+
+
+def _listed(items: Sized) -> list[str]:
+    lines = [
+        f"  {size_text(size).rjust(8)}  {without_folders(str(item.path))}  {item.reason}"
+        for item, size in items[:MAX_ITEMS]
+    ]
+    rest = items[MAX_ITEMS:]
+    return [*lines, f"  {size_text(_total(rest)).rjust(8)}  in {len(rest)} more"] if rest else lines
+
+
+def _total(items: Sized) -> int:
+    return sum(size for _, size in items)
+
+
+def chain_text(outlook: Outlook) -> str:
+    """Return lines about every stage that is left: what is read, written, and how long it takes."""
+    lines = [line for stage in outlook.stages for line in _stage_lines(outlook, stage)]
+    place = "two CPU cores" if outlook.survey.options.device == "cpu" else "one GPU"
+    total = duration(sum(outlook.seconds.values()))
+    return "\n".join([*lines, f"in all about {total} on {place} (a rough estimate), nothing was done (--dry_run)"])
+
+
+def results_text(run: Run) -> str:
+    """Return the results folder of each trained target, and the command that predicts with it."""
+    commands = predict_commands(run).items()
+    return "\n".join(f"done: {results_folder() / folder}\npredict with: {command}" for folder, command in commands)
+
+
+def predict_commands(run: Run) -> dict[str, str]:
+    """Return trained model (relative to nnUNet_results) -> nnU-Net command that predicts with its folds."""
+    models: dict[str, list[StageEntry]] = {}  # folds without shared cases have plans of their own
+    for entry in run.stages:
+        if run.role(entry) == "target":
+            models.setdefault(entry.output.rpartition("/")[0], []).append(entry)
+    device = run.options.device
+    commands = {}
+    for folder, entries in models.items():
+        words = ["nnUNetv2_predict", "-d", str(dataset_id(run.request.target))]
+        words += ["-i", "INPUT_FOLDER", "-o", "OUTPUT_FOLDER", "-tr", TRAINER, "-p", entries[0].plans_name]
+        words += ["-c", run.request.configuration, "-f", *(entry.fold for entry in entries)]
+        # nnU-Net predicts on a GPU by default and fails without one
+        commands[folder] = shlex.join([*words, *(["-device", device] if device != "cuda" else [])])
+    return commands
+
+
+def _recipe_text(recipe: Recipe) -> str:
+    # parts that nnU-Net does not have are named only if they are set
+    parts = [(part, getattr(recipe, part.name)) for part in fields(Recipe) if part.name in ADDED]
+    added = [f"{part.name} {value}" for part, value in parts if value != part.default]
+    basic = f"{recipe.epochs} epochs of {recipe.iterations} iterations, learning rate {recipe.initial_lr:g}"
+    return ", ".join([basic, f"warm-up {recipe.warmup_epochs} epochs", *added])
+
+
+def _stage_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
+    action, survey, recipe = outlook.actions[stage], outlook.survey, stage.recipe
+    yield f"{outlook.title(stage)} {action.value}"
+    if action in DONE_ACTIONS:
+        return
+    yield f"  trains   {_recipe_text(recipe)}; about {duration(outlook.seconds[stage])}"
+    yield f"  reads    {data_folder(stage.dataset, survey.plans[stage], stage.configuration)}"
+    missing = outlook.to_preprocess.get(stage.dataset, ())
+    if missing:
+        task, plans = survey.tasks[stage.dataset], survey.plans[stage]
+        size = preprocessed_bytes(task, plans, stage.configuration, len(missing))
+        yield f"           preprocessing {len(missing)} cases of it first, up to {size_text(size)}"
+    if stage.excluded:
+        yield f"  without  {', '.join(stage.excluded)}: fold {stage.without} of the target validates on them"
+    yield from _weights_lines(outlook, stage)
+    yield f"  writes   {stage.files.plans}"
+    yield f"           {stage.output}"
+
+
+def _weights_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
+    """Yield where the weights come from, and which channels and heads go together unless it is the usual."""
+    previous, initial, tasks = outlook.previous(stage), outlook.initial.get(stage), outlook.survey.tasks
+    if previous is not None and outlook.actions[stage] is Action.START:
+        yield f"           weights of {previous.files.final}"
+        yield from _match_lines(outlook.match(stage), tasks[previous.dataset].channels, tasks[stage.dataset].channels)
+    elif previous is None and initial is not None:
+        yield from _model_lines(initial)
+        yield from _match_lines(initial.match, initial.channels, tasks[stage.dataset].channels)
+
+
+def _model_lines(initial: InitialWeights) -> Iterator[str]:
+    yield f"           weights of {initial.origin}"
+    yield f"           {initial.adaptation.summary()}"
+    if initial.adaptation.coverage < 1:
+        yield f"           missing: {initial.adaptation.reasons()}"
+
+
+def _match_lines(match: Correspondence, old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    if match.channels is not None:
+        yield f"           {channel_words(match.channels, old, new)}"
+    if match.heads:
+        yield f"           {match.heads.words}"
