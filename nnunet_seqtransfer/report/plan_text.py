@@ -77,8 +77,8 @@ def _worth(plan: SequencePlan) -> Iterator[str]:
             yield f"The best transfer, {path_words(best.path, ' -> ')}, is ruled out: {RULED_OUT[best.ruled_out]}."
         else:
             yield (
-                f"No source is expected to help. The best, {path_words(best.path, ' -> ')}: Dice {_gain(best)}; chance of harm "
-                f"{percent(best.harm)}."
+                f"No source is expected to help. The best, {path_words(best.path, ' -> ')}: Dice {_gain(best)}; "
+                f"chance of harm {percent(best.harm)}."
             )
     if chosen.clash:
         yield f"The modalities of the last source and the target differ ({chosen.clash})."
