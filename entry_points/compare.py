@@ -25,9 +25,9 @@ from nnunet_seqtransfer.entry_points.common import (
 )
 from nnunet_seqtransfer.entry_points.recipe_options import add_fine_tuning, fine_tuned
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.evaluation.arms import KINDS
+from nnunet_seqtransfer.evaluation.arms import KINDS, CompareRequest
 from nnunet_seqtransfer.evaluation.compare import run_comparison
-from nnunet_seqtransfer.evaluation.trials import CompareRequest, survey_comparison
+from nnunet_seqtransfer.evaluation.trials import survey_comparison
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text, written_text
 from nnunet_seqtransfer.training.executors import LocalExecutor

@@ -16,9 +16,10 @@ import numpy as np
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.demo.phantoms import SOURCES, STRUCTURES, TARGET, draw_phantom, label_image, write_task
 from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.evaluation.arms import CompareRequest
 from nnunet_seqtransfer.evaluation.compare import run_comparison
 from nnunet_seqtransfer.evaluation.comparison import Comparison
-from nnunet_seqtransfer.evaluation.trials import CompareRequest, CompareSurvey, survey_comparison
+from nnunet_seqtransfer.evaluation.trials import CompareSurvey, survey_comparison
 from nnunet_seqtransfer.nnunet.folders import dataset_id, installed_command, own_command
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text

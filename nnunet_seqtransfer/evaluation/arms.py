@@ -1,60 +1,101 @@
-"""Choose the paths to compare: a pure function with distances, plan and request as input."""
+"""The request of a comparison, and a pure function that chooses the paths."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.evaluation.comparison import Arm, arm_name
+from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.planning.record import SequencePlan
+from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS
 
 KINDS = ("scratch", "long", "direct", "planned", "runner-up")
 """Kinds of arms: the target alone; the target for as many iterations as the longest path; the nearest sources alone;
 the plan's path; the plan's next sequences. Own paths come on top with the role "own"."""
 RUNNERS_UP = 2
 """Number of sequences after the planned path."""
-Path = tuple[str, ...]
+Sources = tuple[str, ...]
 """Full names of the sources in training order."""
 
 
 @dataclass(frozen=True)
-class ArmChoice:
-    """Which paths to compare."""
+class CompareRequest:
+    """Paths to compare, and how to train and evaluate them."""
 
+    target: str
+    "Name or number of the target."
+    configuration: str = DEFAULT_CONFIGURATION
+    "nnU-Net configuration."
+    folds: tuple[str, ...] = ("0",)
+    "Folds of the target."
+    seeds: tuple[int, ...] = (0,)
+    "Training seeds; every path is trained with each."
+    plans: str = DEFAULT_PLANS
+    "Name of the target's plans."
+    affinity: Path | None = None
+    "Affinity file to choose the paths by; None for the target's own, which is measured if it is missing."
     kinds: tuple[str, ...] = KINDS
-    "Kinds to include, a subset of `KINDS`."
+    "Kinds to include, see `KINDS`."
     nearest: int = 2
     "Number of nearest sources to transfer from directly."
-    own: tuple[Path, ...] = ()
-    "Additional paths; the empty path is scratch."
+    paths: tuple[tuple[str, ...], ...] = ()
+    "Additional paths: source names or numbers in order."
+    recipe: Recipe = field(default_factory=Recipe)
+    "Recipe for every stage; `seeds` replaces the seed."
     source_epochs: int = 250
-    "Epochs per source stage; scratch gets them on top if it is trained as long as a path."
-    without: Path = ()
-    "Datasets that must not be sources: the test set."
+    "Epochs per source stage."
+    warmup_epochs: int = WARMUP_EPOCHS
+    "Warm-up epochs for stages that start from another stage's weights."
+    keep_heads: bool = False
+    "True to keep segmentation heads if labels have equal names."
+    exclude_overlap: bool = False
+    "True to train sources without cases that a fold validates on; if False, such cases are an error."
+    test: str | None = None
+    "Name or number of a test dataset; the target means imagesTs, None the folds' validation cases."
+    mirroring: bool = True
+    "True to predict the test set with nnU-Net's test time augmentation."
+    tag: str | None = None
+    "Name that keeps comparisons with different recipes apart."
+    devices: DeviceOptions = field(default_factory=DeviceOptions)
+    "Device and checkpoints."
+    epoch_seconds: float | None = None
+    "Seconds per epoch for the estimate; None for a rough guess."
 
 
-def choose_arms(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice) -> tuple[Arm, ...]:
+def choose_arms(
+    affinity: Affinity,
+    plan: SequencePlan | None,
+    request: CompareRequest,
+    own: Sequence[Sources] = (),
+    without: str | None = None,
+) -> tuple[Arm, ...]:
     """Return the arms, each path once with all roles: scratch first, then the planned path, then the others.
 
     Args:
         affinity: distances to the target; sources without local data (known by signature only) are left out.
         plan: the plan; None if neither the planned path nor runners-up are wanted.
-        choice: the request.
+        request: gives kinds, number of nearest sources, and source epochs.
+        own: further paths by full names; the empty path is scratch.
+        without: dataset that must not be a source, the test set.
 
     Raises SequenceError for an unknown kind, or if fewer than two paths are left.
     """
-    unknown = [kind for kind in choice.kinds if kind not in KINDS]
+    unknown = [kind for kind in request.kinds if kind not in KINDS]
     if unknown:
         raise SequenceError(f"unknown kind of path {unknown[0]!r}; choose from {', '.join(KINDS)}")
-    roles: dict[tuple[Path, int], list[str]] = {}
-    for role, path in _wanted(affinity, plan, choice):
+    roles: dict[tuple[Sources, int], list[str]] = {}
+    for role, path in _wanted(affinity, plan, request, own, without):
         roles.setdefault((path, 0), []).append(role)
     # after all other paths: "long" depends on the longest of them
     longest = max((len(path) for path, _ in roles), default=0)
-    if "long" in choice.kinds and longest:
-        roles[(), longest * choice.source_epochs] = ["long"]
+    if "long" in request.kinds and longest:
+        roles[(), longest * request.source_epochs] = ["long"]
     # scratch is what gains are measured against
     gains = {one.path[:-1]: one.gain for one in plan.candidates if len(one.path) > 1} if plan is not None else {}
     arms = [
@@ -69,21 +110,27 @@ def choose_arms(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice
     )
 
 
-def _wanted(affinity: Affinity, plan: SequencePlan | None, choice: ArmChoice) -> Iterator[tuple[str, Path]]:
+def _wanted(
+    affinity: Affinity,
+    plan: SequencePlan | None,
+    request: CompareRequest,
+    own: Sequence[Sources],
+    without: str | None,
+) -> Iterator[tuple[str, Sources]]:
     tasks = [affinity.tasks[index] for index in affinity.ranking()]
-    nearest = [task.dataset for task in tasks if task.registered and task.dataset not in choice.without]
-    if "scratch" in choice.kinds:
+    nearest = [task.dataset for task in tasks if task.registered and task.dataset != without]
+    if "scratch" in request.kinds:
         yield "scratch", ()
-    if plan is not None and "planned" in choice.kinds:
+    if plan is not None and "planned" in request.kinds:
         yield "planned", plan.sources
-    if plan is not None and "runner-up" in choice.kinds:
+    if plan is not None and "runner-up" in request.kinds:
         yield from (("runner-up", path) for path in _runners_up(plan, nearest))
-    if "direct" in choice.kinds:
-        yield from (("direct", (name,)) for name in nearest[: choice.nearest])
-    yield from (("own" if path else "scratch", path) for path in choice.own)
+    if "direct" in request.kinds:
+        yield from (("direct", (name,)) for name in nearest[: request.nearest])
+    yield from (("own" if path else "scratch", path) for path in own)
 
 
-def _runners_up(plan: SequencePlan, available: Sequence[str]) -> list[Path]:
+def _runners_up(plan: SequencePlan, available: Sequence[str]) -> list[Sources]:
     """Return the plan's best allowed sequences (two sources or more), without the planned path."""
     # without the target, which is last
     paths = [candidate.path[:-1] for candidate in plan.candidates if not candidate.ruled_out]

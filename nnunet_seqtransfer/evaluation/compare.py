@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError
+from nnunet_seqtransfer.evaluation.arms import CompareRequest
 from nnunet_seqtransfer.evaluation.comparison import Comparison, ModelScores, read_comparison, write_comparison
-from nnunet_seqtransfer.evaluation.differences import differences, measurements
-from nnunet_seqtransfer.evaluation.prediction import predict
-from nnunet_seqtransfer.evaluation.rankings import direct_dice, rankings
-from nnunet_seqtransfer.evaluation.trials import CompareRequest, CompareSurvey, Trial, load_trial, survey_comparison
+from nnunet_seqtransfer.evaluation.held_out import predict
+from nnunet_seqtransfer.evaluation.statistics import differences, direct_dice, measurements, rankings
+from nnunet_seqtransfer.evaluation.trials import CompareSurvey, Trial, load_trial, survey_comparison
 from nnunet_seqtransfer.nnunet.datasets import foreground_labels
 from nnunet_seqtransfer.nnunet.evaluation import evaluate_folder
 from nnunet_seqtransfer.nnunet.validation import SUMMARY, CaseDice, mean_dice, read_summary

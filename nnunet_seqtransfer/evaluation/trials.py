@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError, collecting, raise_collected
-from nnunet_seqtransfer.evaluation.arms import KINDS, ArmChoice, choose_arms
+from nnunet_seqtransfer.evaluation.arms import CompareRequest, choose_arms
 from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, comparison_path
-from nnunet_seqtransfer.evaluation.prediction import HeldOutSet, load_held_out
-from nnunet_seqtransfer.evaluation.unseen import require_unseen_folds, require_unseen_test
+from nnunet_seqtransfer.evaluation.held_out import HeldOutSet, load_held_out, require_unseen_folds, require_unseen_test
 from nnunet_seqtransfer.nnunet.datasets import split_cases
 from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
-from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS, data_folder
+from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.planning.options import PlanOptions, Training
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_file, read_plan, write_plan
@@ -32,55 +31,10 @@ from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.overlap_guard import find_exclusions
 from nnunet_seqtransfer.training.plan import plan_with
-from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS, ChainRequest, Exclusions, Stage
+from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage
 from nnunet_seqtransfer.training.train import look_ahead
 
 PACKAGES = ("nnunetv2", "torch", "numpy", "scipy")
-
-
-@dataclass(frozen=True)
-class CompareRequest:
-    """Paths to compare, and how to train and evaluate them."""
-
-    target: str
-    "Name or number of the target."
-    configuration: str = DEFAULT_CONFIGURATION
-    "nnU-Net configuration."
-    folds: tuple[str, ...] = ("0",)
-    "Folds of the target."
-    seeds: tuple[int, ...] = (0,)
-    "Training seeds; every path is trained with each."
-    plans: str = DEFAULT_PLANS
-    "Name of the target's plans."
-    affinity: Path | None = None
-    "Affinity file to choose the paths by; None for the target's own, which is measured if it is missing."
-    kinds: tuple[str, ...] = KINDS
-    "Kinds to include, see `arms.KINDS`."
-    nearest: int = 2
-    "Number of nearest sources to transfer from directly."
-    paths: tuple[tuple[str, ...], ...] = ()
-    "Additional paths: source names or numbers in order."
-    recipe: Recipe = field(default_factory=Recipe)
-    "Recipe for every stage; `seeds` replaces the seed."
-    source_epochs: int = 250
-    "Epochs per source stage."
-    warmup_epochs: int = WARMUP_EPOCHS
-    "Warm-up epochs for stages that start from another stage's weights."
-    keep_heads: bool = False
-    "True to keep segmentation heads if labels have equal names."
-    exclude_overlap: bool = False
-    "True to train sources without cases that a fold validates on; if False, such cases are an error."
-    test: str | None = None
-    "Name or number of a test dataset; the target means imagesTs, None the folds' validation cases."
-    mirroring: bool = True
-    "True to predict the test set with nnU-Net's test time augmentation."
-    tag: str | None = None
-    "Name that keeps comparisons with different recipes apart."
-    devices: DeviceOptions = field(default_factory=DeviceOptions)
-    "Device and checkpoints."
-    epoch_seconds: float | None = None
-    "Seconds per epoch for the estimate; None for a rough guess."
 
 
 @dataclass(frozen=True)
@@ -149,10 +103,7 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
     raise_collected(errors)
     affinity, affinity_file = _affinity(request, target, context, write=write)
     plan, plan_file = _plan(request, affinity, affinity_file, test_name, context, write=write) or (None, None)
-    without = () if test_name is None else (test_name,)
-    arms = choose_arms(
-        affinity, plan, ArmChoice(request.kinds, request.nearest, tuple(own), request.source_epochs, without)
-    )
+    arms = choose_arms(affinity, plan, request, own, without=test_name)
     base = _base(request, target)
     task, plans = load_target(target, base.plans, base.configuration)
     splits = split_cases(target, preprocessed_cases(data_folder(target, plans, base.configuration)))

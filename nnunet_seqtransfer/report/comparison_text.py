@@ -15,7 +15,7 @@ from nnunet_seqtransfer.evaluation.comparison import (
     Budget,
     Comparison,
 )
-from nnunet_seqtransfer.evaluation.differences import case_values, seed_means
+from nnunet_seqtransfer.evaluation.statistics import case_values, seed_means
 from nnunet_seqtransfer.report.words import counted, decimals, duration, span, text_table
 
 FEW_CASES = 10

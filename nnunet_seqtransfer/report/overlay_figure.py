@@ -27,7 +27,7 @@ Image = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """One slice with reference and predictions."""
+    """One slice with reference and prediction."""
 
     title: str
     "Caption."
@@ -35,25 +35,24 @@ class Overlay:
     "Grey values 0 to 255, shape (height, width), or RGB, shape (height, width, 3)."
     reference: Image
     "Label values, shape (height, width)."
-    predictions: tuple[Image, ...]
-    "Label values from each model, shape (height, width)."
-    captions: tuple[str, ...]
-    "Caption for each prediction."
+    prediction: Image
+    "Label values, shape (height, width)."
+    caption: str
+    "Caption for the prediction."
     aspect: float = 1.0
     "Pixel height divided by pixel width."
 
 
 @mpl.rc_context(STYLE)
 def draw_overlays(rows: Sequence[Overlay], labels: Labels, *, channel: str = "image") -> Figure:
-    """Draw each slice as a row: the plain image, the reference, and each prediction on the reference.
+    """Draw each slice as a row: the plain image, the reference, and the prediction on the reference.
 
     Args:
-        rows: slices, all with equally many predictions.
+        rows: slices.
         labels: name and label values. Each label has another line style.
         channel: caption for the plain image.
     """
-    columns = 2 + len(rows[0].predictions)
-    side = 2.6
+    columns, side = 3, 2.6
     heights = [max(0.4, min(2.0, row.image.shape[0] / row.image.shape[1] * row.aspect)) for row in rows]
     size = (side * columns, sum(side * height + 0.35 for height in heights) + 0.35)
     figure = Figure(figsize=size)
@@ -65,7 +64,7 @@ def draw_overlays(rows: Sequence[Overlay], labels: Labels, *, channel: str = "im
             figure.add_axes((k / columns + 0.003, bottom / size[1], 1 / columns - 0.006, side * height / size[1]))
             for k in range(columns)
         ]
-        _draw_row(panels, row, labels, (channel, "reference", *row.captions))
+        _draw_row(panels, row, labels, (channel, "reference", row.caption))
     handles = [
         Line2D([], [], color=REFERENCE, linewidth=2.6, label="reference"),
         Line2D([], [], color=PREDICTION, linewidth=1.6, label="prediction"),
@@ -87,8 +86,7 @@ def _draw_row(panels: Sequence[Axes], row: Overlay, labels: Labels, captions: Se
     panels[0].set_title(f"{row.title}, {captions[0]}", fontsize=8.5, pad=3)
     for panel in panels[1:]:
         _draw_contours(panel, row.reference, labels, REFERENCE, "reference", 2.4)
-    for panel, prediction in zip(panels[2:], row.predictions, strict=True):
-        _draw_contours(panel, prediction, labels, PREDICTION, "prediction", 1.4)
+    _draw_contours(panels[2], row.prediction, labels, PREDICTION, "prediction", 1.4)
 
 
 def _draw_contours(panel: Axes, segmentation: Image, labels: Labels, colour: str, what: str, width: float) -> None:
@@ -153,7 +151,7 @@ def telling_slices(
         shown = np.stack(channels, axis=-1)[window] if colours else channels[0][window]
         where = f"{title}, slice {index + 1} of {count}" if count > 1 else title
         aspect = spacing[others[0]] / spacing[others[1]]
-        cuts.append(Overlay(where, shown.astype(np.uint8), one[window], (two[window],), (caption,), aspect))
+        cuts.append(Overlay(where, shown.astype(np.uint8), one[window], two[window], caption, aspect))
     return tuple(cuts)
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nnunet_seqtransfer.calibration.calibrate import Calibration
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
-from nnunet_seqtransfer.evaluation.differences import case_values, paired_means
+from nnunet_seqtransfer.evaluation.statistics import case_values, paired_means
 from nnunet_seqtransfer.nnunet.training_log import Epoch
 from nnunet_seqtransfer.planning.record import SequencePlan
 from nnunet_seqtransfer.report.figures import HOPS, INK, PATH, SECOND, SOFT, STRONG, STYLE, save, tip

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.evaluation.arms import ArmChoice, choose_arms
-from support.comparison_cases import A, B, C, D, affinity, plan
+from nnunet_seqtransfer.evaluation.arms import KINDS, CompareRequest, choose_arms
+from support.comparison_cases import A, B, C, D, T, affinity, plan
+
+
+def asked(kinds=KINDS, **options):
+    return CompareRequest(T, kinds=kinds, **options)
 
 
 def paths(arms):
@@ -19,7 +23,7 @@ def roles(arms):
 
 def test_the_default_arms_and_their_roles():
     """Scratch, the plan, its cheapest sequences, the nearest two, and scratch as long."""
-    arms = choose_arms(affinity(), plan(), ArmChoice())
+    arms = choose_arms(affinity(), plan(), asked())
     found = roles(arms)
     assert paths(arms)[:2] == [(), (A, B)], "scratch and the plan come first"
     assert found[()] == ("scratch",) and found[A, B] == ("planned",)
@@ -31,42 +35,42 @@ def test_the_default_arms_and_their_roles():
 
 def test_each_path_is_trained_once():
     """A path wanted for several reasons is one arm that names them all."""
-    arms = choose_arms(affinity(), plan(), ArmChoice(("scratch", "direct", "planned"), nearest=4, own=((A, B), (B,))))
+    arms = choose_arms(affinity(), plan(), asked(("scratch", "direct", "planned"), nearest=4), [(A, B), (B,)])
     assert len(paths(arms)) == len(set(paths(arms))) == 1 + 4 + 1
     assert roles(arms)[A, B] == ("planned", "own") and roles(arms)[(B,)] == ("direct", "own")
 
 
 def test_scratch_as_long_as_the_longest_path():
     """It has the epochs of the sources of the longest path on top, and a name of its own."""
-    arms = choose_arms(affinity(), plan(), ArmChoice(kinds=("scratch", "long", "direct", "planned"), source_epochs=7))
+    arms = choose_arms(affinity(), plan(), asked(kinds=("scratch", "long", "direct", "planned"), source_epochs=7))
     (longest,) = [arm for arm in arms if arm.extra_epochs]
     assert (longest.name, longest.sources, longest.extra_epochs) == ("scratch, as long", (), 14)
 
 
 def test_scratch_among_ones_own_paths_is_scratch():
     """As the table of measurements names it; all others are compared with it."""
-    arms = choose_arms(affinity(), plan(), ArmChoice(kinds=("planned",), own=((), (D,))))
+    arms = choose_arms(affinity(), plan(), asked(("planned",)), [(), (D,)])
     assert roles(arms)[()] == ("scratch",) and roles(arms)[(D,)] == ("own",)
 
 
 def test_a_plan_from_scratch_is_one_arm_with_scratch():
     """Where the plan is scratch, scratch is the planned path."""
-    arms = choose_arms(affinity(), plan(()), ArmChoice(kinds=("scratch", "planned", "direct")))
+    arms = choose_arms(affinity(), plan(()), asked(kinds=("scratch", "planned", "direct")))
     assert roles(arms)[()] == ("scratch", "planned")
 
 
 def test_arms_have_the_gains_that_the_plan_predicts():
     """Scratch, on which gains rest, and a path that the plan does not list have none."""
-    found = choose_arms(affinity(), plan(), ArmChoice(nearest=4))
+    found = choose_arms(affinity(), plan(), asked(nearest=4))
     gains = {arm.sources: arm.predicted for arm in found if not arm.extra_epochs}
     assert gains[(B,)] == 0.1 and gains[A, B] == pytest.approx(0.08)
     assert gains[()] is None and gains[(D,)] is None
-    assert all(arm.predicted is None for arm in choose_arms(affinity(), None, ArmChoice(("scratch", "direct"))))
+    assert all(arm.predicted is None for arm in choose_arms(affinity(), None, asked(("scratch", "direct"))))
 
 
 def test_what_is_not_here_or_is_the_test_set_is_no_arm():
     """Sources known by their signature alone, and the test set, are neither near nor on a runner-up."""
-    arms = choose_arms(affinity(unregistered=(C,)), plan(), ArmChoice(nearest=4, without=(A,)))
+    arms = choose_arms(affinity(unregistered=(C,)), plan(), asked(nearest=4), without=A)
     used = {name for arm in arms if "planned" not in arm.roles for name in arm.sources}
     assert used == {B, D}
 
@@ -74,10 +78,10 @@ def test_what_is_not_here_or_is_the_test_set_is_no_arm():
 def test_one_path_is_no_comparison():
     """With a single path there is nothing to compare, and the error says what to ask for."""
     with pytest.raises(SequenceError, match="at least two are needed; add more with -arms"):
-        choose_arms(affinity(), None, ArmChoice(kinds=("scratch",)))
+        choose_arms(affinity(), None, asked(kinds=("scratch",)))
 
 
 def test_an_unknown_kind_is_named():
     """With the kinds that there are."""
     with pytest.raises(SequenceError, match="unknown kind of path 'best'; choose from scratch, long"):
-        choose_arms(affinity(), None, ArmChoice(kinds=("scratch", "best")))
+        choose_arms(affinity(), None, asked(kinds=("scratch", "best")))

@@ -11,8 +11,7 @@ import pytest
 
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.evaluation.comparison import Budget, Comparison, read_comparison, write_comparison
-from nnunet_seqtransfer.evaluation.differences import differences, measurements
-from nnunet_seqtransfer.evaluation.rankings import rankings
+from nnunet_seqtransfer.evaluation.statistics import differences, measurements, rankings
 from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text
 from nnunet_seqtransfer.storage import read_record, write_record
 from support.comparison_cases import A, B, affinity, arm, scores
