@@ -130,7 +130,7 @@ def main() -> None:
     """Prints a line for each metric and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-tasks", nargs="+", type=int, default=[10, 100, 1000])
-    parser.add_argument("-m", nargs="+", default=["descriptors", "fingerprint"])
+    parser.add_argument("-m", nargs="+", default=["descriptors"])
     parser.add_argument("-seed", type=int, default=0)
     parser.add_argument(
         "--here", action="store_true", help="one size in this process; prints JSON (used by the script)"

@@ -28,7 +28,6 @@ from nnunet_seqtransfer.planning.measured import (
 HERE = Path(__file__).parent
 COMPONENTS = {
     "descriptors": ("image", "contrast", "label"),
-    "fingerprint": ("image", "label"),
     "published": ("wasserstein", "dissimilarity"),
 }
 """Components by metric, in the order of the columns. Geometry, which nnU-Net resamples away, is left out."""

@@ -42,7 +42,7 @@ NUCLEI = 111
 NUCLEI_SIZES = {311: (256, 256), 312: (360, 360), 313: (696, 520)}
 """Source number -> image size in pixels: the fluorescence images come from three microscopes, a source each."""
 MOST_FEATURES = 64
-METRICS = ("descriptors", "fingerprint", "published")
+METRICS = ("descriptors", "published")
 """The default comes first: the planned path rests on its ranking."""
 _CHILDREN: set[subprocess.Popen[bytes]] = set()
 """Commands that run now."""

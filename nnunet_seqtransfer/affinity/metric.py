@@ -15,7 +15,6 @@ ENTRY_POINT_GROUP = "nnunet_seqtransfer.metrics"
 DEFAULT_METRIC = "descriptors"
 _OWN = {
     "descriptors": "nnunet_seqtransfer.affinity.descriptors:DescriptorMetric",
-    "fingerprint": "nnunet_seqtransfer.affinity.fingerprint:FingerprintMetric",
     "published": "nnunet_seqtransfer.affinity.published:PublishedMetric",
 }
 

@@ -7,7 +7,7 @@ import gzip
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,6 @@ class CaseData:
     "Shape (channels, x, y, z); 2-D images have x = 1."
     segmentation: NDArray[np.int16]
     "Shape (x, y, z); -1 marks voxels outside the non-zero region, which nnU-Net treats as background."
-
-    def transposed(self, axes: Sequence[int]) -> CaseData:
-        """Return the case with the three image axes reordered."""
-        return CaseData(self.images.transpose(0, *(axis + 1 for axis in axes)), self.segmentation.transpose(axes))
 
 
 def preprocess_case(

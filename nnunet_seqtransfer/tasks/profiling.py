@@ -31,10 +31,10 @@ _MAX_OLDER = 8
 """Maximum number of older signatures that are searched for profiled cases."""
 Labels = tuple[tuple[int, ...], ...]
 """Label values per label or region."""
-View = Literal["raw", "stored", "preprocessed"]
+View = Literal["raw", "preprocessed"]
 """Voxels that a metric reads.
 
-raw: as stored in nnUNet_raw, axes as nnU-Net's readers give them. stored: the same, axes as in preprocessed data.
+raw: as stored in nnUNet_raw, axes as nnU-Net's readers give them.
 preprocessed: cropped, resampled and normalised, as the network will see them.
 """
 
@@ -112,8 +112,7 @@ class ProfileRequest:
                 f"{self.task.dataset} has no raw images of {case}{aligned}; copy the dataset to nnUNet_raw"
             )
         if view != "preprocessed":
-            read = read_raw_case(case, raw, reader)
-            return read if view == "raw" else read.transposed(self.plans["transpose_forward"])
+            return read_raw_case(case, raw, reader)
         return preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
 
     def geometry(self) -> NDArray[np.float64]:
@@ -154,8 +153,6 @@ def preprocessing_for(view: View, plans: dict[str, Any], configuration: str) -> 
     """Return a text that identifies what the target's plans decide about voxels; only equal ones are comparable."""
     if view == "raw":
         return "raw"
-    if view == "stored":
-        return "stored, axes " + " ".join(str(axis) for axis in plans["transpose_forward"])
     return checksum(target_preprocessing_of(plans, configuration))[:16]
 
 

@@ -15,8 +15,8 @@ import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
-from nnunet_seqtransfer.affinity.fingerprint import FingerprintMetric
 from nnunet_seqtransfer.affinity.measure import AUTO_CASES, AffinityRequest, ComputedAffinity, compute_affinity
+from nnunet_seqtransfer.affinity.metric import find_metric
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, read_resamples
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import SeqTransferError
@@ -161,7 +161,7 @@ def unregister(world: World, name: str) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-@pytest.mark.parametrize("metric", [METRIC, FingerprintMetric()], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [METRIC, find_metric("published")], ids=lambda metric: metric.name)
 def test_a_signature_file_is_as_good_as_the_dataset(world: World, metric: Any) -> None:
     """On a machine without the dataset the file gives the same distances, intervals and resamples, to 1e-12."""
     here = compute("902", "903", metric=metric)
@@ -341,7 +341,7 @@ ODD: dict[str, Callable[[World], Any]] = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-@pytest.mark.parametrize("metric", ["descriptors", "published", "fingerprint"])
+@pytest.mark.parametrize("metric", ["descriptors", "published"])
 def test_odd_datasets_are_compared(world: World, command: Command, kind: str, metric: str) -> None:
     """A source that is unusual but whole gets a distance and an interval like any other."""
     ODD[kind](world)

@@ -13,7 +13,7 @@ import pytest
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.tasks.signature import read_signature
 from support.bad_inputs import Command, assert_refused, error_line, truncate
-from support.world import FAR, FLAT_SOURCE, NEAR, TARGET, TWO_CHANNELS, World
+from support.world import FAR, NEAR, TARGET, TWO_CHANNELS, World
 
 SIGNATURE = ("signature", "-t", "901", "-n_cases", "3", "-np", "1")
 AFFINITY = ("affinity", "-t", "901", "-n_cases", "3", "-np", "1")
@@ -157,10 +157,3 @@ def test_unfit_signatures_leave_the_other_sources_their_distance(
         assert any(f"leaving out {path}" in row and words in row for row in outcome.err.splitlines()), words
     assert f"leaving out {missing}" in outcome.err
     assert affinity().sources == (FAR, TWO_CHANNELS)
-
-
-def test_a_signature_of_flat_images_does_not_meet_volumes(world: World, command: Command, tmp_path: Path) -> None:
-    """Where the metric knows no preprocessing that would tell, the dimension is compared itself."""
-    path = write(command, tmp_path, "912", "-m", "fingerprint")
-    line = assert_refused(world, command, (*AFFINITY, "-m", "fingerprint", "-s", str(path)), "2-D images", "volumes")
-    assert FLAT_SOURCE in line

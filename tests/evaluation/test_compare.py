@@ -66,10 +66,10 @@ def test_a_stored_plan_of_another_metric_or_through_the_test_set_is_not_compared
     outcome = command("compare", *wanted, "-test", "902")
     assert outcome.status == 2 and "goes through the test set Dataset902_Near" in outcome.err
     assert "-avoid 902" in outcome.err and "Traceback" not in outcome.err
-    assert command("affinity", "-t", "901", "-s", "902", "903", "-m", "fingerprint", "-np", "1").status == 0
-    other = str(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "fingerprint"))
+    assert command("affinity", "-t", "901", "-s", "902", "903", "-m", "published", "-np", "1").status == 0
+    other = str(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "published"))
     outcome = command("compare", *wanted, "-a", other)
-    assert outcome.status == 2 and "rests on the metric descriptors, the affinity on fingerprint" in outcome.err
+    assert outcome.status == 2 and "rests on the metric descriptors, the affinity on published" in outcome.err
     assert command("compare", *WANTED, "-a", other, "--dry_run").status == 0
 
 

@@ -13,10 +13,9 @@ from nnunet_seqtransfer.planning.measured import Evidence, MeasuredTransfer, shi
 from support.archives import METRIC
 from support.calibration_cases import measured_rows
 
-METRICS = ("descriptors", "fingerprint", "published")
+METRICS = ("descriptors", "published")
 COMPONENTS = {
     "descriptors": ("image", "contrast", "label"),
-    "fingerprint": ("image", "label"),
     "published": ("wasserstein", "dissimilarity"),
 }
 
