@@ -48,7 +48,8 @@ def _run(options: argparse.Namespace) -> None:
         None if options.a is None else Path(options.a),
         None if options.calibration is None else Path(options.calibration),
     )
-    asked = replace(options.asked, must=full_names(options.asked.must), avoid=full_names(options.asked.avoid))
+    must, avoid = (tuple(dict.fromkeys(map(dataset_name, names))) for names in (options.must, options.avoid))
+    asked = replace(options.asked, must=must, avoid=avoid)
     plan = plan_path(request, asked, Context(notify, options.np))
     print(plan_text(plan))
     written = "\n         ".join(str(path) for path in (plan_file(*request.key), *_draw(plan, request)))
@@ -230,8 +231,3 @@ def plan_options(options: argparse.Namespace, parser: SeqArgumentParser) -> Plan
         scratch_dice=options.scratch_dice,
         allow_overlap=options.allow_overlap,
     )
-
-
-def full_names(datasets: Sequence[str]) -> tuple[str, ...]:
-    """Return full names, each once. Raises DatasetError if one is not registered."""
-    return tuple(dict.fromkeys(dataset_name(dataset) for dataset in datasets))

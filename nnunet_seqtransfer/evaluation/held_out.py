@@ -148,7 +148,9 @@ def _link(folder: Path, files: Mapping[str, Path]) -> None:
     Other files in the folder are removed: they belong to cases that have left the test set.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _remove(path for path in folder.iterdir() if path.name not in files or not path.exists())
+    for path in list(folder.iterdir()):
+        if path.name not in files or not path.exists():
+            path.unlink(missing_ok=True)
     for name, file in files.items():
         link = folder / name
         if link.exists():
@@ -159,11 +161,6 @@ def _link(folder: Path, files: Mapping[str, Path]) -> None:
             continue
         except OSError:
             shutil.copyfile(file, link)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        path.unlink(missing_ok=True)
 
 
 def _ending(file: Path) -> str:

@@ -75,11 +75,6 @@ def seed_means(models: CaseMeans) -> dict[int, float]:
     return {seed: sum(values) / len(values) for seed, values in by_seed.items() if values}
 
 
-def paired(one: CaseMeans, other: CaseMeans) -> dict[str, float]:
-    """Return case -> mean difference over the models that both arms have."""
-    return {case: first - second for case, (first, second) in paired_means(one, other).items()}
-
-
 def paired_means(one: CaseMeans, other: CaseMeans) -> dict[str, tuple[float, float]]:
     """Return case -> both arms' mean Dice over the models that both have, sorted by case."""
     found: dict[str, list[tuple[float, float]]] = {}
@@ -150,15 +145,16 @@ def holm(p: Sequence[float | None]) -> tuple[float | None, ...]:
     return tuple(corrected)
 
 
-def _family(pairs: Sequence[tuple[str, str]], values: Mapping[str, CaseMeans], seed: int) -> list[Difference]:
+def _family(names: Sequence[tuple[str, str]], values: Mapping[str, CaseMeans], seed: int) -> list[Difference]:
     entries = []
-    for one, other in pairs:
-        by_case = np.array(list(paired(values.get(one, {}), values.get(other, {})).values()), dtype=np.float64)
+    for one, other in names:
+        pairs = paired_means(values.get(one, {}), values.get(other, {})).values()
+        by_case = np.array([first - second for first, second in pairs], dtype=np.float64)
         if len(by_case):
             low, high = mean_interval(by_case, seed) or (None, None)
             p = signed_rank_p(by_case)
             entries.append(Difference(one, other, float(by_case.mean()), low, high, p, p, len(by_case)))
-    # after all pairs are known: the correction depends on their number
+    # after all differences are known: the correction depends on their number
     corrected = holm([entry.p for entry in entries])
     return [replace(entry, p_holm=value) for entry, value in zip(entries, corrected, strict=True)]
 

@@ -68,7 +68,7 @@ def draw_graph(
         width: inches. Below 5, tasks are numbered instead of named.
     """
     kept = _nearest(problem, {*path, *proposed})
-    points, _ = place(problem.distances[np.ix_(kept, kept)])
+    points = place(problem.distances[np.ix_(kept, kept)])
     reach = np.maximum(np.ptp(points, axis=0), 1e-9)
     tallest = 0.42 if len(kept) <= FULL_NAMES and width >= 5 else 0.62 if width >= 5 else 1.0
     height = width * float(np.clip(0.8 * reach[1] / reach[0], 0.3, tallest)) + 0.7
@@ -91,14 +91,13 @@ def draw_graph(
     return figure
 
 
-def place(distances: Points) -> tuple[Points, float]:
+def place(distances: Points) -> Points:
     """Place tasks on a plane so that their distances are kept as well as two dimensions allow.
 
     Args:
         distances: (n, n), >= 0. Both directions are averaged; inf counts as a bit farther than the farthest pair.
 
-    Returns (n, 2) points, the last task on the right half, and Kruskal's stress: root of squared error over squared
-    distances (0 is exact, above 0.2 is poor; Kruskal, Psychometrika 29, 1964).
+    Returns (n, 2) points by metric multidimensional scaling (SMACOF), the last task on the right half.
     """
     from sklearn.manifold import smacof  # noqa: PLC0415 - slow import
 
@@ -111,15 +110,9 @@ def place(distances: Points) -> tuple[Points, float]:
     if wanted.any():
         points = np.asarray(smacof(wanted, n_components=2, n_init=4, random_state=0, normalized_stress=False)[0])
     points = points - points.mean(axis=0)
-    error = np.sqrt(((_apart(points) - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-300))
     # the solution may be turned and mirrored freely: the long side lies flat
     points = points @ np.linalg.svd(points, full_matrices=False)[2].T
-    points *= np.where(points[-1] < 0, [-1, 1], 1)
-    return points, float(error)
-
-
-def _apart(points: Points) -> Points:
-    return np.asarray(np.linalg.norm(points[:, None] - points[None], axis=-1))
+    return np.asarray(points * np.where(points[-1] < 0, [-1, 1], 1))
 
 
 def _spread(points: Points, room: Points) -> Points:

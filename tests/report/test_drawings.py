@@ -282,18 +282,9 @@ def test_points_in_the_plane_are_found_again(seed: int) -> None:
     corners = np.asarray([[0, 0], [4, 0], [4, 3], [0, 3], [2, 1.4]])
     corners = corners + np.random.default_rng(seed).normal(0, 0.2, (5, 2))
     table = np.linalg.norm(corners[:, None] - corners[None], axis=-1)
-    points, stress = place(table)
+    points = place(table)
     assert np.linalg.norm(points[:, None] - points[None], axis=-1) == pytest.approx(table, abs=0.02)
-    assert stress < 0.01 and points[-1, 0] >= -1e-9
-
-
-def test_random_distances_have_a_high_stress() -> None:
-    """What two dimensions cannot hold is said."""
-    table = np.random.default_rng(0).random((30, 30))
-    table = (table + table.T) / 2
-    np.fill_diagonal(table, 0)
-    points, stress = place(table)
-    assert 0.2 < stress < 0.45 and np.isfinite(points).all()
+    assert points[-1, 0] >= -1e-9
 
 
 def test_tasks_that_coincide_are_moved_apart() -> None:
