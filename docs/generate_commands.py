@@ -1,10 +1,13 @@
-"""Writes reference/commands.md from the parsers of the commands: run it whenever an option has changed."""
+"""Write reference/commands.md from the parsers of the commands. Run it whenever an option has changed."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from unittest.mock import patch
@@ -17,28 +20,32 @@ HEAD = """\
 
 # Commands
 
-Options that take a value have one dash, switches have two, as in nnU-Net. Nothing is abbreviated, and an unknown
-option is an error. Every command also knows `-h` and `--version`. See also [exit statuses](exit-statuses.md).
+Options that take a value have one dash, switches have two, as in nnU-Net. Options cannot be abbreviated, and an unknown
+option is an error. Every command also has `-h` and `--version`. See also [exit statuses](exit-statuses.md).
 """
-HELP = re.compile(r"(?:\[(?:REQUIRED|OPTIONAL)\] )?(?P<text>.*?)(?:[.:;,]? ?Default: (?P<default>.*))?", re.DOTALL)
-IN_ORDER = (
-    "derive",
-    "signature",
-    "overlap",
-    "affinity",
-    "calibrate",
-    "plan",
-    "train",
-    "continue",
-    "status",
-    "clean",
-    "cancel",
-    "report",
-    "compare",
-    "continue",
-    "env",
-    "demo",
-)
+HELP = re.compile(r"(?:\[(?:REQUIRED|OPTIONAL)\] )?(?P<text>.*)", re.DOTALL)
+OPTION = re.compile(r"(?<![\w`-])--?[a-zA-Z]\w*")
+IN_ORDER = "affinity plan train status report compare calibrate derive overlap signature clean continue cancel env demo"
+"""Commands in the order of use."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command."""
+
+    flag: str
+    "Option string, or the name of a positional argument."
+    value: str
+    "Placeholder or choices of the value; empty for a switch."
+    required: bool
+    "True if the command does not run without it."
+    text: str
+    "Meaning and default."
+
+    def line(self) -> str:
+        """Return the option as an item of a list."""
+        words = f"`{f'{self.flag} {self.value}'.strip()}`{' (required)' if self.required else ''}: {self.text}"
+        return _filled(f"- {words.rstrip('.')}.")
 
 
 class _CapturedError(Exception):
@@ -49,15 +56,15 @@ class _CapturedError(Exception):
 
 
 def commands() -> dict[str, Callable[[list[str]], object]]:
-    """Name -> main function of every installed command, in the order of their use."""
+    """Return name -> main function of every installed command, in the order of use."""
     own = [point for point in entry_points(group="console_scripts") if point.value.startswith("nnunet_seqtransfer.")]
-    place = {f"nnUNetv2_seq_{name}": index for index, name in enumerate(IN_ORDER)}
+    place = {f"nnUNetv2_seq_{name}": index for index, name in enumerate(IN_ORDER.split())}
     ordered = sorted(own, key=lambda point: (place.get(point.name, len(place)), point.name))
     return {point.name: point.load() for point in ordered}
 
 
 def parser_of(name: str, main: Callable[[list[str]], object]) -> SeqArgumentParser:
-    """The parser that a command makes; the command itself is not run."""
+    """Return the parser that a command makes. The command itself is not run."""
 
     def capture(parser: SeqArgumentParser, arguments: object) -> argparse.Namespace:
         raise _CapturedError(parser)
@@ -72,40 +79,55 @@ def parser_of(name: str, main: Callable[[list[str]], object]) -> SeqArgumentPars
 
 
 def page() -> str:
-    """The whole page."""
-    sections = [_section(parser_of(name, main)) for name, main in commands().items()]
-    return "\n".join([HEAD, *sections])
+    """Return the whole page."""
+    parsers = [parser_of(name, main) for name, main in commands().items()]
+    options = {parser.prog: list(_options(parser)) for parser in parsers}
+    counts = Counter(option for found in options.values() for option in found)
+    shared = {option for option, count in counts.items() if count > 1}
+    sections = [_section(parser, options[parser.prog], shared) for parser in parsers]
+    listed = [option.line() for option in sorted(shared, key=lambda option: (option.flag, option.text))]
+    common = ["## Options of several commands", "", "The commands below list by name the options that they share.", ""]
+    return "\n".join([HEAD, *common, *listed, "", *sections])
 
 
-def _section(parser: SeqArgumentParser) -> str:
+def _section(parser: SeqArgumentParser, options: Sequence[Option], shared: set[Option]) -> str:
     example = str(parser.epilog).removeprefix("Example:").strip()
-    lines = [f"## {parser.prog}", "", str(parser.description), "", "```bash", example, "```", ""]
-    rows = list(_rows(parser))
-    if rows:
-        lines += ["| option | value | default | meaning |", "| --- | --- | --- | --- |", *rows, ""]
-    else:
-        lines += ["It has no options of its own.", ""]
+    lines = [f"## {parser.prog}", "", _filled(_marked(str(parser.description))), "", "```bash", example, "```", ""]
+    own = [option.line() for option in options if option not in shared]
+    if own:
+        lines += [*own, ""]
+    names = [f"`{option.flag}`" for option in options if option in shared]
+    if names:
+        lines += [_filled(f"Shared: {', '.join(names)}."), ""]
     return "\n".join(lines)
 
 
-def _rows(parser: argparse.ArgumentParser) -> Iterator[str]:
+def _options(parser: argparse.ArgumentParser) -> Iterator[Option]:
     for action in parser._actions:
-        if action.dest in ("help", "version"):
-            continue
-        found = HELP.fullmatch(action.help or "")
-        text, default = (found["text"], found["default"]) if found else ("", None)
-        option = f"`{action.option_strings[0]}`" if action.option_strings else f"`{action.metavar or action.dest}`"
-        required = action.required or not (action.option_strings or action.nargs == "*")
-        cells = (option, _value(action), "required" if required else default or "off", text)
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        if action.dest not in ("help", "version"):
+            found = HELP.fullmatch(action.help or "")
+            flag = action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
+            required = action.required or not (action.option_strings or action.nargs == "*")
+            yield Option(flag, _value(action), required, _marked(found["text"] if found else ""))
 
 
 def _value(action: argparse.Action) -> str:
     if action.nargs == 0:
-        return "switch"
-    name = ", ".join(f"`{choice}`" for choice in action.choices) if action.choices else f"`{action.metavar or 'text'}`"
-    many = {"+": ", one or more", "*": ", any number", "?": ", or nothing"}
-    return name + many.get(str(action.nargs), "")
+        return ""
+    if action.option_strings:
+        name = "|".join(map(str, action.choices)) if action.choices else str(action.metavar or "TEXT")
+        return name + (" ..." if action.nargs in ("+", "*") else "")
+    return "..." if action.nargs in ("+", "*") else ""
+
+
+def _marked(text: str) -> str:
+    """Mark options as code, so that two dashes stay two dashes."""
+    return OPTION.sub(lambda found: f"`{found[0]}`", " ".join(text.split()))
+
+
+def _filled(text: str) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

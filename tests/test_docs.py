@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shlex
 import sys
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 
 from nnunet_seqtransfer.affinity import metric as metric_module
+from nnunet_seqtransfer.affinity.base import AffinityMetric
 from nnunet_seqtransfer.affinity.metric import find_metric, metric_names
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
-from support.world import load_script
+from support.world import NEAR, PYTHON, TARGET, World, load_script, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -119,13 +121,11 @@ def test_examples_use_existing_options(generator: ModuleType, example_metric: st
             pytest.fail(f"{page}: {shlex.join([name, *arguments])} is refused")
 
 
-def test_tests_that_the_pages_name_exist() -> None:
-    """A test that a page names as its evidence is there."""
-    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
-    for page in PAGES:
-        for file, name in re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", page.read_text()):
-            found = sources[file] if file else "\n".join(sources.values())
-            assert f"def {name}(" in found, f"{page.name} names {file}::{name}"
+def test_the_pages_are_for_users() -> None:
+    """No page names a test, and all pages together can be read in an afternoon."""
+    text = {page: page.read_text() for page in PAGES}
+    assert not [page.name for page, words in text.items() if re.search(r"::test_|`tests/\S+/", words)]
+    assert sum(len(words.split()) for words in text.values()) <= 20_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -146,7 +146,7 @@ def test_the_example_of_a_metric_works(tmp_path: Path, example_metric: str) -> N
     assert metric.combination.distances(other) == pytest.approx(np.log10(2), rel=1e-3)
 
 
-def signature_of(metric: metric_module.AffinityMetric, slices: int, folder: Path) -> Signature:
+def signature_of(metric: AffinityMetric, slices: int, folder: Path) -> Signature:
     """The signature of a task of one case whose first ``slices`` of 8 slices are foreground, through its file."""
     segmentation = np.zeros((8, 8, 8), dtype=np.int16)
     segmentation[:slices] = 1
@@ -173,8 +173,20 @@ def signature_of(metric: metric_module.AffinityMetric, slices: int, folder: Path
 
 
 def test_the_example_of_planning_works(capsys: pytest.CaptureFixture[str]) -> None:
-    """The example in the Python reference runs, takes the near source, and refuses it for a good scratch."""
-    (code,) = blocks(ROOT / "docs" / "reference" / "python.md", "python")
+    """The example on a plain table in the Python reference prints what its comments say."""
+    _, code = blocks(ROOT / "docs" / "reference" / "python.md", "python")
     exec(compile(code, "python.md", "exec"), {})  # noqa: S102 - our own page
-    first, gain, last = capsys.readouterr().out.splitlines()
-    assert (first, last) == ("(1, 2)", "scratch") and gain.startswith("+0.")
+    path, gain, kind = capsys.readouterr().out.splitlines()
+    assert (path, kind) == ("(1, 2)", "scratch") and "chance of harm" in gain
+
+
+@pytest.mark.chain
+def test_the_script_in_the_python_reference_measures_plans_and_trains(world: World, tmp_path: Path) -> None:
+    """The script runs as a file of its own, follows its plan, and leaves nnU-Net's final checkpoint."""
+    script = tmp_path / "script.py"
+    script.write_text(blocks(ROOT / "docs" / "reference" / "python.md", "python")[0])
+    out = run([PYTHON, str(script)], dict(os.environ)).stdout
+    assert f"('{NEAR}',): expected gain +" in out
+    base = world.results / TARGET / "nnUNetTrainerSeqTransfer__nnUNetPlans_via902__3d_fullres"
+    assert (base / "fold_0" / "checkpoint_final.pth").is_file()
+    assert f"{NEAR}/nnUNetPlans_for901/fold_all" in out.splitlines()[-1]
