@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,9 +146,17 @@ def read_affinity(path: Path) -> Affinity:
     content = read_record(path, KIND, FORMAT, _REMEDY)
     try:
         content |= {name: _infinities(content[name]) for name in _MATRICES}
+        if "matches" in content:
+            content["counterparts"] = [_counterparts_of(words) for words in content["matches"]]
         return from_json(content, Affinity)
-    except (msgspec.ValidationError, KeyError) as error:
+    except (msgspec.ValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"the affinity file was written by another version ({error}): {path}; {_REMEDY}") from None
+
+
+def _counterparts_of(words: Sequence[str]) -> dict[str, Any]:
+    """Return a source's counterparts from format 2, which kept sentences: channels and labels as one list of words."""
+    # not told apart there, so no channel counts as compared: training then matches channels by name
+    return {"labels": [text.split(" -> ") for text in words if text.count(" -> ") == 1]}
 
 
 def _nulls(value: Any) -> Any:

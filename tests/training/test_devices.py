@@ -46,7 +46,7 @@ def chain(world, monkeypatch):
     """One source and two folds of the target, nothing trained."""
     recipe = Recipe(1, 2, 0.01, 0, 0)
     request = ChainRequest(TARGET, ("Dataset902_Near",), "nnUNetPlans", "3d_fullres", ("0", "1"), recipe, recipe, 0)
-    return look_ahead(request, 1, lambda _: None)
+    return look_ahead(request)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_two_folds_are_really_at_work_at_the_same_time(world, fake):
     recipe = Recipe(1, 2, 0.01, 0, 0)
     request = ChainRequest(TARGET, (), "nnUNetPlans", "3d_fullres", ("0", "1"), recipe, recipe, 0)
     folder = fake(together=2)
-    run_on(look_ahead(request, 1, lambda _: None), "0", "1", device="cpu")
+    run_on(look_ahead(request), "0", "1", device="cpu")
     calls = told(folder)
     assert max(calls["fold_0"][0], calls["fold_1"][0]) < min(calls["fold_0"][1], calls["fold_1"][1])
     assert calls["fold_0"][2] == os.environ.get("CUDA_VISIBLE_DEVICES"), "a CPU needs no such variable"
@@ -142,7 +142,7 @@ def test_a_signal_is_passed_on_to_all_and_they_are_waited_for(world, fake):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    chain = look_ahead(request, 1, lambda _: None)
+    chain = look_ahead(request)
     threading.Thread(target=signal_when_both_run, daemon=True).start()
     with raising_on_signals(), pytest.raises(Stopped):
         run_on(chain, "0", "1")
