@@ -22,7 +22,7 @@ from nnunet_seqtransfer.entry_points.executor_options import (
     print_results,
     require_consistent,
 )
-from nnunet_seqtransfer.report.training_text import chain_text
+from nnunet_seqtransfer.report.chain_text import chain_text
 from nnunet_seqtransfer.training.run_record import find_run, read_run
 from nnunet_seqtransfer.training.train import continue_run, look_ahead, prepare_run
 

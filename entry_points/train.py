@@ -32,7 +32,7 @@ from nnunet_seqtransfer.entry_points.recipe_options import (
 )
 from nnunet_seqtransfer.nnunet.folders import dataset_name, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
-from nnunet_seqtransfer.report.training_text import chain_text
+from nnunet_seqtransfer.report.chain_text import chain_text
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.tasks.task import named_sources
 from nnunet_seqtransfer.training.job import DeviceOptions

@@ -1,4 +1,4 @@
-"""What trainings will do, do, gave, and left behind: text for the terminal."""
+"""State, results and leftovers of trainings: text for the terminal."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from datetime import datetime
 from textwrap import shorten
 
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
-from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.report.words import decimals, duration, path_words, text_table, without_folders
 from nnunet_seqtransfer.storage import size_text
-from nnunet_seqtransfer.training.actions import DONE as DONE_ACTIONS
-from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.clean import CATEGORIES, Item
-from nnunet_seqtransfer.training.decide import Outlook
-from nnunet_seqtransfer.training.prepare import preprocessed_bytes
 from nnunet_seqtransfer.training.recipe import ADDED, Recipe
 from nnunet_seqtransfer.training.run_record import Run, StageEntry
-from nnunet_seqtransfer.training.stages import TRAINER, Stage
+from nnunet_seqtransfer.training.stages import TRAINER
 from nnunet_seqtransfer.training.status import DONE, RunStatus, StageStatus, State
-from nnunet_seqtransfer.transfer.correspondence import Correspondence, channel_words
-from nnunet_seqtransfer.transfer.handoff import InitialWeights
 
 _BAR = 10
 _HEADER = ("stage", "state", "epochs", "", "pseudo Dice", "Dice", "an epoch", "left", "wrote")
@@ -93,7 +86,7 @@ def _state(stage: StageStatus) -> str:
 def _details(stage: StageStatus) -> Iterator[str]:
     recipe, last = stage.entry.recipe, stage.on_disk.log.last
     yield f"  {_title(stage)}: {stage.entry.key}"
-    yield f"    {_recipe_text(recipe)}"
+    yield f"    {recipe_text(recipe)}"
     if stage.entry.excluded:
         yield f"    without {len(stage.entry.excluded)} of its cases"
     if last is not None and last.pseudo_dice:
@@ -157,14 +150,6 @@ def _total(items: Sized) -> int:
     return sum(size for _, size in items)
 
 
-def chain_text(outlook: Outlook) -> str:
-    """Return lines about every stage that is left: what is read, written, and how long it takes."""
-    lines = [line for stage in outlook.stages for line in _stage_lines(outlook, stage)]
-    place = "two CPU cores" if outlook.survey.options.device == "cpu" else "one GPU"
-    total = duration(sum(outlook.seconds.values()))
-    return "\n".join([*lines, f"in all about {total} on {place} (a rough estimate), nothing was done (--dry_run)"])
-
-
 def results_text(run: Run) -> str:
     """Return the results folder of each trained target, and the command that predicts with it."""
     commands = predict_commands(run).items()
@@ -188,53 +173,9 @@ def predict_commands(run: Run) -> dict[str, str]:
     return commands
 
 
-def _recipe_text(recipe: Recipe) -> str:
-    # parts that nnU-Net does not have are named only if they are set
+def recipe_text(recipe: Recipe) -> str:
+    """Return the recipe in one line. Parts that nnU-Net does not have are named only if they are set."""
     parts = [(part, getattr(recipe, part.name)) for part in fields(Recipe) if part.name in ADDED]
     added = [f"{part.name} {value}" for part, value in parts if value != part.default]
     basic = f"{recipe.epochs} epochs of {recipe.iterations} iterations, learning rate {recipe.initial_lr:g}"
     return ", ".join([basic, f"warm-up {recipe.warmup_epochs} epochs", *added])
-
-
-def _stage_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
-    action, survey, recipe = outlook.actions[stage], outlook.survey, stage.recipe
-    yield f"{outlook.title(stage)} {action.value}"
-    if action in DONE_ACTIONS:
-        return
-    yield f"  trains   {_recipe_text(recipe)}; about {duration(outlook.seconds[stage])}"
-    yield f"  reads    {data_folder(stage.dataset, survey.plans[stage], stage.configuration)}"
-    missing = outlook.to_preprocess.get(stage.dataset, ())
-    if missing:
-        task, plans = survey.tasks[stage.dataset], survey.plans[stage]
-        size = preprocessed_bytes(task, plans, stage.configuration, len(missing))
-        yield f"           preprocessing {len(missing)} cases of it first, up to {size_text(size)}"
-    if stage.excluded:
-        yield f"  without  {', '.join(stage.excluded)}: fold {stage.without} of the target validates on them"
-    yield from _weights_lines(outlook, stage)
-    yield f"  writes   {stage.files.plans}"
-    yield f"           {stage.output}"
-
-
-def _weights_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
-    """Yield where the weights come from, and which channels and heads go together unless it is the usual."""
-    previous, initial, tasks = outlook.previous(stage), outlook.initial.get(stage), outlook.survey.tasks
-    if previous is not None and outlook.actions[stage] is Action.START:
-        yield f"           weights of {previous.files.final}"
-        yield from _match_lines(outlook.match(stage), tasks[previous.dataset].channels, tasks[stage.dataset].channels)
-    elif previous is None and initial is not None:
-        yield from _model_lines(initial)
-        yield from _match_lines(initial.match, initial.channels, tasks[stage.dataset].channels)
-
-
-def _model_lines(initial: InitialWeights) -> Iterator[str]:
-    yield f"           weights of {initial.origin}"
-    yield f"           {initial.adaptation.summary()}"
-    if initial.adaptation.coverage < 1:
-        yield f"           missing: {initial.adaptation.reasons()}"
-
-
-def _match_lines(match: Correspondence, old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
-    if match.channels is not None:
-        yield f"           {channel_words(match.channels, old, new)}"
-    if match.heads:
-        yield f"           {match.heads.words}"

@@ -1,0 +1,68 @@
+"""What a chain would do, for --dry_run: lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nnunet_seqtransfer.nnunet.plans import data_folder
+from nnunet_seqtransfer.report.training_text import recipe_text
+from nnunet_seqtransfer.report.words import duration
+from nnunet_seqtransfer.storage import size_text
+from nnunet_seqtransfer.training.actions import DONE, Action
+from nnunet_seqtransfer.training.decide import Outlook
+from nnunet_seqtransfer.training.prepare import preprocessed_bytes
+from nnunet_seqtransfer.training.stages import Stage
+from nnunet_seqtransfer.transfer.correspondence import Correspondence, channel_words
+from nnunet_seqtransfer.transfer.handoff import InitialWeights
+
+
+def chain_text(outlook: Outlook) -> str:
+    """Return lines about every stage that is left: what is read, written, and how long it takes."""
+    lines = [line for stage in outlook.stages for line in _stage_lines(outlook, stage)]
+    place = "two CPU cores" if outlook.survey.options.device == "cpu" else "one GPU"
+    total = duration(sum(outlook.seconds.values()))
+    return "\n".join([*lines, f"in all about {total} on {place} (a rough estimate), nothing was done (--dry_run)"])
+
+
+def _stage_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
+    action, survey, recipe = outlook.actions[stage], outlook.survey, stage.recipe
+    yield f"{outlook.title(stage)} {action.value}"
+    if action in DONE:
+        return
+    yield f"  trains   {recipe_text(recipe)}; about {duration(outlook.seconds[stage])}"
+    yield f"  reads    {data_folder(stage.dataset, survey.plans[stage], stage.configuration)}"
+    missing = outlook.to_preprocess.get(stage.dataset, ())
+    if missing:
+        task, plans = survey.tasks[stage.dataset], survey.plans[stage]
+        size = preprocessed_bytes(task, plans, stage.configuration, len(missing))
+        yield f"           preprocessing {len(missing)} cases of it first, up to {size_text(size)}"
+    if stage.excluded:
+        yield f"  without  {', '.join(stage.excluded)}: fold {stage.without} of the target validates on them"
+    yield from _weights_lines(outlook, stage)
+    yield f"  writes   {stage.files.plans}"
+    yield f"           {stage.output}"
+
+
+def _weights_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
+    """Yield where the weights come from, and which channels and heads go together unless it is the usual."""
+    previous, initial, tasks = outlook.previous(stage), outlook.initial.get(stage), outlook.survey.tasks
+    if previous is not None and outlook.actions[stage] is Action.START:
+        yield f"           weights of {previous.files.final}"
+        yield from _match_lines(outlook.match(stage), tasks[previous.dataset].channels, tasks[stage.dataset].channels)
+    elif previous is None and initial is not None:
+        yield from _model_lines(initial)
+        yield from _match_lines(initial.match, initial.channels, tasks[stage.dataset].channels)
+
+
+def _model_lines(initial: InitialWeights) -> Iterator[str]:
+    yield f"           weights of {initial.origin}"
+    yield f"           {initial.adaptation.summary()}"
+    if initial.adaptation.coverage < 1:
+        yield f"           missing: {initial.adaptation.reasons()}"
+
+
+def _match_lines(match: Correspondence, old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    if match.channels is not None:
+        yield f"           {channel_words(match.channels, old, new)}"
+    if match.heads:
+        yield f"           {match.heads.words}"
