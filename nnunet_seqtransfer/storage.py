@@ -158,8 +158,14 @@ def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, A
 
 
 def write_dataclass(path: Path, kind: str, version: int, record: Any, *, compact: bool = False) -> None:
-    """Write a dataclass as a record, see `write_record` and `to_json`."""
-    write_record(path, kind, version, to_json(record), compact=compact)
+    """Write a dataclass as a record, see `write_record` and `to_json`.
+
+    Raises ValueError if a field has the name of an entry that every record has.
+    """
+    content = to_json(record)
+    if clash := content.keys() & {"kind", "format", "checksum"}:
+        raise ValueError(f"{type(record).__name__} has fields that records use themselves: {', '.join(sorted(clash))}")
+    write_record(path, kind, version, content, compact=compact)
 
 
 def read_dataclass(path: Path, record_type: type[Record], kind: str, version: int, remedy: str) -> Record:

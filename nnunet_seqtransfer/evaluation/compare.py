@@ -12,8 +12,7 @@ from nnunet_seqtransfer.evaluation.held_out import predict
 from nnunet_seqtransfer.evaluation.statistics import differences, direct_dice, measurements, rankings
 from nnunet_seqtransfer.evaluation.trials import CompareSurvey, Trial, load_trial, survey_comparison
 from nnunet_seqtransfer.nnunet.datasets import foreground_labels
-from nnunet_seqtransfer.nnunet.evaluation import evaluate_folder
-from nnunet_seqtransfer.nnunet.validation import SUMMARY, CaseDice, mean_dice, read_summary
+from nnunet_seqtransfer.nnunet.validation import SUMMARY, CaseDice, evaluate_folder, mean_dice, read_summary
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.executors import Executor, LocalExecutor, run_chain

@@ -103,9 +103,7 @@ def partitions() -> tuple[str, ...]:
 def queue(names: Iterable[str], *, settle: bool = False) -> dict[str, QueuedJob]:
     """Return the queued jobs with these names, of all users, by name.
 
-    Args:
-        names: names of jobs.
-        settle: whether to wait for jobs that are just ending, because they may be requeued.
+    ``settle``: wait for jobs that are just ending, because they may be requeued.
     """
     wanted = sorted(set(names))
     deadline = time.monotonic() + _COMPLETING_SECONDS
@@ -157,7 +155,8 @@ def _run(
     command: Sequence[str], *, script: str | None = None, expect_any: bool = False
 ) -> subprocess.CompletedProcess[str]:
     # inside a job, its variables must not become settings of the new job
-    environment = {name: value for name, value in os.environ.items() if not _belongs_to_this_job(name)}
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+    environment = {name: value for name, value in os.environ.items() if name in kept or not name.startswith("SLURM_")}
     try:
         finished = subprocess.run(
             command,
@@ -177,7 +176,3 @@ def _run(
         lines = finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"]
         raise SlurmError(f"Slurm refuses {command[0]}: {'; '.join(lines)[:500]}")
     return finished
-
-
-def _belongs_to_this_job(name: str) -> bool:
-    return name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")

@@ -82,7 +82,9 @@ class SlurmExecutor(Executor):
         )
 
     def _plan(self, chain: Outlook, context: Context, *, settle: bool) -> SubmissionPlan:
-        jobs = stage_jobs(chain, processes_in(self.site, context.processes))
+        cores = self.site.get("cpus-per-task")
+        processes = min(context.processes, int(cores)) if cores and cores.isdecimal() else context.processes
+        jobs = stage_jobs(chain, processes)
         return plan_submission(jobs, slurm.queue([job.name for job in jobs], settle=settle))
 
     def _submit(self, chain: Outlook, plan: SubmissionPlan, context: Context) -> None:
@@ -112,12 +114,6 @@ class SubmissionPlan:
     "Queued jobs that wait for a failed one: they are cancelled and submitted again."
 
 
-def processes_in(site: SiteOptions, processes: int) -> int:
-    """Return the worker processes in a job: at most the cores that the site options set."""
-    cores = site.get("cpus-per-task")
-    return min(processes, int(cores)) if cores is not None and cores.isdecimal() else processes
-
-
 def stage_jobs(chain: Outlook, processes: int) -> tuple[BatchJob, ...]:
     """Return one job per unfinished stage, in the order of the chain."""
     jobs = []
@@ -137,12 +133,7 @@ def stage_jobs(chain: Outlook, processes: int) -> tuple[BatchJob, ...]:
 
 
 def plan_submission(jobs: Sequence[BatchJob], queued: Mapping[str, QueuedJob]) -> SubmissionPlan:
-    """Decide which jobs to submit: those not in the queue, and queued ones that wait for a failed job.
-
-    Args:
-        jobs: a chain, each job after the one that it depends on.
-        queued: name -> job in the queue.
-    """
+    """Decide which jobs of a chain to submit: those not ``queued``, and queued ones that wait for a failed job."""
     submit: list[BatchJob] = []
     keep: dict[str, QueuedJob] = {}
     replace: list[QueuedJob] = []
@@ -171,14 +162,9 @@ class Cancelled:
 
 
 def cancel_run(folder: Path, notify: Notify, *, shared: bool) -> tuple[Cancelled, ...]:
-    """Cancel the queued jobs of a run; running trainings stop at a checkpoint.
+    """Cancel the queued jobs of the run in ``folder``; running trainings stop at a checkpoint.
 
-    Args:
-        folder: run folder.
-        notify: told if another command holds the queue.
-        shared: whether to cancel also stages that another queued run needs.
-
-    Raises SlurmError if there is no Slurm.
+    ``shared``: cancel also stages that another queued run needs. Raises SlurmError if there is no Slurm.
     """
     slurm.require_slurm()
     with _queue_lock(notify):
@@ -196,14 +182,9 @@ def cancel_run(folder: Path, notify: Notify, *, shared: bool) -> tuple[Cancelled
 def needed_by_others(
     folder: Path, names: Mapping[Path, Mapping[str, str]], queued: Mapping[str, QueuedJob]
 ) -> dict[str, Path]:
-    """Return the jobs of a run that another run needs: it shares them, and has other jobs in the queue.
+    """Return job name -> other run, for jobs in ``folder`` that a run with further queued jobs shares.
 
-    Args:
-        folder: run folder.
-        names: run folder -> job name -> stage key.
-        queued: name -> job in the queue.
-
-    Returns job name -> folder of the other run.
+    ``names``: run folder -> job name -> stage key; ``queued``: name -> job in the queue.
     """
     own = names.get(folder, {})
     needed: dict[str, Path] = {}

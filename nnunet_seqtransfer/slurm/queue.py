@@ -13,7 +13,7 @@ from nnunet_seqtransfer.errors import SeqTransferError, StageError
 from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.slurm import commands as slurm
 from nnunet_seqtransfer.slurm.script import job_name
-from nnunet_seqtransfer.storage import read_record, write_record
+from nnunet_seqtransfer.storage import from_json, read_record, to_json, write_record
 from nnunet_seqtransfer.training.run_record import run_name
 from nnunet_seqtransfer.training.status import Queue
 
@@ -54,16 +54,15 @@ def logs_folder(folder: Path) -> Path:
 def write_jobs(folder: Path, jobs: dict[str, SubmittedJob]) -> None:
     """Add jobs to the record in a run folder; ``jobs``: stage key -> job. Other recorded jobs are kept."""
     known = {**read_jobs(folder), **jobs}
-    content = {key: {"id": job.id, "name": job.name} for key, job in sorted(known.items())}
-    write_record(folder / JOBS, "Slurm jobs", JOBS_FORMAT, {"jobs": content})
+    write_record(folder / JOBS, "Slurm jobs", JOBS_FORMAT, {"jobs": to_json(dict(sorted(known.items())))})
 
 
 def read_jobs(folder: Path) -> dict[str, SubmittedJob]:
     """Return the recorded jobs by stage key; none if there is no readable record, which is only a help."""
     try:
         content = read_record(folder / JOBS, "Slurm jobs", JOBS_FORMAT, "submit the run again")
-        return {key: SubmittedJob(job["id"], job["name"]) for key, job in content["jobs"].items()}
-    except (SeqTransferError, KeyError, TypeError, OSError):
+        return from_json(content["jobs"], dict[str, SubmittedJob])
+    except (SeqTransferError, KeyError, ValueError, OSError):
         return {}
 
 
@@ -97,19 +96,17 @@ def require_nothing_queued(folder: Path) -> None:
 
 
 def ended_stages(folder: Path, queued: Iterable[str]) -> dict[str, str]:
-    """Return why the last job of each unqueued stage ended before the stage was finished, by stage key.
+    """Return stage key -> why the last job ended, for unfinished stages of a run that are not ``queued``.
 
-    Args:
-        folder: run folder.
-        queued: stage keys in the queue.
-
-    Stages that are finished, or whose jobs left no output, are left out.
+    Stages whose jobs left no output are left out.
     """
     ended = {}
     for key, job in read_jobs(folder).items():
         output = logs_folder(folder) / f"{job.name}.log"
         if key not in set(queued) and output.is_file():
-            reason = why_it_ended(_tail(output))
+            with output.open("rb") as stream:
+                stream.seek(max(0, output.stat().st_size - _TAIL_BYTES))
+                reason = why_it_ended("\n" + stream.read().decode(errors="replace"))
             if reason is not None:
                 ended[key] = f"Slurm job {job.id} {reason}; its output is in {output}"
     return ended
@@ -134,12 +131,6 @@ def why_it_ended(output: str) -> str | None:
     if ended is None:
         return "ended without a message"
     return f"ended with exit status {ended[1]}: {lines[-2][:200]}"  # a traceback's last line
-
-
-def _tail(path: Path) -> str:
-    with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        return "\n" + stream.read().decode(errors="replace")
 
 
 SLURM_QUEUE = Queue(queue_states, ended_stages)

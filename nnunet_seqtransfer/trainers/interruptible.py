@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,14 +15,14 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
-from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.errors import CheckpointError, SeqTransferError
 from nnunet_seqtransfer.signals import STOPPED
-from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, mend_json
-from nnunet_seqtransfer.trainers.checkpoint_writer import CheckpointNotWrittenError, remove_leftovers, write_patiently
+from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, mend_json, replacing
 from nnunet_seqtransfer.trainers.stopping import StopRequest, any_process
 from nnunet_seqtransfer.training.job import checkpoint_seconds
 from nnunet_seqtransfer.training.locks import locked, read_holder, training_lock
-from nnunet_seqtransfer.training.stage_files import FINAL, LATEST
+from nnunet_seqtransfer.training.stage_files import FINAL, LATEST, PREVIOUS
+from nnunet_seqtransfer.transfer.checkpoints import save
 
 PICTURE_SECONDS = 30.0
 """Seconds between two drawings of progress.png."""
@@ -33,11 +33,8 @@ CheckpointTimes = dict[str, tuple[int, int]]
 
 def checkpoint_times(folder: Path) -> CheckpointTimes:
     """Return the checkpoints in a fold's folder."""
-    found = {}
-    for path in folder.glob("checkpoint_*.pth"):
-        status = path.stat()
-        found[path.name] = (status.st_mtime_ns, status.st_size)
-    return found
+    found = {path.name: path.stat() for path in folder.glob("checkpoint_*.pth")}
+    return {name: (status.st_mtime_ns, status.st_size) for name, status in found.items()}
 
 
 def objection(before: CheckpointTimes, now: CheckpointTimes, loaded: str | None) -> str | None:
@@ -103,7 +100,8 @@ class InterruptibleTrainer(nnUNetTrainer):
             except SeqTransferError as error:
                 # with a cause: the disk failed while something other than a checkpoint was written
                 if isinstance(error, CheckpointNotWrittenError) or isinstance(error.__cause__, OSError):
-                    self._give_up(error)
+                    self._finish_workers()
+                    sys.exit(f"seq_transfer: the training stops here: {error}")
                 raise
             except Exception as error:
                 # the same signal may have ended a worker process, so that the next batch fails
@@ -120,9 +118,7 @@ class InterruptibleTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         """Extend nnU-Net's hook: repair files and delete what a killed training left."""
         super().on_train_start()
-        if self.local_rank == 0:
-            remove_leftovers(Path(self.output_folder))
-            self._repair_files()
+        self._repair_files()
         self._written_at = time.monotonic()
 
     def on_epoch_start(self) -> None:
@@ -169,9 +165,7 @@ class InterruptibleTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Extend nnU-Net's method: a signal ends it at once, because an unfinished validation is repeated anyway."""
         with self._alone(), self.stop.noted(at_once=True):
-            if self.local_rank == 0:
-                remove_leftovers(Path(self.output_folder))
-                self._repair_files()
+            self._repair_files()
             super().perform_actual_validation(save_probabilities)
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
@@ -260,10 +254,6 @@ class InterruptibleTrainer(nnUNetTrainer):
         self._finish_workers()
         sys.exit(STOPPED)
 
-    def _give_up(self, error: SeqTransferError) -> NoReturn:
-        self._finish_workers()
-        sys.exit(f"seq_transfer: the training stops here: {error}")
-
     def _finish_workers(self) -> None:
         """End the processes that make batches, silently, as nnU-Net does at the end of a training."""
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
@@ -273,9 +263,82 @@ class InterruptibleTrainer(nnUNetTrainer):
 
     def _repair_files(self) -> None:
         """Repair the files that predictions need; nnU-Net writes them in place, and not at all when it validates."""
+        if self.local_rank != 0:
+            return
+        remove_leftovers(Path(self.output_folder))
         base = Path(self.output_folder_base)
         mend_json(base / "plans.json", self.plans_manager.plans)
         mend_json(base / "dataset.json", self.dataset_json)
         fingerprint = found_json(Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json")
         if fingerprint is not None:
             mend_json(base / "dataset_fingerprint.json", fingerprint)
+
+
+RETRY_SECONDS = 60.0
+"""Seconds for which a failed write is tried again."""
+PAUSE_SECONDS = 5.0
+"""Seconds between two attempts."""
+
+
+class CheckpointNotWrittenError(CheckpointError):
+    """A checkpoint could not be written; the earlier one is unchanged."""
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any], *, same_training: bool = True) -> None:
+    """Write a checkpoint aside and rename it; the latest one becomes the previous one.
+
+    Args:
+        path: file of the checkpoint.
+        checkpoint: what nnU-Net stores in it.
+        same_training: whether the files there are of this training. If not (nnUNetv2_train was called again without
+            --c), the previous checkpoint is deleted, so that recovery never falls back to another training.
+
+    Raises SeqTransferError if the disk is full or read-only, OSError if writing fails otherwise; then nothing has
+    changed.
+    """
+    previous = path.with_name(PREVIOUS) if path.name == LATEST else None
+    keep = previous if same_training else None
+    with replacing(path, keep=keep) as aside, aside.open("wb") as stream:
+        save(checkpoint, stream)
+    if previous is not None and not same_training:
+        previous.unlink(missing_ok=True)
+
+
+def write_patiently(
+    path: Path,
+    checkpoint: dict[str, Any],
+    say: Callable[[str], None],
+    in_a_hurry: Callable[[], bool],
+    *,
+    same_training: bool = True,
+) -> None:
+    """Call `write_checkpoint` again for a minute if it fails, unless ``in_a_hurry()``.
+
+    A training that continued without checkpoints would lose hours at the next interruption, so it waits.
+
+    Raises CheckpointNotWrittenError after that minute.
+    """
+    deadline, warned = time.monotonic() + RETRY_SECONDS, False
+    while True:
+        try:
+            write_checkpoint(path, checkpoint, same_training=same_training)
+            return
+        except (SeqTransferError, OSError) as error:
+            # an input/output error is no user's mistake, but as good a reason to wait as a full disk
+            why = f"cannot write {path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+            if in_a_hurry() or time.monotonic() >= deadline:
+                raise CheckpointNotWrittenError(f"{why}; the earlier checkpoints are whole") from error
+            if not warned:
+                say(f"seq_transfer: {why}; trying again for {RETRY_SECONDS:.0f} s")
+            warned = True
+        pause = time.monotonic() + PAUSE_SECONDS
+        while time.monotonic() < pause and not in_a_hurry():
+            time.sleep(0.1)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of a killed training and, next to a final checkpoint, the previous one."""
+    for path in folder.glob(".checkpoint_*.tmp*"):
+        path.unlink(missing_ok=True)
+    if (folder / FINAL).is_file():
+        (folder / PREVIOUS).unlink(missing_ok=True)

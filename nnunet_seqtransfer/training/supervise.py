@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,12 +68,9 @@ def _follow(child: subprocess.Popen[bytes], bar: TrainingBar, last: deque[str]) 
 def start_process(
     command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a command in a new session and append the output to a file.
+    """Start a command in a new session; append stdout and stderr to ``output``.
 
-    Args:
-        command: program and arguments.
-        output: file for stdout and stderr.
-        environment: variables added to those of this process.
+    ``environment``: variables added to those of this process.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("ab") as stream:
@@ -127,12 +124,6 @@ class TrainingBar:
         return self._rest
 
 
-def last_error(lines: Iterable[str]) -> str | None:
-    """Return the last line that can be an error message: not indented, no headline of a traceback."""
-    errors = [line for line in lines if line and not line.startswith((" ", "Traceback"))]
-    return errors[-1][:200] if errors else None
-
-
 def group_is_empty(leader: int) -> bool:
     """Return whether no process runs in the group that ``leader`` started with a session.
 
@@ -179,6 +170,7 @@ def _stop(child: subprocess.Popen[bytes], job: Job) -> None:
 
 def _failure(job: Job, status: int, last: Sequence[str]) -> str:
     ended = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
-    error = last_error(last) if status > 0 else None
-    reason = f" ({error})" if error else ""
+    # an error message is neither indented nor the headline of a traceback
+    errors = [line for line in last if line and not line.startswith((" ", "Traceback"))]
+    reason = f" ({errors[-1][:200]})" if errors and status > 0 else ""
     return f"{job.title} {ended}{reason}; see its output in {job.log}, then run the same command again to resume"

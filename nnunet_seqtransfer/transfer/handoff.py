@@ -25,7 +25,7 @@ from nnunet_seqtransfer.transfer.correspondence import (
     match_names,
 )
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel, channel_names, outputs
-from nnunet_seqtransfer.transfer.tensor_names import standard_names
+from nnunet_seqtransfer.transfer.tensor_roles import standard_names
 
 
 @dataclass(frozen=True)

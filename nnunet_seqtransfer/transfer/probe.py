@@ -186,14 +186,16 @@ def probe_models(
 def _probe(
     model: Model, dataset_json: dict[str, Any], cases: Mapping[str, RawCase], device: str, *, mirroring: bool
 ) -> Probe:
-    from nnunet_seqtransfer.nnunet.prediction import predict_cases  # noqa: PLC0415 - imports torch
+    from nnunet_seqtransfer.nnunet.network import predict_cases  # noqa: PLC0415 - imports torch
     from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint  # noqa: PLC0415 - imports torch
 
     remedy = "train that model again"
     plans = read_json(model.folder / "plans.json", "the model's plans", remedy)
     own_json = read_json(model.folder / "dataset.json", "the model's dataset.json", remedy)
     order = _channel_order(channel_names(own_json), channel_names(dataset_json))
-    files = [_in_order(case.images, order) for case in cases.values()]
+    images = [case.images for case in cases.values()]
+    # one file may hold all colours of an image
+    files = [tuple(one[index] for index in order) if len(one) > 1 else one for one in images]
     checkpoint = load_checkpoint(model.checkpoint)
     began = time.monotonic()
     reader = reader_writer(dataset_json, next(iter(cases.values())).images[0])
@@ -216,11 +218,6 @@ def _channel_order(model: tuple[str, ...], target: tuple[str, ...]) -> tuple[int
     if set(model) <= set(target):
         return tuple(target.index(name) for name in model)
     raise CheckpointError(f"it reads {len(model)} channels ({', '.join(model)}), the target has {', '.join(target)}")
-
-
-def _in_order(images: tuple[Path, ...], order: tuple[int, ...]) -> tuple[Path, ...]:
-    # one file may hold all colours of an image
-    return tuple(images[index] for index in order) if len(images) > 1 else images
 
 
 def dice_table(

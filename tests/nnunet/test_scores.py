@@ -10,8 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_seqtransfer.errors import DatasetError, RecordError
-from nnunet_seqtransfer.nnunet.evaluation import evaluate_folder
-from nnunet_seqtransfer.nnunet.validation import CaseDice, label_means, mean_dice, read_summary
+from nnunet_seqtransfer.nnunet.validation import CaseDice, evaluate_folder, label_means, mean_dice, read_summary
 
 CONTENT = {"labels": {"background": 0, "one": 1, "two": 2}, "file_ending": ".nii.gz"}
 REGIONS = {

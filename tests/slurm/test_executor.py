@@ -115,32 +115,22 @@ def test_a_stage_that_another_run_waits_for_is_not_cancelled():
     assert needed_by_others(one, names, found) == {"s": two}
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("train", ("901", "3d_fullres", "0", "-s", "902", "-executor", "slurm")),
-        ("train", ("901", "3d_fullres", "0", "-s", "902", "-executor", "slurm", "--dry_run")),
-    ],
-)
-def test_without_slurm_there_is_one_clear_line(world, command, monkeypatch, name, arguments):
+TRAIN = ("train", "901", "3d_fullres", "0", "-s", "902", "-executor", "slurm")
+
+
+@pytest.mark.parametrize("arguments", [TRAIN, (*TRAIN, "--dry_run"), ("cancel", "r")])
+def test_without_slurm_there_is_one_clear_line(world, command, monkeypatch, arguments):
     """And nothing is written."""
     monkeypatch.setenv("PATH", "/nowhere")
+    run = world.results / TARGET / "seqtransfer" / "r"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
     before = set(world.results.rglob("*"))
-    outcome = command(name, *arguments)
+    outcome = command(*arguments)
     assert outcome.status == 2
     errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "needs Slurm's commands (sbatch" in errors[0]
     assert set(world.results.rglob("*")) == before
-
-
-def test_cancelling_without_slurm_is_one_clear_line(world, command, monkeypatch):
-    """Of a run that is recorded."""
-    run = world.results / TARGET / "seqtransfer" / "r"
-    run.mkdir(parents=True)
-    (run / "run.json").write_text("{}")
-    monkeypatch.setenv("PATH", "/nowhere")
-    outcome = command("cancel", "r")
-    assert outcome.status == 2 and "needs Slurm's commands" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ import pytest
 import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.storage import is_sound_archive
-from nnunet_seqtransfer.trainers import checkpoint_writer
+from nnunet_seqtransfer.trainers import interruptible
 from support import interrupted
 from support.world import World
 
@@ -25,8 +24,8 @@ from support.world import World
 def folder(world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results folder of a training of 3 epochs of 2 iterations with a checkpoint after every epoch."""
     monkeypatch.setenv("nnUNet_seq_checkpoint_minutes", "1e-9")
-    monkeypatch.setattr(checkpoint_writer, "RETRY_SECONDS", 0.3)
-    monkeypatch.setattr(checkpoint_writer, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(interruptible, "RETRY_SECONDS", 0.3)
+    monkeypatch.setattr(interruptible, "PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)  # half of the time of so short an epoch
     interrupted.write_plans(3, 2)
     return interrupted.output_folder(world)
@@ -102,8 +101,8 @@ def test_a_disk_that_is_really_full(small_disk: Path, monkeypatch: pytest.Monkey
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint that fails twice is written when there is space again; the training says so and goes on."""
-    monkeypatch.setattr(checkpoint_writer, "RETRY_SECONDS", 60)
-    monkeypatch.setattr(checkpoint_writer, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(interruptible, "RETRY_SECONDS", 60)
+    monkeypatch.setattr(interruptible, "PAUSE_SECONDS", 0.01)
     original, left = torch.save, [2]
 
     def fail(content: Any, stream: Any) -> None:
@@ -119,25 +118,3 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(folder: Path, monkeypatch
     text = interrupted.log_text(folder)
     assert text.count("the disk is full; free some space") == 1 and "Training done" in text
     assert all(is_sound_archive(folder / name) for name in interrupted.checkpoints(folder))
-
-
-def test_the_system_error_beneath_torchs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's writer covers a full disk with an error of its own; the reason is said all the same."""
-    original = torch.save
-
-    class Full:
-        def __init__(self, stream: Any) -> None:
-            self.stream = stream
-
-        def write(self, block: bytes) -> int:
-            if self.stream.tell() + len(block) > 5000:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return self.stream.write(block)
-
-        def flush(self) -> None:
-            self.stream.flush()
-
-    monkeypatch.setattr(torch, "save", lambda content, stream: original(content, Full(stream)))
-    with pytest.raises(SeqTransferError, match="disk is full"):
-        checkpoint_writer.write_checkpoint(tmp_path / "checkpoint_latest.pth", {"a": torch.arange(10000)})
-    assert not list(tmp_path.iterdir())

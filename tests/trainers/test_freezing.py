@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import multiprocessing, nn
 
-from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary, trains
+from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, set_trainable, trains
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.transfer.checkpoints import HEADS
 from support.ranks import BOTH, sgd, step, train_rank
@@ -128,12 +128,6 @@ def test_processes_of_ddp_stay_together(tmp_path: Path) -> None:
             torch.testing.assert_close(first[epoch][name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_without_ddp_there_is_nothing_to_wrap() -> None:
-    """The network itself comes back."""
-    network = u_net()
-    assert rewrapped(network) is network
-
-
 def test_frozen_batch_norms_keep_their_statistics() -> None:
     """Plans may ask for batch normalisation: the running mean of a frozen one does not move, a free one's does."""
     network = u_net(norm=nn.BatchNorm2d)
@@ -145,13 +139,3 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
     after = dict(network.named_buffers())
     still = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert still == {name for name in before if name.startswith("encoder.")} and len(still) < len(before)
-
-
-def test_the_summary_counts_parameters() -> None:
-    """For the log: how many train, of how many; shared ones are counted once."""
-    network = u_net()
-    total = sum(parameter.numel() for parameter in network.parameters())
-    assert summary(network) == f"{total} of {total} parameters train from this epoch on"
-    set_trainable(network, 0, BOTH)
-    heads = sum(p.numel() for name, p in network.named_parameters() if HEADS in name)
-    assert summary(network).startswith(f"{heads} of {total} ")

@@ -18,7 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.signals import STOPPED
 from nnunet_seqtransfer.storage import found_json
-from nnunet_seqtransfer.trainers import checkpoint_writer
+from nnunet_seqtransfer.trainers import interruptible
 from nnunet_seqtransfer.trainers.interruptible import objection
 from nnunet_seqtransfer.training.job import checkpoint_seconds
 from nnunet_seqtransfer.training.locks import training_lock
@@ -177,7 +177,7 @@ def test_checkpoints_come_between_epochs_when_they_are_due(folder, monkeypatch) 
     """One before every epoch but the first; the earlier one stays as the previous one until the end."""
     monkeypatch.setenv("nnUNet_seq_checkpoint_minutes", "1e-9")
     epochs: list[int] = []
-    original = checkpoint_writer.write_checkpoint
+    original = interruptible.write_checkpoint
 
     def write(path: Path, checkpoint: dict[str, Any], **options: Any) -> None:
         before = interrupted.checkpoints(folder)
@@ -187,7 +187,7 @@ def test_checkpoints_come_between_epochs_when_they_are_due(folder, monkeypatch) 
             if LATEST in before:
                 assert interrupted.checkpoints(folder)["checkpoint_previous.pth"] == before[LATEST]
 
-    monkeypatch.setattr(checkpoint_writer, "write_checkpoint", write)
+    monkeypatch.setattr(interruptible, "write_checkpoint", write)
     trainer = interrupted.new_trainer(monkeypatch)
     trainer.save_every = 100  # nnU-Net's own checkpoints come later
     trainer.run_training()
@@ -233,17 +233,6 @@ def test_a_closed_terminal_does_not_end_a_training(folder, monkeypatch) -> None:
         stdout.number = errno.ENOSPC
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             trainer.print_to_log_file("lost")
-
-
-def test_a_training_called_again_without_c_leaves_what_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it could go on from is not begun anew by accident: the line says how to do either."""
-    folder.mkdir(parents=True)
-    for name in ("checkpoint_latest.pth", "checkpoint_previous.pth"):
-        (folder / name).write_bytes(b"of another training")
-    before = interrupted.checkpoints(folder)
-    with pytest.raises(SystemExit, match="use --c, or delete the folder"):
-        interrupted.new_trainer(monkeypatch).run_training()
-    assert interrupted.checkpoints(folder) == before
 
 
 def test_broken_files_beside_a_training_are_mended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,7 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.signals import Stopped, raising_on_signals
 from nnunet_seqtransfer.training import run_record
-from nnunet_seqtransfer.training.devices import DevicesExecutor, next_stage
-from nnunet_seqtransfer.training.executors import run_chain
+from nnunet_seqtransfer.training.executors import DevicesExecutor, next_stage, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import ChainRequest

@@ -10,8 +10,8 @@ import pytest
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.slurm.executor import SlurmExecutor
 from nnunet_seqtransfer.training import executors
-from nnunet_seqtransfer.training.devices import DevicesExecutor
 from nnunet_seqtransfer.training.executors import (
+    DevicesExecutor,
     ExecutorOptions,
     LocalExecutor,
     RecordExecutor,

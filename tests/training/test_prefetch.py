@@ -137,13 +137,3 @@ def test_a_start_that_fails_is_no_end_of_the_chain(ahead: Prefetch, monkeypatch:
     monkeypatch.setattr(module, "own_command", missing)
     with ahead:
         assert ahead.start(None) == 0  # type: ignore[arg-type]
-
-
-def test_without_processes_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither cases nor memory."""
-
-    def looked() -> float:
-        raise AssertionError
-
-    monkeypatch.setattr(module, "available_memory", looked)
-    assert Prefetch(SimpleNamespace(), 0).start(None) == 0  # type: ignore[arg-type]

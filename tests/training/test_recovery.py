@@ -14,7 +14,7 @@ import torch
 
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.storage import is_sound_archive, is_whole_archive
-from nnunet_seqtransfer.trainers.checkpoint_writer import write_checkpoint
+from nnunet_seqtransfer.trainers.interruptible import write_checkpoint
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.recipe import Recipe

@@ -1,7 +1,8 @@
 """Runs recorded by version 0.1.0 are read, continued, reported and predicted from.
 
-tests/data/runs_of_0_1_0.tar.xz holds nnU-Net's preprocessed and results folders after these commands of version 0.1.0,
-without pictures, logs of commands and locks (nnUNet_n_proc_DA=0, datasets of support/world.py, its narrow network):
+tests/data/runs_of_0_1_0.tar.xz.base64 (packed by `tar -cJ preprocessed results | base64 --wrap=0`) holds nnU-Net's
+preprocessed and results folders after these commands of version 0.1.0, without pictures, logs of commands and locks
+(nnUNet_n_proc_DA=0, datasets of support/world.py, its narrow network):
 
     nnUNetv2_plan_and_preprocess -d 901 -c 3d_fullres -np 1
     nnUNetv2_seq_affinity -t 901 -s 902 -c 3d_fullres -np 1
@@ -13,6 +14,8 @@ without pictures, logs of commands and locks (nnUNet_n_proc_DA=0, datasets of su
 
 from __future__ import annotations
 
+import base64
+import io
 import tarfile
 from pathlib import Path
 
@@ -26,7 +29,7 @@ from nnunet_seqtransfer.training.status import State, run_status
 from nnunet_seqtransfer.training.train import look_ahead
 from support.world import NEAR, SCRIPTS, TARGET, World, make_dataset, python_environment, run
 
-ARCHIVE = Path(__file__).parents[1] / "data" / "runs_of_0_1_0.tar.xz"
+ARCHIVE = Path(__file__).parents[1] / "data" / "runs_of_0_1_0.tar.xz.base64"
 FINISHED, BETWEEN, WITHIN = (f"nnUNetPlans_via902{tag}_3d_fullres" for tag in ("", "_between", "_within"))
 STARTED = {FINISHED: State.FINISHED, BETWEEN: State.INTERRUPTED, WITHIN: State.INTERRUPTED}
 
@@ -38,7 +41,7 @@ def old_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world.raw.mkdir(parents=True)
     make_dataset(world.raw, TARGET, ("MRI",), ("front", "back"), 60)
     make_dataset(world.raw, NEAR, ("T1",), ("organ",), 60)
-    with tarfile.open(ARCHIVE) as archive:
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(ARCHIVE.read_bytes()))) as archive:
         archive.extractall(world.root, filter="data")
     for name, value in world.environment.items():
         monkeypatch.setenv(name, value)
