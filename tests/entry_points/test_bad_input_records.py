@@ -73,8 +73,8 @@ def test_good_records(planned: World, command: Command) -> None:
         (lambda path: rewrite(path, lambda c: c.update(target="Dataset002_X")), "was edited or damaged"),
         (lambda path: rewrite(path, lambda c: c.pop("checksum")), "was edited or damaged"),
         (lambda path: rewrite(path, lambda c: c.pop("format")), "was edited or damaged"),
-        (lambda path: rewrite(path, lambda c: c.pop("metric"), checked=True), "lacks entries"),
-        (lambda path: rewrite(path, lambda c: c.update(more=1), checked=True), "lacks entries"),
+        (lambda path: rewrite(path, lambda c: c.pop("metric"), checked=True), "Object missing required field `metric`"),
+        (lambda path: rewrite(path, lambda c: c.update(metric=1), checked=True), "Expected `str`, got `int`"),
     ],
 )
 def test_broken_records(planned: World, command: Command, kind: str, harm: Callable[[Path], Any], words: str) -> None:
@@ -93,7 +93,7 @@ def test_records_of_a_newer_version(planned: World, command: Command, kind: str)
     file, arguments, _ = KINDS[kind]
     path = planned.preprocessed / file
     rewrite(path, lambda c: c.update(format=99))
-    words = (f"the {kind} file has format 99, this version reads up to 2", str(path), "update nnunet-seqtransfer")
+    words = (f"the {kind} file has format 99, this version reads up to 3", str(path), "update nnunet-seqtransfer")
     assert_refused(planned, command, arguments, *words)
 
 

@@ -31,7 +31,7 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Pictures take seconds and have tests of their own; one test here draws them."""
     if request.function is not test_every_file_that_is_named_is_written:
         monkeypatch.setattr("nnunet_seqtransfer.report.figures.save", lambda *_: None)
-        for name in ("gain_figures.draw_gains", "graph_figure.draw_graph"):
+        for name in ("result_figures.draw_gains", "graph_figure.draw_graph"):
             monkeypatch.setattr(f"nnunet_seqtransfer.report.{name}", lambda *_: None)
 
 
