@@ -144,9 +144,7 @@ def test_missing_devices(
     assert_refused(world, command, (*TRAIN, *given), *words)
 
 
-def test_all_mistakes_about_devices_are_named(
-    command: Command, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_mistakes_about_devices_are_named(command: Command, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too few GPUs and too small a batch are two lines of one refusal."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     outcome = command(*TRAIN, "-device", "cuda", "-num_gpus", "3")
