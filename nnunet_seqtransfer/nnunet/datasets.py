@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.errors import DatasetError, raise_collected
+from nnunet_seqtransfer.nnunet.dataset_json import dataset_json_problems
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, raw_folder
 from nnunet_seqtransfer.storage import read_json, write_json
 
@@ -40,7 +41,7 @@ def read_dataset_json(dataset: str) -> dict[str, Any]:
     # if both are missing, the error names the raw file
     path = next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
     content = read_json(path, f"dataset.json of {dataset}", "restore it from the source of the dataset")
-    problems = list(_dataset_json_problems(content))
+    problems = list(dataset_json_problems(content))
     if problems:
         raise DatasetError(f"dataset.json of {dataset} has {' and '.join(problems)}; correct {path}")
     # nnU-Net trains with the copy in nnUNet_preprocessed
@@ -59,30 +60,6 @@ def _require_same_meaning(raw: dict[str, Any], copy: Path) -> None:
             )
 
 
-def _dataset_json_problems(content: dict[str, Any]) -> Iterator[str]:
-    """Yield each problem as words that follow "it has"."""
-    channels = content.get("channel_names", content.get("modality"))
-    if not isinstance(channels, dict) or not channels:
-        yield "no channel_names"
-    elif not all(str(key).isdecimal() for key in channels):
-        yield "channel_names whose keys are no numbers"
-    labels = content.get("labels")
-    if not isinstance(labels, dict) or labels.get("background") != 0:
-        yield "labels without background 0"
-    elif not set(labels) - {"background", "ignore"}:
-        yield "no label but background"
-    elif not all(_is_label(value) for value in labels.values()):
-        yield "labels that are no whole numbers"
-    elif any(isinstance(value, list) for value in labels.values()) and "regions_class_order" not in content:
-        yield "regions, but no regions_class_order"
-    if not isinstance(content.get("file_ending"), str):
-        yield "no file_ending"
-
-
-def _is_label(value: Any) -> bool:
-    return all(str(part).isdecimal() for part in (value if isinstance(value, list) else [value]))
-
-
 def channel_names(dataset_json: dict[str, Any]) -> tuple[str, ...]:
     """Return the input channels in order. Older datasets name them under "modality"."""
     names: dict[str, Any] = dataset_json.get("channel_names") or dataset_json["modality"]
@@ -92,11 +69,13 @@ def channel_names(dataset_json: dict[str, Any]) -> tuple[str, ...]:
 
 def foreground_labels(dataset_json: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return label or region name -> label values, without background and the ignore label."""
-    return {
+    values = {
         name: tuple(map(int, value)) if isinstance(value, list) else (int(value),)
         for name, value in dataset_json["labels"].items()
-        if name not in ("background", "ignore")
+        if name != "ignore"
     }
+    # nnU-Net takes every label of value 0 for background
+    return {name: numbers for name, numbers in values.items() if set(numbers) != {0}}
 
 
 def raw_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
@@ -111,15 +90,59 @@ def raw_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
     # nnU-Net ignores imagesTr if dataset.json lists the cases
     listed = "dataset" in dataset_json
     cases = dict(_listed_cases(folder, dataset_json) if listed else _cases_by_file_name(folder, dataset_json))
-    missing = _missing_files(cases)
+    raise_collected([DatasetError(problem) for problem in _listing_problems(folder, dataset_json, cases)])
+    return cases
+
+
+def _listing_problems(folder: Path, dataset_json: dict[str, Any], cases: dict[str, RawCase]) -> Iterator[str]:
+    """Yield what is wrong with the files of a dataset before any is opened."""
+    name, expected = folder.name, dataset_json["numTraining"]
+    lost = [] if len(cases) >= expected else lone_labels(folder, dataset_json, cases)
+    missing = [*_missing_files(cases), *(_image_path(folder / "imagesTr", case, 0, dataset_json) for case in lost)]
     if missing:
-        raise DatasetError(
-            f"{dataset} is incomplete: {len(missing)} of its files are missing, the first is {missing[0]}; "
+        yield (
+            f"{name} is incomplete: {len(missing)} of its files are missing, the first is {min(missing)}; "
             "download or copy the dataset again"
         )
     if not cases:
-        raise DatasetError(f"{dataset} has no labelled cases in {folder / 'imagesTr'}; copy its images there")
-    return cases
+        ending, others = dataset_json["file_ending"], _names(folder / "imagesTr")
+        found = f", but {others[0]}; correct file_ending {ending} in dataset.json" if others else ""
+        yield f"{name} has no labelled cases in {folder / 'imagesTr'}{found or '; copy its images there'}"
+    elif len(cases) != expected and not missing:
+        yield (
+            f"{name} has {len(cases)} cases, but numTraining in its dataset.json is {expected}; restore the missing "
+            f"images, or correct {folder / 'dataset.json'}"
+        )
+    lost_names = [case for case in cases if case.endswith("_seg") or Path(case).name != case]
+    if lost_names:
+        yield (
+            f"nnU-Net would not find the preprocessed case {lost_names[0]} of {name}: identifiers must not end in _seg "
+            f"or hold a slash; rename the files of {len(lost_names)} cases"
+        )
+    strays = [] if "dataset" in dataset_json else _stray_images(folder, dataset_json, cases)
+    if strays:
+        yield (
+            f"nnU-Net takes {strays[0]} in {folder / 'imagesTr'} for a case, although its name does not end in a "
+            f"channel of four digits (_0000); rename or remove {len(strays)} such files"
+        )
+
+
+def lone_labels(folder: Path, dataset_json: dict[str, Any], cases: Collection[str]) -> list[str]:
+    """Return identifiers with a file in labelsTr but no image, sorted. nnU-Net ignores them."""
+    if "dataset" in dataset_json:
+        return []
+    return sorted(_labelled(folder / "labelsTr", dataset_json["file_ending"]) - set(cases))
+
+
+def _labelled(folder: Path, ending: str) -> set[str]:
+    return {name.removesuffix(ending) for name in _names(folder) if name.endswith(ending)}
+
+
+def _stray_images(folder: Path, dataset_json: dict[str, Any], cases: Collection[str]) -> list[str]:
+    ending = dataset_json["file_ending"]
+    names = [name for name in _names(folder / "imagesTr") if name.endswith(ending)]
+    # nnU-Net cuts off five characters, whatever they are
+    return [name for name in names if name[: -len(ending) - 5] not in cases]
 
 
 def raw_test_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawCase]:
@@ -176,18 +199,26 @@ def reference_from(dataset: str, path: Path) -> str:
 
 def _cases_by_file_name(folder: Path, dataset_json: dict[str, Any], part: str = "Tr") -> Iterator[tuple[str, RawCase]]:
     """Yield the cases found by file name: imagesTr/CASE_0000.EXT ... and labelsTr/CASE.EXT."""
-    ending = dataset_json["file_ending"]
+    ending, channels = dataset_json["file_ending"], len(channel_names(dataset_json))
     pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(ending))
     images, labels = folder / f"images{part}", folder / f"labels{part}"
-    matches = [match for name in _names(images) if (match := pattern.fullmatch(name))]
-    labelled = {name.removesuffix(ending) for name in _names(labels) if name.endswith(ending)}
-    stored = range(len(channel_names(dataset_json)))
+    stored: dict[str, list[Path]] = {}
+    for name in _names(images):
+        if match := pattern.fullmatch(name):
+            stored.setdefault(match["case"], []).append(images / name)
+    if part == "Ts":  # a test case that was not predicted must be reported
+        stored = {case: stored.get(case, []) for case in {*stored, *_labelled(labels, ending)}}
     if ending in COLOUR_FORMATS:  # one file may hold several channels
-        stored = range(1 + max((int(match["channel"]) for match in matches), default=0))
-    # a label without an image is a case too, so that the missing image is reported
-    for identifier in sorted({match["case"] for match in matches} | labelled):
-        files = tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in stored)
-        yield identifier, RawCase(files, labels / f"{identifier}{ending}")
+        channels = max((len(files) for files in stored.values()), default=0)
+    for identifier, files in sorted(stored.items()):
+        expected = [_image_path(images, identifier, channel, dataset_json) for channel in range(channels)]
+        # nnU-Net takes whatever numbers there are, if they are enough
+        chosen = files if len(files) >= channels else expected
+        yield identifier, RawCase(tuple(chosen), labels / f"{identifier}{ending}")
+
+
+def _image_path(folder: Path, case: str, channel: int, dataset_json: dict[str, Any]) -> Path:
+    return folder / f"{case}_{channel:04d}{dataset_json['file_ending']}"
 
 
 def _names(folder: Path) -> list[str]:

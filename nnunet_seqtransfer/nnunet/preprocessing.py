@@ -16,8 +16,9 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_seqtransfer.errors import DatasetError, reason_of
+from nnunet_seqtransfer.errors import DatasetError, raise_collected, reason_of
 from nnunet_seqtransfer.nnunet.datasets import RawCase
+from nnunet_seqtransfer.nnunet.integrity import Declared, ReadCase, judge_case, label_faults
 from nnunet_seqtransfer.storage import is_whole_archive
 
 _END_OF_PICKLE = b"."
@@ -38,13 +39,22 @@ def preprocess_case(
 ) -> CaseData:
     """Crop, normalise and resample one raw case with nnU-Net's preprocessor, in memory.
 
-    Raises DatasetError, naming the file, if the case cannot be read or image and label do not fit.
+    Raises DatasetError or Problems, naming file and value, if the case cannot be read, or is not as dataset.json says.
     """
     manager, settings = _managers(plans, configuration)
-    with _naming_case(identifier, case):
-        data, segmentation, _ = settings.preprocessor_class(verbose=False).run_case(
-            [str(image) for image in case.images], str(case.label), manager, settings, dataset_json
-        )
+    read = read_arrays(identifier, case, plans["image_reader_writer"])
+    _require_sound(identifier, case, read, Declared.by(plans["dataset_name"], dataset_json))
+    try:
+        # as run_case does after reading
+        with contextlib.redirect_stdout(io.StringIO()):
+            data, segmentation, _ = settings.preprocessor_class(verbose=False).run_case_npy(
+                read.images, read.labels, read.image_properties, manager, settings, dataset_json
+            )
+    except Exception as error:  # whatever nnU-Net's preprocessor stumbles over
+        raise DatasetError(
+            f"case {identifier} of {plans['dataset_name']} cannot be preprocessed ({reason_of(error)}): "
+            f"{case.images[0]} with {case.label}; look at these files, an image without content fails so"
+        ) from error
     return CaseData(data.astype(np.float32, copy=False), segmentation[0].astype(np.int16))
 
 
@@ -59,21 +69,46 @@ def preprocess_case_to(
         )
 
 
-def read_raw_case(identifier: str, case: RawCase, reader_writer: str) -> CaseData:
-    """Read one raw case: intensities as stored, axes z, y, x. Raises as `preprocess_case`."""
+def read_raw_case(identifier: str, case: RawCase, reader_writer: str, declared: Declared | None = None) -> CaseData:
+    """Read one raw case: intensities as stored, axes z, y, x.
+
+    Raises as `preprocess_case`; without ``declared`` only if the shapes differ or a cast would change the labels.
+    """
+    read = read_arrays(identifier, case, reader_writer)
+    _require_sound(identifier, case, read, declared)
+    return CaseData(read.images.astype(np.float32, copy=False), read.labels[0].astype(np.int16))
+
+
+def read_arrays(identifier: str, case: RawCase, reader_writer: str) -> ReadCase:
+    """Read one raw case as nnU-Net's reader does. Raises DatasetError, naming the file, if it cannot be read."""
     reader = make_reader(reader_writer)
     with _naming_case(identifier, case):
-        images, _ = reader.read_images([str(image) for image in case.images])
-        segmentation, _ = reader.read_seg(str(case.label))
-        if images.shape[1:] != segmentation.shape[1:]:
-            raise ValueError(f"image shape {images.shape[1:]}, label shape {segmentation.shape[1:]}")
-    return CaseData(images.astype(np.float32, copy=False), segmentation[0].astype(np.int16))
+        return ReadCase(*reader.read_images([str(image) for image in case.images]), *reader.read_seg(str(case.label)))
 
 
-def read_raw_labels(identifier: str, label: Path, reader_writer: str) -> NDArray[np.int16]:
-    """Read the labels in one file, shape (z, y, x). Raises as `preprocess_case`."""
+def _require_sound(identifier: str, case: RawCase, read: ReadCase, declared: Declared | None) -> None:
+    if declared is not None:
+        errors = judge_case(case, read, declared).errors
+    else:
+        errors = tuple(label_faults(case.label, read.labels, None))
+        if read.images.shape[1:] != read.labels.shape[1:]:
+            errors = (
+                *errors,
+                f"shape {read.images.shape[1:]} of {case.images[0]}, {read.labels.shape[1:]} of its label",
+            )
+    name = f"case {identifier}{f' of {declared.dataset}' if declared is not None else ''}"
+    raise_collected([DatasetError(f"{name} has {error}") for error in errors])
+
+
+def read_raw_labels(
+    identifier: str, label: Path, reader_writer: str, declared: Declared | None = None
+) -> NDArray[np.int16]:
+    """Read the labels in one file, shape (z, y, x). Raises as `read_raw_case`."""
     with _naming_case(identifier, RawCase((), label)):
         segmentation, _ = make_reader(reader_writer).read_seg(str(label))
+    raise_collected(
+        [DatasetError(f"case {identifier} has {fault}") for fault in label_faults(label, segmentation, declared)]
+    )
     return np.asarray(segmentation[0]).astype(np.int16)
 
 
@@ -115,6 +150,21 @@ def preprocessed_cases(folder: Path) -> tuple[str, ...]:
     )
 
 
+def require_declared(identifier: str, data: CaseData, declared: Declared) -> None:
+    """Raise DatasetError if a preprocessed case has other channels or label values than dataset.json declares."""
+    highest, channels = int(data.segmentation.max(initial=0)), len(data.images)
+    if highest > declared.highest or channels != declared.channels:
+        raise DatasetError(
+            f"the preprocessed case {identifier} of {declared.dataset} has {channels} channels and label values up to "
+            f"{highest}, dataset.json declares {declared.channels} and {declared.highest}; preprocess it again"
+        )
+    if not all(np.isfinite(image).all() for image in data.images):
+        raise DatasetError(
+            f"the preprocessed case {identifier} of {declared.dataset} holds NaN or infinite intensities; repair its "
+            "image and preprocess it again"
+        )
+
+
 def cut_off_files(folder: Path, identifiers: Iterable[str]) -> dict[str, tuple[Path, ...]]:
     """Return identifier -> truncated files, as a machine crash leaves them. No voxel is read; 2 ms per case.
 
@@ -145,18 +195,22 @@ def _has_its_end(path: Path) -> bool:
 
 
 def resampled_voxels(fingerprint: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[int]:
-    """Return the number of voxels per case after resampling to the configuration's spacing (nnU-Net's rounding)."""
-    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape  # noqa: PLC0415 - imports torch
+    """Return the number of voxels per case after resampling, see `resampled_shapes`."""
+    return [math.prod(shape) for shape in resampled_shapes(fingerprint, plans, configuration)]
 
+
+def resampled_shapes(fingerprint: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[tuple[int, ...]]:
+    """Return the shape of each case after resampling to the configuration's spacing, axes as preprocessed."""
     spacing = list(plans["configurations"][configuration]["spacing"])
     forward = plans["transpose_forward"]
-    voxels = []
+    shapes = []
     for shape, original in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True):
         moved = [original[axis] for axis in forward]
         # A 2-D configuration has two spacings; the slice distance does not change.
         goal = spacing if len(spacing) == len(moved) else [moved[0], *spacing]
-        voxels.append(int(np.prod(compute_new_shape([shape[axis] for axis in forward], moved, goal))))
-    return voxels
+        # nnU-Net's compute_new_shape, without its import of torch
+        shapes.append(tuple(round(moved[i] / goal[i] * shape[axis]) for i, axis in enumerate(forward)))
+    return shapes
 
 
 def _managers(plans: dict[str, Any], configuration: str) -> tuple[Any, Any]:
@@ -168,16 +222,19 @@ def _managers(plans: dict[str, Any], configuration: str) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
+    printed = io.StringIO()
     try:
         for path in (*case.images, case.label):
             _require_whole(path)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(printed):
             yield
-    except OSError as error:
-        if error.errno is not None:  # a full disk, a permission: not the case's fault
-            raise
-        raise _broken(identifier, case, error) from error
     except Exception as error:  # image readers raise all kinds for a damaged file
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk, a permission: not the case's fault
+            raise
+        text = " ".join(printed.getvalue().split())
+        if "ERROR! Not all input images" in text:  # nnU-Net's readers print the reason and raise nothing but the type
+            reason = text[text.index("Not all input images") :]
+            raise DatasetError(f"case {identifier}: {reason}; give all its channels the same grid") from error
         raise _broken(identifier, case, error) from error
 
 

@@ -21,6 +21,7 @@ from nnunet_seqtransfer.nnunet.plans import reader_writer
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import read_record, write_json, write_record
 from nnunet_seqtransfer.tasks.case_table import TABLE_NAME, CaseTable, read_case_table, select_cases, write_case_table
+from nnunet_seqtransfer.tasks.check import check_dataset
 from nnunet_seqtransfer.tasks.label_choice import LabelChoice, choose_labels
 from nnunet_seqtransfer.tasks.task import sample_cases
 
@@ -101,6 +102,7 @@ def derive_dataset(request: DeriveRequest, context: Context) -> Derivation:
     if is_finished(derivation):
         context.notify(f"{derivation.dataset} exists already, derived in the same way")
     else:
+        check_dataset(derivation.origin, context, derivation.cases)
         _make(derivation, context.processes)
     return derivation
 

@@ -11,8 +11,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError
+from nnunet_seqtransfer.errors import DatasetError, Problems, RecordError, SeqTransferError
+from nnunet_seqtransfer.memory import available_memory
 from nnunet_seqtransfer.nnunet.folders import cache_folder, preprocessed_folder
+from nnunet_seqtransfer.nnunet.integrity import Declared
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import (
     CaseData,
@@ -20,10 +22,13 @@ from nnunet_seqtransfer.nnunet.preprocessing import (
     preprocess_case,
     preprocessed_cases,
     read_raw_case,
+    read_raw_labels,
+    require_declared,
 )
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum
 from nnunet_seqtransfer.tasks.alignment import preprocessing_of, target_preprocessing_of
+from nnunet_seqtransfer.tasks.check import MOST_LINES, size_problems
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
 from nnunet_seqtransfer.tasks.task import Task, sample_cases
 
@@ -102,17 +107,22 @@ class ProfileRequest:
         return tuple(checksum([case, *self._file_stats(case)])[:16] for case in self.cases)
 
     def load(self, case: str, view: View) -> CaseData:
-        """Load one case; preprocess in memory if there is no preprocessed copy."""
+        """Load one case and check it; preprocess in memory if there is no preprocessed copy."""
         raw, reader = self.task.raw.get(case), self.plans["image_reader_writer"]
+        declared = Declared.by(self.task.dataset, self.task.dataset_json)
         if view == "preprocessed" and case in preprocessed_cases(self._data_folder):
-            return load_preprocessed_case(self._data_folder, case)
+            if raw is not None:  # nnU-Net's preprocessing has cut off fractions
+                read_raw_labels(case, raw.label, reader, declared)
+            data = load_preprocessed_case(self._data_folder, case)
+            require_declared(case, data, declared)
+            return data
         if raw is None:
             aligned = "" if view != "preprocessed" else ", and it is not preprocessed as the target is"
             raise DatasetError(
                 f"{self.task.dataset} has no raw images of {case}{aligned}; copy the dataset to nnUNet_raw"
             )
         if view != "preprocessed":
-            return read_raw_case(case, raw, reader)
+            return read_raw_case(case, raw, reader, declared)
         return preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
 
     def geometry(self) -> NDArray[np.float64]:
@@ -122,6 +132,12 @@ class ProfileRequest:
         spacings = np.asarray(self.task.fingerprint["spacings"], dtype=float)[rows][:, forward]
         shapes = np.asarray(self.task.fingerprint["shapes_after_crop"], dtype=float)[rows][:, forward]
         return np.stack([spacings, shapes * spacings], axis=1)
+
+    def size_problems(self) -> list[SeqTransferError]:
+        """Return why cases that are not preprocessed yet do not fit at the target's spacing."""
+        done = set(preprocessed_cases(self._data_folder))
+        cases = [case for case in self.cases if case not in done]
+        return size_problems(self.task, self.plans, self.configuration, cases, available_memory())
 
     @property
     def _data_folder(self) -> Path:
@@ -168,6 +184,10 @@ def profile_tasks(
         path: signature for path in paths if (signature := _cached(path)) is not None
     }
     missing = {path: request for request, path in zip(requests, paths, strict=True) if path not in known}
+    for path, request in [*missing.items()]:
+        if problems := request.size_problems():  # before anything is read
+            known[path] = problems[0]
+            del missing[path]
     profiles = {path: _older_profiles(request, metric) for path, request in missing.items()}
     _add_missing(profiles, missing, metric, processes)
     for path, request in missing.items():
@@ -245,7 +265,6 @@ def _profile_job(job: list[tuple[ProfileRequest, str, Profiler]]) -> list[CasePr
 def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> CaseProfile:
     """Load and profile one case; runs in a worker process."""
     data = request.load(case, metric.view)
-    _check_images(request, case, data)
     labels = tuple(request.task.labels.values())
     # regions may share label values
     values = sorted({value for label in labels for value in label})
@@ -256,21 +275,11 @@ def profile_case(request: ProfileRequest, case: str, metric: Profiler) -> CasePr
         return CaseProfile(metric.profile(data, labels), labelled)
 
 
-def _check_images(request: ProfileRequest, case: str, data: CaseData) -> None:
-    if len(data.images) != len(request.task.channels):
-        raise DatasetError(
-            f"case {case} of {request.task.dataset} has {len(data.images)} channels, dataset.json names "
-            f"{len(request.task.channels)}; correct dataset.json"
-        )
-    if not all(np.isfinite(image).all() for image in data.images):
-        raise DatasetError(f"case {case} of {request.task.dataset} holds NaN or infinite intensities; repair its image")
-
-
 def _signature_or_error(request: ProfileRequest, metric: Profiler, profiles: Profiles) -> Signature | SeqTransferError:
     results = [profiles[case] for case in request.cases]
     errors = [result for result in results if isinstance(result, SeqTransferError)]
     if errors:
-        return errors[0]
+        return errors[0] if len(errors) == 1 else Problems(errors[:MOST_LINES])
     cases = [result for result in results if isinstance(result, CaseProfile)]
     task = request.task
     if not any(case.labelled for case in cases):

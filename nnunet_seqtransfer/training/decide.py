@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, StageError, collecting
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
 from nnunet_seqtransfer.storage import size_text
+from nnunet_seqtransfer.tasks.check import size_problems
 from nnunet_seqtransfer.training.actions import DONE, Action, Link, needed_actions
 from nnunet_seqtransfer.training.estimate import default_epoch_seconds, paces, stage_seconds
 from nnunet_seqtransfer.training.on_disk import StageOnDisk
@@ -186,6 +187,8 @@ def _request_problems(outlook: Outlook) -> Iterator[SeqTransferError]:
             f"{configuration}): each GPU needs at least one case; use -num_gpus {batch}"
         )
     first = {stage.dataset: stage for stage in reversed(outlook.stages)}
+    for name, cases in outlook.to_preprocess.items():
+        yield from size_problems(survey.tasks[name], survey.plans[first[name]], configuration, cases, survey.memory)
     sizes = {
         name: preprocessed_bytes(survey.tasks[name], survey.plans[first[name]], configuration, len(cases))
         for name, cases in outlook.to_preprocess.items()

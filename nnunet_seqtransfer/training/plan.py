@@ -11,9 +11,15 @@ from nnunet_seqtransfer.affinity.measure import find_affinity
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError
-from nnunet_seqtransfer.nnunet.datasets import require_folds
-from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, results_folder
+from nnunet_seqtransfer.errors import (
+    EnvironmentNotSetError,
+    RecordError,
+    SeqTransferError,
+    collecting,
+    raise_collected,
+)
+from nnunet_seqtransfer.nnunet.datasets import read_dataset_json, require_folds
+from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, registered_datasets, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.planning.decide import Known, make_plan
@@ -64,6 +70,11 @@ def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> S
         affinity = read_affinity(file)
         require_fitting(affinity, file, request.key, "nnUNetv2_seq_affinity")
     plan = plan_with(affinity, file, options, request.calibration)
+    errors: list[SeqTransferError] = []
+    for name in {*plan.path} & {*registered_datasets()}:  # they may have changed since the affinity was measured
+        with collecting(errors):
+            read_dataset_json(name)
+    raise_collected(errors)
     write_plan(plan_file(*request.key), plan)
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import SeqTransferError, collecting, raise_collected
+from nnunet_seqtransfer.memory import available_memory
 from nnunet_seqtransfer.nnunet.datasets import require_folds
 from nnunet_seqtransfer.nnunet.fingerprints import has_fingerprint
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
@@ -47,6 +49,8 @@ class Survey:
     "Source stage -> final checkpoint's SHA-256, if weights were handed over from it."
     free_bytes: int = 0
     "Free space in nnUNet_preprocessed."
+    memory: float = math.inf
+    "Memory in bytes that this process can get."
 
     def previous(self, stage: Stage) -> Stage | None:
         """Return the stage that hands weights to ``stage``."""
@@ -63,8 +67,10 @@ class Survey:
         missing = {
             name: missing_cases(self.tasks[name], plans[stage], stage.configuration) for name, stage in first.items()
         }
-        free = shutil.disk_usage(preprocessed_folder()).free
-        return replace(self, stages=stages, plans=plans, missing=missing, free_bytes=free).read_again(stages)
+        free, memory = shutil.disk_usage(preprocessed_folder()).free, available_memory()
+        return replace(self, stages=stages, plans=plans, missing=missing, free_bytes=free, memory=memory).read_again(
+            stages
+        )
 
     def read_again(self, stages: Iterable[Stage]) -> Survey:
         """Return the survey with some stages read again, as after another stage or process has worked on them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError, StageError, collecting, raise_collected
+from nnunet_seqtransfer.tasks.check import check_dataset
 from nnunet_seqtransfer.training.decide import Outlook, decide
 from nnunet_seqtransfer.training.executors import Executor, LocalExecutor, run_chain
 from nnunet_seqtransfer.training.initial import initial_weights
@@ -110,6 +111,8 @@ def look_ahead(
         with collecting(errors):
             check()
     raise_collected(errors)
+    if not outlook.is_finished and not _is_finished_without_shared(survey):
+        _check_datasets(outlook, context, write=write)
     if exclusions is None:
         exclusions = find_exclusions(request, survey.tasks, survey.target_plans, context, write=write)
         outlook = _outlook(survey, exclusions) if exclusions else outlook
@@ -123,6 +126,15 @@ def _outlook(survey: Survey, exclusions: Exclusions) -> Outlook:
     """Decide about the stages, if all tasks could be read; otherwise about the request alone."""
     names = {survey.request.target, *survey.request.sources}
     return decide(survey.with_stages(exclusions) if names <= survey.tasks.keys() else survey)
+
+
+def _check_datasets(outlook: Outlook, context: Context, *, write: bool) -> None:
+    """Check every case of the datasets that will be trained on. Raise all problems together."""
+    errors: list[SeqTransferError] = []
+    for name in dict.fromkeys(stage.dataset for stage in outlook.unfinished):
+        with collecting(errors):
+            check_dataset(name, context, write=write)
+    raise_collected(errors)
 
 
 def _is_finished_without_shared(survey: Survey) -> bool:

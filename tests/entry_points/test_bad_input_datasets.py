@@ -149,7 +149,10 @@ def test_a_broken_dataset_json(
         (lambda c: c.update(labels={"0": "background", "1": "organ"}), "labels without background 0"),
         (lambda c: c.update(labels={"background": 0}), "no label but background"),
         (lambda c: c.update(labels={"background": 0, "ignore": 2}), "no label but background"),
-        (lambda c: c.update(labels={"background": 0, "organ": "one"}), "labels that are no whole numbers"),
+        (
+            lambda c: c.update(labels={"background": 0, "organ": "one"}),
+            "labels that are no whole numbers (organ: 'one')",
+        ),
         (lambda c: c.update(labels={"background": 0, "organ": [1, 2]}), "regions, but no regions_class_order"),
         (lambda c: c.pop("file_ending"), "no file_ending"),
         (lambda c: (c.pop("file_ending"), c.pop("labels")), "labels without background 0 and no file_ending"),
@@ -345,10 +348,10 @@ def test_another_number_of_channels_than_said(world: World, command: Command) ->
     shutil.rmtree(world.raw / FLAT_SOURCE / "imagesTr")
     shutil.copytree(world.raw / "Dataset911_FlatTarget/imagesTr", world.raw / FLAT_SOURCE / "imagesTr")
     flat = (*FLAT, "-s", "912")
-    words = (f"case {SAMPLED} cannot be read", FLAT_SOURCE)
-    assert_refused(world, command, flat, *words, alone=False, keeps=(FLAT_TARGET,))
-    words = (f"case {SAMPLED} of {FLAT_SOURCE} has 3 channels, dataset.json names 1", "correct dataset.json")
-    assert_refused(world, command, (*flat, "-m", "published"), *words, alone=False, keeps=(FLAT_TARGET,))
+    path = world.raw / FLAT_SOURCE / f"imagesTr/{SAMPLED}_0000.png"
+    words = (f"case {SAMPLED} of {FLAT_SOURCE} has 3 channels in {path}, dataset.json names 1", "correct dataset.json")
+    for metric in ("descriptors", "published"):
+        assert_refused(world, command, (*flat, "-m", metric), *words, alone=False, keeps=(FLAT_TARGET,))
 
 
 def test_images_that_are_no_numbers(world: World, command: Command) -> None:

@@ -229,7 +229,7 @@ def test_a_truncated_label_file(world: World, command: Command, processes: str) 
     """A label file that ends early is named; what was written before it is taken away again."""
     path = world.raw / ORIGIN / "labelsTr/case2.nii.gz"
     truncate(path)
-    words = (f"the label file {path} cannot be used", "restore or correct it")
+    words = ("case case2 cannot be read", str(path), "restore these files")
     refuse(world, command, (*EDEMA, "-np", processes), *words, alone=False)
 
 
@@ -241,7 +241,7 @@ def test_label_values_that_nobody_declared(world: World, command: Command, stran
     labels = np.asarray(image.dataobj).astype(np.float32)
     labels[0, 0, 0] = strange
     nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
-    words = (str(path), f"it holds the value {strange:g}, which is none of dataset.json's labels")
+    words = (f"case case1 of {ORIGIN} has the value {strange:g} in {path}, not declared in dataset.json", "0 to 3")
     refuse(world, command, EDEMA, *words, alone=False)
 
 
