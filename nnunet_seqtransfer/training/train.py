@@ -7,7 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import RecordError, SeqTransferError, StageError, collecting, raise_collected
+from nnunet_seqtransfer.errors import (
+    DatasetError,
+    Problems,
+    RecordError,
+    SeqTransferError,
+    StageError,
+    collecting,
+    raise_collected,
+)
 from nnunet_seqtransfer.tasks.check import check_dataset
 from nnunet_seqtransfer.training.decide import Outlook, decide
 from nnunet_seqtransfer.training.executors import Executor, LocalExecutor, run_chain
@@ -132,8 +140,10 @@ def _check_datasets(outlook: Outlook, context: Context, *, write: bool) -> None:
     """Check every case of the datasets that will be trained on. Raise all problems together."""
     errors: list[SeqTransferError] = []
     for name in dict.fromkeys(stage.dataset for stage in outlook.unfinished):
-        with collecting(errors):
+        try:
             check_dataset(name, context, write=write)
+        except (DatasetError, Problems) as error:  # a full disk ends the command at once
+            errors.append(error)
     raise_collected(errors)
 
 

@@ -298,6 +298,7 @@ def test_a_single_case_does_not_make_others_grow(world: World, monkeypatch: pyte
 def keep_one_case(world: World, name: str) -> None:
     for path in (world.raw / name).glob("*Tr/case[1-5]*"):
         path.unlink()
+    edit_json(world.raw / name / "dataset.json", numTraining=1)
     path = world.preprocessed / name / "dataset_fingerprint.json"
     content = json.loads(path.read_text())
     edit_json(path, **{key: content[key][:1] for key in ("spacings", "shapes_after_crop")})

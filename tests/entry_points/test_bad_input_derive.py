@@ -242,6 +242,8 @@ def test_label_values_that_nobody_declared(world: World, command: Command, stran
     labels[0, 0, 0] = strange
     nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
     words = (f"case case1 of {ORIGIN} has the value {strange:g} in {path}, not declared in dataset.json", "0 to 3")
+    if np.isnan(strange):  # ITK reads NaN in NIfTI files as 0
+        words = (str(path), "it holds the value nan, which is none of dataset.json's labels")
     refuse(world, command, EDEMA, *words, alone=False)
 
 
@@ -249,7 +251,7 @@ def test_no_nifti_inside(world: World, command: Command) -> None:
     """A file that is no NIfTI whatever its name is one line too."""
     path = world.raw / ORIGIN / "labelsTr/case0.nii.gz"
     path.write_bytes(gzip.compress(b"nothing of the kind"))
-    refuse(world, command, EDEMA, f"the label file {path} cannot be used", alone=False)
+    refuse(world, command, EDEMA, "case case0 cannot be read", str(path), alone=False)
 
 
 def test_a_label_in_colours(world: World, command: Command) -> None:
@@ -258,21 +260,21 @@ def test_a_label_in_colours(world: World, command: Command) -> None:
     path = world.raw / FLAT / "labelsTr/case0.png"
     Image.fromarray(np.zeros((48, 40, 3), dtype=np.uint8)).save(path)
     arguments = ("derive", "-d", "112", "-labels", "object", "-number", "501", "-name", "X", "-np", "1")
-    refuse(world, command, arguments, str(path), "it holds 3 channels, a label file has one", alone=False)
+    refuse(world, command, arguments, f"3 channels in {path}, a label file has one", alone=False)
 
 
 def test_paths_that_nnunet_would_change(world: World, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dollar sign that nnU-Net would take for a variable, and identifiers that are no file names, are refused."""
-    edit(world.raw / ORIGIN / "dataset.json", lambda c: c.update(dataset={"a/b": CASE1}))
-    refuse(world, command, EDEMA, "the case 'a/b' cannot be the name of a file")
+    edit(world.raw / ORIGIN / "dataset.json", lambda c: c.update(dataset={"a/b": CASE1}, numTraining=1))
+    refuse(world, command, EDEMA, f"the preprocessed case a/b of {ORIGIN}", "must not end in _seg or hold a slash")
     monkeypatch.setenv("SUBJECT", "case9")
-    edit(world.raw / ORIGIN / "dataset.json", lambda c: c.pop("dataset"))
+    edit(world.raw / ORIGIN / "dataset.json", lambda c: (c.pop("dataset"), c.update(numTraining=3)))
     for folder in ("imagesTr", "labelsTr"):
         for path in (world.raw / ORIGIN / folder).iterdir():
             path.rename(path.with_name(path.name.replace("case0", "$SUBJECT-0")))
     words = ("nnU-Net would replace the environment variable", "$SUBJECT-0_0000.nii.gz", "rename this file")
     refuse(world, command, EDEMA, *words)
-    edit(world.raw / ORIGIN / "dataset.json", lambda c: c.update(dataset={"$SUBJECT": CASE1}))
+    edit(world.raw / ORIGIN / "dataset.json", lambda c: c.update(dataset={"$SUBJECT": CASE1}, numTraining=1))
     refuse(world, command, EDEMA, "nnU-Net would replace the environment variable", "labelsTr/$SUBJECT.nii.gz")
 
 

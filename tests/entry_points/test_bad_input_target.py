@@ -136,8 +136,7 @@ def test_a_broken_preprocessed_case(world: World, command: Command, ending: str,
 
 def test_planning_reads_the_same_cases(world: World, command: Command) -> None:
     """nnUNetv2_seq_plan and _train compare where there is no affinity yet, and so name a broken case too."""
-    for number in range(6):
-        truncate(world.preprocessed / TARGET / DATA / f"case{number}.b2nd")
+    truncate(world.preprocessed / TARGET / DATA / "case3.b2nd")
     for arguments in (PLAN, ("train", "901", "3d_fullres", "0", "-np", "1")):
         words = ("the preprocessed case case", "is broken")
         assert_refused(world, command, arguments, *words, alone=False, keeps=(NEAR, FAR, TWO_CHANNELS))
@@ -161,6 +160,8 @@ def test_too_few_cases_for_folds(world: World, command: Command) -> None:
     path = world.preprocessed / TARGET / "dataset_fingerprint.json"
     fingerprint = json.loads(path.read_text())
     path.write_text(json.dumps({**fingerprint, **{k: fingerprint[k][:4] for k in ("spacings", "shapes_after_crop")}}))
+    raw = world.raw / TARGET / "dataset.json"
+    raw.write_text(raw.read_text().replace('"numTraining": 6', '"numTraining": 4'))
     words = (f"{TARGET} has 4 cases, too few for nnU-Net's five folds", "train fold all", "splits_final.json")
     for arguments in (TRAIN, DRY, (*TRAIN[:4], "-np", "1")):
         assert_refused(world, command, arguments, *words)

@@ -51,7 +51,7 @@ def test_cases_that_dataset_json_lists(world, monkeypatch: pytest.MonkeyPatch, h
         for number in (4, 0, 2)
     }
     path = folder / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": entry}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": entry, "numTraining": 3}))
     assert as_we_list(TWO_CHANNELS) == as_nnunet_lists(folder)
 
 
