@@ -17,6 +17,7 @@ from nnunet_seqtransfer.affinity.measure import (
     MeasuredAffinity,
     measure_affinity,
 )
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_metric,
@@ -25,10 +26,13 @@ from nnunet_seqtransfer.entry_points.common import (
     add_seed,
     case_count,
     notify,
+    positive_int,
     run_command,
 )
 from nnunet_seqtransfer.errors import SequenceError
+from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.report.plan_text import affinity_table
+from nnunet_seqtransfer.transfer.probe import DEFAULT_CASES, find_models, probe_models, read_probes
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -46,10 +50,14 @@ def _run(options: argparse.Namespace) -> None:
         metric=options.m,
         cases=options.n_cases,
         seed=options.seed,
+        allow_overlap=options.allow_overlap,
     )
-    measured = measure_affinity(request, Context(notify, options.np))
+    context = Context(notify, options.np)
+    measured = measure_affinity(request, context)
     written = [measured.path, measured.path.with_suffix(".csv"), *_draw(measured)]
-    print(affinity_table(measured.affinity))
+    here = [task.dataset for task in measured.affinity.tasks[:-1] if task.registered]
+    shared = sharing_sources(measured.affinity.target, here) if options.allow_overlap else ()
+    print(affinity_table(measured.affinity, _probe(measured.affinity, here, options, context), shared))
     if not measured.stable:
         print(f"\n{_unstable(measured)}")
     print("\nwritten: " + "\n         ".join(str(path) for path in written))
@@ -60,6 +68,21 @@ def _run(options: argparse.Namespace) -> None:
             f"{len(named)} of the sources named had to be left out, the others are above; leaving out {named[0]}: "
             f"{measured.left_out[named[0]]}"
         )
+
+
+def _probe(affinity: Affinity, sources: list[str], options: argparse.Namespace, context: Context) -> dict[str, float]:
+    """Return the zero-shot Dice of all sources that have a finished model, made now with --probe, else earlier."""
+    known = read_probes(affinity.target)
+    if options.probe:
+        found = find_models(affinity.configuration, sources)
+        if not found:
+            notify("none of the sources has a finished model in nnUNet_results to probe")
+        known, left_out = probe_models(
+            affinity.target, found, context, cases=options.probe_cases, device=options.device
+        )
+        for reason in left_out.values():
+            notify(f"not probed: {reason}")
+    return {source: probe.dice for source, probe in known.items() if source in sources}
 
 
 def _draw(measured: MeasuredAffinity) -> tuple[Path, Path]:
@@ -112,5 +135,30 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         f"sources is certain. Default: {FIRST_CASES}",
     )
     add_seed(comparison)
+    comparison.add_argument(
+        "--allow_overlap",
+        action="store_true",
+        help="[OPTIONAL] Compare sources that share cases with the target too. Default: leave them out",
+    )
+    models = parser.add_argument_group("models of the sources")
+    models.add_argument(
+        "--probe",
+        action="store_true",
+        help="[OPTIONAL] Predict labelled cases of the target with each source's finished model in nnUNet_results; "
+        "nnUNetv2_seq_plan uses the Dice as evidence",
+    )
+    models.add_argument(
+        "-probe_cases",
+        type=positive_int,
+        default=DEFAULT_CASES,
+        metavar="N",
+        help=f"[OPTIONAL] Labelled cases of the target to predict. Default: {DEFAULT_CASES}",
+    )
+    models.add_argument(
+        "-device",
+        choices=["cuda", "cpu", "mps"],
+        default="cuda",
+        help="[OPTIONAL] Where to predict with --probe. Default: cuda",
+    )
     add_processes(parser.add_argument_group("execution"))
     return parser.parse(arguments)

@@ -28,6 +28,7 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, SequenceError
 from nnunet_seqtransfer.nnunet.folders import dataset_name, registered_datasets
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.tasks.alignment import align_plans, remember_reader
 from nnunet_seqtransfer.tasks.profiling import preprocessing_for, profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature
@@ -71,6 +72,8 @@ class AffinityRequest:
     "Cases to sample per task, or `AUTO_CASES`."
     seed: int = 0
     "Seed of the case sample and of the resamples."
+    allow_overlap: bool = False
+    "True to compare sources that are known to share cases with the target; otherwise they are left out."
 
 
 @dataclass(frozen=True)
@@ -204,14 +207,18 @@ def _load_sources(target: _Registered, request: AffinityRequest, metric: Affinit
     paths = [name for name in request.sources if name.endswith(SIGNATURE_ENDING)]
     others = [name for name in request.sources if name not in paths]
     names = _all_but(target.name) if others == [ALL_SOURCES] else named_sources(target.name, others)
-    failed: dict[str, SeqTransferError] = {}
+    # a distance to the target's own cases says nothing about transfer, and no path may go through them
+    shared = () if request.allow_overlap else sharing_sources(target.name, names)
+    reason = "it shares cases with the target; --allow_overlap compares it all the same"
+    failed: dict[str, SeqTransferError] = {name: DatasetError(reason) for name in shared}
+    wanted = [name for name in names if name not in failed]
     registered: list[_Registered] = []
     # More cases may be added later, and a sample would not cover them.
     if request.cases == AUTO_CASES:
-        tasks = load_each(names, context)
+        tasks = load_each(wanted, context)
     else:
-        tasks = load_sampled(names, target.task, request.cases, request.seed, context)
-    for name, task in zip(names, tasks, strict=True):
+        tasks = load_sampled(wanted, target.task, request.cases, request.seed, context)
+    for name, task in zip(wanted, tasks, strict=True):
         try:
             if isinstance(task, SeqTransferError):
                 raise task

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from nnunet_seqtransfer.affinity.base import Counterparts
-from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.affinity.names import match_names
+from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry
 from nnunet_seqtransfer.calibration.calibrate import Calibration
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
 from nnunet_seqtransfer.report.words import counted, decimals, interval, listed, path_words, percent, span, text_table
@@ -183,18 +184,31 @@ def _verdict(calibration: Calibration) -> str:
     return f"It is not clear that your measurements help: {fall}. Measure more targets."
 
 
-def affinity_table(affinity: Affinity) -> str:
-    """Return the sources, nearest first, with interval and components of the distance to the target."""
-    header = ["source", "distance", "95 % interval", "", *affinity.components, "cases", "compared"]
+def affinity_table(
+    affinity: Affinity, zero_shot: Mapping[str, float] | None = None, shared: Collection[str] = ()
+) -> str:
+    """Return the sources, nearest first, with interval and components of the distance to the target.
+
+    Args:
+        affinity: the distances.
+        zero_shot: source -> Dice of the source's own network on the target's labelled cases.
+        shared: sources that hold cases of the target; they are marked.
+    """
+    probed = ["zero-shot"] if zero_shot else []
+    header = ["source", "distance", "95 % interval", "", *affinity.components, "names", *probed, "cases", "compared"]
+    target = affinity.tasks[-1]
+    names = [match_names(task.channels, task.labels, target.channels, target.labels) for task in affinity.tasks]
     rows = [
         [
-            affinity.names[i] if affinity.tasks[i].registered else f"{affinity.names[i]} (signature)",
+            f"{affinity.names[i]}{_mark(affinity.tasks[i], shared)}",
             decimals(affinity.distances[i][-1]),
             span(affinity.low[i], affinity.high[i], "unknown (one case)"),
             "~" if place < len(affinity.indistinct) and affinity.indistinct[place] else "",
             *(decimals(component[i][-1]) for component in affinity.components.values()),
+            f"{names[i].score:.2f}",
+            *([decimals(zero_shot[affinity.names[i]]) if affinity.names[i] in zero_shot else "-"] if zero_shot else []),
             str(affinity.tasks[i].labelled_cases),
-            counterpart_words(affinity.counterparts[i]),
+            counterpart_words(affinity.counterparts[i]) + (f"; differs: {names[i].clash}" if names[i].clash else ""),
         ]
         for place, i in enumerate(affinity.ranking())
     ]
@@ -205,6 +219,12 @@ def affinity_table(affinity: Affinity) -> str:
     if any(affinity.indistinct):
         notes.append("~ the cases cannot tell this source from the next one.")
     return "\n".join([title, "", text_table(header, rows), "", *notes])
+
+
+def _mark(task: TaskEntry, shared: Collection[str]) -> str:
+    if task.dataset in shared:
+        return " (! holds cases of the target)"
+    return "" if task.registered else " (signature)"
 
 
 def counterpart_words(found: Counterparts) -> str:

@@ -63,7 +63,7 @@ def test_the_whole_text(archive: Archive, command: Command) -> None:
     lines = outcome.out.splitlines()
     assert len(lines) < 25 and max(map(len, lines[: lines.index("")])) < 140
     assert lines[0] == f"{T}: train {A} first; expected gain +0.18 Dice"
-    assert lines[1].startswith("Against scratch of equal target epochs: Dice +0.18 Dice (-0.")
+    assert lines[1].startswith("Against scratch of equal target epochs: Dice +0.18 (-0.")
     assert lines[1].endswith("%.") and "chance of harm" in lines[1]
     assert "Scratch has a Dice of 0.50, so 0.50 is left to gain." in lines
     assert any(line.startswith("To train: 500 epochs, about 6.2 GPU hours at 45 s an epoch (nnU") for line in lines)

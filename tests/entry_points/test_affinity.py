@@ -1,0 +1,58 @@
+"""nnUNetv2_seq_affinity leaves out what would leak, and shows the evidence next to the distance."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from nnunet_seqtransfer.affinity.record import affinity_path, read_affinity
+from nnunet_seqtransfer.planning.record import plan_file, read_plan
+from support.bad_inputs import Command
+from support.world import NEAR, TARGET, World
+
+PLANS = ("nnUNetPlans", "3d_fullres")
+
+
+def test_relatives_of_the_target_are_left_out(world: World, command: Command) -> None:
+    """The dataset that a target was derived from, and siblings with a common case, get one line each and no distance."""
+    for number, name in (("951", "Part"), ("952", "Sibling")):
+        assert command("derive", "-d", "901", "-most", "4", "-number", number, "-name", name).status == 0
+    target, sibling = "Dataset951_Part", "Dataset952_Sibling"
+    # planned and preprocessed as its origin is, which saves a minute
+    shutil.copytree(world.preprocessed / TARGET, world.preprocessed / target)
+    plans = world.preprocessed / target / "nnUNetPlans.json"
+    plans.write_text(json.dumps({**json.loads(plans.read_text()), "dataset_name": target}))
+    shutil.copyfile(world.raw / target / "dataset.json", world.preprocessed / target / "dataset.json")
+    cases = set(json.loads((world.raw / target / "derived.json").read_text())["cases"])
+    fingerprint = world.preprocessed / target / "dataset_fingerprint.json"
+    content = json.loads(fingerprint.read_text())
+    kept = [place for place in range(6) if f"case{place}" in cases]
+    for key in ("spacings", "shapes_after_crop"):
+        content[key] = [content[key][place] for place in kept]
+    fingerprint.write_text(json.dumps(content))
+
+    outcome = command("affinity", "-t", "951", "-np", "1", "-n_cases", "2")
+    assert outcome.status == 0, outcome.err
+    lines = [line for line in outcome.err.splitlines() if "shares cases" in line]
+    assert len(lines) == 2 and all(any(name in line for line in lines) for name in (TARGET, sibling))
+    assert not {TARGET, sibling} & set(read_affinity(affinity_path(target, *PLANS, "descriptors")).names)
+    assert command("plan", "-t", "951", "-np", "1").status == 0
+    assert not {TARGET, sibling} & {
+        name for path in read_plan(plan_file(target, *PLANS)).candidates for name in path.path
+    }
+
+    outcome = command("affinity", "-t", "951", "-np", "1", "-n_cases", "2", "--allow_overlap", "-s", "901", "902")
+    assert outcome.status == 0, outcome.err
+    marked = [line for line in outcome.out.splitlines() if "holds cases of the target" in line]
+    assert len(marked) == 1 and TARGET in marked[0]
+    assert command("plan", "-t", "951", "-np", "1").status == 0
+    plan = read_plan(plan_file(target, *PLANS))
+    assert [entry.dataset for entry in plan.left_out] == [TARGET]
+
+
+def test_names_stand_next_to_the_distance(world: World, command: Command) -> None:
+    """The table has the match of the names; nothing to probe is said, and is no error."""
+    outcome = command("affinity", "-t", "901", "-s", "902", "-np", "1", "-n_cases", "2", "--probe", "-device", "cpu")
+    assert outcome.status == 0, outcome.err
+    assert "names" in outcome.out and "none of the sources has a finished model" in outcome.err
+    assert NEAR in outcome.out
