@@ -14,7 +14,7 @@ PLANS = ("nnUNetPlans", "3d_fullres")
 
 
 def test_relatives_of_the_target_are_left_out(world: World, command: Command) -> None:
-    """The dataset that a target was derived from, and siblings with a common case, get one line each and no distance."""
+    """Its origin, and siblings with a common case, get one line each, no distance, and no place in a plan."""
     for number, name in (("951", "Part"), ("952", "Sibling")):
         assert command("derive", "-d", "901", "-most", "4", "-number", number, "-name", name).status == 0
     target, sibling = "Dataset951_Part", "Dataset952_Sibling"
