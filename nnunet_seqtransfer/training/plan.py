@@ -19,7 +19,7 @@ from nnunet_seqtransfer.errors import (
     raise_collected,
 )
 from nnunet_seqtransfer.nnunet.datasets import read_dataset_json, require_folds
-from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, registered_datasets, results_folder
+from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, raw_folder, registered_datasets, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.planning.decide import Known, make_plan
@@ -72,6 +72,8 @@ def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> S
     plan = plan_with(affinity, file, options, request.calibration)
     errors: list[SeqTransferError] = []
     for name in {*plan.path} & {*registered_datasets()}:  # they may have changed since the affinity was measured
+        if not (raw_folder() / name / "dataset.json").is_file():
+            continue  # only preprocessed here: whoever trains on it says what is missing
         with collecting(errors):
             read_dataset_json(name)
     raise_collected(errors)
