@@ -27,7 +27,7 @@ from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_checkpoint
 from nnunet_seqtransfer.transfer.correspondence import correspond
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from nnunet_seqtransfer.transfer.tensor_roles import HEADS
-from support.bad_inputs import Command, attempt, error_line
+from support.bad_inputs import Command, assert_refused
 from support.models import save, theirs
 from support.states import raise_problems, state_of
 from support.u_nets import level_scales, patch
@@ -236,15 +236,12 @@ def test_a_dry_run_shows_the_coverage(world: World, command: Command, tmp_path: 
 def test_models_that_do_not_fit_are_refused(world: World, command: Command, tmp_path: Path) -> None:
     """Too little coverage or an unfit option is one line, and nothing is written."""
     path, _ = theirs(world, tmp_path / "theirs.pth")
-    before = world.snapshot()
     for given, words in (
         ((path, "-min_coverage", "0.99"), "below -min_coverage 0.99"),
         ((path, "-min_coverage", "1.5"), "'1.5' is not a number from 0 to 1"),
         ((path, "-tag", "init0123abcd"), "reads like a part of the path"),
     ):
-        line = error_line(attempt(command, (*TRAIN, "-init", *map(str, given))))
-        assert words in line
-    assert world.snapshot() == before
+        assert_refused(world, command, (*TRAIN, "-init", *map(str, given)), words, alone=False)
 
 
 def test_plans_keep_nnunets_pretrain_info(world: World) -> None:
