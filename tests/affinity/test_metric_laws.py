@@ -336,7 +336,7 @@ def test_signatures_that_travelled_are_as_good(metric: AffinityMetric, tmp_path:
         for one, other in ((travelled[a], tasks[b]), (tasks[a], travelled[b]), (travelled[a], travelled[b])):
             found = metric.compare(one, other)
             assert found.distances == pytest.approx(here.distances, rel=0, abs=1e-12)
-            assert found.match == here.match
+            assert found.counterparts == here.counterparts
     for a, b in ((0, len(tasks) - 1), (0, 1)):
         local, away = (resample(metric, some[a], some[b], 0, 30) for some in (tasks, travelled))
         for name, values in local.items():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_seqtransfer.affinity.record import affinity_path, read_affinity
 from nnunet_seqtransfer.tasks.task import sample_cases
 from support.bad_inputs import AFFINITY, COMMANDS, DRY, PLAN, TRAIN, Command, assert_refused, error_line, truncate
 from support.world import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
@@ -220,14 +221,14 @@ def test_a_fingerprint_that_lacks_entries(
     assert_refused(world, command, arguments, NEAR, words, "nnUNetv2_extract_fingerprint -d 902")
 
 
-def test_a_broken_fingerprint_does_not_stop_the_extraction_of_others(world: World, command: Command) -> None:
-    """Of two sources, one without a fingerprint and one with a broken one, the broken one is named, the other done."""
+def test_a_broken_fingerprint_does_not_stop_the_comparison_of_others(world: World, command: Command) -> None:
+    """Of two sources, one without and one with a broken fingerprint, the broken one is named, the other compared."""
     (world.preprocessed / NEAR / FINGERPRINT).unlink()
     truncate(world.preprocessed / FAR / FINGERPRINT)
     words = (f"fingerprint of {FAR} is broken", "1 of the sources named had to be left out")
     line = error_line(command(*AFFINITY, "-s", "902", "903"))
     assert all(word in line for word in words)
-    assert (world.preprocessed / NEAR / FINGERPRINT).is_file()
+    assert read_affinity(affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "descriptors")).sources == (NEAR,)
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
@@ -298,15 +299,6 @@ def test_truncated_images_of_other_formats(world: World, command: Command, endin
     truncate(path)
     words = (f"case {SAMPLED} cannot be read", str(path))
     assert_refused(world, command, AFFINITY, *words, alone=False, keeps=(TARGET,))
-
-
-def test_a_truncated_raw_image_at_the_fingerprint(world: World, command: Command) -> None:
-    """The same where the fingerprint has to be extracted first: the dataset is named, and no fingerprint is left."""
-    truncate(world.raw / NEAR / "imagesTr/case2_0000.nii.gz", 0.001)
-    (world.preprocessed / NEAR / FINGERPRINT).unlink()
-    words = (f"the fingerprint of {NEAR} cannot be extracted", "-d 902 --verify_dataset_integrity")
-    assert_refused(world, command, AFFINITY, *words, alone=False)
-    assert not list(world.preprocessed.glob(".*"))
 
 
 def test_a_first_image_that_nothing_can_read(world: World, command: Command) -> None:
