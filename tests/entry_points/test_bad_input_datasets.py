@@ -301,6 +301,17 @@ def test_truncated_images_of_other_formats(world: World, command: Command, endin
     assert_refused(world, command, AFFINITY, *words, alone=False, keeps=(TARGET,))
 
 
+def test_a_fingerprint_that_cannot_be_extracted(world: World, command: Command) -> None:
+    """A CT source needs the fingerprint of all cases: a broken case names the dataset, and no fingerprint is left."""
+    edit(world.raw / NEAR / "dataset.json", lambda c: c.update(channel_names={"0": "CT"}))
+    unsampled = next(case for case in CASES[1:] if case != SAMPLED)  # nnU-Net chooses the reader by the first
+    truncate(world.raw / NEAR / f"imagesTr/{unsampled}_0000.nii.gz", 0.001)
+    (world.preprocessed / NEAR / FINGERPRINT).unlink()
+    words = (f"the fingerprint of {NEAR} cannot be extracted", "-d 902 --verify_dataset_integrity")
+    assert_refused(world, command, AFFINITY, *words, alone=False)
+    assert not list(world.preprocessed.glob(".*"))
+
+
 def test_a_first_image_that_nothing_can_read(world: World, command: Command) -> None:
     """The same for the first image, by which nnU-Net chooses its reader: one line, and no traceback of nnU-Net's."""
     path = world.raw / NEAR / "imagesTr/case0_0000.nii.gz"
