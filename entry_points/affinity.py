@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from nnunet_seqtransfer import Context
@@ -54,13 +53,15 @@ def _run(options: argparse.Namespace) -> None:
     )
     context = Context(notify, options.np)
     measured = measure_affinity(request, context)
-    written = [measured.path, measured.path.with_suffix(".csv"), *_draw(measured)]
     here = [task.dataset for task in measured.affinity.tasks[:-1] if task.registered]
     shared = sharing_sources(measured.affinity.target, here) if options.allow_overlap else ()
     print(affinity_table(measured.affinity, _probe(measured.affinity, here, options, context), shared))
     if not measured.stable:
         print(f"\n{_unstable(measured)}")
-    print("\nwritten: " + "\n         ".join(str(path) for path in written))
+
+    from nnunet_seqtransfer.report.choice import write_choice  # noqa: PLC0415 - matplotlib is slow to import
+
+    print(f"\nwritten: {measured.path}\npage:    {write_choice(measured.affinity, measured.path)}")
     # Sources that "all" stands for may be left out. Sources named by the user must not.
     named = [name for name in measured.left_out if ALL_SOURCES not in options.s or name in options.s]
     if named:
@@ -83,21 +84,6 @@ def _probe(affinity: Affinity, sources: list[str], options: argparse.Namespace, 
         for reason in left_out.values():
             notify(f"not probed: {reason}")
     return {source: probe.dice for source, probe in known.items() if source in sources}
-
-
-def _draw(measured: MeasuredAffinity) -> tuple[Path, Path]:
-    """Draw the heat map and the ranking next to the record."""
-    from nnunet_seqtransfer.report.distance_figures import (  # noqa: PLC0415 - matplotlib is slow to import
-        draw_heat_map,
-        draw_ranking,
-    )
-    from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415
-
-    path = measured.path
-    heat_map, ranking = path.with_suffix(".png"), path.with_name(f"{path.stem}_ranking.png")
-    save(draw_heat_map(measured.affinity), heat_map)
-    save(draw_ranking(measured.affinity), ranking)
-    return heat_map, ranking
 
 
 def _unstable(measured: MeasuredAffinity) -> str:

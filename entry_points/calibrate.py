@@ -44,9 +44,9 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     calibration = calibrate(request, Context(notify))
-    save(draw_calibration(calibration), output.with_suffix(".png"))
+    save(draw_calibration(calibration), output.with_suffix(".svg"))
     print(calibration_text(calibration))
-    print(f"\nwritten: {output}\n         {output.with_suffix('.png')}")
+    print(f"\nwritten: {output}\n         {output.with_suffix('.svg')}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

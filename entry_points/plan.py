@@ -25,7 +25,7 @@ from nnunet_seqtransfer.entry_points.common import (
     tag_name,
 )
 from nnunet_seqtransfer.nnunet.folders import dataset_name
-from nnunet_seqtransfer.planning.decide import problem_of, strategies
+from nnunet_seqtransfer.planning.decide import strategies
 from nnunet_seqtransfer.planning.options import MOST_SOURCES, PlanOptions, Training
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_file
 from nnunet_seqtransfer.report.plan_text import plan_text
@@ -52,25 +52,15 @@ def _run(options: argparse.Namespace) -> None:
     asked = replace(options.asked, must=must, avoid=avoid)
     plan = plan_path(request, asked, Context(notify, options.np))
     print(plan_text(plan))
-    written = "\n         ".join(str(path) for path in (plan_file(*request.key), *_draw(plan, request)))
-    print(f"\nwritten: {written}")
+    print(f"\nwritten: {plan_file(*request.key)}\npage:    {_page(plan, request)}")
 
 
-def _draw(plan: SequencePlan, request: PlanRequest) -> tuple[Path, ...]:
-    """Draw the candidates and the source graph next to the plan, and return the PNGs."""
-    from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415 - matplotlib is slow to import
-    from nnunet_seqtransfer.report.graph_figure import draw_graph  # noqa: PLC0415
-    from nnunet_seqtransfer.report.result_figures import draw_gains  # noqa: PLC0415
+def _page(plan: SequencePlan, request: PlanRequest) -> Path:
+    """Write the page with the plan and its distances."""
+    from nnunet_seqtransfer.report.choice import write_choice  # noqa: PLC0415 - matplotlib is slow to import
 
-    gains = plan_file(*request.key).with_suffix(".png")
-    graph = gains.with_name(f"{gains.stem}_graph.png")
-    affinity = read_affinity(request.affinity_file or affinity_path(*request.key, plan.metric))
-    problem = problem_of(affinity, without={entry.dataset for entry in plan.left_out})
-    places = {name: place for place, name in enumerate(problem.names)}
-    communities = [[places[name] for name in members] for members in plan.communities]
-    save(draw_gains(plan, plan.path), gains)
-    save(draw_graph(problem, [places[name] for name in plan.path], communities), graph)
-    return gains, graph
+    file = request.affinity_file or affinity_path(*request.key, plan.metric)
+    return write_choice(read_affinity(file), file)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """The source graph of a made-up archive with the shape of the published study: 7 sites x 4 channels x 3 labels.
 
-    python docs/study/graph_of_84_tasks.py -o graph_84.png
+    python docs/study/graph_of_84_tasks.py -o graph_84.svg
 
 Distances are drawn by a seed: a task is a point that depends on its channel most, then on its label, then on its site.
 No image is involved. It shows what the picture of `nnUNetv2_seq_plan` looks like with 84 sources.
@@ -53,7 +53,7 @@ def archive(seed: int) -> SequenceProblem:
 def main() -> None:
     """Draw the graph with the communities and the path of the published strategy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", type=Path, required=True, help="PNG to write; an SVG is written beside it")
+    parser.add_argument("-o", type=Path, required=True, help="SVG to write; a PDF is written next to it")
     parser.add_argument("-seed", type=int, default=0)
     options = parser.parse_args()
     problem = archive(options.seed)

@@ -16,10 +16,10 @@ from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.report.figures import PATH, SOFT, STRONG, STYLE, WHISKER, readable_ink, tip
 from nnunet_seqtransfer.report.words import counted, decimals, number, short, span
 
-MAX_BARS, MAX_TASKS = 60, 41
-"""Tasks drawn at most, nearest first."""
-NUMBERED = 14
-"""Heat maps have numbers in their cells up to this many tasks."""
+MAX_ROWS = 15
+"""Sources drawn at most, nearest first."""
+NUMBERED = 0.3
+"""Heat maps have numbers in cells of at least so many inches."""
 FAR = 2.5
 """Colour scales end at this many medians, so that one far source does not take the whole scale."""
 
@@ -30,7 +30,7 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
 
     ``marked``: sources on the path, in bold. Brackets join neighbours if the cases leave the order open.
     """
-    order = affinity.ranking()[:MAX_BARS]
+    order = [i for row, i in enumerate(affinity.ranking()) if row < MAX_ROWS or affinity.names[i] in marked]
     figure = Figure(figsize=(width, 0.8 + 0.27 * len(order)), layout="constrained")
     axes = figure.subplots()
     for row, i in enumerate(order):
@@ -44,13 +44,12 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
             axes.plot([low, high], [row, row], color=STRONG, linewidth=1.6, solid_capstyle="butt")
         tip(bar, affinity.names[i], f"distance {decimals(distance)}", f"95 % interval {ends or 'unknown (one case)'}")
     _name_rows(axes, affinity, order, marked, narrow=width < 5)
-    for row in range(len(order) - 1):
-        if affinity.indistinct[row]:
-            _bracket(axes, row)
+    uncertain = [row for row in range(min(len(order), MAX_ROWS) - 1) if affinity.indistinct[row]]
+    for row in uncertain:
+        _bracket(axes, row)
     axes.set_xlim(left=0)
     metric = f" ({affinity.metric})" if width >= 5 else ""
-    uncertain = "\nbracket: order uncertain" if any(affinity.indistinct[: len(order) - 1]) else ""
-    axes.set_xlabel(f"distance to the target{metric}{uncertain}")
+    axes.set_xlabel(f"distance to the target{metric}" + "\nbracket: order uncertain" * bool(uncertain))
     axes.grid(axis="x")
     return figure
 
@@ -85,7 +84,7 @@ def draw_heat_map(affinity: Affinity, *, width: float = 12.0) -> Figure:
     Only the lower triangle is drawn if the distances are symmetric. The colour scale ends at `FAR` medians.
     ``width``: most inches. Below 5, tasks are numbered instead of named.
     """
-    order = [len(affinity.names) - 1, *affinity.ranking()[: MAX_TASKS - 1]]
+    order = [len(affinity.names) - 1, *affinity.ranking()[:MAX_ROWS]]
     table = affinity.matrix()[np.ix_(order, order)]
     # a metric may give a pair two distances, one for each direction
     is_symmetric = bool(np.allclose(table, table.T, equal_nan=True))
@@ -94,20 +93,20 @@ def draw_heat_map(affinity: Affinity, *, width: float = 12.0) -> Figure:
     written = [(short if width >= 5 else number)(name) for name in names]
     # a letter is about 0.085 inches wide
     label = 1.1 + 0.085 * max(map(len, written))  # room for names and the colour bar, in inches
-    side = min(0.46 if len(order) <= NUMBERED else 0.21, (width - label) / len(order))
+    side = min(0.46, (width - label) / len(order))
     figure = Figure(figsize=(side * len(order) + label, side * len(order) + 0.75), layout="constrained")
     axes = figure.subplots()
     top, is_cut = scale_end(np.asarray([table[cell] for cell in cells]))
     colours = mpl.colormaps["viridis_r"]
     for i, j in cells:
         ground = mpl.colors.to_hex(colours(min(table[i, j] / top, 1.0)))
-        _draw_cell(axes, affinity, (order[i], order[j]), (i, j), ground, numbered=len(order) <= NUMBERED)
+        _draw_cell(axes, affinity, (order[i], order[j]), (i, j), ground, numbered=side >= NUMBERED)
     first = 1 if is_symmetric else 0  # the first row and the last column of a lower triangle are empty
     axes.set(xlim=(-0.5, len(order) - 0.5 - first), ylim=(len(order) - 0.5, first - 0.5), aspect="equal")
     axes.set_xticks(range(len(order) - first), [number(name) for name in names][: len(order) - first])
     axes.set_yticks(range(first, len(order)), written[first:])
-    axes.tick_params(length=0, labelsize=8.5 if len(order) <= NUMBERED else 7)
-    axes.tick_params(axis="x", labelrotation=0 if len(order) <= NUMBERED else 90)
+    axes.tick_params(length=0, labelsize=8.5 if side >= NUMBERED else 7)
+    axes.tick_params(axis="x", labelrotation=0 if side >= NUMBERED else 90)
     axes.spines[:].set_visible(False)
     if not is_symmetric:
         axes.set(xlabel="to", ylabel="from")

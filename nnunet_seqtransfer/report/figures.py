@@ -51,19 +51,17 @@ def tip(artist: Artist, *lines: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> tuple[Path, ...]:
-    """Write a figure as PNG (``path``), SVG and PDF next to each other, and return the three paths.
+    """Write a figure as SVG (``path``) and PDF next to each other, and return both paths.
 
     The same figure always gives the same bytes.
     """
     svg = _tree(figure)
     svg.set("font-family", _FILE_FONT)
-    paths = path.with_suffix(".png"), path.with_suffix(".svg"), path.with_suffix(".pdf")
+    paths = path.with_suffix(".svg"), path.with_suffix(".pdf")
     with replacing(paths[0]) as aside:
-        figure.savefig(aside, format="png", dpi=150, facecolor=PAPER)
-    with replacing(paths[1]) as aside:
         aside.write_bytes(ElementTree.tostring(svg, encoding="utf-8"))
-    with replacing(paths[2]) as aside:
-        # dates would make each file different
+    # journals refuse Type 3 fonts; dates would make each file different
+    with replacing(paths[1]) as aside, mpl.rc_context({"pdf.fonttype": 42}):
         figure.savefig(aside, format="pdf", metadata={"CreationDate": None, "ModDate": None})
     return paths
 

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases
 from nnunet_seqtransfer.nnunet.preprocessing import read_raw_case, read_raw_labels, read_spacing
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, label_means, telling
-from nnunet_seqtransfer.planning.decide import problem_of
-from nnunet_seqtransfer.planning.published import default_communities, find_communities, source_graph
 from nnunet_seqtransfer.report import page_tables, run_text
-from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, NUMBERED, draw_heat_map, draw_ranking
+from nnunet_seqtransfer.report.choice import choice_parts
 from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.findings import Findings, StageFound, read_findings
-from nnunet_seqtransfer.report.graph_figure import draw_graph
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
-from nnunet_seqtransfer.report.result_figures import draw_differences, draw_gains, draw_stage
-from nnunet_seqtransfer.report.words import counted, decimals, duration, path_words, sentence, short, without_folders
-from nnunet_seqtransfer.storage import replacing
+from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
+from nnunet_seqtransfer.report.template import fill, write_page
+from nnunet_seqtransfer.report.words import counted, decimals, duration, sentence, short, without_folders
 
-TEMPLATES = Path(__file__).with_name("templates")
 COLOUR_READER = "NaturalImage2DIO"
 """nnU-Net's reader for photographs. If it reads three channels, they are red, green and blue."""
-NARROW = 3.7
-"""Figure width on phones, in inches."""
 
 
 def write_report(folder: Path, path: Path) -> Findings:
@@ -44,9 +31,7 @@ def write_report(folder: Path, path: Path) -> Findings:
     Raises RecordError if the run's record cannot be read. Anything else that is missing is noted on the page.
     """
     found = read_findings(folder)
-    content = render(found)
-    with replacing(path) as aside:
-        aside.write_text(content, encoding="utf-8")
+    write_page(path, render(found))
     return found
 
 
@@ -55,8 +40,8 @@ def render(found: Findings) -> str:
     notes = list(found.notes)  # overlays add theirs while they are drawn
     parts = {
         **_heading(found),
-        **_choice(found),
-        **_distances(found),
+        **choice_parts(found.affinity, found.plan, found.path),
+        "why": run_text.reasons(found),
         **_results(found, notes),
         "comparisons": [_comparison(record, place) for place, record in enumerate(found.comparisons)],
         "facts": run_text.facts(found),
@@ -65,26 +50,7 @@ def render(found: Findings) -> str:
         "notes": [without_folders(note) for note in notes],
     }
     parts["contents"] = _contents(parts)
-    style, script = (Markup((TEMPLATES / name).read_text()) for name in ("page.css", "page.js"))  # noqa: S704 - ours
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,  # a misspelt name is an error, not an empty section
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("page.html")
-    return template.render(**parts, style=style, script=script, policy=policy(style, script))
-
-
-def policy(style: str, script: str) -> str:
-    """Return the content security policy: this style and script, images in the page, and nothing else."""
-    # hashes instead of "unsafe-inline": names of datasets are other people's text and must never run
-    one, two = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script))
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{one}'; script-src 'sha256-{two}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    return fill("page.html", parts)
 
 
 def _contents(parts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -107,14 +73,13 @@ def _heading(found: Findings) -> dict[str, Any]:
     return {
         "title": f"{name}: sequential transfer report",
         "name": name,
-        "request": found.run.request,
+        "configuration": found.run.request.configuration,
+        "plans": found.run.request.plans,
         "decision": run_text.decision(found),
         "result": run_text.result(found),
         "verdict": verdict,
         "scratch_command": scratch_command,
         "route": _stops(found),
-        "version": run_text.versions().get("nnunet-seqtransfer", ""),
-        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
@@ -138,71 +103,6 @@ def _stops(found: Findings) -> list[dict[str, Any]]:
             }
         )
     return told
-
-
-def _both_widths(draw: Callable[[float], Figure], width: float, label: str) -> Markup:
-    """Return a figure for wide screens and one for phones. The page shows the one that fits."""
-    return embed(draw(width), label, "wide") + embed(draw(NARROW), label, "narrow")
-
-
-def _choice(found: Findings) -> dict[str, Any]:
-    """Return the plan's reasons and candidates."""
-    plan = found.plan
-    gains = None
-    if plan and plan.candidates:
-        label = f"Expected gains of {counted(len(plan.candidates), 'candidate path')}; the table below has the numbers"
-        gains = _both_widths(lambda width: draw_gains(plan, found.path, width=width), 7.6, label)
-    return {
-        "plan": plan,
-        "follows_plan": found.follows_plan,
-        "why": run_text.reasons(found),
-        "gains": gains,
-        "candidates": page_tables.candidates_table(plan, found.path) if plan and plan.candidates else None,
-    }
-
-
-def _distances(found: Findings) -> dict[str, Any]:
-    """Return graph, heat map, ranking and sources; nothing if no distance was measured."""
-    affinity = found.affinity
-    if affinity is None or len(affinity.names) < 2:
-        return {"heat_map": None}
-    shown = min(MAX_TASKS - 1, len(affinity.sources))
-    return {
-        "graph": _graph(found, affinity),
-        "has_communities": found.plan is not None and found.plan.strategy == "published",
-        "heat_map": _heat_map(affinity, f"Heat map of the distances of {shown + 1} tasks"),
-        "ranking": _both_widths(
-            lambda width: draw_ranking(affinity, found.path, width=width),
-            5.5,
-            "Distances of the sources to the target; the table below has the numbers",
-        ),
-        "sources": page_tables.sources_table(affinity, found.path),
-        "metric": affinity.metric,
-        "shown": shown,
-        "hidden": len(affinity.sources) - shown,
-    }
-
-
-def _heat_map(affinity: Affinity, label: str) -> Markup:
-    if len(affinity.names) > NUMBERED:  # many cells are not repeated for phones, which scroll
-        return embed(draw_heat_map(affinity), label, "keep")
-    return _both_widths(lambda width: draw_heat_map(affinity, width=width), 12.0, label)
-
-
-def _graph(found: Findings, affinity: Affinity) -> Markup:
-    problem = problem_of(affinity)
-    known = {name: task for task, name in enumerate(problem.names)}
-    path, planned = ([known[name] for name in names if name in known] for names in (found.path, found.planned_path))
-    communities: Sequence[Sequence[int]] = ()
-    if found.plan is not None and found.plan.strategy == "published":  # other strategies know no communities
-        wanted = found.plan.options.communities or default_communities(len(problem.sources))
-        communities = find_communities(problem, source_graph(problem), wanted)
-    proposed = () if found.follows_plan else planned
-    return _both_widths(
-        lambda width: draw_graph(problem, path, communities, proposed=proposed, width=width),
-        11.6,
-        f"Graph of {counted(len(problem.sources), 'source')} around the target; path: {path_words(found.path)}",
-    )
 
 
 def _results(found: Findings, notes: list[str]) -> dict[str, Any]:

@@ -81,9 +81,9 @@ def _line(axes: Axes, numbers: Sequence[int], values: Sequence[float], name: str
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
-    """Write the picture with the differences if there are any, and return the PNG."""
+    """Write the picture with the differences if there are any, as SVG and PDF; return both."""
     figure = draw_differences(comparison)
-    return () if figure is None else save(figure, folder / "differences.png")[:1]
+    return () if figure is None else save(figure, folder / "differences.svg")
 
 
 def drawn_differences(comparison: Comparison) -> list[Difference]:
@@ -169,7 +169,7 @@ def draw_gains(plan: SequencePlan, path: Sequence[str], *, width: float = 7.5) -
     axes.set_yticks(range(len(candidates)), [path_words(entry.path) for entry in candidates])
     for tick, entry in zip(axes.get_yticklabels(), candidates, strict=True):
         tick.set_fontweight("bold" if entry.path == tuple(path) else "normal")
-    axes.set_xlabel("expected gain of Dice over scratch, 95 % interval")
+    axes.set_xlabel("expected gain of Dice over scratch" + ", 95 % interval" * (width >= 5))
     axes.margins(x=0.15)
     axes.set_ylim(len(candidates) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

@@ -77,6 +77,10 @@ def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> S
         with collecting(errors):
             read_dataset_json(name)
     raise_collected(errors)
+    with contextlib.suppress(RecordError):  # there is none, or an older version made it
+        earlier = read_plan(plan_file(*request.key))
+        if (earlier.path, earlier.metric, earlier.options) != (plan.path, plan.metric, plan.options):
+            context.notify(f"this replaces the plan {' -> '.join(earlier.path)} (by {earlier.metric})")
     write_plan(plan_file(*request.key), plan)
     return plan
 

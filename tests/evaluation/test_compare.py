@@ -109,7 +109,7 @@ def test_a_comparison_from_the_budget_to_a_test_set(compared, command, monkeypat
     assert block is not None and block.recipe.layer_decay == 0.7, "every path is fine-tuned as asked for"
     assert {one.cases for one in found.differences} == {2}
     _agrees_with_nnunet(world, found)
-    assert {path.name for path in path.parent.glob("*.png")} == {"differences.png"}
+    assert {path.name for path in path.parent.glob("differences.[sp]*")} == {"differences.svg", "differences.pdf"}
     runs = read_measurements(path.with_name("measurements.csv"))
     assert [(run.sources, run.seed) for run in runs] == [((), "0"), (("902",), "0")]
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from nnunet_seqtransfer import Context, PlanOptions, PlanRequest, plan_path
+from nnunet_seqtransfer.affinity.record import read_affinity
 from nnunet_seqtransfer.planning.measured import MeasuredTable, write_table
 from nnunet_seqtransfer.planning.record import plan_file, read_plan
+from nnunet_seqtransfer.report.choice import write_choice
 from nnunet_seqtransfer.storage import write_record
 from nnunet_seqtransfer.tasks.derive import RECORD_FORMAT, RECORD_KIND, RECORD_NAME
 from nnunet_seqtransfer.training.history import find_scratch_dice
@@ -29,10 +31,8 @@ Command = Callable[..., Outcome]
 @pytest.fixture(autouse=True)
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take seconds and have tests of their own; one test here draws them."""
-    if request.function is not test_every_file_that_is_named_is_written:
-        monkeypatch.setattr("nnunet_seqtransfer.report.figures.save", lambda *_: None)
-        for name in ("result_figures.draw_gains", "graph_figure.draw_graph"):
-            monkeypatch.setattr(f"nnunet_seqtransfer.report.{name}", lambda *_: None)
+    if request.function is not test_everything_for_people_is_in_one_folder:
+        monkeypatch.setattr("nnunet_seqtransfer.report.choice.write_choice", lambda *_: None)
 
 
 @pytest.fixture
@@ -71,12 +71,23 @@ def test_the_whole_text(archive: Archive, command: Command) -> None:
     assert read().sources == (A,)
 
 
-def test_every_file_that_is_named_is_written(archive: Archive, command: Command) -> None:
-    """The record, the gains and the graph."""
+def test_everything_for_people_is_in_one_folder(archive: Archive, command: Command) -> None:
+    """A page with the plan and the distances, and each figure as SVG and PDF; without a plan the page says so."""
     outcome = command("plan", "-t", "4")
-    written = [Path(line.split()[-1]) for line in outcome.out.split("written:")[1].strip().splitlines()]
-    assert len(written) == 3 and all(path.stat().st_size > 1000 for path in written)
-    assert {path.suffix for path in written} == {".json", ".png"}
+    record, page = (Path(line.split()[-1]) for line in outcome.out.splitlines()[-2:])
+    assert record == plan_file(T, PLANS, CONFIGURATION)
+    figures = {f"{name}.{ending}" for name in ("gains", "graph", "heat_map", "ranking") for ending in ("svg", "pdf")}
+    assert {path.name for path in page.parent.iterdir()} == figures | {"index.html"}
+    assert "21 → 4" in page.read_text() and 'id="distances"' in page.read_text()
+    record.unlink()
+    affinity = page.parent.with_suffix(".json")
+    assert "nnUNetv2_seq_plan -t 4 -c 3d_fullres" in write_choice(read_affinity(affinity), affinity).read_text()
+
+
+def test_a_plan_says_which_one_it_replaces(archive: Archive, command: Command) -> None:
+    """Only if it is another one."""
+    assert "replaces" not in command("plan", "-t", "4").err + command("plan", "-t", "4").err
+    assert f"this replaces the plan {A} -> {T} (by descriptors)" in command("plan", "-t", "4", "-avoid", "21").err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
 from nnunet_seqtransfer.nnunet.training_log import read_lines
 from nnunet_seqtransfer.planning.problem import SequenceProblem
-from nnunet_seqtransfer.report.distance_figures import MAX_TASKS, draw_heat_map, draw_ranking, scale_end
+from nnunet_seqtransfer.report.distance_figures import MAX_ROWS as MAX_SHOWN
+from nnunet_seqtransfer.report.distance_figures import draw_heat_map, draw_ranking, scale_end
 from nnunet_seqtransfer.report.graph_figure import MAX_SOURCES, draw_graph, place
 from nnunet_seqtransfer.report.overlay_figure import Overlay, draw_overlays, telling_slices
 from nnunet_seqtransfer.report.result_figures import (
@@ -59,6 +60,13 @@ def test_the_ranking_has_a_bar_for_each_source(affinity: Affinity) -> None:
     assert len(draw_ranking(replace(affinity, distances=rows)).axes[0].patches) == 2
 
 
+def test_long_rankings_are_cut(folders: Path) -> None:
+    """The nearest sources are drawn, and those of the path wherever they stand."""
+    many = read_affinity(made_run.write_made_affinity(sources=[f"Dataset{100 + k}_Source" for k in range(60)]))
+    far = many.names[many.ranking()[40]]
+    assert len(draw_ranking(many, (far,)).axes[0].patches) == MAX_SHOWN + 1
+
+
 def test_the_heat_map_is_a_lower_triangle(affinity: Affinity) -> None:
     """Each pair once if the distances are symmetric, otherwise both ways; numbers if there are few."""
     axes = draw_heat_map(affinity).axes[0]
@@ -68,7 +76,7 @@ def test_the_heat_map_is_a_lower_triangle(affinity: Affinity) -> None:
     assert len(draw_heat_map(replace(affinity, distances=rows)).axes[0].patches) == 12
     many = read_affinity(made_run.write_made_affinity(sources=[f"Dataset{100 + k}_Source" for k in range(60)]))
     axes = draw_heat_map(many).axes[0]
-    assert len(axes.patches) == MAX_TASKS * (MAX_TASKS - 1) // 2 and not axes.texts
+    assert len(axes.patches) == (MAX_SHOWN + 1) * MAX_SHOWN // 2
 
 
 def test_a_far_source_does_not_take_the_colour_scale() -> None:
@@ -107,7 +115,7 @@ def test_differences_are_drawn_case_by_case(comparison: Comparison, tmp_path: Pa
     axes = figure.axes[0]
     assert len(axes.lines) == 2 * (8 + 2) + 1
     assert [tick.get_fontweight() for tick in axes.get_yticklabels()] == ["bold", "normal"]
-    assert [path.name for path in draw_comparison(comparison, tmp_path)] == ["differences.png"]
+    assert [path.name for path in draw_comparison(comparison, tmp_path)] == ["differences.svg", "differences.pdf"]
     assert draw_comparison(replace(comparison, differences=()), tmp_path) == ()
 
 

@@ -23,7 +23,7 @@ from nnunet_seqtransfer.report.figures import (
     save,
     tip,
 )
-from nnunet_seqtransfer.report.page import TEMPLATES
+from nnunet_seqtransfer.report.template import TEMPLATES
 
 
 @mpl.rc_context(STYLE)
@@ -39,20 +39,20 @@ def picture() -> Figure:
     return figure
 
 
-def test_files_are_png_svg_and_pdf_and_always_the_same(tmp_path: Path) -> None:
+def test_files_are_svg_and_pdf_and_always_the_same(tmp_path: Path) -> None:
     """Nothing else is left behind; saved again, all have the same bytes."""
-    paths = save(picture(), tmp_path / "a.png")
-    assert [path.name for path in paths] == ["a.png", "a.svg", "a.pdf"]
+    paths = save(picture(), tmp_path / "a.svg")
+    assert [path.name for path in paths] == ["a.svg", "a.pdf"]
     before = [path.read_bytes() for path in paths]
-    assert before[0].startswith(b"\x89PNG") and before[2].startswith(b"%PDF")
-    assert len(list(tmp_path.iterdir())) == 3
-    save(picture(), tmp_path / "a.png")
+    assert before[1].startswith(b"%PDF") and b"/Type3" not in before[1]
+    assert len(list(tmp_path.iterdir())) == 2
+    save(picture(), tmp_path / "a.svg")
     assert [path.read_bytes() for path in paths] == before
 
 
 def test_hover_texts_are_titles(tmp_path: Path) -> None:
     """In the file and on the page, escaped, with line breaks."""
-    save(picture(), tmp_path / "a.png")
+    save(picture(), tmp_path / "a.svg")
     for text in ((tmp_path / "a.svg").read_text(), embed(picture(), "label")):
         titles = [element.text for element in XML(text).iter() if element.tag.endswith("title")]
         assert titles == ["Dataset<1> & co\nsecond line"]

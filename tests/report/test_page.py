@@ -13,7 +13,8 @@ import pytest
 
 from nnunet_seqtransfer.affinity.record import read_affinity, write_affinity
 from nnunet_seqtransfer.report.findings import read_findings
-from nnunet_seqtransfer.report.page import policy, render, write_report
+from nnunet_seqtransfer.report.page import render, write_report
+from nnunet_seqtransfer.report.template import policy
 from support import made_run
 from support.made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
 from support.world import Outcome
@@ -242,7 +243,7 @@ def test_many_tasks_stay_light(folders: Path) -> None:
     path = folders / "page.html"
     write_report(made_run.write_made_run(epochs=1000), path)
     assert path.stat().st_size < 2_000_000
-    assert "shows the nearest 40 of 87 sources" in "".join(Reader(path.read_text()).texts("p", "under"))
+    assert "show the nearest 15 of 87 sources" in "".join(Reader(path.read_text()).texts("p", "under"))
 
 
 def test_the_command_writes_where_it_is_told(folders: Path, command: Command) -> None:
