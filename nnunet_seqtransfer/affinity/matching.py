@@ -30,12 +30,16 @@ class Match:
 
 
 def assign(costs: Array) -> Match:
-    """Return the matchings with the smallest sums of the costs (T, R_a, R_b) (Kuhn 1955, by SciPy)."""
+    """Return the matchings with the smallest sums of the costs (T, R_a, R_b) (Kuhn 1955, by SciPy).
+
+    Negative costs count as 0. An estimated squared distance is below 0 by noise only, and noise must not match two
+    nearly identical channels crosswise.
+    """
     tasks, rows, columns = costs.shape
     if rows == columns == 1:
         zeros = np.zeros((tasks, 1), dtype=np.intp)
         return Match(zeros, zeros)
-    found = [linear_sum_assignment(cost) for cost in costs]
+    found = [linear_sum_assignment(cost) for cost in np.maximum(costs, 0)]
     return Match(np.stack([first for first, _ in found]), np.stack([second for _, second in found]))
 
 

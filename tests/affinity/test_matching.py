@@ -22,14 +22,21 @@ def best(cost: np.ndarray) -> float:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_match_is_the_best_of_all_permutations(size: tuple[int, int]) -> None:
-    """One to one, as many as the smaller side has, and no other choice has a smaller sum; negative costs included."""
+    """One to one, as many as the smaller side has, and no other choice has a smaller sum; negative costs count as 0."""
     costs = np.random.default_rng(0).normal(1, 1, (40, *size))
     match = assign(costs)
     assert match.first.shape == match.second.shape == (40, min(size))
     for cost, first, second in zip(costs, match.first, match.second, strict=True):
         assert len(set(first)) == len(set(second)) == min(size)
         assert list(first) == sorted(first)
-        assert cost[first, second].sum() == pytest.approx(best(cost))
+        positive = np.maximum(cost, 0)
+        assert positive[first, second].sum() == pytest.approx(best(positive))
+
+
+def test_noise_below_zero_does_not_match_equal_channels_crosswise() -> None:
+    """Two channels that can hardly be told apart keep their order, however the noise in their distances falls."""
+    costs = -np.random.default_rng(3).random((50, 2, 2)) * 1e-3
+    assert all(list(second) == [0, 1] for second in assign(costs).second)
 
 
 @pytest.mark.parametrize("size", SIZES)
