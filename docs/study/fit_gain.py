@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_seqtransfer.affinity.names import match_names
+from nnunet_seqtransfer.affinity.names import Names, match_names
 from nnunet_seqtransfer.planning.gain import GainModel
 from nnunet_seqtransfer.planning.measured import (
     SHIPPED,
@@ -62,7 +62,7 @@ def measured_table() -> MeasuredTable:
 
     def source(name: str, target: str) -> MeasuredSource:
         one, other = tasks[name], tasks[target]
-        names = match_names([one["channel"]], [one["label"]], [other["channel"]], [other["label"]])
+        names = match_names(Names([one["channel"]], [one["label"]]), Names([other["channel"]], [other["label"]]))
         return MeasuredSource(
             components=lengths[name, target],
             label_match=names.labels,

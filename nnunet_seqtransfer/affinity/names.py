@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 SYNONYMS: dict[str, str] = {
     "t2 flair": "flair",
@@ -65,12 +66,40 @@ GENERIC = frozenset({"mr", "image", "channel", "scan", "grey", "gray", "grayscal
 _SIDES = re.compile(r"\b(left|right|l|r|lh|rh|bilateral)\b")
 
 
+class Named(Protocol):
+    """What has the names of a dataset."""
+
+    @property
+    def dataset(self) -> str:
+        """Dataset name, such as Dataset004_Hippocampus; may be empty."""
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Channel names."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Label names without the background."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of a dataset."""
+
+    channels: Sequence[str]
+    "Channel names."
+    labels: Sequence[str]
+    "Label names without the background."
+    dataset: str = ""
+    "Dataset name, if there is one."
+
+
 @dataclass(frozen=True)
 class NameMatch:
     """How well the names of a source fit those of a target."""
 
     labels: float
-    "Mean over the target's labels, 0 to 1: 1 for an equal name, 0.5 for a name that contains the other, 0 otherwise."
+    "Mean over the target's labels, 0 to 1: 1 for an equal name, 0.5 for a part of one, or of the dataset's name."
     channels: float
     "Mean over the target's channels, 0 to 1: 1 for an equal name, 0.5 if one of both is generic, 0 otherwise."
     clash: str | None
@@ -82,16 +111,25 @@ class NameMatch:
         return (2 * self.labels + self.channels) / 3
 
 
-def match_names(
-    source_channels: Sequence[str],
-    source_labels: Sequence[str],
-    target_channels: Sequence[str],
-    target_labels: Sequence[str],
-) -> NameMatch:
-    """Compare the names of two tasks; each target name counts with its best match in the source."""
-    labels = _mean([max((_label_match(s, t) for s in source_labels), default=0.0) for t in target_labels])
-    channels = _mean([max((_channel_match(s, t) for s in source_channels), default=0.0) for t in target_channels])
-    return NameMatch(labels, channels, _clash(source_channels, target_channels))
+def match_names(source: Named, target: Named) -> NameMatch:
+    """Compare the names of two datasets; each target name counts with its best match in the source.
+
+    Labels are often parts (Anterior, Posterior) or generic (tumour), and only the dataset's name says of what. So a
+    label that is a word in the other dataset's name counts as a part.
+    """
+    is_part = _in_dataset_name(source.labels, target.dataset)
+    labels = _mean(
+        [
+            max(
+                0.5 * (is_part or _in_dataset_name([label], source.dataset)),
+                *(_label_match(other, label) for other in source.labels),
+                0.0,
+            )
+            for label in target.labels
+        ]
+    )
+    channels = _mean([max((_channel_match(s, t) for s in source.channels), default=0.0) for t in target.channels])
+    return NameMatch(labels, channels, _clash(source.channels, target.channels))
 
 
 def normalise(name: str) -> str:
@@ -131,6 +169,12 @@ def _label_match(source: str, target: str) -> float:
     if one == other:
         return 1.0
     return 0.5 if min(len(one), len(other)) > 3 and (one in other or other in one) else 0.0
+
+
+def _in_dataset_name(labels: Sequence[str], dataset: str) -> bool:
+    words = f" {normalise(re.sub(r'^Dataset[0-9]+_', '', dataset))} "
+    names = [normalise(_SIDES.sub(" ", normalise(label))) for label in labels]
+    return any(len(name) > 3 and f" {name} " in words for name in names)
 
 
 def _channel_match(source: str, target: str) -> float:

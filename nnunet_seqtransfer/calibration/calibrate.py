@@ -194,7 +194,7 @@ def _evidence(affinity: Affinity, source: str) -> MeasuredSource:
     """Return what the affinity says of a source, with the components that gains are predicted from."""
     place, target = affinity.names.index(source), affinity.tasks[-1]
     task = affinity.tasks[place]
-    names = match_names(task.channels, task.labels, target.channels, target.labels)
+    names = match_names(task, target)
     known = {
         name
         for row in shipped_table().rows

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.names import match_names
+from nnunet_seqtransfer.affinity.names import Names, match_names
 from nnunet_seqtransfer.affinity.record import Affinity, read_resamples
 from nnunet_seqtransfer.errors import SequenceError, raise_collected
 from nnunet_seqtransfer.planning.gain import GainModel
@@ -152,6 +152,7 @@ def make_plan(
         evidence=features,
         measured=(len(rows), len({row.target for row in rows})),
         calibration=known.own.name if known.own else None,
+        target_cases=affinity.tasks[-1].labelled_cases,
         scratch_dice=request.scratch_dice,
         resamples=len(resampled),
         longer=_longer(request, max(1, len(sources)), options, history),
@@ -186,7 +187,7 @@ def problem_of(affinity: Affinity, without: Collection[str] = (), known: Known |
     records = track_records((*shipped_table().rows, *(known.own.rows if known.own else ())), target.dataset)
     evidence = []
     for place, task, distance in zip(kept, tasks, distances[:, -1], strict=True):
-        names = match_names(task.channels, task.labels, target.channels, target.labels)
+        names = match_names(task, target)
         record, targets = records.get(task.dataset, (None, 0))
         evidence.append(
             Evidence(
@@ -343,8 +344,8 @@ def _clash(problem: SequenceProblem, path: Path) -> str:
     if len(path) < 2 or problem.channels is None or problem.labels is None:
         return ""
     ours, theirs = path[-2], path[-1]
-    match = match_names(problem.channels[ours], problem.labels[ours], problem.channels[theirs], problem.labels[theirs])
-    return match.clash or ""
+    source, target = (Names(problem.channels[task], problem.labels[task]) for task in (ours, theirs))
+    return match_names(source, target).clash or ""
 
 
 def _hours(constraints: Constraints, path: Path, options: PlanOptions, history: History) -> float:

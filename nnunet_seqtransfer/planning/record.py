@@ -102,6 +102,8 @@ class SequencePlan:
     "Number of measured transfers and of targets that the gains were fitted on."
     calibration: str | None = None
     "Name of the user's measured transfers among them; None for the shipped ones alone."
+    target_cases: int | None = None
+    "Labelled cases of the target; None if unknown."
     scratch_dice: float | None = None
     "Dice of the target trained from scratch; None if unknown. What is left to gain is 1 minus it."
     resamples: int = 0

@@ -8,6 +8,7 @@ from nnunet_seqtransfer.affinity.base import Counterparts
 from nnunet_seqtransfer.affinity.names import match_names
 from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry
 from nnunet_seqtransfer.calibration.calibrate import Calibration
+from nnunet_seqtransfer.planning.measured import SHIPPED_CASES
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
 from nnunet_seqtransfer.report.words import counted, decimals, interval, listed, path_words, percent, span, text_table
 
@@ -77,8 +78,9 @@ def _worth(plan: SequencePlan) -> Iterator[str]:
         elif best.ruled_out:
             yield f"The best transfer, {path_words(best.path, ' -> ')}, is ruled out: {RULED_OUT[best.ruled_out]}."
         else:
+            expected = "likely enough to help" if best.gain > 0 else "expected to help"
             yield (
-                f"No source is expected to help. The best, {path_words(best.path, ' -> ')}: Dice {_gain(best)}; "
+                f"No source is {expected}. The best, {path_words(best.path, ' -> ')}: Dice {_gain(best)}; "
                 f"chance of harm {percent(best.harm)}."
             )
     if chosen.clash:
@@ -124,6 +126,11 @@ def _basis(plan: SequencePlan) -> Iterator[str]:
     terms = listed([TERMS[name] for name in plan.evidence])
     rest = f"Gains rest on {terms}" if terms else "Nothing is known of the sources: gains are averages"
     yield f"{rest}, fitted on {transfers} measured transfers to {targets} targets (short trainings){own}."
+    if plan.target_cases is not None and plan.target_cases > 2 * SHIPPED_CASES:
+        yield (
+            f"The target has {plan.target_cases} labelled cases, the measured targets {SHIPPED_CASES} at most: expect "
+            "less gain and less harm."
+        )
 
 
 def _left_out(plan: SequencePlan) -> Iterator[str]:
@@ -197,7 +204,7 @@ def affinity_table(
     probed = ["zero-shot"] if zero_shot else []
     header = ["source", "distance", "95 % interval", "", *affinity.components, "names", *probed, "cases", "compared"]
     target = affinity.tasks[-1]
-    names = [match_names(task.channels, task.labels, target.channels, target.labels) for task in affinity.tasks]
+    names = [match_names(task, target) for task in affinity.tasks]
     rows = [
         [
             f"{affinity.names[i]}{_mark(affinity.tasks[i], shared)}",

@@ -13,7 +13,7 @@ from nnunet_seqtransfer.errors import Problems, SequenceError
 from nnunet_seqtransfer.planning.decide import decide, plan_sequence, strategies
 from nnunet_seqtransfer.planning.gain import GainModel
 from nnunet_seqtransfer.planning.measured import Evidence, shipped_table
-from nnunet_seqtransfer.planning.paths import Decision, Request
+from nnunet_seqtransfer.planning.paths import MOST_HARM, Decision, Request
 from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem
 
 METRIC = "descriptors"
@@ -70,7 +70,16 @@ def obeys(request: Request, path: Path) -> bool:
 
 
 def brute_force(request: Request) -> Path | None:
-    """The best allowed path by looking at all: the best of scratch and singles, unless a near pair is better enough."""
+    """The best allowed path by looking at all; scratch, if it is allowed, instead of a path that may well harm."""
+    best, scratch = highest_gain(request), (request.problem.target,)
+    if best is None or best == scratch or not obeys(request, scratch):
+        return best
+    evidence = [request.problem.evidence[source] for source in best[:-1]]
+    return best if request.model.predict(evidence, request.scratch_dice).harm < MOST_HARM else scratch
+
+
+def highest_gain(request: Request) -> Path | None:
+    """The best of scratch and singles, unless a near pair is better enough."""
     problem, model = request.problem, request.model
     usable = [s for s in problem.sources if np.isfinite(problem.distances[s, problem.target])]
     gains = {
@@ -121,7 +130,7 @@ def test_equal_to_brute_force() -> None:
         ]
         assert gains[0] == pytest.approx(gains[1]) and len(made) == len(best), seed
         chosen += len(made) > 1
-    assert chosen > 50
+    assert chosen > 40
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
