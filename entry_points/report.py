@@ -9,9 +9,7 @@ from typing import NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, run_command
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.training.run_record import find_run
-
-FILE = "report.html"
+from nnunet_seqtransfer.training.run_record import REPORT, find_run
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -24,9 +22,9 @@ def _run(options: argparse.Namespace) -> None:
     from nnunet_seqtransfer.report.page import write_report  # noqa: PLC0415 - not for --help
 
     folder = find_run(options.run)
-    path = options.o if options.o is not None else folder / FILE
+    path = options.o if options.o is not None else folder / REPORT
     if path.is_dir():
-        raise SeqTransferError(f"-o {path} is a folder; give a file, such as {path / FILE}")
+        raise SeqTransferError(f"-o {path} is a folder; give a file, such as {path / REPORT}")
     found = write_report(folder, path)
     for note in found.notes:
         print(f"note: {note}")
@@ -48,6 +46,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=None,
         metavar="FILE",
-        help=f"[OPTIONAL] File to write. Default: {FILE} in the run's folder",
+        help=f"[OPTIONAL] File to write. Default: {REPORT} in the run's folder",
     )
     return parser.parse(arguments)

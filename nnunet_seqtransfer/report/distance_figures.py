@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from statistics import fmean
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +14,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.evaluation.comparison import Comparison
+from nnunet_seqtransfer.evaluation.statistics import case_values, seed_means
 from nnunet_seqtransfer.report.figures import PATH, SOFT, STRONG, STYLE, WHISKER, readable_ink, tip
 from nnunet_seqtransfer.report.words import counted, decimals, number, short, span
 
@@ -20,6 +23,8 @@ MAX_ROWS = 15
 """Sources drawn at most, nearest first."""
 NUMBERED = 0.3
 """Heat maps have numbers in cells of at least so many inches."""
+LINES = {"scratch": "solid", "long": "dashed"}
+"""Lines for arms by role."""
 FAR = 2.5
 """Colour scales end at this many medians, so that one far source does not take the whole scale."""
 
@@ -33,6 +38,50 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
     order = [i for row, i in enumerate(affinity.ranking()) if row < MAX_ROWS or affinity.names[i] in marked]
     figure = Figure(figsize=(width, 0.8 + 0.27 * len(order)), layout="constrained")
     axes = figure.subplots()
+    _draw_bars(axes, affinity, order)
+    _name_rows(axes, affinity, order, marked, narrow=width < 5)
+    uncertain = [row for row in range(min(len(order), MAX_ROWS) - 1) if affinity.indistinct[row]]
+    for row in uncertain:
+        _bracket(axes, row)
+    metric = f" ({affinity.metric})" if width >= 5 else ""
+    axes.set_xlabel(f"distance to the target{metric}" + "\nbracket: order uncertain" * bool(uncertain))
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def draw_ranking_and_dice(affinity: Affinity, comparison: Comparison, *, width: float = 9.0) -> Figure | None:
+    """Draw the distances of the sources that were compared alone next to the Dice of the target after each.
+
+    Return None if fewer than two sources were. Dots are seeds. Lines are the means of scratch.
+    """
+    alone = {arm.sources[0]: arm for arm in comparison.arms if len(arm.sources) == 1}
+    order = [i for i in affinity.ranking() if affinity.names[i] in alone][:MAX_ROWS]
+    if len(order) < 2:
+        return None
+    planned = [name for name, arm in alone.items() if "planned" in arm.roles]
+    reached = {name: seed_means(models) for name, models in case_values(comparison.scores).items()}
+    figure = Figure(figsize=(width, 1.3 + 0.3 * len(order)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw_bars(left, affinity, order)
+    _name_rows(left, affinity, order, planned, narrow=False)
+    for row, i in enumerate(order):
+        arm = alone[affinity.names[i]]
+        for seed, dice in reached.get(arm.name, {}).items():
+            (dot,) = right.plot(dice, row, "o", color=PATH if "planned" in arm.roles else STRONG, alpha=0.8)
+            tip(dot, affinity.names[i], f"seed {seed}: Dice {decimals(dice)}")
+    for arm, look in ((arm, look) for arm in comparison.arms for role, look in LINES.items() if role in arm.roles):
+        if reached.get(arm.name):
+            right.axvline(fmean(reached[arm.name].values()), color=SOFT, linestyle=look, label=arm.name)
+    left.set_xlabel(f"distance to the target ({affinity.metric})")
+    right.set_xlabel("Dice of the target, a dot for each seed")
+    right.grid(axis="x")
+    right.tick_params(axis="y", length=0)
+    figure.legend(loc="outside lower right", ncols=2)
+    return figure
+
+
+def _draw_bars(axes: Axes, affinity: Affinity, order: Collection[int]) -> None:
+    """Draw a bar with the 95 % interval for each source in ``order``, the first on top."""
     for row, i in enumerate(order):
         distance, low, high = affinity.distances[i][-1], affinity.low[i], affinity.high[i]
         if not math.isfinite(distance):
@@ -43,15 +92,8 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
         if ends:
             axes.plot([low, high], [row, row], color=STRONG, linewidth=1.6, solid_capstyle="butt")
         tip(bar, affinity.names[i], f"distance {decimals(distance)}", f"95 % interval {ends or 'unknown (one case)'}")
-    _name_rows(axes, affinity, order, marked, narrow=width < 5)
-    uncertain = [row for row in range(min(len(order), MAX_ROWS) - 1) if affinity.indistinct[row]]
-    for row in uncertain:
-        _bracket(axes, row)
     axes.set_xlim(left=0)
-    metric = f" ({affinity.metric})" if width >= 5 else ""
-    axes.set_xlabel(f"distance to the target{metric}" + "\nbracket: order uncertain" * bool(uncertain))
     axes.grid(axis="x")
-    return figure
 
 
 def _name_rows(

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases
@@ -14,24 +15,26 @@ from nnunet_seqtransfer.nnunet.preprocessing import read_raw_case, read_raw_labe
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, label_means, telling
 from nnunet_seqtransfer.report import page_tables, run_text
 from nnunet_seqtransfer.report.choice import choice_parts
+from nnunet_seqtransfer.report.distance_figures import draw_ranking_and_dice
 from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.findings import Findings, StageFound, read_findings
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
 from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
 from nnunet_seqtransfer.report.template import fill, write_page
 from nnunet_seqtransfer.report.words import counted, decimals, duration, sentence, short, without_folders
+from nnunet_seqtransfer.training.run_record import REPORT
 
 COLOUR_READER = "NaturalImage2DIO"
 """nnU-Net's reader for photographs. If it reads three channels, they are red, green and blue."""
 
 
-def write_report(folder: Path, path: Path) -> Findings:
-    """Write the report on the run in ``folder`` to ``path``, and return what it rests on.
+def write_report(folder: Path, path: Path | None = None) -> Findings:
+    """Write the report on the run in ``folder`` to ``path``, by default next to the record; return what it rests on.
 
     Raises RecordError if the run's record cannot be read. Anything else that is missing is noted on the page.
     """
     found = read_findings(folder)
-    write_page(path, render(found))
+    write_page(path or folder / REPORT, render(found))
     return found
 
 
@@ -43,7 +46,7 @@ def render(found: Findings) -> str:
         **choice_parts(found.affinity, found.plan, found.path),
         "why": run_text.reasons(found),
         **_results(found, notes),
-        "comparisons": [_comparison(record, place) for place, record in enumerate(found.comparisons)],
+        "comparisons": [_comparison(record, place, found.affinity) for place, record in enumerate(found.comparisons)],
         "facts": run_text.facts(found),
         "commands": run_text.commands(found),
         "files": page_tables.files_table(run_text.files(found)),
@@ -56,11 +59,11 @@ def render(found: Findings) -> str:
 def _contents(parts: dict[str, Any]) -> list[tuple[str, str]]:
     why = [("why", "Why this path" if parts["follows_plan"] else "Plan")] if parts["why"] else []
     return [
+        *((each["anchor"], each["entry"]) for each in parts["comparisons"]),
         *(why if parts["follows_plan"] else []),
         *([("distances", "Distances")] if parts["heat_map"] else []),
         ("training", "Training"),
         *([("validation", "Validation")] if parts["cases"] else []),
-        *((each["anchor"], each["entry"]) for each in parts["comparisons"]),
         *([] if parts["follows_plan"] else why),
         ("provenance", "Provenance"),
     ]
@@ -174,19 +177,19 @@ def _overlays(found: Findings, rank: str, case: ValidatedCase, raw: RawCase) -> 
     return embed(figure, label, "fit")
 
 
-def _comparison(comparison: Comparison, place: int) -> dict[str, Any]:
-    """Return heading, words, figure and tables. ``place`` counts the comparisons on the page from 0."""
+def _comparison(comparison: Comparison, place: int, affinity: Affinity | None) -> dict[str, Any]:
+    """Return heading, words, figures and tables. ``place`` counts the comparisons on the page from 0."""
     name = comparison.test_set
-    figure = draw_differences(comparison)
-    picture = None
-    if figure is not None:
-        label = "Differences in Dice between paths; the table below has the numbers"
-        picture = embed(figure, label, "fit")
+    ranking = draw_ranking_and_dice(affinity, comparison) if affinity is not None else None
+    label = "Sources by distance, and the Dice of the target after each"
+    differences = draw_differences(comparison)
+    other = "Differences in Dice between paths; the table below has the numbers"
     return {
         "anchor": "comparison" if place == 0 else f"comparison-{place + 1}",
         "entry": "Comparison" if name is None else f"Comparison on {short(name)}",
         "heading": "Comparison with other paths" + ("" if name is None else f" on the test set {name}"),
         "words": run_text.comparison_words(comparison),
-        "picture": picture,
+        "ranking": None if ranking is None else embed(ranking, label, "fit"),
+        "picture": None if differences is None else embed(differences, other, "fit"),
         "tables": page_tables.comparison_tables(comparison),
     }

@@ -10,7 +10,17 @@ from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry
 from nnunet_seqtransfer.calibration.calibrate import Calibration
 from nnunet_seqtransfer.planning.measured import SHIPPED_CASES
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
-from nnunet_seqtransfer.report.words import counted, decimals, interval, listed, path_words, percent, span, text_table
+from nnunet_seqtransfer.report.words import (
+    counted,
+    decimals,
+    hours,
+    interval,
+    listed,
+    path_words,
+    percent,
+    span,
+    text_table,
+)
 
 MOST_ROWS = 8
 """Candidates in the table; the plan's file has all."""
@@ -100,7 +110,7 @@ def _rivals(plan: SequencePlan) -> Iterator[str]:
     longer = plan.longer
     if longer is None:
         return
-    what = f"Scratch trained {longer.length:.2g} times as long takes {longer.gpu_hours:.1f} GPU hours"
+    what = f"Scratch trained {longer.length:.2g} times as long takes {hours(longer.gpu_hours)} GPU hours"
     if longer.gain is None:
         yield f"{what}; its gain was measured for short trainings only."
     else:
@@ -111,7 +121,7 @@ def _effort(plan: SequencePlan) -> Iterator[str]:
     time = plan.epoch_time
     origin = EPOCH_TIMES[time.origin].format(epochs=time.epochs)
     yield (
-        f"To train: {plan.chosen.epochs:g} epochs, about {plan.gpu_hours:.1f} GPU hours at {time.seconds:.3g} s an "
+        f"To train: {plan.chosen.epochs:g} epochs, about {hours(plan.gpu_hours)} GPU hours at {time.seconds:.3g} s an "
         f"epoch ({origin})."
     )
     if plan.finished:
@@ -157,7 +167,7 @@ def _row(plan: SequencePlan, entry: CandidatePath, *, show_cost: bool) -> list[s
         decimals(entry.gain, sign="+"),
         "-" if is_scratch else span(entry.low, entry.high, places=2, sign="+"),
         "-" if is_scratch else percent(entry.harm),
-        f"{entry.gpu_hours:.1f}",
+        hours(entry.gpu_hours),
         RULED_OUT.get(entry.ruled_out, "") or entry.clash,
     ]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RUN_FORMAT = 3
 """Format 2 called the pretrained model landmark, and could share source stages with another target (sources_for)."""
-RECORD = "run.json"
+RECORD, REPORT = "run.json", "report.html"
 _REMEDY = "run the nnUNetv2_seq_train command of this run again, which rewrites it"
 
 

@@ -17,7 +17,7 @@ from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path
 from nnunet_seqtransfer.nnunet.training_log import read_lines
 from nnunet_seqtransfer.planning.problem import SequenceProblem
 from nnunet_seqtransfer.report.distance_figures import MAX_ROWS as MAX_SHOWN
-from nnunet_seqtransfer.report.distance_figures import draw_heat_map, draw_ranking, scale_end
+from nnunet_seqtransfer.report.distance_figures import draw_heat_map, draw_ranking, draw_ranking_and_dice, scale_end
 from nnunet_seqtransfer.report.graph_figure import MAX_SOURCES, draw_graph, place
 from nnunet_seqtransfer.report.overlay_figure import Overlay, draw_overlays, telling_slices
 from nnunet_seqtransfer.report.result_figures import (
@@ -30,7 +30,7 @@ from nnunet_seqtransfer.report.result_figures import (
     thinned,
 )
 from support import made_run
-from support.made_run import NEAR, TARGET
+from support.made_run import NEAR, SMALL, TARGET
 
 KEY = (TARGET, "nnUNetPlans", "3d_fullres")
 
@@ -65,6 +65,20 @@ def test_long_rankings_are_cut(folders: Path) -> None:
     many = read_affinity(made_run.write_made_affinity(sources=[f"Dataset{100 + k}_Source" for k in range(60)]))
     far = many.names[many.ranking()[40]]
     assert len(draw_ranking(many, (far,)).axes[0].patches) == MAX_SHOWN + 1
+
+
+def test_the_ranking_is_set_against_the_dice(affinity: Affinity, comparison: Comparison) -> None:
+    """A row for each source that was trained alone, nearest on top: a bar, a dot for each seed, a line for scratch."""
+    assert draw_ranking_and_dice(affinity, comparison) is None, "one source has no ranking"
+    planned, other = comparison.arms[1], replace(comparison.arms[2], sources=(SMALL,))
+    figure = draw_ranking_and_dice(affinity, replace(comparison, arms=(comparison.arms[0], other, planned)))
+    assert figure is not None
+    left, right = figure.axes
+    assert [tick.get_text()[:3] for tick in left.get_yticklabels()] == ["902", "905"] and len(left.patches) == 2
+    scores = {score.arm: np.mean([case.dice for case in score.cases]) for score in comparison.scores}
+    assert [line.get_xdata()[0] for line in right.lines] == pytest.approx(
+        [scores[planned.name], scores[other.name], scores["scratch"]]
+    )
 
 
 def test_the_heat_map_is_a_lower_triangle(affinity: Affinity) -> None:

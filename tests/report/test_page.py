@@ -79,7 +79,7 @@ def test_the_page_of_a_whole_run(folders: Path) -> None:
     """Every part is there in order, is sound, has words for every drawing, loads nothing, and names no folder."""
     text = render(read_findings(whole(folders)))
     page = Reader(text)
-    headings = ["Why this path", "Distances", "Training", "Validation", "Comparison with other paths", "Provenance"]
+    headings = ["Comparison with other paths", "Why this path", "Distances", "Training", "Validation", "Provenance"]
     assert page.texts("h2") == headings
     assert page.texts("p", "verdict") == ["Dice +0.060 (+0.020 to +0.100) against scratch, over 8 cases."]
     # gains, graph, ranking and heat map for both widths, two stages, three cases, one comparison
