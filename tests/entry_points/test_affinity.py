@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+
+import pytest
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
 from nnunet_seqtransfer.affinity.record import affinity_path, read_affinity
 from nnunet_seqtransfer.planning.record import plan_file, read_plan
@@ -56,3 +60,23 @@ def test_names_stand_next_to_the_distance(world: World, command: Command) -> Non
     assert outcome.status == 0, outcome.err
     assert "names" in outcome.out and "none of the sources has a finished model" in outcome.err
     assert NEAR in outcome.out
+
+
+@pytest.mark.parametrize("metric", ["descriptors", "published"])
+def test_a_dataset_is_nearest_to_a_random_part_of_it(
+    folders: Path, shared_data: Path, command: Command, metric: str
+) -> None:
+    """Eight cases of real data with mixed intensity scales lie nearer to the whole dataset than to any other."""
+    for number in ("004", "021", "023", "025"):
+        dataset = next(shared_data.glob(f"Dataset{number}_*"))
+        (folders / "raw" / dataset.name).symlink_to(dataset)
+    assert command("derive", "-d", "4", "-most", "8", "-number", "501", "-name", "HippoEight").status == 0
+    target = "Dataset501_HippoEight"
+    extract_fingerprints([501], num_processes=1)
+    plan_experiments([501])
+    preprocess([501], configurations=["3d_fullres"], num_processes=[1])
+    arguments = ("-t", "501", "-s", "4", "21", "23", "25", "-np", "1", "-m", metric, "--allow_overlap")
+    outcome = command("affinity", *arguments)
+    assert outcome.status == 0, outcome.err
+    affinity = read_affinity(affinity_path(target, *PLANS, metric))
+    assert affinity.names[affinity.ranking()[0]].startswith("Dataset004")
