@@ -12,7 +12,6 @@ import numpy as np
 
 from nnunet_seqtransfer.affinity.base import AffinityMetric
 from nnunet_seqtransfer.affinity.bootstrap import Scatter, all_pairs, resample_pairs, scatter_to_target
-from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, find_metric
 from nnunet_seqtransfer.affinity.record import (
     Affinity,
@@ -64,10 +63,6 @@ class AffinityRequest:
     "nnU-Net configuration."
     metric: str = DEFAULT_METRIC
     "Name of the metric."
-    weights: Combination | None = None
-    "Weights of the components; None for the weights that the metric comes with."
-    calibration: str | None = None
-    "Name of the calibration that ``weights`` come from."
     cases: int = FIRST_CASES
     "Cases to sample per task, or `AUTO_CASES`."
     seed: int = 0
@@ -140,13 +135,12 @@ def compute_affinity(request: AffinityRequest, context: Context, metric: Affinit
 
     Signatures are cached. Raises as `measure_affinity`.
     """
-    weights = request.weights or metric.combination
     target = _Registered(*load_target(dataset_name(request.target), request.plans, request.configuration))
     sources = _load_sources(target, request, metric, context)
     counts = {entry.name: request.cases or FIRST_CASES for entry in (*sources.registered, target)}
     while True:
         sources, signatures = _profile(request, context, metric, target, sources, counts)
-        scatter = scatter_to_target(metric, weights, signatures, request.seed)
+        scatter = scatter_to_target(metric, metric.combination, signatures, request.seed)
         grown = _grown(counts, target, sources, scatter) if request.cases == AUTO_CASES else counts
         if grown == counts:
             break
@@ -154,7 +148,7 @@ def compute_affinity(request: AffinityRequest, context: Context, metric: Affinit
         context.notify(f"the order of the nearest sources is not certain yet; sampling {max(counts.values())} cases")
     for entry in sources.registered:
         remember_reader(entry.task, entry.plans["image_reader_writer"])
-    affinity = _record(request, metric, weights, signatures, sources, scatter)
+    affinity = _record(request, metric, signatures, sources, scatter)
     nearest = (*affinity.ranking()[:JOINT], len(signatures) - 1)
     joint = resample_pairs(metric, [signatures[index] for index in nearest], request.seed)
     left_out = {name: str(error) for name, error in sources.left_out.items()}
@@ -315,7 +309,6 @@ def _grown(counts: dict[str, int], target: _Registered, sources: _Sources, scatt
 def _record(
     request: AffinityRequest,
     metric: AffinityMetric,
-    combination: Combination,
     signatures: Sequence[Signature],
     sources: _Sources,
     scatter: Scatter,
@@ -326,8 +319,7 @@ def _record(
         plans=request.plans,
         configuration=request.configuration,
         metric=metric.name,
-        combination=combination,
-        calibration=request.calibration,
+        combination=metric.combination,
         seed=request.seed,
         cases=request.cases,
         tasks=tuple(
@@ -336,7 +328,7 @@ def _record(
             )
             for s in signatures
         ),
-        distances=_rows(combination.distances(components)),
+        distances=_rows(metric.combination.distances(components)),
         components={name: _rows(values) for name, values in components.items()},
         counterparts=tuple(metric.compare(source, signatures[-1]).counterparts for source in signatures[:-1]),
         low=tuple(float(value) for value in scatter.low),

@@ -62,8 +62,6 @@ class Affinity:
     "Name of the metric."
     combination: Combination
     "Weights that turn the components into distances."
-    calibration: str | None
-    "Name of the calibration that the weights come from; None if they come with the metric."
     seed: int
     "Seed of the case sample and of the resamples."
     cases: int

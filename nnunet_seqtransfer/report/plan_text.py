@@ -231,8 +231,7 @@ def affinity_table(
     ]
     title = f"Distance to {affinity.target} ({affinity.metric}, {affinity.configuration}), nearest first"
     weights = ", ".join(f"{name} {weight:.4g}" for name, weight in affinity.combination.weights.items())
-    origin = f"calibration {affinity.calibration}" if affinity.calibration else "guesses, not calibrated"
-    notes = [f"Weights: {weights} ({origin})."]
+    notes = [f"Weights: {weights} (guesses)."]
     if any(affinity.indistinct):
         notes.append("~ the cases cannot tell this source from the next one.")
     return "\n".join([title, "", text_table(header, rows), "", *notes])

@@ -167,7 +167,7 @@ def facts(found: Findings) -> list[tuple[str, str]]:
     if found.affinity is not None:
         told.append(("seed of the affinity", str(found.affinity.seed)))
         weights = ", ".join(f"{name} {weight:.4g}" for name, weight in found.affinity.combination.weights.items())
-        told.append(("weights of the distance", f"{weights} ({found.affinity.calibration or 'guesses'})"))
+        told.append(("weights of the distance", f"{weights} (guesses)"))
     if found.plan is not None:
         told.append(("expected gains", f"fitted on {gain_origin(found.plan)}"))
     return [*told, ("installed now", ", ".join(f"{name} {version}" for name, version in versions().items()))]

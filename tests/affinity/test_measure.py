@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.measure import AUTO_CASES, AffinityRequest, ComputedAffinity, compute_affinity
 from nnunet_seqtransfer.affinity.metric import find_metric
@@ -369,18 +368,6 @@ def test_what_is_written_belongs_together(world: World, command: Command) -> Non
     assert (path.with_suffix("") / "index.html").stat().st_size > 10_000
     assert command(*COMMAND, "902", "903").status == 0
     assert path.read_bytes() == before
-
-
-def test_other_weights_change_the_distance_alone(world: World) -> None:
-    """A combination from elsewhere is applied to the same components, and recorded with its name."""
-    plain = compute("902", "903").affinity
-    request = AffinityRequest(TARGET, ("902", "903"), "nnUNetPlans", "3d_fullres", cases=4)
-    weights = Combination({"label": 2.0, "image": 0.5}, 1.0, unit=3.0)
-    other = compute_affinity(replace(request, weights=weights, calibration="ours"), Context(), METRIC).affinity
-    assert other.components == plain.components and (other.calibration, other.unit) == ("ours", 3.0)
-    expected = 2 * np.asarray(plain.components["label"]) + 0.5 * np.asarray(plain.components["image"])
-    np.testing.assert_allclose(other.matrix(), expected)
-    assert other.low[0] <= other.matrix()[0, 2] <= other.high[0] or other.low[0] == other.high[0] == 0
 
 
 def test_only_sampled_cases_are_read_without_a_fingerprint(world: World) -> None:

@@ -36,7 +36,6 @@ def affinity(**changes: Any) -> Affinity:
         configuration="3d_fullres",
         metric="descriptors",
         combination=Combination({"image": 1.0, "label": 1.0}, 2.0),
-        calibration=None,
         seed=0,
         cases=10,
         tasks=tuple(TaskEntry(name, ("T1",), ("organ",), 12, ("a", "b"), f"digest {name}") for name in names),
@@ -85,7 +84,7 @@ def test_other_weights_of_the_same_components(path: Path) -> None:
     found = read_resamples(path, affinity(), Combination({"label": 4.0}, 1.0))
     assert found is not None
     np.testing.assert_allclose(found[:, 2, 3], 4 * resamples().components["label"][:, 0, 2], rtol=1e-6)
-    reweighed = affinity(combination=Combination({"label": 4.0}, 1.0), calibration="ours")
+    reweighed = affinity(combination=Combination({"label": 4.0}, 1.0))
     np.testing.assert_array_equal(read_resamples(path, reweighed), found)
 
 

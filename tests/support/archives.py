@@ -130,7 +130,6 @@ def make_affinity(
         configuration=CONFIGURATION,
         metric=METRIC,
         combination=COMBINATION,
-        calibration=None,
         seed=0,
         cases=10,
         tasks=tuple(

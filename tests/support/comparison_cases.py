@@ -36,7 +36,6 @@ def affinity(
         configuration="3d_fullres",
         metric=metric,
         combination=Combination({"image": 1.0}, 2.0),
-        calibration=None,
         seed=0,
         cases=10,
         tasks=(*tasks, TaskEntry(T, ("MRI",), ("organ",), 6, ("case",), "0")),

@@ -161,7 +161,6 @@ def write_made_affinity(channel: str = "MRI", sources: Sequence[str] = (NEAR, SM
         configuration=CONFIGURATION,
         metric="descriptors",
         combination=Combination({"image": 1.0, "label": 0.25}, 2.0),
-        calibration=None,
         seed=3,
         cases=2,
         tasks=tasks,
