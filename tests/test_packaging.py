@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from support.quick import QUICK
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -53,6 +55,14 @@ def folders() -> dict[str, Path]:
 
 def modules() -> list[Path]:
     return sorted(path for folder in folders().values() for path in folder.glob("*.py"))
+
+
+def test_the_quick_tests_cover_every_package() -> None:
+    """Each package has files of tests that are marked as quick, and each such file exists."""
+    assert set(QUICK) - {"tests"} == {name.rpartition(".")[2] for name in folders()} - {PACKAGE, "nnunet_ext"}
+    for folder, names in QUICK.items():
+        for name in names:
+            assert (ROOT / "tests" / folder.replace("tests", ".") / f"test_{name}.py").is_file()
 
 
 def test_every_folder_is_listed(project: dict[str, Any]) -> None:
