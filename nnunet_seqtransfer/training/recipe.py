@@ -12,9 +12,9 @@ import msgspec
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.storage import from_json, to_json
 
-FORMAT = 4
-"""Newest block format. Blocks are written in the oldest format that can express them: 4 if the chain starts
-from a pretrained model, 3 if the recipe has a part from `ADDED`, otherwise 2."""
+FORMAT = 5
+"""Newest block format. Blocks are written in the oldest format that can express them: 5 if a stage is mixed, 4 if the
+chain starts from a pretrained model, 3 if the recipe has a part from `ADDED`, otherwise 2."""
 KEY = "seq_transfer"
 ADDED = ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience")
 """Recipe parts that format 2 does not know. They are written only if they differ from the default, so that older
@@ -116,6 +116,32 @@ class Init:
 
 
 @dataclass(frozen=True)
+class MixedDataset:
+    """A further dataset of a mixed stage. Its batches have separate heads and losses; the body is shared.
+
+    Before the training starts, these must exist in nnUNet_preprocessed/``dataset``, as for a stage of a source:
+    dataset.json, the plans file, and the cases in the data folder that the plans name for the stage's configuration.
+    """
+
+    dataset: str
+    "Full dataset name."
+    plans_name: str
+    "Plans aligned to the target: they name the data folder, the normalisation and the label handling."
+    share: float
+    "Share (0 to 1, without the ends) of the batches; the stage's own dataset gets what all shares leave."
+    channels: tuple[int | None, ...] | None = None
+    "For each network input the channel of this dataset, None for zeros; None as a whole if they match one to one."
+    excluded: tuple[str, ...] = ()
+    "Cases that are excluded from training; all others are used."
+    until: float = 1.0
+    "Share (above 0, up to 1) of the epochs in which it is mixed in, from the first; 1 is to the end."
+    heads: str | None = None
+    "Final checkpoint that its heads come from, relative to nnUNet_results; None if they start from random weights."
+    heads_sha256: str | None = None
+    "SHA-256 of that checkpoint."
+
+
+@dataclass(frozen=True)
 class StageBlock:
     """The ``seq_transfer`` block for one configuration."""
 
@@ -137,6 +163,8 @@ class StageBlock:
     "Pretrained model's SHA-256 if the chain starts from one; None for random weights."
     keep_heads: bool = False
     "Whether heads for labels with matching names are kept; otherwise all heads start from random weights."
+    mixed: tuple[MixedDataset, ...] = ()
+    "Further datasets that the stage trains on; final checkpoints hold the heads of the stage's own dataset alone."
 
     @property
     def needs_weights(self) -> bool:
@@ -190,13 +218,16 @@ def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> 
     own: dict[str, Any] = {"recipe": _recipe_content(block.recipe), "init": init, "excluded": list(block.excluded)}
     if block.keep_heads:
         own["keep_heads"] = True
+    if block.mixed:
+        own["mixed"] = json.loads(json.dumps(to_json(block.mixed)))
     if block.fold is not None:
         of_others = others.get(configuration, {}).get("init_of_fold", {})
         own |= {"init": None, "init_of_fold": {**of_others, block.fold: init}}
     configurations = {**others, configuration: own}
     has_added = any(key in ADDED for content in configurations.values() for key in content.get("recipe", ()))
+    is_mixed = any("mixed" in content for content in configurations.values())
     content = {
-        "format": 4 if block.pretrained is not None else 3 if has_added else 2,
+        "format": 5 if is_mixed else 4 if block.pretrained is not None else 3 if has_added else 2,
         "target": block.target,
         "path": list(block.path),
         "role": block.role,

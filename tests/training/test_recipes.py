@@ -15,7 +15,16 @@ from nnunet_seqtransfer.entry_points.recipe_options import add_recipe, source_re
 from nnunet_seqtransfer.errors import RecordError, SequenceError
 from nnunet_seqtransfer.training.actions import Action, action_of
 from nnunet_seqtransfer.training.on_disk import StageOnDisk
-from nnunet_seqtransfer.training.recipe import ADDED, FORMAT, KEY, Recipe, StageBlock, read_block, with_block
+from nnunet_seqtransfer.training.recipe import (
+    ADDED,
+    FORMAT,
+    KEY,
+    MixedDataset,
+    Recipe,
+    StageBlock,
+    read_block,
+    with_block,
+)
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.bad_inputs import TRAIN, Command, assert_refused
@@ -90,10 +99,10 @@ def test_blocks_written_before_are_the_same_recipe(results: None) -> None:
 
 
 def test_a_newer_format_is_still_refused() -> None:
-    """Format 5 is not guessed at."""
+    """Format 6 is not guessed at."""
     plans = written(TUNED)
-    plans[KEY]["format"] = 5
-    with pytest.raises(RecordError, match="has format 5, this version reads up to 4"):
+    plans[KEY]["format"] = 6
+    with pytest.raises(RecordError, match="has format 6, this version reads up to 5"):
         read_block(plans, CONFIGURATION)
 
 
@@ -183,8 +192,22 @@ def test_the_pretrained_model_of_old_blocks_is_read() -> None:
     plans = written(Recipe())
     assert read_block({**plans, KEY: {**plans[KEY], "landmark": "ab"}}, CONFIGURATION).pretrained == "ab"
     new = with_block({}, CONFIGURATION, replace(block(Recipe()), pretrained="cd"))
-    assert new[KEY]["format"] == FORMAT == 4 and "landmark" not in new[KEY]
+    assert new[KEY]["format"] == 4 and "landmark" not in new[KEY]
     assert read_block(new, CONFIGURATION).pretrained == "cd"
+
+
+def test_a_mixed_stage_raises_the_format_and_is_read_back() -> None:
+    """Further datasets are in the block only if there are any; other configurations keep theirs."""
+    mixed = (
+        MixedDataset(NEAR, "nnUNetPlans_for901", 0.25, (0, None, 0), ("case1",), 0.5, "x/checkpoint_final.pth", "ab"),
+        MixedDataset(FAR, "nnUNetPlans_for901", 0.5),
+    )
+    plans = json.loads(json.dumps(with_block({"plans_name": "p"}, CONFIGURATION, replace(block(TUNED), mixed=mixed))))
+    assert plans[KEY]["format"] == FORMAT == 5
+    assert read_block(plans, CONFIGURATION) == replace(block(TUNED), mixed=mixed)
+    both = written(Recipe(), plans, "2d")
+    assert both[KEY]["format"] == 5 and read_block(both, CONFIGURATION) == replace(block(TUNED), mixed=mixed)
+    assert "mixed" not in both[KEY]["configurations"]["2d"]
 
 
 def test_a_dry_run_shows_each_stages_recipe(world: World, command: Command) -> None:
