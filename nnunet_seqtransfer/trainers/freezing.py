@@ -45,15 +45,23 @@ def set_trainable(network: nn.Module, epoch: int, recipe: Recipe) -> bool:
     return changed
 
 
-def rewrapped(network: nn.Module) -> nn.Module:
+def rewrapped(network: nn.Module, other_heads: nn.Module | None = None) -> nn.Module:
     """Return ``network`` in a new DDP wrapper if it has one; needed after `set_trainable` changed something.
 
     DDP registers the trainable parameters when it is created. It would wait for ever for one that is frozen later, and
     would not average one that is unfrozen later. All processes must call this in the same epoch.
+
+    ``other_heads``: heads that take the place of the network's own in some iterations, see mixing.py.
     """
     if not isinstance(network, DistributedDataParallel):
         return network
-    return DistributedDataParallel(network.module, device_ids=network.device_ids)
+    bare, devices = network.module, network.device_ids
+    if other_heads is None:
+        return DistributedDataParallel(bare, device_ids=devices)
+    bare.other_heads = other_heads  # DDP registers what the network holds now
+    wrapped = DistributedDataParallel(bare, device_ids=devices, find_unused_parameters=True)
+    del bare.other_heads
+    return wrapped
 
 
 def hold_statistics(network: nn.Module) -> None:

@@ -74,7 +74,8 @@ class InterruptibleTrainer(nnUNetTrainer):
         self.owns_checkpoints = False
         "True if the latest checkpoint on disk belongs to this training: it has loaded or written it."
         self._found = checkpoint_times(Path(self.output_folder))
-        self._loaded: str | None = None  # name of the checkpoint that this training resumes
+        self.loaded: str | None = None
+        "Name of the checkpoint that this training resumes."
         self._checkpoint_seconds = checkpoint_seconds()
         self._written_at = time.monotonic()  # monotonic: setting the clock must not matter
         self._drawn_at = -PICTURE_SECONDS
@@ -84,15 +85,15 @@ class InterruptibleTrainer(nnUNetTrainer):
         """Whether this training is a stage of a chain, which must not be restarted by accident."""
         raise NotImplementedError
 
-    def checkpoint_content(self, epoch: int) -> dict[str, Any]:
-        """Return what nnU-Net's checkpoints hold, for resuming with ``epoch``."""
+    def checkpoint_content(self, epoch: int, *, final: bool) -> dict[str, Any]:
+        """Return what nnU-Net's checkpoints hold, for resuming with ``epoch`` unless it is the ``final`` one."""
         raise NotImplementedError
 
     def run_training(self) -> None:
         """Extend nnU-Net's method: exit with status 75 if asked to stop, with 1 and one line if the disk is full."""
         with self._alone(), self.stop.noted(at_once=True):
             self._require_unchanged()
-            if self._loaded == FINAL:  # already trained: nnU-Net would write the same checkpoint again
+            if self.loaded == FINAL:  # already trained: nnU-Net would write the same checkpoint again
                 return
             try:
                 with disk_errors_as_user_errors(self.output_folder):
@@ -160,7 +161,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         """Extend nnU-Net's method: remember which checkpoint this training resumes."""
         super().load_checkpoint(filename_or_checkpoint)
         self.owns_checkpoints = True
-        self._loaded = Path(str(filename_or_checkpoint)).name
+        self.loaded = Path(str(filename_or_checkpoint)).name
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Extend nnU-Net's method: a signal ends it at once, because an unfinished validation is repeated anyway."""
@@ -207,7 +208,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         """Exit if this training would overwrite another one, or restart what can be resumed."""
         if self.local_rank != 0 or not self.is_stage:
             return
-        reason = objection(self._found, checkpoint_times(Path(self.output_folder)), self._loaded)
+        reason = objection(self._found, checkpoint_times(Path(self.output_folder)), self.loaded)
         if self.stop.is_made:
             self._exit_stopped("before it began, everything on disk stays as it was")
         if reason is not None:
@@ -226,7 +227,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         if self._is_taken_over():
             self.print_to_log_file(f"seq_transfer: {path.name} not written, another process trains here now")
             return
-        checkpoint = self.checkpoint_content(next_epoch)
+        checkpoint = self.checkpoint_content(next_epoch, final=path.name == FINAL)
         say, in_a_hurry = self.print_to_log_file, lambda: self.stop.is_made
         write_patiently(path, checkpoint, say, in_a_hurry, same_training=self.owns_checkpoints)
         if path.name == LATEST:

@@ -18,6 +18,7 @@ from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.storage import write_json
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
+from nnunet_seqtransfer.trainers.mixing import MIXED_HEADS, Mixing, batch_order, placed
 from nnunet_seqtransfer.trainers.schedule import (
     PlateauReached,
     WarmupPolyLRScheduler,
@@ -42,6 +43,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
     """
 
     network: Any
+    dataloader_train: Any
 
     def __init__(
         self,
@@ -56,6 +58,8 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             # nnUNetv2_train takes all cores of the machine: trainings side by side become several times slower
             torch.set_num_threads(allowed_threads(torch.get_num_threads()))
         self.seq_transfer: StageBlock | None = read_block(self.plans_manager.plans, configuration, fold)
+        self.mixing: Mixing | None = None
+        "Further datasets, from the start of the training; None if the stage is not mixed."
         if self.seq_transfer is not None:
             recipe = self.seq_transfer.recipe
             self.num_epochs = recipe.epochs
@@ -67,10 +71,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
     def initialize(self) -> None:
         """Extend nnU-Net's method: seed the random number generators first, if the recipe has a seed."""
         if not self.was_initialized and self.seq_transfer is not None and self.seq_transfer.recipe.seed is not None:
-            seed = self.seq_transfer.recipe.seed + self.local_rank
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+            seed_generators(self.seq_transfer.recipe.seed + self.local_rank)
         super().initialize()
 
     def do_split(self) -> tuple[list[str], list[str]]:
@@ -125,13 +126,74 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             load_body(self._bare_network(), results_folder() / init.weights, init.weights_sha256)
             digest = body_digest(self._bare_network().state_dict())
             self.print_to_log_file(f"seq_transfer: weights handed over from {init.checkpoint}, body SHA-256 {digest}")
+        if self.seq_transfer is not None and self.seq_transfer.mixed:
+            self._start_mixing()
         super().on_train_start()
 
+    def _start_mixing(self) -> None:
+        """Make the heads of the further datasets; take their weights from the resumed checkpoint, or as recorded."""
+        self.mixing = Mixing(self, self._bare_network(), self.optimizer)
+        if self.owns_checkpoints:
+            self.mixing.load_state(Path(self.output_folder) / str(self.loaded))
+        else:
+            self.mixing.load_published()
+        self.network = rewrapped(self.network, self.mixing.heads)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Extend nnU-Net's method: batches of all datasets that are mixed in now."""
+        if self.mixing is None:
+            return super().get_dataloaders()  # type: ignore[no-any-return]
+        active = self.mixing.active(self.current_epoch, self.num_epochs)
+        return self.mixing.loader(super().get_dataloaders, active)
+
+    def get_training_transforms(self, *args: Any, **settings: Any) -> Any:
+        """Extend nnU-Net's method: with a seed, no augmentation depends on measured times."""
+        transforms = super().get_training_transforms(*args, **settings)
+        seeded = self.seq_transfer is not None and self.seq_transfer.recipe.seed is not None
+        return without_timing(transforms) if seeded else transforms
+
     def on_epoch_start(self) -> None:
-        """Extend nnU-Net's hook: raise PlateauReached if the recipe's patience is exhausted."""
+        """Extend nnU-Net's hook: seed, and raise PlateauReached if the recipe's patience is exhausted.
+
+        Every epoch has random numbers of its own, so that a resumed training goes on like an undisturbed one.
+        """
         if self.seq_transfer is not None:
-            stop_at_plateau(self.logger.get_value("ema_fg_dice", step=None), self.seq_transfer.recipe)
+            recipe = self.seq_transfer.recipe
+            stop_at_plateau(self.logger.get_value("ema_fg_dice", step=None), recipe)
+            if self.mixing is not None:
+                self._take_turns(self.mixing)
+            if recipe.seed is not None:
+                seed_generators(f"{recipe.seed} {self.local_rank} {self.current_epoch}")
         super().on_epoch_start()
+
+    def _take_turns(self, mixing: Mixing) -> None:
+        """Decide the dataset of each batch in the epoch that begins; datasets that are no longer mixed in leave."""
+        active = mixing.active(self.current_epoch, self.num_epochs)
+        if active != [loader is not None for loader in self.dataloader_train.loaders[1:]]:
+            self._finish_workers()
+            self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        order = batch_order(mixing.records, self.current_epoch, self.num_epochs, self.num_iterations_per_epoch)
+        self.dataloader_train.order = iter(order)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Extend nnU-Net's method: use the heads and the loss of the dataset that the batch comes from."""
+        if self.mixing is None:
+            return super().train_step(batch)  # type: ignore[no-any-return]
+        with self.mixing.using(self, batch["dataset"]) as channels:
+            data = placed(batch["data"].to(self.device, non_blocking=True), channels)
+            return {**super().train_step({**batch, "data": data}), "dataset": batch["dataset"]}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Extend nnU-Net's hook: log the loss of the stage's own dataset as the training's, those of others apart."""
+        if self.mixing is not None:
+            train_outputs = self.mixing.own_outputs(train_outputs, self.print_to_log_file)
+        super().on_train_epoch_end(train_outputs)
+
+    def on_train_end(self) -> None:
+        """Extend nnU-Net's hook: end the processes that make batches of several datasets, which nnU-Net overlooks."""
+        super().on_train_end()
+        if self.mixing is not None:
+            self._finish_workers()
 
     def on_train_epoch_start(self) -> None:
         """Extend nnU-Net's hook: freeze the parts of the network that the recipe freezes in this epoch."""
@@ -139,7 +201,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         if self.seq_transfer is not None and freezing:
             bare = self._bare_network()
             if set_trainable(bare, self.current_epoch, self.seq_transfer.recipe):
-                self.network = rewrapped(self.network)
+                self.network = rewrapped(self.network, self.mixing.heads if self.mixing else None)
                 self.print_to_log_file(f"seq_transfer: {summary(bare)}")
         super().on_train_epoch_start()
         if freezing:
@@ -158,11 +220,15 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         """Whether the plans have a block for this configuration."""
         return self.seq_transfer is not None
 
-    def checkpoint_content(self, epoch: int) -> dict[str, Any]:
-        """Return what nnU-Net's checkpoints hold, with the stock trainer's name."""
+    def checkpoint_content(self, epoch: int, *, final: bool) -> dict[str, Any]:
+        """Return what nnU-Net's checkpoints hold, with the stock trainer's name.
+
+        Heads of further datasets are in a separate entry, unless the checkpoint is the ``final`` one.
+        """
+        mixing = self.mixing
         return {
             "network_weights": self._bare_network().state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
+            "optimizer_state": mixing.stock_optimizer_state() if mixing else self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "logging": self.logger.get_checkpoint(),
             "_best_ema": self._best_ema,
@@ -171,6 +237,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             # a user's subclass may change the network, so it keeps its own name
             "trainer_name": STOCK_TRAINER if type(self) is nnUNetTrainerSeqTransfer else type(self).__name__,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            **({MIXED_HEADS: mixing.state()} if mixing and not final else {}),
         }
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -193,6 +260,24 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         if isinstance(network, OptimizedModule):
             network = network._orig_mod
         return network  # type: ignore[no-any-return]
+
+
+def seed_generators(seed: int | str) -> None:
+    """Seed the random number generators of Python, NumPy and PyTorch."""
+    if isinstance(seed, str):
+        seed = random.Random(seed).getrandbits(32)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def without_timing(transforms: Any) -> Any:
+    """Let nnU-Net's blur always convolve: otherwise it tries two methods and takes the faster one."""
+    for transform in getattr(transforms, "transforms", ()):
+        inner = getattr(transform, "transform", transform)
+        if hasattr(inner, "benchmark"):
+            inner.benchmark = False
+    return transforms
 
 
 def allowed_threads(limit: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -53,4 +54,42 @@ def train_rank(rank: int, folder: str) -> None:
             step(network, optimizer, 10 * epoch + 2 * iteration + rank)
         states.append(snapshot(bare))
     torch.save(states, f"{folder}/rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def train_mixed_rank(rank: int, folder: str, target: str, configuration: str) -> None:
+    """Train one of two processes of a mixed stage on the CPU; save weights around epochs, orders and batches."""
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as host
+
+    from support import mixed
+
+    torch.set_num_threads(1)
+    # nnU-Net's DDP wants a GPU for each process
+    host.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    made = mixed.trainer(target, configuration)
+    made.device, made.grad_scaler = torch.device("cpu"), None
+    states: list[dict[str, torch.Tensor]] = []
+    orders: list[list[int]] = []
+    loaded: list[float] = []
+    start, end, step = made.on_train_epoch_start, made.on_train_epoch_end, made.train_step
+
+    def on_start() -> None:
+        start()
+        order = list(made.dataloader_train.order)
+        made.dataloader_train.order = iter(order)
+        orders.append(order)
+        states.append(mixed.copies(made))
+
+    def on_end(outputs: Any) -> None:
+        end(outputs)
+        states.append(mixed.copies(made))
+
+    def on_step(data: Any) -> Any:
+        loaded.append(float(data["data"].sum()))
+        return step(data)
+
+    made.on_train_epoch_start, made.on_train_epoch_end, made.train_step = on_start, on_end, on_step
+    made.run_training()
+    torch.save({"states": states, "orders": orders, "loaded": loaded}, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()

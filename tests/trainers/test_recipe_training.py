@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from nnunet_seqtransfer.nnunet.network import fresh_network
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.trainers.schedule import learning_rate
+from nnunet_seqtransfer.trainers.seq_transfer import seed_generators, without_timing
 from nnunet_seqtransfer.training.actions import Action, action_of
 from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, with_block
@@ -132,9 +132,10 @@ def test_with_all_defaults_it_is_the_stock_trainer_bit_by_bit(world: World) -> N
     ours.run_training()
     stock = trainer("nnUNetPlans", "nnUNetTrainer")
     stock.num_epochs, stock.num_iterations_per_epoch, stock.num_val_iterations_per_epoch = 2, 2, 1
-    random.seed(5)
-    np.random.seed(5)
-    torch.manual_seed(5)
+    begin, blur = stock.on_epoch_start, stock.get_training_transforms
+    stock.on_epoch_start = lambda: (seed_generators(f"5 0 {stock.current_epoch}"), begin())
+    stock.get_training_transforms = lambda *given, **named: without_timing(blur(*given, **named))
+    seed_generators(5)
     stock.run_training()
     weights = ours.network.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in stock.network.state_dict().items())
