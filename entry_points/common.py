@@ -126,6 +126,14 @@ def share(text: str) -> float:
     return value
 
 
+def share_below_one(text: str) -> float:
+    """Return a number from 0 to below 1, as an argparse type."""
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
+    return value
+
+
 def positive_share(text: str) -> float:
     """Return a number above 0 and up to 1, as an argparse type."""
     value = _number(text)
@@ -147,7 +155,7 @@ def tag_name(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text!r} becomes part of folder names; use letters, digits, '-' and single '_' between them"
         )
-    if re.match(r"((via|without)?\d+|disjoint|init[0-9a-f]{8})(_|$)", text):
+    if re.match(r"((via|without|with)?\d+|replay[\dp]+|disjoint|init[0-9a-f]{8})(_|$)", text):
         raise argparse.ArgumentTypeError(f"{text!r} reads like a part of the path; begin with another word")
     return text
 

@@ -77,7 +77,8 @@ def _request(options: argparse.Namespace) -> CompareRequest:
         recipe=recipe,
         source_epochs=options.source_epochs,
         warmup_epochs=options.warmup_epochs,
-        keep_heads=options.keep_heads,
+        keep_heads=not options.new_heads,
+        replay=options.replay,
         exclude_overlap=options.exclude_overlap,
         test=options.test,
         mirroring=not options.disable_tta,
@@ -165,7 +166,7 @@ def _add_arms(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="[OPTIONAL] Your own paths, sources in order, such as 21,24 22; or files with one path per line. "
+        help="[OPTIONAL] Your own paths, sources in order, such as 21,24 21+22; or files with one path per line. "
         "Default: none",
     )
 
@@ -181,11 +182,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
             name, type=kind, default=default, metavar="X", help=f"[OPTIONAL] {what}. Default: {default:g}"
         )
     add_fine_tuning(parser)
-    parser.add_argument(
-        "--keep_heads",
-        action="store_true",
-        help="[OPTIONAL] Keep the heads of labels or regions with equal names in all fine-tuned stages",
-    )
     parser.add_argument(
         "-tag",
         type=tag_name,

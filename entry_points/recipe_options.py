@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from nnunet_seqtransfer.entry_points.common import natural, positive_float, positive_int, positive_share, seed, tag_name
+from nnunet_seqtransfer.entry_points.common import (
+    natural,
+    positive_float,
+    positive_int,
+    positive_share,
+    seed,
+    share_below_one,
+    tag_name,
+)
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.planning.options import Training
 from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, Recipe
@@ -50,6 +58,20 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def add_fine_tuning(parser: argparse.ArgumentParser) -> None:
     """Add the options for stages that start from handed-over weights."""
     _add(parser, [part for part in fields(Recipe) if part.metadata["fine_tuning"]])
+    parser.add_argument(
+        "-replay",
+        type=share_below_one,
+        default=0.0,
+        metavar="SHARE",
+        help="[OPTIONAL] Share of the batches of each later stage that come from the datasets of the stages before it, "
+        "in equal parts; in the target's stage only in the first half of the epochs. Default: 0",
+    )
+    parser.add_argument(
+        "--new_heads",
+        action="store_true",
+        help="[OPTIONAL] Start all heads from random weights. Default: heads of labels, or of regions, keep their "
+        "weights if the name is in both stages",
+    )
 
 
 def _add(parser: argparse.ArgumentParser, parts: Sequence[Any]) -> None:

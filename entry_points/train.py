@@ -34,7 +34,7 @@ from nnunet_seqtransfer.nnunet.folders import dataset_name, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.report.chain_text import chain_text
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
-from nnunet_seqtransfer.tasks.task import named_sources
+from nnunet_seqtransfer.tasks.path_syntax import named_path, whole_path
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.plan import planned_path
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, ChainRequest
@@ -81,16 +81,17 @@ def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
         overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
         pretrained=None if options.init is None else find_pretrained(options.init, options.configuration),
         min_coverage=DEFAULT_COVERAGE if options.min_coverage is None else options.min_coverage,
-        source_recipes=source_recipes(options, len(sources)),
-        keep_heads=options.keep_heads,
+        source_recipes=source_recipes(options, len(whole_path(sources, target)) - 1),
+        keep_heads=not options.new_heads,
         compared=compared,
+        replay=options.replay,
     )
 
 
 def _sources(options: argparse.Namespace, target: str, context: Context) -> tuple[tuple[str, ...], dict[str, Pairs]]:
     """Return the sources from -s, or the plan's with the channels that it compared."""
     if options.s is not None:
-        return () if options.s == [SCRATCH] else named_sources(target, options.s), {}
+        return () if options.s == [SCRATCH] else named_path(target, options.s), {}
     training = training_to_plan(options)
     names = target, options.p, options.configuration
     return planned_path(*names, options.folds, training, context, write=not options.dry_run)
@@ -110,8 +111,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-s",
         nargs="+",
         metavar="SOURCE",
-        help=f"[OPTIONAL] Names or numbers of the sources in their order, or {SCRATCH}: from scratch. "
-        "Default: the plan's",
+        help=f"[OPTIONAL] Names or numbers of the sources in their order, or {SCRATCH}: from scratch. 21+22 is one "
+        "stage on both; a last 21+4 trains the target 4 together with 21 at first. Default: the plan's",
     )
     parser.add_argument(
         "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] Plans of the target. Default: {DEFAULT_PLANS}"
@@ -157,12 +158,6 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="[OPTIONAL] Smallest share of the network's parameters, 0 to 1, that -init must provide. Default: "
         f"{DEFAULT_COVERAGE:g}",
-    )
-    parser.add_argument(
-        "--keep_heads",
-        action="store_true",
-        help="[OPTIONAL] Keep the heads of labels, or of regions, with the same name when weights are handed over. "
-        "Default: all heads start from random weights",
     )
 
 

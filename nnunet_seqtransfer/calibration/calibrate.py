@@ -27,6 +27,7 @@ from nnunet_seqtransfer.planning.measured import (
     shipped_table,
     write_table,
 )
+from nnunet_seqtransfer.tasks.path_syntax import given_members
 
 RESAMPLES = 1000
 
@@ -219,6 +220,8 @@ def _path(run: MeasuredRun, affinities: Mapping[str, Affinity]) -> tuple[Affinit
         raise DatasetError(
             f"there is no affinity of target {run.target!r}; run nnUNetv2_seq_affinity -t {run.target}"
         ) from None
+    if any(len(given_members(element)) > 1 for element in run.sources if element not in affinity.names):
+        raise DatasetError("gains are not predicted for datasets that train together")
     try:
         names = [find_name(source, affinity.names) for source in run.sources]
     except DatasetError as error:

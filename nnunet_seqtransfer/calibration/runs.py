@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from nnunet_seqtransfer.context import Notify
 from nnunet_seqtransfer.errors import DatasetError, RecordError
 from nnunet_seqtransfer.nnunet.folders import results_folder
+from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.recipe import ADDED, Recipe, StageBlock
 from nnunet_seqtransfer.training.run_record import find_runs, read_run
@@ -196,6 +197,8 @@ def _finished_folds(plans: str, configuration: str, notify: Notify) -> Iterator[
                 block = on_disk.block
                 if block is None or block.role != "target" or block.pretrained is not None:
                     continue  # the training data of a pretrained model are unknown: no path between datasets
+                if block.mixed or len(datasets_on(block.path)) > len(block.path):
+                    continue  # gains are predicted for stages on one dataset
                 if on_disk.is_finished("target"):
                     dice = math.nan if on_disk.dice is None else on_disk.dice
                     yield TrainedFold(block, on_disk.files.fold, dice, str(folder.relative_to(root)))

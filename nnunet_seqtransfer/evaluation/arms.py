@@ -11,6 +11,7 @@ from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.evaluation.comparison import Arm, arm_name
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.planning.record import SequencePlan
+from nnunet_seqtransfer.tasks.path_syntax import whole_path
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS
@@ -21,7 +22,7 @@ the plan's path; the plan's next sequences. Own paths come on top with the role 
 RUNNERS_UP = 2
 """Number of sequences after the planned path."""
 Sources = tuple[str, ...]
-"""Full names of the sources in training order."""
+"""Elements of a path before the target, see `path_syntax`."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ class CompareRequest:
     "Epochs per source stage."
     warmup_epochs: int = WARMUP_EPOCHS
     "Warm-up epochs for stages that start from another stage's weights."
-    keep_heads: bool = False
+    keep_heads: bool = True
     "True to keep segmentation heads if labels have equal names."
+    replay: float = 0.0
+    "Share of the batches of later stages from the datasets before, 0 to below 1."
     exclude_overlap: bool = False
     "True to train sources without cases that a fold validates on; if False, such cases are an error."
     test: str | None = None
@@ -93,7 +96,7 @@ def choose_arms(
     for role, path in _wanted(affinity, plan, request, own, without):
         roles.setdefault((path, 0), []).append(role)
     # after all other paths: "long" depends on the longest of them
-    longest = max((len(path) for path, _ in roles), default=0)
+    longest = max((len(whole_path(path, affinity.target)) - 1 for path, _ in roles), default=0)
     if "long" in request.kinds and longest:
         roles[(), longest * request.source_epochs] = ["long"]
     # scratch is what gains are measured against

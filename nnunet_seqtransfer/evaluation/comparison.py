@@ -12,6 +12,7 @@ from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.validation import CaseDice
 from nnunet_seqtransfer.storage import read_dataclass, replacing, write_dataclass
+from nnunet_seqtransfer.tasks.path_syntax import numbers, whole_path
 
 FORMAT = 2
 """Format 1 (version 0.1.0) had surface distances and learning curves; it is refused, and made again in seconds."""
@@ -26,7 +27,7 @@ class Arm:
     name: str
     """Unique name for people, such as "scratch" or "21 -> 24 -> 4"."""
     sources: tuple[str, ...]
-    "Full names of the sources in training order; empty for scratch."
+    "Elements of the path before the target, see `path_syntax`; empty for scratch."
     roles: tuple[str, ...]
     "Reasons to train it, see `arms.KINDS`; several if the planned path is also the nearest source, say."
     extra_epochs: int = 0
@@ -155,12 +156,12 @@ def comparison_path(
     return results_folder() / target / SEQTRANSFER_FOLDER / name / FILE
 
 
-def arm_name(sources: Iterable[str], target: str, extra_epochs: int = 0) -> str:
-    """Return an arm's name in dataset numbers: "21 -> 24 -> 4"."""
-    numbers = [str(dataset_id(name)) for name in sources]
-    if not numbers:
+def arm_name(sources: Sequence[str], target: str, extra_epochs: int = 0) -> str:
+    """Return an arm's name in dataset numbers: "21+22 -> 24 -> 4"."""
+    path = whole_path(sources, target)
+    if path == (target,):
         return "scratch, as long" if extra_epochs else "scratch"
-    return " -> ".join([*numbers, str(dataset_id(target))])
+    return " -> ".join(map(numbers, path))
 
 
 def write_comparison(path: Path, comparison: Comparison, measured: Sequence[Sequence[object]] = ()) -> None:

@@ -13,7 +13,7 @@ from scipy.stats import bootstrap, spearmanr, weightedtau, wilcoxon
 
 from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.evaluation.comparison import Arm, Comparison, Difference, ModelScores, Ranking
-from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.tasks.path_syntax import datasets_on, numbers
 
 Model = tuple[str, int]
 """Fold and seed, which identify a model within an arm."""
@@ -96,7 +96,7 @@ def measurements(comparison: Comparison) -> list[tuple[str, str, str, int]]:
     rows = []
     for arm in comparison.arms:
         models = {} if arm.extra_epochs else values.get(arm.name, {})
-        path = " -> ".join(str(dataset_id(source)) for source in arm.sources) or "scratch"
+        path = " -> ".join(map(numbers, arm.sources)) or "scratch"
         for seed, dice in seed_means(models).items():
             if all((fold, seed) in models for fold in comparison.folds):  # else it is over other cases than the rest
                 rows.append((path, comparison.target, f"{dice:.6f}", seed))
@@ -211,7 +211,9 @@ def rank_agreement(values: NDArray[np.float64], costs: NDArray[np.float64]) -> t
 def direct_dice(arms: Iterable[Arm], scores: Iterable[ModelScores]) -> dict[str, float]:
     """Return source -> mean Dice after that source alone, over the folds and seeds that all direct arms have."""
     values = case_values(scores)
-    direct = {arm.sources[0]: values[arm.name] for arm in arms if len(arm.sources) == 1 and arm.name in values}
+    direct = {
+        arm.sources[0]: values[arm.name] for arm in arms if len(datasets_on(arm.sources)) == 1 and arm.name in values
+    }
     common = set.intersection(*(set(models) for models in direct.values())) if direct else set()
     means = {source: [dice for model in common for dice in models[model].values()] for source, models in direct.items()}
     return {source: sum(dice) / len(dice) for source, dice in means.items() if dice}

@@ -25,7 +25,8 @@ from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.planning.options import PlanOptions, Training
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_file, read_plan, write_plan
 from nnunet_seqtransfer.storage import sha256
-from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks, named_sources
+from nnunet_seqtransfer.tasks.path_syntax import datasets_on, named_path
+from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.job import DeviceOptions
@@ -99,7 +100,7 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
         test_name = None if request.test is None else dataset_name(request.test)
     for path in request.paths:
         with collecting(errors):
-            own.append(named_sources(target, path) if path else ())
+            own.append(named_path(target, path))
     raise_collected(errors)
     affinity, affinity_file = _affinity(request, target, context, write=write)
     plan, plan_file = _plan(request, affinity, affinity_file, test_name, context, write=write) or (None, None)
@@ -153,7 +154,7 @@ def trial_request(base: ChainRequest, trial: Trial) -> ChainRequest:
 def exclusions_along(exclusions: Exclusions, sources: Sequence[str]) -> Exclusions:
     """Return the exclusions for these sources alone; stage names depend on whether there are any."""
     found = {
-        fold: {name: cases for name, cases in by_source.items() if name in sources}
+        fold: {name: cases for name, cases in by_source.items() if name in datasets_on(sources)}
         for fold, by_source in exclusions.items()
     }
     return {fold: by_source for fold, by_source in found.items() if by_source}
@@ -204,11 +205,10 @@ def _load_chains(
 
     Shared cases are looked for once, for all sources together.
     """
-    sources = tuple(dict.fromkeys(source for arm in arms for source in arm.sources))
+    whole = replace(base, sources=tuple(element for arm in arms for element in arm.sources))
     target, plans = load_target(base.target, base.plans, base.configuration)
-    tasks = load_tasks(sources, context, extract=write)
+    tasks = load_tasks(whole.datasets, context, extract=write)
     by_name = {task.dataset: task for task in [*tasks, target]}
-    whole = replace(base, sources=sources)
     exclusions = find_exclusions(whole, by_name, plans, context, write=write)
     trials = [Trial(arm, seed) for seed in dict.fromkeys(request.seeds) for arm in arms]
     loaded = {trial: load_trial(base, trial, exclusions, request.devices, context, write=write) for trial in trials}
@@ -228,6 +228,7 @@ def _base(request: CompareRequest, target: str) -> ChainRequest:
         tag=request.tag,
         overlap="exclude" if request.exclude_overlap else "refuse",
         keep_heads=request.keep_heads,
+        replay=request.replay,
     )
 
 
@@ -267,7 +268,7 @@ def _plan(
             f"the plan {path} rests on the metric {plan.metric}, the affinity on {affinity.metric}; give the plan's "
             "affinity after -a, make a plan with nnUNetv2_seq_plan -a, or leave planned and runner-up out of -arms"
         )
-    if test in plan.sources:
+    if test in datasets_on(plan.sources):
         command = f"nnUNetv2_seq_plan -t {dataset_id(plan.target)} -c {plan.configuration} -avoid {dataset_id(test)}"
         raise RecordError(f"the plan {path} goes through the test set {test}; run {command}")
     if sha256(file) != plan.affinity_sha256:
@@ -302,6 +303,7 @@ def _provenance(
         "warmup_epochs": base.warmup_epochs,
         "overlap": base.overlap,
         "keep_heads": base.keep_heads,
+        "replay": base.replay,
         "test_set": None if test is None else test.name,
         "mirroring": request.mirroring or test is None,  # nnU-Net's validation always mirrors
         "device": request.devices.device,

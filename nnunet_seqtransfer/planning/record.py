@@ -10,6 +10,7 @@ from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.nnunet.folders import cache_folder
 from nnunet_seqtransfer.planning.options import EpochTime, PlanOptions
 from nnunet_seqtransfer.storage import read_dataclass, sha256, write_dataclass
+from nnunet_seqtransfer.tasks.path_syntax import whole_path
 
 FORMAT = 3
 KIND = "sequence plan"
@@ -79,7 +80,7 @@ class SequencePlan:
     configuration: str
     "nnU-Net configuration."
     sources: tuple[str, ...]
-    "Full names of the sources in training order; none means training from scratch."
+    "Elements of the path before the target, see `path_syntax`; none means training from scratch."
     strategy: str
     "Name of the strategy."
     metric: str
@@ -128,7 +129,7 @@ class SequencePlan:
     @property
     def path(self) -> tuple[str, ...]:
         """Full names of the chosen path, the target last."""
-        return (*self.sources, self.target)
+        return whole_path(self.sources, self.target)
 
     @property
     def chosen(self) -> CandidatePath:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.report.training_text import recipe_text
-from nnunet_seqtransfer.report.words import duration
+from nnunet_seqtransfer.report.words import duration, percent
 from nnunet_seqtransfer.storage import size_text
 from nnunet_seqtransfer.training.actions import DONE, Action
 from nnunet_seqtransfer.training.decide import Outlook
@@ -31,16 +31,30 @@ def _stage_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
         return
     yield f"  trains   {recipe_text(recipe)}; about {duration(outlook.seconds[stage])}"
     yield f"  reads    {data_folder(stage.dataset, survey.plans[stage], stage.configuration)}"
-    missing = outlook.to_preprocess.get(stage.dataset, ())
-    if missing:
-        task, plans = survey.tasks[stage.dataset], survey.plans[stage]
-        size = preprocessed_bytes(task, plans, stage.configuration, len(missing))
-        yield f"           preprocessing {len(missing)} cases of it first, up to {size_text(size)}"
-    if stage.excluded:
-        yield f"  without  {', '.join(stage.excluded)}: fold {stage.without} of the target validates on them"
+    yield from _data_lines(outlook, stage, stage.dataset, stage.excluded)
+    for one in stage.mixed:
+        part = "" if one.until == 1 else f" in the first {percent(one.until)} of the epochs"
+        folder = data_folder(one.dataset, survey.aligned[one.dataset], stage.configuration)
+        yield f"  reads    {folder}: {percent(one.share)} of the batches{part}"
+        yield from _data_lines(outlook, stage, one.dataset, one.excluded)
+        channels = outlook.fed_channels(stage, one.dataset)
+        if channels is not None:
+            old, new = (survey.tasks[name].channels for name in (one.dataset, stage.dataset))
+            yield f"           {channel_words(channels, old, new, 'zeros')}"
     yield from _weights_lines(outlook, stage)
     yield f"  writes   {stage.files.plans}"
     yield f"           {stage.output}"
+
+
+def _data_lines(outlook: Outlook, stage: Stage, name: str, excluded: Sequence[str]) -> Iterator[str]:
+    """Yield what is done to the cases of one of the stage's datasets before they are read."""
+    missing = outlook.to_preprocess.get(name, ())
+    if missing:
+        survey = outlook.survey
+        size = preprocessed_bytes(survey.tasks[name], survey.aligned[name], stage.configuration, len(missing))
+        yield f"           preprocessing {len(missing)} cases of it first, up to {size_text(size)}"
+    if excluded:
+        yield f"  without  {', '.join(excluded)}: fold {stage.without} of the target validates on them"
 
 
 def _weights_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:

@@ -23,6 +23,7 @@ from nnunet_seqtransfer.report.result_figures import draw_gains
 from nnunet_seqtransfer.report.template import fill, write_page
 from nnunet_seqtransfer.report.words import arrows, counted, path_words, short
 from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 
 NARROW = 3.7
 """Figure width on phones, in inches."""
@@ -81,7 +82,7 @@ def choice_parts(affinity: Affinity | None, plan: SequencePlan | None, path: Seq
         "graph": figures["graph"],
         "ranking": figures["ranking"],
         "has_communities": plan is not None and bool(plan.communities),
-        "sources": page_tables.sources_table(affinity, path),
+        "sources": page_tables.sources_table(affinity, datasets_on(path)),
         "metric": affinity.metric,
         "shown": shown,
         "hidden": len(affinity.sources) - shown,
@@ -99,7 +100,7 @@ def drawings(affinity: Affinity | None, plan: SequencePlan | None, path: Sequenc
     label = f"Graph of {counted(len(affinity.sources), 'source')} around the target; path: {path_words(path)}"
     found["graph"] = (lambda width: _graph(affinity, plan, path, width), 11.6, label)
     label = "Distances of the sources to the target; the table below has the numbers"
-    found["ranking"] = (lambda width: draw_ranking(affinity, path, width=width), 5.5, label)
+    found["ranking"] = (lambda width: draw_ranking(affinity, datasets_on(path), width=width), 5.5, label)
     label = f"Heat map of the distances of {min(MAX_ROWS, len(affinity.sources)) + 1} tasks"
     found["heat_map"] = (lambda width: draw_heat_map(affinity, width=width), 12.0, label)
     return found
@@ -109,7 +110,7 @@ def _graph(affinity: Affinity, plan: SequencePlan | None, path: Sequence[str], w
     problem = problem_of(affinity)
     known = {name: task for task, name in enumerate(problem.names)}
     planned = plan.path if plan is not None and plan.path != tuple(path) else ()
-    ways = [[known[name] for name in names if name in known] for names in (path, planned)]
+    ways = [[known[name] for name in datasets_on(names) if name in known] for names in (path, planned)]
     communities = [[known[name] for name in members if name in known] for members in plan.communities] if plan else []
     return draw_graph(problem, ways[0], communities, proposed=ways[1], width=width)
 

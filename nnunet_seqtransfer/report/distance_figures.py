@@ -18,6 +18,7 @@ from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.evaluation.statistics import case_values, seed_means
 from nnunet_seqtransfer.report.figures import PATH, SOFT, STRONG, STYLE, WHISKER, readable_ink, tip
 from nnunet_seqtransfer.report.words import counted, decimals, number, short, span
+from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 
 MAX_ROWS = 15
 """Sources drawn at most, nearest first."""
@@ -54,7 +55,7 @@ def draw_ranking_and_dice(affinity: Affinity, comparison: Comparison, *, width: 
 
     Return None if fewer than two sources were. Dots are seeds. Lines are the means of scratch.
     """
-    alone = {arm.sources[0]: arm for arm in comparison.arms if len(arm.sources) == 1}
+    alone = {arm.sources[0]: arm for arm in comparison.arms if len(datasets_on(arm.sources)) == 1}
     order = [i for i in affinity.ranking() if affinity.names[i] in alone][:MAX_ROWS]
     if len(order) < 2:
         return None

@@ -90,13 +90,13 @@ class Findings:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Return the datasets in training order, the target last."""
-        return (*self.run.request.sources, self.run.request.target)
+        """Return the path, the target last."""
+        return self.run.request.path
 
     @property
     def planned_path(self) -> tuple[str, ...]:
         """Return the planned path, the target last; empty without a plan."""
-        return (*self.plan.sources, self.plan.target) if self.plan else ()
+        return self.plan.path if self.plan else ()
 
     @property
     def follows_plan(self) -> bool:

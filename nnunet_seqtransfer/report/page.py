@@ -21,7 +21,7 @@ from nnunet_seqtransfer.report.findings import Findings, StageFound, read_findin
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
 from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
 from nnunet_seqtransfer.report.template import fill, write_page
-from nnunet_seqtransfer.report.words import counted, decimals, duration, sentence, short, without_folders
+from nnunet_seqtransfer.report.words import counted, decimals, duration, mixed_words, sentence, short, without_folders
 from nnunet_seqtransfer.training.run_record import REPORT
 
 COLOUR_READER = "NaturalImage2DIO"
@@ -88,18 +88,18 @@ def _heading(found: Findings) -> dict[str, Any]:
 
 def _stops(found: Findings) -> list[dict[str, Any]]:
     """Return the datasets on the path with the states of their stages."""
-    stops: dict[str, list[StageFound]] = {}  # folds of one dataset share a box
+    stops: dict[tuple[str, str], list[StageFound]] = {}  # folds of one dataset share a box
     for stage in found.stages:
-        stops.setdefault(stage.entry.dataset, []).append(stage)
+        stops.setdefault((stage.entry.dataset, mixed_words(stage.entry.shares)), []).append(stage)
     told = []
-    for dataset, stages in stops.items():
+    for (dataset, others), stages in stops.items():
         count = found.case_counts.get(dataset)
         about = [counted(count, "case")] if count else []
         about.append(counted(stages[0].entry.recipe.epochs, "epoch"))
         states = run_text.stage_states(stages)
         told.append(
             {
-                "name": short(dataset),
+                "name": f"{short(dataset)}{others}",
                 "is_target": stages[0].role == "target",
                 "about": ", ".join(about),
                 "states": states,

@@ -26,12 +26,14 @@ from nnunet_seqtransfer.report.words import (
     decimals,
     interval,
     listed,
+    mixed_words,
     path_words,
     percent,
     short,
     without_folders,
 )  # fmt: skip
 from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.tasks.path_syntax import members
 from nnunet_seqtransfer.training.command import seq_train_command
 from nnunet_seqtransfer.training.run_record import RECORD
 
@@ -42,11 +44,11 @@ def decision(found: Findings) -> str:
     """Return what is trained and why, in one sentence."""
     request = found.run.request
     begin = f", starting from the weights of {request.pretrained.file.name}" if request.pretrained else ""
-    if request.sources:
-        what = f"{request.target} is trained after {' and then '.join(request.sources)}{begin}"
-    else:
-        what = f"{request.target} is trained {'alone' if begin else 'from scratch'}{begin}"
-    return f"{what}{_reason(found)}."
+    together = [" together with ".join(members(element)) for element in request.path]
+    alone = (" alone" if request.sources == () else "") if begin else " from scratch"
+    after = f" after {' and then '.join(together[:-1])}" if together[:-1] else alone
+    replayed = f", which keep {percent(request.replay)} of the batches of later stages" if request.replay else ""
+    return f"{together[-1]} is trained{after}{replayed}{begin}{_reason(found)}."
 
 
 def _reason(found: Findings) -> str:
@@ -128,7 +130,7 @@ def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
     told = []
     for stage in stages:
         fold = f"fold {stage.entry.fold}: " if stage.role == "target" else ""
-        left_out = len(stage.entry.excluded)
+        left_out = stage.entry.excluded_count
         without = f" (without {counted(left_out, 'shared case')})" if left_out else ""
         told.append((f"{fold}{stage.status}{without}", stage.is_finished))
     return told
@@ -136,7 +138,7 @@ def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
 
 def stage_title(stage: StageFound) -> str:
     """Return dataset and fold."""
-    return f"{short(stage.entry.dataset)}, fold {stage.entry.fold}"
+    return f"{short(stage.entry.dataset)}{mixed_words(stage.entry.shares)}, fold {stage.entry.fold}"
 
 
 PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "batchgenerators", "acvl-utils")

@@ -9,7 +9,7 @@ from datetime import datetime
 from textwrap import shorten
 
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
-from nnunet_seqtransfer.report.words import decimals, duration, path_words, text_table, without_folders
+from nnunet_seqtransfer.report.words import decimals, duration, mixed_words, path_words, text_table, without_folders
 from nnunet_seqtransfer.storage import size_text
 from nnunet_seqtransfer.training.clean import CATEGORIES, Item
 from nnunet_seqtransfer.training.recipe import ADDED, Recipe
@@ -33,7 +33,7 @@ def _run_lines(status: RunStatus, now: float, detailed: bool) -> Iterator[str]:
         yield f"{status.name}  unreadable: {status.problem}"
         return
     request = status.run.request
-    path = path_words((*request.sources, request.target), " -> ")
+    path = path_words(request.path, " -> ")
     folds = f"fold{'s' * (len(request.folds) > 1)} {' '.join(request.folds)}"
     yield f"{status.name}  {_state_of_run(status)}"
     yield f"  {path}, {request.configuration}, {folds}, started {_local(status.run.started)}"
@@ -87,8 +87,8 @@ def _details(stage: StageStatus) -> Iterator[str]:
     recipe, last = stage.entry.recipe, stage.on_disk.log.last
     yield f"  {_title(stage)}: {stage.entry.key}"
     yield f"    {recipe_text(recipe)}"
-    if stage.entry.excluded:
-        yield f"    without {len(stage.entry.excluded)} of its cases"
+    if stage.entry.excluded_count:
+        yield f"    without {stage.entry.excluded_count} of its cases"
     if last is not None and last.pseudo_dice:
         yield f"    pseudo Dice of the labels: {' '.join(f'{dice:.3f}' for dice in last.pseudo_dice)}"
     if stage.on_disk.holder is not None:
@@ -100,7 +100,7 @@ def _details(stage: StageStatus) -> Iterator[str]:
 
 
 def _title(stage: StageStatus) -> str:
-    return f"{stage.entry.dataset} {stage.entry.fold}"
+    return f"{stage.entry.dataset}{mixed_words(stage.entry.shares)} {stage.entry.fold}"
 
 
 def _bar(done: int, epochs: int) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nnunet_seqtransfer.nnunet.folders import DATASET_NAME, preprocessed_folder, raw_folder, results_folder
+from nnunet_seqtransfer.tasks.path_syntax import PLUS, datasets_on, members, numbers
 
 ARROW = " \N{RIGHTWARDS ARROW} "
 MISSING = "\N{EN DASH}"
@@ -16,18 +17,24 @@ _FOLDERS = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:)?[/\\](?=[^\s/\\])(?:(?:[^/\\:
 
 def short(dataset: str) -> str:
     """Return "023 OasisCaudate" for Dataset023_OasisCaudate, and other names unchanged."""
-    return dataset.removeprefix("Dataset").replace("_", " ", 1) if DATASET_NAME.fullmatch(dataset) else dataset
+    if not DATASET_NAME.fullmatch(dataset):
+        return dataset
+    return PLUS.join(name.removeprefix("Dataset").replace("_", " ", 1) for name in members(dataset))
 
 
 def number(dataset: str) -> str:
-    """Return "23" for Dataset023_OasisCaudate, and other names unchanged."""
-    match = DATASET_NAME.fullmatch(dataset)
-    return str(int(match[1])) if match else dataset
+    """Return "23" for Dataset023_OasisCaudate, "21+22" for datasets that train together, and other names unchanged."""
+    return numbers(dataset) if DATASET_NAME.fullmatch(dataset) else dataset
 
 
 def path_words(path: Sequence[str], arrow: str = ARROW) -> str:
     """Return a path by dataset numbers, such as "21 → 24 → 4", or "scratch" if it holds only the target."""
-    return arrow.join(number(name) for name in path) if len(path) > 1 else "scratch"
+    return arrow.join(number(name) for name in path) if len(datasets_on(path)) > 1 else "scratch"
+
+
+def mixed_words(shares: Mapping[str, float]) -> str:
+    """Return what a stage trains on besides its own dataset, such as " + 25 % 21", given shares of the batches."""
+    return "".join(f" + {percent(share)} {number(name)}" for name, share in shares.items())
 
 
 def arrows(name: str) -> str:

@@ -25,6 +25,8 @@ from nnunet_seqtransfer.nnunet.folders import (
     preprocessed_folder,
     results_folder,
 )
+from nnunet_seqtransfer.nnunet.plans import plans_path
+from nnunet_seqtransfer.storage import found_json
 from nnunet_seqtransfer.training.locks import REST_SECONDS, locked, other_holder, read_holder
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
 from nnunet_seqtransfer.training.run_record import RECORD
@@ -39,7 +41,7 @@ _DATA = r"(?P<plans>.+)_for(?P<number>\d+)_(?P<configuration>.+)_[0-9a-f]{8}"
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.[^.]+)?")
 """Files from `storage.replacing`, and folders that were being removed."""
 _STAGING = re.compile(rf"\.{_DATA}\.tmp")
-_LOCK = re.compile(rf"\.(fold_\w+(\.training)?|{_DATA}|[\w-]+\.json)\.lock")
+_LOCK = re.compile(rf"\.(fold_\w+(\.training)?|{_DATA}|[\w+-]+\.json)\.lock")
 _DAMAGED = re.compile(r"checkpoint_\w+\.pth\.damaged")
 _CASE_FILES = (".b2nd", ".pkl", ".npz", ".npy")
 
@@ -179,8 +181,7 @@ def _will_read(run: RunStatus, data: Path) -> bool:
     # the digest at the end of the name depends on plans that may change, so it is not compared
     is_for_run = data.name.startswith(f"{request.plans}_for{dataset_id(request.target)}_{request.configuration}_")
     return is_for_run and any(
-        stage.role == "source" and stage.state not in DONE and stage.entry.dataset == data.parent.name
-        for stage in run.stages
+        stage.state not in DONE and data.parent.name in stage.entry.datasets for stage in run.stages
     )
 
 
@@ -196,6 +197,10 @@ def _read_by_begun_stages(now: float) -> Iterator[tuple[str, str]]:
             settings = on_disk.plans["configurations"].get(on_disk.files.configuration, {})
             if begun and "data_identifier" in settings:
                 yield dataset.name, settings["data_identifier"]
+            for one in on_disk.block.mixed if begun and on_disk.block is not None else ():
+                plans = found_json(plans_path(one.dataset, one.plans_name)) or {"configurations": {}}
+                settings = plans["configurations"].get(on_disk.files.configuration, {})
+                yield one.dataset, settings.get("data_identifier", "")
 
 
 def _read(files: StageFiles) -> StageOnDisk | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nnunet_seqtransfer.nnunet.folders import dataset_id
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
+from nnunet_seqtransfer.tasks.path_syntax import numbers
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, WARMUP_EPOCHS, ChainRequest
@@ -21,18 +22,18 @@ def seq_train_command(request: ChainRequest, options: DeviceOptions) -> list[str
     Only a pretrained model's file name is given, because reports are sent to others.
     """
     words = ["nnUNetv2_seq_train", str(dataset_id(request.target)), request.configuration, *request.folds]
-    words += ["-s", *([str(dataset_id(name)) for name in request.sources] or ["none"])]
+    words += ["-s", *(map(numbers, request.sources) if request.sources else ["none"])]
     for name, values, usual in (*_recipes(request), *_others(request, options)):
         if any(value not in (usual, None) for value in values):
             words += [name, *(_word(value) for value in values)]
     words += {"allow": ["--allow_overlap"], "exclude": ["--exclude_overlap"]}.get(request.overlap, [])
-    return words + ["--keep_heads"] * request.keep_heads + ["--npz"] * options.npz
+    return words + ["--new_heads"] * (not request.keep_heads) + ["--npz"] * options.npz
 
 
 def _recipes(request: ChainRequest) -> Iterator[tuple[str, Sequence[Value], Value | Any]]:
     """Yield options, their values and their defaults."""
     target = request.target_recipe
-    sources = request.source_recipes or (request.source_recipe,) * bool(request.sources)
+    sources = request.source_recipes or (request.source_recipe,) * (len(request.path) > 1)
     for part in fields(Recipe):
         own: Value = getattr(target, part.name)
         if part.name != "warmup_epochs":  # decided per stage, so it is part of the request
@@ -47,6 +48,7 @@ def _others(request: ChainRequest, options: DeviceOptions) -> Iterator[tuple[str
     usual = DeviceOptions()
     yield "-p", [request.plans], DEFAULT_PLANS
     yield "-warmup_epochs", [request.warmup_epochs], WARMUP_EPOCHS
+    yield "-replay", [request.replay], 0.0
     yield "-tag", [request.tag], None
     yield "-init", [request.pretrained.file.name if request.pretrained else None], None
     yield "-min_coverage", [request.min_coverage if request.pretrained else None], DEFAULT_COVERAGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, StageError, collecting
@@ -15,11 +15,11 @@ from nnunet_seqtransfer.training.actions import DONE, Action, Link, needed_actio
 from nnunet_seqtransfer.training.estimate import default_epoch_seconds, paces, stage_seconds
 from nnunet_seqtransfer.training.on_disk import StageOnDisk
 from nnunet_seqtransfer.training.prepare import preprocessed_bytes
-from nnunet_seqtransfer.training.recipe import KEY
+from nnunet_seqtransfer.training.recipe import KEY, MixedDataset
 from nnunet_seqtransfer.training.run_record import run_folder
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage
 from nnunet_seqtransfer.training.survey import Survey
-from nnunet_seqtransfer.transfer.correspondence import Correspondence
+from nnunet_seqtransfer.transfer.correspondence import Correspondence, Indices, Pairs, fed_channels
 from nnunet_seqtransfer.transfer.handoff import InitialWeights, NewNetwork, match_stages
 from nnunet_seqtransfer.transfer.tensor_roles import require_parts
 
@@ -70,7 +70,7 @@ class Outlook:
     @property
     def to_preprocess(self) -> dict[str, tuple[str, ...]]:
         """Return source -> cases that are not preprocessed yet, for the sources that will be trained."""
-        left = {stage.dataset for stage in self.unfinished if stage.role == "source"}
+        left = {name for stage in self.unfinished for name in stage.datasets}
         return {name: cases for name, cases in self.survey.missing.items() if name in left}
 
     @property
@@ -89,17 +89,27 @@ class Outlook:
     def title(self, stage: Stage) -> str:
         """Return a stage's title for people: "stage 2 of 3: Dataset024_X fold all"."""
         number = f"stage {self.stages.index(stage) + 1} of {len(self.stages)}"
-        left_out = f" without {len(stage.excluded)} of its cases" if stage.excluded else ""
-        return f"{number}: {stage.dataset} fold {stage.fold}{left_out}"
+        count = len(stage.excluded) + sum(len(one.excluded) for one in stage.mixed)
+        left_out = f" without {count} of its cases" if count else ""
+        return f"{number}: {stage.path[-1]} fold {stage.fold}{left_out}"
 
     def match(self, stage: Stage) -> Correspondence:
         """Return which channels and heads match between the previous stage and ``stage``."""
         previous = self.previous(stage)
         if previous is None:
             raise ValueError(f"{stage.key} has no previous stage")
-        # the affinity compared each source with the target, so its pairs count only when the target gets weights
-        compared = self.request.compared.get(previous.dataset, ()) if stage.role == "target" else ()
-        return match_stages(self.survey.tasks[previous.dataset], self.network(stage), compared)
+        return match_stages(
+            self.survey.tasks[previous.dataset], self.network(stage), self._compared(stage, previous.dataset)
+        )
+
+    def fed_channels(self, stage: Stage, name: str) -> Indices | None:
+        """Return which channels of a further dataset of ``stage`` feed the inputs of its network."""
+        tasks = self.survey.tasks
+        return fed_channels(tasks[name], tasks[stage.dataset], self._compared(stage, name))
+
+    def _compared(self, stage: Stage, source: str) -> Pairs:
+        # the affinity compared each source with the target, so its pairs count only in the target's stage
+        return self.request.compared.get(source, ()) if stage.role == "target" else ()
 
     def network(self, stage: Stage) -> NewNetwork:
         """Return the network that a stage trains."""
@@ -158,6 +168,16 @@ def weights_fit(stage: Stage, on_disk: StageOnDisk) -> bool:
     return is_asked_for and on_disk.weights_sha256 == block.init.weights_sha256
 
 
+def has_mix(stage: Stage, on_disk: StageOnDisk) -> bool:
+    """Return True if the further datasets in a stage's block are those that a training rests on."""
+    return on_disk.has_begun or (on_disk.has_siblings and not stage.has_own_weights)
+
+
+def as_requested(mixed: Sequence[MixedDataset]) -> tuple[MixedDataset, ...]:
+    """Return further datasets as a request has them, without what is decided when the stage starts."""
+    return tuple(replace(one, channels=None, heads=None, heads_sha256=None) for one in mixed)
+
+
 def _link(survey: Survey, stage: Stage) -> Link:
     previous, on_disk = survey.previous(stage), survey.on_disk[stage]
     after = previous.key if previous is not None else None
@@ -186,11 +206,10 @@ def _request_problems(outlook: Outlook) -> Iterator[SeqTransferError]:
             f"-num_gpus {survey.options.gpus} exceeds the batch size of {batch} ({outlook.request.plans}, "
             f"{configuration}): each GPU needs at least one case; use -num_gpus {batch}"
         )
-    first = {stage.dataset: stage for stage in reversed(outlook.stages)}
     for name, cases in outlook.to_preprocess.items():
-        yield from size_problems(survey.tasks[name], survey.plans[first[name]], configuration, cases, survey.memory)
+        yield from size_problems(survey.tasks[name], survey.aligned[name], configuration, cases, survey.memory)
     sizes = {
-        name: preprocessed_bytes(survey.tasks[name], survey.plans[first[name]], configuration, len(cases))
+        name: preprocessed_bytes(survey.tasks[name], survey.aligned[name], configuration, len(cases))
         for name, cases in outlook.to_preprocess.items()
     }
     if sum(sizes.values()) > survey.free_bytes:
@@ -254,13 +273,15 @@ def _differences(stage: Stage, on_disk: StageOnDisk) -> Iterator[SeqTransferErro
         listed = ", ".join(f"{name}: {there} on disk, {asked} requested" for name, (there, asked) in differing)
         yield StageError(f"{stage.base} was trained with a different recipe ({listed}); {remedy}")
     elif block.keep_heads != stage.keep_heads:
-        there = "with" if block.keep_heads else "without"
-        yield StageError(f"{stage.base} was trained {there} --keep_heads; {remedy}")
+        there, option = ("kept", "leave out") if block.keep_heads else ("new", "give")
+        yield StageError(f"{stage.base} was trained with {there} heads; {option} --new_heads, {remedy}")
     elif block.excluded != stage.excluded:
         yield StageError(
             f"{stage.base} was trained without {_count(block.excluded)}, but {_count(stage.excluded)} would be "
             f"excluded now (the splits or the data have changed); {remedy}"
         )
+    elif has_mix(stage, on_disk) and as_requested(block.mixed) != stage.mixed:
+        yield StageError(f"{stage.base} was trained with other shares or cases of further datasets; {remedy}")
 
 
 def _count(cases: Sequence[str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_seqtransfer.nnunet.folders import results_folder
+from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.decide import Outlook, weights_fit
-from nnunet_seqtransfer.training.recipe import Init
+from nnunet_seqtransfer.training.recipe import Init, MixedDataset
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.transfer.checkpoints import write_weights
 from nnunet_seqtransfer.transfer.handoff import InitialWeights, from_model, from_stage
@@ -39,6 +41,24 @@ def initial_weights(outlook: Outlook, stage: Stage, *, check_only: bool = False)
         outlook.match(stage),
         check_only=check_only,
     )
+
+
+def mixed_datasets(outlook: Outlook, stage: Stage) -> tuple[MixedDataset, ...]:
+    """Return the further datasets of a stage that starts, with their channels and heads.
+
+    A dataset that an earlier stage of the chain was for continues with the heads of that stage.
+    """
+    mixed = []
+    for one in stage.mixed:
+        completed = replace(one, channels=outlook.fed_channels(stage, one.dataset))
+        earlier = outlook.previous(stage)
+        while earlier is not None and earlier.dataset != one.dataset:
+            earlier = outlook.previous(earlier)
+        if earlier is not None and earlier.files.final.is_file():
+            heads = str(earlier.files.final.relative_to(results_folder()))
+            completed = replace(completed, heads=heads, heads_sha256=sha256(earlier.files.final))
+        mixed.append(completed)
+    return tuple(mixed)
 
 
 def write_initial(initial: InitialWeights, stage: Stage) -> Init:

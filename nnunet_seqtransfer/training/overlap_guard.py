@@ -33,13 +33,13 @@ def find_exclusions(
     folder = data_folder(request.target, dict(plans), request.configuration)
     held_out = validation_cases(request.target, preprocessed_cases(folder))
     numbered = [fold for fold in request.folds if fold != "all"]
-    if not request.sources or not numbered:
-        if request.sources:
+    if not request.datasets or not numbered:
+        if request.datasets:
             context.notify(
                 "fold all holds no case out: shared cases are not searched (nnUNetv2_seq_overlap lists them)"
             )
         return {}
-    overlaps = find_overlap(request.target, request.sources, context, write=write)
+    overlaps = find_overlap(request.target, request.datasets, context, write=write)
     shared = [case for overlap in overlaps for case in overlap.shared]
     if request.overlap == "exclude":
         exclusions = exclusions_of(shared, held_out)

@@ -26,6 +26,7 @@ from nnunet_seqtransfer.planning.decide import Known, make_plan
 from nnunet_seqtransfer.planning.measured import MeasuredTable, read_table
 from nnunet_seqtransfer.planning.options import PlanOptions, Training
 from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_file, read_plan, write_plan
+from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 from nnunet_seqtransfer.tasks.task import load_target
 from nnunet_seqtransfer.training.history import find_history
 from nnunet_seqtransfer.transfer.correspondence import Pairs
@@ -71,7 +72,8 @@ def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> S
         require_fitting(affinity, file, request.key, "nnUNetv2_seq_affinity")
     plan = plan_with(affinity, file, options, request.calibration)
     errors: list[SeqTransferError] = []
-    for name in {*plan.path} & {*registered_datasets()}:  # they may have changed since the affinity was measured
+    # they may have changed since the affinity was measured
+    for name in {*datasets_on(plan.path)} & {*registered_datasets()}:
         if not (raw_folder() / name / "dataset.json").is_file():
             continue  # only preprocessed here: whoever trains on it says what is missing
         with collecting(errors):
@@ -154,4 +156,5 @@ def planned_path(
     if changed or not file.is_file():
         return plan.sources, {}
     affinity = read_affinity(file)
-    return plan.sources, {name: affinity.compared_channels(name) for name in plan.sources}
+    names = (name for name in datasets_on(plan.sources) if name != target)
+    return plan.sources, {name: affinity.compared_channels(name) for name in names}

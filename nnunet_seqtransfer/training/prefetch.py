@@ -76,19 +76,18 @@ class Prefetch:
         """Return the largest number of workers that fits into memory and has cases to do."""
         if self.processes == 0:
             return 0
-        memory = available_memory()
+        memory, configuration = available_memory(), running.configuration
         later = self.chain.stages[self.chain.stages.index(running) + 1 :]
         most = 0
-        for stage in later:
-            task, plans = self.chain.survey.tasks[stage.dataset], self.chain.survey.plans[stage]
-            if stage.dataset in self.chain.to_preprocess:
-                missing = len(missing_cases(task, plans, stage.configuration))
-                voxels = max(
-                    *(math.prod(shape) for shape in task.fingerprint["shapes_after_crop"]),
-                    *resampled_voxels(task.fingerprint, plans, stage.configuration),
-                )
-                fitting = workers_in(memory, case_bytes(voxels, len(task.channels)))
-                most = max(most, min(self.processes, missing, fitting))
+        for name in {name for stage in later for name in stage.datasets} & self.chain.to_preprocess.keys():
+            task, plans = self.chain.survey.tasks[name], self.chain.survey.aligned[name]
+            missing = len(missing_cases(task, plans, configuration))
+            voxels = max(
+                *(math.prod(shape) for shape in task.fingerprint["shapes_after_crop"]),
+                *resampled_voxels(task.fingerprint, plans, configuration),
+            )
+            fitting = workers_in(memory, case_bytes(voxels, len(task.channels)))
+            most = max(most, min(self.processes, missing, fitting))
         return most
 
 

@@ -7,10 +7,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.context import Context, Notify
+from nnunet_seqtransfer.errors import DatasetError, StageError
 from nnunet_seqtransfer.nnunet.datasets import RawCase, write_missing_splits
-from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
+from nnunet_seqtransfer.nnunet.folders import dataset_id, output_base, preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import (
     cut_off_files,
@@ -20,13 +20,12 @@ from nnunet_seqtransfer.nnunet.preprocessing import (
 )
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, mend_json, replacing, write_json
-from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.locks import locked_in_turn
 from nnunet_seqtransfer.training.on_disk import read_stage_plans
-from nnunet_seqtransfer.training.recipe import KEY, StageBlock, with_block
+from nnunet_seqtransfer.training.recipe import KEY, MixedDataset, StageBlock, with_block
 from nnunet_seqtransfer.training.stage_files import StageFiles
-from nnunet_seqtransfer.training.stages import Stage
+from nnunet_seqtransfer.training.stages import TRAINER, Stage
 
 BYTES_PER_VOXEL = 4
 """Preprocessed images are float32."""
@@ -34,10 +33,9 @@ BYTES_PER_LABEL = 2
 """Segmentations are int16. nnU-Net compresses images and segmentations, so their sum is an upper bound."""
 
 
-def stage_plans(stage: Stage, target_plans: dict[str, Any], target: Task, task: Task) -> dict[str, Any]:
-    """Return a stage's plans without the block: the target's own, or those aligned to the source."""
-    plans = deepcopy(target_plans) if stage.role == "target" else align_plans(target_plans, target, task)
-    plans["plans_name"] = stage.plans_name
+def stage_plans(name: str, dataset_plans: dict[str, Any]) -> dict[str, Any]:
+    """Return the plans ``name`` without a block, given the target's own plans, or those aligned to the source."""
+    plans = {**deepcopy(dataset_plans), "plans_name": name}
     plans.pop(KEY, None)
     for settings in plans["configurations"].values():
         # A cascade is not part of a chain: for it, nnU-Net would export every validation case of 3d_lowres once more,
@@ -51,6 +49,28 @@ def write_stage_plans(files: StageFiles, plans: dict[str, Any], block: StageBloc
     existing = read_stage_plans(files) or {}
     content = with_block({**plans, **({KEY: existing[KEY]} if KEY in existing else {})}, files.configuration, block)
     if content != found_json(files.plans):
+        write_json(files.plans, content)
+
+
+def write_data_plans(one: MixedDataset, dataset_plans: dict[str, Any], configuration: str, notify: Notify) -> None:
+    """Write the plans that a stage reads a further dataset with, unless a first stage on that dataset has done so.
+
+    Raises StageError if a training rests on other plans of this name.
+    """
+    files = StageFiles(output_base(one.dataset, TRAINER, one.plans_name, configuration) / "fold_all")
+    with locked_in_turn(files.plans_lock, f"plans {one.plans_name}", notify):
+        existing = read_stage_plans(files)
+        # a block without configurations: the file is ours, and no stage is trained with it so far
+        block = {"format": 2, "configurations": {}} if existing is None else existing.get(KEY)
+        content = {**stage_plans(one.plans_name, dataset_plans), KEY: block}
+        if content == found_json(files.plans):
+            return
+        trained = [*files.base.parent.glob(f"{TRAINER}__{one.plans_name}__*/fold_*/checkpoint_*.pth")]
+        if trained and {**(existing or {}), KEY: block} != content:
+            raise StageError(
+                f"{trained[0].parents[1]} was trained with other plans than the target's present ones (or the dataset "
+                f"has changed); use -tag NAME, or delete {trained[0].parents[1]}"
+            )
         write_json(files.plans, content)
 
 

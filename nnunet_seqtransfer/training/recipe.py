@@ -195,7 +195,8 @@ def read_block(plans: Mapping[str, Any], configuration: str, fold: str | int = "
             raise KeyError(min(unknown))
         inits = own.get("init_of_fold")
         if inits is not None:
-            own |= {"init": inits.get(str(fold)), "fold": str(fold)}
+            mixed = own.pop("mixed_of_fold", {}).get(str(fold), ())
+            own |= {"init": inits.get(str(fold)), "fold": str(fold), "mixed": mixed}
         shared = {key: block[key] for key in ("target", "path", "role")}
         # up to format 3 the SHA-256 of the pretrained model was called landmark
         pretrained = block.get("pretrained", block.get("landmark"))
@@ -218,14 +219,17 @@ def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> 
     own: dict[str, Any] = {"recipe": _recipe_content(block.recipe), "init": init, "excluded": list(block.excluded)}
     if block.keep_heads:
         own["keep_heads"] = True
-    if block.mixed:
-        own["mixed"] = json.loads(json.dumps(to_json(block.mixed)))
+    mixed = json.loads(json.dumps(to_json(block.mixed)))
     if block.fold is not None:
-        of_others = others.get(configuration, {}).get("init_of_fold", {})
-        own |= {"init": None, "init_of_fold": {**of_others, block.fold: init}}
+        known = others.get(configuration, {})
+        own |= {"init": None, "init_of_fold": {**known.get("init_of_fold", {}), block.fold: init}}
+        if mixed:  # each fold excludes other cases
+            own["mixed_of_fold"] = {**known.get("mixed_of_fold", {}), block.fold: mixed}
+    elif mixed:
+        own["mixed"] = mixed
     configurations = {**others, configuration: own}
     has_added = any(key in ADDED for content in configurations.values() for key in content.get("recipe", ()))
-    is_mixed = any("mixed" in content for content in configurations.values())
+    is_mixed = any({"mixed", "mixed_of_fold"} & content.keys() for content in configurations.values())
     content = {
         "format": 5 if is_mixed else 4 if block.pretrained is not None else 3 if has_added else 2,
         "target": block.target,

@@ -16,15 +16,16 @@ from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, own_command, r
 from nnunet_seqtransfer.storage import from_json, read_record, to_json, write_record
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.locks import locked_in_turn
-from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.recipe import MixedDataset, Recipe
 from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.training.stages import ChainRequest, Role, Stage, previous_stage
 
 if TYPE_CHECKING:
     from nnunet_seqtransfer.training.decide import Outlook
 
-RUN_FORMAT = 3
-"""Format 2 called the pretrained model landmark, and could share source stages with another target (sources_for)."""
+RUN_FORMAT = 4
+"""Format 2 called the pretrained model landmark, and could share source stages with another target (sources_for).
+Format 3 is still written if no stage is mixed, so that older versions refuse only what they cannot train."""
 RECORD, REPORT = "run.json", "report.html"
 _REMEDY = "run the nnUNetv2_seq_train command of this run again, which rewrites it"
 
@@ -36,7 +37,7 @@ class StageEntry:
     key: str
     "Identifier that the commands take: DATASET/PLANS/fold_K."
     dataset: str
-    "Dataset that the stage trains on."
+    "Dataset that the stage's network and plans are for."
     plans_name: str
     "Plans name."
     fold: str
@@ -48,7 +49,24 @@ class StageEntry:
     recipe: Recipe
     "How the stage is trained."
     excluded: tuple[str, ...] = ()
-    "Cases that are excluded from training."
+    "Cases in `dataset` that are excluded from training."
+    mixed: tuple[MixedDataset, ...] = ()
+    "Further datasets; the block in the plans file has their channels and heads too."
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Return all datasets that the stage trains on, its own first."""
+        return (self.dataset, *self.shares)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return further dataset -> share of the batches."""
+        return {one.dataset: one.share for one in self.mixed}
+
+    @property
+    def excluded_count(self) -> int:
+        """Return the number of excluded cases in all datasets."""
+        return len(self.excluded) + sum(len(one.excluded) for one in self.mixed)
 
     @property
     def files(self) -> StageFiles:
@@ -128,7 +146,7 @@ def write_run(
         run = Run(folder, __version__, started, replace(request, folds=folds), options, processes, entries)
         content = to_json(run)
         del content["folder"]  # folders may be moved
-        write_record(folder / RECORD, "run", RUN_FORMAT, content)
+        write_record(folder / RECORD, "run", RUN_FORMAT if any(entry.mixed for entry in entries) else 3, content)
     return run
 
 
@@ -184,6 +202,7 @@ def _entry(stages: tuple[Stage, ...], stage: Stage) -> StageEntry:
         after=previous.key if previous else None,
         recipe=stage.recipe,
         excluded=stage.excluded,
+        mixed=stage.mixed,
     )
 
 

@@ -10,11 +10,17 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError, raise_collected
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors
 from nnunet_seqtransfer.training.actions import DONE, Action
-from nnunet_seqtransfer.training.decide import Outlook, decide
-from nnunet_seqtransfer.training.initial import initial_weights, write_initial
+from nnunet_seqtransfer.training.decide import Outlook, decide, has_mix
+from nnunet_seqtransfer.training.initial import initial_weights, mixed_datasets, write_initial
 from nnunet_seqtransfer.training.job import Job, stage_job
 from nnunet_seqtransfer.training.locks import locked, locked_in_turn, require_free, training_lock
-from nnunet_seqtransfer.training.prepare import mend_results, prepare_source, prepare_target, write_stage_plans
+from nnunet_seqtransfer.training.prepare import (
+    mend_results,
+    prepare_source,
+    prepare_target,
+    write_data_plans,
+    write_stage_plans,
+)
 from nnunet_seqtransfer.training.recipe import Init, StageBlock
 from nnunet_seqtransfer.training.recovery import recover
 from nnunet_seqtransfer.training.stages import Stage
@@ -67,29 +73,31 @@ def read_again(outlook: Outlook, stage: Stage) -> Outlook:
 
 def prepare_data(outlook: Outlook, context: Context) -> None:
     """Preprocess what the sources that are left to train need, in order. Nothing else is written."""
-    first = {stage.dataset: stage for stage in reversed(outlook.stages) if stage.dataset in outlook.to_preprocess}
-    for stage in reversed(first.values()):
-        survey = outlook.survey
-        prepare_source(survey.tasks[stage.dataset], survey.plans[stage], stage.configuration, context)
+    survey = outlook.survey
+    for name in outlook.to_preprocess:
+        prepare_source(survey.tasks[name], survey.aligned[name], survey.request.configuration, context)
 
 
 def _prepare(outlook: Outlook, stage: Stage, context: Context) -> None:
     """Prepare data, plans and starting weights for a stage that will train or validate."""
-    task, plans = outlook.survey.tasks[stage.dataset], outlook.survey.plans[stage]
+    survey = outlook.survey
     if stage.role == "target":
-        prepare_target(task, plans, stage, outlook.request.plans)
-    else:
-        prepare_source(task, plans, stage.configuration, context)
+        prepare_target(survey.tasks[stage.dataset], survey.plans[stage], stage, outlook.request.plans)
+    for name in (name for name in stage.datasets if name != stage.target):
+        prepare_source(survey.tasks[name], survey.aligned[name], stage.configuration, context)
+    for one in stage.mixed:
+        write_data_plans(one, survey.aligned[one.dataset], stage.configuration, context.notify)
     # All folds and configurations share the plans file, most folds the weights: two may start at the same time.
     with locked_in_turn(stage.files.plans_lock, f"plans {stage.plans_name}", context.notify):
         if outlook.actions[stage] is Action.START:
             outlook = read_again(outlook, stage)
-        write_stage_plans(stage.files, plans, _block(outlook, stage, context))
+        write_stage_plans(stage.files, survey.plans[stage], _block(outlook, stage, context))
 
 
 def _block(outlook: Outlook, stage: Stage, context: Context) -> StageBlock:
     """Return the stage's block. If the stage starts, the weights are made unless they exist."""
-    known = outlook.survey.on_disk[stage].block
+    on_disk = outlook.survey.on_disk[stage]
+    known = on_disk.block
     block = StageBlock(
         target=stage.target,
         path=stage.path,
@@ -100,6 +108,7 @@ def _block(outlook: Outlook, stage: Stage, context: Context) -> StageBlock:
         fold=stage.fold if stage.has_own_weights else None,
         pretrained=stage.pretrained,
         keep_heads=stage.keep_heads,
+        mixed=known.mixed if known and has_mix(stage, on_disk) else mixed_datasets(outlook, stage),
     )
     init = _new_weights(outlook, stage, context) if outlook.actions[stage] is Action.START else None
     return block if init is None else replace(block, init=init)

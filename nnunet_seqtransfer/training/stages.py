@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from nnunet_seqtransfer.nnunet.folders import dataset_id, output_base
-from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.tasks.path_syntax import datasets_on, members, numbers, whole_path
+from nnunet_seqtransfer.training.recipe import MixedDataset, Recipe
 from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
@@ -18,6 +19,8 @@ DEFAULT_COVERAGE = 0.5
 """Smallest network share that a pretrained model must provide. A guess."""
 WARMUP_EPOCHS = 5
 """Default warm-up after weights were handed over. A guess."""
+ALONE_FROM = 0.5
+"""Share of the epochs after which a target's stage trains on the target alone. A guess."""
 Role = Literal["source", "target"]
 Exclusions = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Target fold -> source -> cases excluded from the source because the fold validates on them."""
@@ -28,7 +31,7 @@ class Stage:
     """One training: a dataset under separate plans, for one fold."""
 
     path: tuple[str, ...]
-    "Full dataset names up to and including this stage's."
+    "Path elements up to and including this stage's, see `path_syntax`."
     target: str
     "Target's full name."
     role: Role
@@ -49,11 +52,18 @@ class Stage:
     "Pretrained model's SHA-256 if the chain starts from one; None for random weights."
     keep_heads: bool = False
     "Whether heads for labels with matching names are kept; False if no weights are handed to the stage."
+    mixed: tuple[MixedDataset, ...] = ()
+    "Further datasets that the stage trains on; their channels and heads are decided when the stage starts."
 
     @property
     def dataset(self) -> str:
-        """Return the dataset that this stage trains on."""
-        return self.path[-1]
+        """Return the dataset that the stage's network and plans are for."""
+        return members(self.path[-1])[0]
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Return all datasets that the stage trains on, its own first."""
+        return (self.dataset, *(one.dataset for one in self.mixed))
 
     @property
     def base(self) -> Path:
@@ -93,7 +103,7 @@ class ChainRequest:
     target: str
     "Target's full name."
     sources: tuple[str, ...]
-    "Full source names in order; empty to train the target from scratch."
+    "Path elements before the target, or with the target in the last one, see `path_syntax`; empty for scratch."
     plans: str
     "Target's plans name."
     configuration: str
@@ -116,10 +126,22 @@ class ChainRequest:
     "Smallest share (0 to 1) that the pretrained model must provide to the network's parameters."
     source_recipes: tuple[Recipe, ...] = ()
     "One recipe per source, in order; empty if `source_recipe` is for all."
-    keep_heads: bool = False
+    keep_heads: bool = True
     "Whether heads for labels with matching names are kept whenever weights are handed over."
     compared: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     "Source -> pairs (source channel, target channel) that the plan's affinity compared; empty without a plan."
+    replay: float = 0.0
+    "Share (0 to below 1) of the batches of later stages that come from the datasets of the stages before."
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Return the path, the target's element last."""
+        return whole_path(self.sources, self.target)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Return every dataset but the target, once."""
+        return tuple(name for name in datasets_on(self.sources) if name != self.target)
 
     def recipe(self, path: Sequence[str], role: Role) -> Recipe:
         """Return the recipe requested for the stage at the end of ``path``, whatever weights it starts from."""
@@ -136,31 +158,31 @@ def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) ->
     start share those stages, and all folds share their sources. If a source's cases are excluded for fold 0, this
     source and those after it are trained once more for that fold, under names that end in _without0; the target's
     plans name then ends in _disjoint for all numbered folds. Names in a chain that starts from a pretrained model
-    end in _init and the first SHA-256 digits. The tag comes last.
+    end in _init and the first SHA-256 digits. Datasets that train together with a stage's own follow as _with22+23,
+    and the replayed percentage as _replay25. The tag comes last.
 
     Args:
         request: what to train.
         exclusions: for all target folds, requested or not, so that a name does not depend on the request; None
             or empty if nothing is excluded.
     """
-    path = (*request.sources, request.target)
-    suffix = f"_init{request.pretrained.sha256[:8]}" if request.pretrained else ""
-    suffix += f"_{request.tag}" if request.tag else ""
+    path = request.path
+    suffix = _suffix(request)
     stages = []
-    for index, source in enumerate(request.sources):
-        via = _via(path[:index])
-        name = f"{request.plans}_for{dataset_id(request.target)}{via}"
-        folds = {fold: _excludes(exclusions or {}, fold, path[: index + 1]) for fold in request.folds}
+    for index in range(1, len(path)):
+        so_far = path[:index]
+        name = f"{request.plans}_for{dataset_id(request.target)}{_via(so_far[:-1])}{_mix(request, so_far)}"
+        folds = {fold: _excludes(exclusions or {}, fold, so_far) for fold in request.folds}
         for without in dict.fromkeys(fold if excludes else None for fold, excludes in folds.items()):
-            excluded = () if without is None else tuple(sorted((exclusions or {})[without].get(source, ())))
             mark = "" if without is None else f"_without{without}"
-            stage = _stage(request, path[: index + 1], f"{name}{mark}{suffix}", "all", "source")
-            stages.append(replace(stage, without=without, excluded=excluded))
-    name = f"{request.plans}{_via(request.sources) or ('' if request.pretrained else '_scratch')}"
+            stage = _stage(request, so_far, f"{name}{mark}{suffix}", "all", "source")
+            stages.append(_without(stage, without, exclusions or {}))
+    begin = "" if request.pretrained or len(members(path[-1])) > 1 else "_scratch"
+    name = f"{request.plans}{_via(path[:-1]) or begin}{_mix(request, path)}"
     for fold in request.folds:
         without = fold if exclusions and fold != "all" else None
         stage = _stage(request, path, f"{name}{'' if without is None else '_disjoint'}{suffix}", fold, "target")
-        stages.append(replace(stage, without=without))
+        stages.append(_without(stage, without, exclusions or {}))
     return tuple(stages)
 
 
@@ -172,7 +194,43 @@ def previous_stage(stages: Iterable[Stage], stage: Stage) -> Stage | None:
 
 def _excludes(exclusions: Exclusions, fold: str, path: Sequence[str]) -> bool:
     """Return True if cases are excluded for a fold anywhere along the path."""
-    return any(exclusions.get(fold, {}).get(dataset) for dataset in path)
+    return any(exclusions.get(fold, {}).get(dataset) for dataset in datasets_on(path))
+
+
+def _without(stage: Stage, without: str | None, exclusions: Exclusions) -> Stage:
+    """Return the stage without the cases that are excluded from its datasets for the fold ``without``."""
+    if without is None:
+        return stage
+    excluded = {name: tuple(sorted(exclusions.get(without, {}).get(name, ()))) for name in stage.datasets}
+    mixed = tuple(replace(one, excluded=excluded[one.dataset]) for one in stage.mixed)
+    return replace(stage, without=without, excluded=excluded[stage.dataset], mixed=mixed)
+
+
+def _replayed(request: ChainRequest, path: Sequence[str]) -> tuple[str, ...]:
+    """Return the datasets that the stage at the end of ``path`` replays."""
+    return tuple(name for name in datasets_on(path[:-1]) if name not in members(path[-1])) if request.replay else ()
+
+
+def _mixed(request: ChainRequest, path: Sequence[str], role: Role) -> tuple[MixedDataset, ...]:
+    """Return the further datasets of the stage at the end of ``path``.
+
+    Joined datasets get equal shares of what is not replayed. The target's stage mixes for half of the epochs only.
+    """
+    together, replayed = members(path[-1]), _replayed(request, path)
+    share = (1 - request.replay if replayed else 1) / len(together)
+    shares = {**dict.fromkeys(together[1:], share), **{name: request.replay / len(replayed) for name in replayed}}
+    until = ALONE_FROM if role == "target" else 1.0
+    # the plans of a first stage: a dataset has the same data in all stages
+    plans = f"{request.plans}_for{dataset_id(request.target)}{_suffix(request)}"
+    return tuple(MixedDataset(name, plans, share, until=until) for name, share in shares.items())
+
+
+def _mix(request: ChainRequest, path: Sequence[str]) -> str:
+    """Return the part of a plans name that tells what the stage at the end of ``path`` trains on besides its own."""
+    others = members(path[-1])[1:]
+    joined = f"_with{'+'.join(map(numbers, others))}" if others else ""
+    percentage = f"{100 * request.replay:g}".replace(".", "p")  # a folder's name should have no ending
+    return joined + (f"_replay{percentage}" if _replayed(request, path) else "")
 
 
 def _stage(request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: str, role: Role) -> Stage:
@@ -189,14 +247,21 @@ def _stage(request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: 
         recipe=replace(recipe, warmup_epochs=warmup) if starts_from_weights else recipe.from_random_weights(),
         pretrained=request.pretrained.sha256 if request.pretrained else None,
         keep_heads=request.keep_heads and starts_from_weights,
+        mixed=_mixed(request, path, role),
     )
+
+
+def _suffix(request: ChainRequest) -> str:
+    """Return the end of every plans name in a chain."""
+    init = f"_init{request.pretrained.sha256[:8]}" if request.pretrained else ""
+    return init + (f"_{request.tag}" if request.tag else "")
 
 
 def is_target_of(plans_name: str, plans: str) -> bool:
     """Return True if a plans name belongs to a chain's target under ``plans``, not under plans with a longer name."""
-    path = r"(_scratch|_via\d+(_\d+)*|_init[0-9a-f]{8})(_.*)?"
+    path = r"(_scratch|_via\d[\d+]*(_\d[\d+]*)*|_with\d[\d+]*|_init[0-9a-f]{8})(_.*)?"
     return re.fullmatch(re.escape(plans) + path, plans_name) is not None
 
 
-def _via(datasets: Sequence[str]) -> str:
-    return "_via" + "_".join(str(dataset_id(name)) for name in datasets) if datasets else ""
+def _via(path: Sequence[str]) -> str:
+    return f"_via{'_'.join(map(numbers, path))}" if path else ""

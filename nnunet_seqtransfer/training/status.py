@@ -228,6 +228,7 @@ def _stage_content(stage: StageStatus) -> dict[str, Any]:
     return {
         "key": stage.entry.key,
         "dataset": stage.entry.dataset,
+        "mixed": stage.entry.shares,
         "fold": stage.entry.fold,
         "role": stage.role,
         "after": stage.entry.after,

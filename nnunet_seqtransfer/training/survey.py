@@ -15,7 +15,7 @@ from nnunet_seqtransfer.nnunet.datasets import require_folds
 from nnunet_seqtransfer.nnunet.fingerprints import has_fingerprint
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
 from nnunet_seqtransfer.storage import sha256
-from nnunet_seqtransfer.tasks.alignment import require_same_dimension
+from nnunet_seqtransfer.tasks.alignment import align_plans, require_same_dimension
 from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
@@ -43,6 +43,8 @@ class Survey:
     "Stage -> state on disk."
     plans: Mapping[Stage, dict[str, Any]] = field(default_factory=dict)
     "Stage -> plans, without the block."
+    aligned: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    "Source -> the target's plans aligned to it, which the source is preprocessed with."
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     "Source -> identifiers for cases that are not preprocessed yet."
     final_sha256: Mapping[Stage, str] = field(default_factory=dict)
@@ -58,19 +60,18 @@ class Survey:
 
     def with_stages(self, exclusions: Exclusions) -> Survey:
         """Return the survey with the stages that result from the excluded cases, read from disk."""
-        stages = chain_stages(self.request, exclusions)
-        target = self.tasks[self.request.target]
-        plans = {
-            stage: stage_plans(stage, dict(self.target_plans), target, self.tasks[stage.dataset]) for stage in stages
-        }
-        first = {stage.dataset: stage for stage in reversed(stages) if stage.role == "source"}
-        missing = {
-            name: missing_cases(self.tasks[name], plans[stage], stage.configuration) for name, stage in first.items()
-        }
-        free, memory = shutil.disk_usage(preprocessed_folder()).free, available_memory()
-        return replace(self, stages=stages, plans=plans, missing=missing, free_bytes=free, memory=memory).read_again(
-            stages
-        )
+        stages, configuration = chain_stages(self.request, exclusions), self.request.configuration
+        target, target_plans = self.tasks[self.request.target], dict(self.target_plans)
+        aligned = {name: align_plans(target_plans, target, self.tasks[name]) for name in self.request.datasets}
+        return replace(
+            self,
+            stages=stages,
+            plans={one: stage_plans(one.plans_name, aligned.get(one.dataset, target_plans)) for one in stages},
+            aligned=aligned,
+            missing={name: missing_cases(self.tasks[name], plans, configuration) for name, plans in aligned.items()},
+            free_bytes=shutil.disk_usage(preprocessed_folder()).free,
+            memory=available_memory(),
+        ).read_again(stages)
 
     def read_again(self, stages: Iterable[Stage]) -> Survey:
         """Return the survey with some stages read again, as after another stage or process has worked on them."""
@@ -110,12 +111,12 @@ def take_survey(request: ChainRequest, options: DeviceOptions, context: Context,
     target = None
     with collecting(errors):
         target, plans = load_target(request.target, request.plans, request.configuration)
-    known = [source for source in request.sources if has_fingerprint(source) or not write]
+    known = [source for source in request.datasets if has_fingerprint(source) or not write]
     for source in known:
         with collecting(errors):
             tasks[source] = load_tasks([source], context, extract=False)[0]
     if not errors:  # extraction takes minutes, so a request with problems ends before
-        rest = [source for source in request.sources if source not in known]
+        rest = [source for source in request.datasets if source not in known]
         with collecting(errors):
             tasks |= {task.dataset: task for task in load_tasks(rest, context)}
     if target is None:

@@ -132,14 +132,14 @@ def look_ahead(
 
 def _outlook(survey: Survey, exclusions: Exclusions) -> Outlook:
     """Decide about the stages, if all tasks could be read; otherwise about the request alone."""
-    names = {survey.request.target, *survey.request.sources}
+    names = {survey.request.target, *survey.request.datasets}
     return decide(survey.with_stages(exclusions) if names <= survey.tasks.keys() else survey)
 
 
 def _check_datasets(outlook: Outlook, context: Context, *, write: bool) -> None:
     """Check every case of the datasets that will be trained on. Raise all problems together."""
     errors: list[SeqTransferError] = []
-    for name in dict.fromkeys(stage.dataset for stage in outlook.unfinished):
+    for name in dict.fromkeys(name for stage in outlook.unfinished for name in stage.datasets):
         try:
             check_dataset(name, context, write=write)
         except (DatasetError, Problems) as error:  # a full disk ends the command at once
@@ -153,9 +153,9 @@ def _is_finished_without_shared(survey: Survey) -> bool:
     Before the search for shared patients it is unknown whether there are any, but a finished chain needs no devices.
     """
     request = survey.request
-    if request.overlap != "exclude" or not request.sources:
+    if request.overlap != "exclude" or not request.datasets:
         return False
-    return _outlook(survey, {fold: {request.sources[0]: ("any",)} for fold in request.folds}).is_finished
+    return _outlook(survey, {fold: {request.datasets[0]: ("any",)} for fold in request.folds}).is_finished
 
 
 def _with_initial_weights(outlook: Outlook) -> Outlook:

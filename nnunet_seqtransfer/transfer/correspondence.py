@@ -53,6 +53,19 @@ def correspond(previous: Task, task: Task, *, keep_heads: bool, compared: Pairs 
     return Correspondence(channels, match_heads(*outputs) if keep_heads else None)
 
 
+def fed_channels(dataset: Task, network: Task, compared: Pairs = ()) -> Indices | None:
+    """Return for each input of a network on ``network`` the channel of ``dataset`` that feeds it, None for zeros.
+
+    Channels are matched as between stages. If nothing matches, a single channel feeds every input, and several feed the
+    inputs in their order. The result is None if the channels match one to one.
+    """
+    matched = correspond(dataset, network, keep_heads=False, compared=compared).channels
+    given, inputs = len(dataset.channels), len(network.channels)
+    if matched is not None or given == inputs:
+        return matched
+    return (0,) * inputs if given == 1 else tuple(k if k < given else None for k in range(inputs))
+
+
 def match_names(old: Sequence[str], new: Sequence[str]) -> Indices | None:
     """Return for each new channel the index of the old one with the same name, ignoring case, or None.
 
@@ -98,8 +111,8 @@ def match_heads(old: Outputs | None, new: Outputs) -> HeadMatch:
     return HeadMatch(indices, f"heads: kept {', '.join(kept)}; new {', '.join(fresh) or 'none'}")
 
 
-def channel_words(channels: Indices, old: Sequence[str], new: Sequence[str]) -> str:
+def channel_words(channels: Indices, old: Sequence[str], new: Sequence[str], otherwise: str = "the mean") -> str:
     """Return a line for users: "channels: T1 reads T1; FLAIR reads the mean"."""
     parts = zip(new, channels, strict=True)
-    reads = (f"{name} reads {'the mean' if index is None else old[index]}" for name, index in parts)
+    reads = (f"{name} reads {otherwise if index is None else old[index]}" for name, index in parts)
     return f"channels: {'; '.join(reads)}"

@@ -247,6 +247,29 @@ def test_shared_cases_can_be_left_out_and_a_dry_run_says_which(world, command, h
     assert world.snapshot() == before
 
 
+@pytest.mark.parametrize(
+    ("path", "stages"), [(("903+902",), 1), (("902+901",), 1), (("902", "903", "-replay", "0.2"), 3)]
+)
+def test_cases_are_left_out_of_every_dataset_that_a_stage_trains_on(world, command, held_out, path, stages) -> None:
+    """Joined, together with the target, or replayed: refused first, then left out in each stage that reads them."""
+    refused = train(command, "0", "-s", *path, "--dry_run")
+    assert refused.status == 2 and f"1 case of {NEAR}" in error_line(refused)
+    outcome = train(command, "0", "-s", *path, "--dry_run", "--exclude_overlap")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("without  case1: fold 0 of the target validates on them") == stages
+
+
+def test_the_block_of_a_fold_names_the_cases_left_out_of_further_datasets(world, held_out) -> None:
+    """Two folds share plans and starting names, but each has its own list."""
+    chain = trained(NEAR, f"{TARGET}+{NEAR}", folds=("0", "1"))
+    for stage in (stage for stage in chain.stages if stage.role == "target"):
+        block = read_block(json.loads(stage.files.plans.read_text()), "3d_fullres", stage.fold)
+        assert block is not None
+        (mixed,) = block.mixed
+        assert mixed.excluded == (("case1",) if stage.fold == "0" else ())
+        assert ("without0" in str(mixed.heads)) == (stage.fold == "0")
+
+
 def test_the_two_switches_exclude_each_other(world, command) -> None:
     """Allowing and leaving out at once is a wrong option."""
     outcome = train(command, "0", "-s", "902", "--allow_overlap", "--exclude_overlap")

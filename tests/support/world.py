@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -186,6 +188,26 @@ def kill_tree(pid: int) -> None:
     for process in descendants(pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+
+
+def kill_when(command: list[str], world: World, ready: Callable[[], bool]) -> None:
+    """Starts a command in a process group of its own and kills it and its children as soon as ``ready`` holds."""
+    child = subprocess.Popen(
+        command,
+        env=python_environment(world),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not ready():
+        assert child.poll() is None, f"ended before it could be killed: {child.communicate()[1]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    kill_tree(child.pid)
+    child.communicate()
 
 
 def descendants(pid: int) -> list[int]:

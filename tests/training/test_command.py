@@ -9,6 +9,7 @@ import pytest
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points import train
 from nnunet_seqtransfer.entry_points.train import _parse, _request
+from nnunet_seqtransfer.tasks import path_syntax
 from nnunet_seqtransfer.training.command import seq_train_command
 from nnunet_seqtransfer.training.job import CHECKPOINT_VARIABLE, DeviceOptions
 from nnunet_seqtransfer.training.stages import ChainRequest
@@ -23,7 +24,10 @@ LINES = (
     f"{PLAIN} all -s 902 903 -epochs 40 -source_epochs 40 -iterations 100 -p nnUNetResEncUNetMPlans",
     f"{PLAIN} -s 902 903 -source_epochs 10 20 -source_iterations 30 40 -source_initial_lr 0.01 0.001",
     f"{PLAIN} -s 902 -epochs 7 -iterations 9 -source_iterations 11 -warmup_epochs 0",
-    f"{PLAIN} -s 902 -heads_first_epochs 3 -frozen_encoder_epochs 4 -layer_decay 0.7 -patience 30 --keep_heads",
+    f"{PLAIN} -s 902 -heads_first_epochs 3 -frozen_encoder_epochs 4 -layer_decay 0.7 -patience 30 --new_heads",
+    f"{PLAIN} -s 902+903 903 -replay 0.25 -source_epochs 10 20",
+    f"{PLAIN} -s 902 902+901 -source_epochs 10",
+    f"{PLAIN} -s 903+901",
     f"{PLAIN} -s 902 -init model.zip -min_coverage 0.25 --exclude_overlap -device cpu -checkpoint_minutes 0 --npz",
     f"{PLAIN} -s none -init model.zip --allow_overlap -num_gpus 2",
 )
@@ -34,7 +38,8 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Datasets and the pretrained model are looked up as in the world of the tests."""
     known = {"901": TARGET, "902": NEAR, "903": FAR}
     monkeypatch.setattr(train, "dataset_name", known.__getitem__)
-    monkeypatch.setattr(train, "named_sources", lambda target, given: tuple(known[number] for number in given))
+    monkeypatch.setattr(path_syntax, "dataset_name", known.__getitem__)
+    monkeypatch.setattr(path_syntax, "registered_datasets", tuple)
     model = PretrainedModel(Path("/home/someone/model.zip"), None, "ab" * 32)
     monkeypatch.setattr(train, "find_pretrained", lambda path, configuration: model)
 

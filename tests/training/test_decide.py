@@ -268,7 +268,7 @@ def test_a_checkpoint_with_a_damaged_end_counts_as_damaged() -> None:
     [
         (lambda block: [block], "damaged"),
         (lambda block: "text", "damaged"),
-        (lambda block: {**block, "format": 99, "configurations": []}, "format 99, this version reads up to 4"),
+        (lambda block: {**block, "format": 99, "configurations": []}, "format 99, this version reads up to 5"),
         (lambda block: {**block, "format": "1"}, "damaged"),
         (lambda block: {key: value for key, value in block.items() if key != "path"}, "damaged"),
         (lambda block: {**block, "configurations": {"3d_fullres": {"recipe": {"epoch": 1}, "init": None}}}, "damaged"),

@@ -16,6 +16,7 @@ from nnunet_seqtransfer.nnunet.folders import external_trainers
 from nnunet_seqtransfer.nnunet.network import fresh_network
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.storage import read_json, sha256, write_json
+from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.training.decide import Outlook, weights_fit
 from nnunet_seqtransfer.training.initial import initial_weights, write_initial
 from nnunet_seqtransfer.training.on_disk import read_stage
@@ -90,7 +91,7 @@ def test_a_stage_of_the_other_setting_is_not_reused(world: World, keep: bool) ->
     """A training that kept its heads is not one that did not, and the other way round; the error names both."""
     stage = chain_stages(request(NEAR, keep=keep))[-1]
     block = StageBlock(stage.target, stage.path, stage.role, stage.recipe, None, keep_heads=not keep)
-    with pytest.raises(StageError, match=f"{'without' if keep else 'with'} --keep_heads.*-tag NAME"):
+    with pytest.raises(StageError, match=f"{'new heads; give' if keep else 'kept heads; leave out'}.*-tag NAME"):
         raise_problems([stage], {stage: state_of(stage, final=True, block=block)})
     raise_problems([stage], {stage: state_of(stage, final=True, block=replace(block, keep_heads=keep))})
 
@@ -128,13 +129,13 @@ def test_a_dry_run_says_which_heads_are_kept(world: World, command: Command) -> 
     """Each hand-off has a line, also if nothing matches."""
     rename(world, NEAR, labels={"background": 0, "Front": 1})
     arguments = ("train", "901", "3d_fullres", "all", "-device", "cpu", "-np", "1", "--dry_run")
-    outcome = command(*arguments, "-s", "902", "903", "--keep_heads")
+    outcome = command(*arguments, "-s", "902", "903")
     assert outcome.status == 0, outcome.err
     assert "heads: all new, no name is in both (Front; now organ)" in outcome.out
     assert "heads: all new, no name is in both (organ; now front, back)" in outcome.out
-    outcome = command(*arguments, "-s", "902", "--keep_heads")
+    outcome = command(*arguments, "-s", "902")
     assert "heads: kept background, front; new back" in outcome.out
-    assert "heads" not in command(*arguments, "-s", "902").out
+    assert "heads" not in command(*arguments, "-s", "902", "--new_heads").out
 
 
 def test_a_planned_chain_uses_what_the_affinity_compared(
@@ -250,7 +251,9 @@ def test_plans_keep_nnunets_pretrain_info(world: World) -> None:
     plans = json.loads((world.preprocessed / TARGET / "nnUNetPlans.json").read_text())
     plans["pretrain_info"] = {"checkpoint_path": "x", "citations": ["y"]}
     for stage in chain.stages:
-        made = stage_plans(stage, plans, chain.survey.tasks[TARGET], chain.survey.tasks[stage.dataset])
+        source = chain.survey.tasks[stage.dataset]
+        aligned = align_plans(plans, chain.survey.tasks[TARGET], source) if stage.role == "source" else plans
+        made = stage_plans(stage.plans_name, aligned)
         assert made["pretrain_info"] == plans["pretrain_info"]
 
 

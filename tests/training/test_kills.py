@@ -6,8 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.task import load_task
 from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_checkpoint
 from support.models import theirs
-from support.world import FAR, NEAR, SCRIPTS, TARGET, World, kill_tree, python_environment, run
+from support.world import FAR, NEAR, SCRIPTS, TARGET, World, kill_when, python_environment, run
 
 pytestmark = pytest.mark.chain
 
@@ -63,26 +62,6 @@ def source_data(world: World) -> Path:
 
 def log_text(folder: Path) -> str:
     return "".join(path.read_text() for path in sorted(folder.glob("training_log_*.txt")))
-
-
-def kill_when(command: list[str], world: World, ready: Callable[[], bool]) -> None:
-    """Starts a command in a process group of its own and kills it and its children as soon as ``ready`` holds."""
-    child = subprocess.Popen(
-        command,
-        env=python_environment(world),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not ready():
-        assert child.poll() is None, f"ended before it could be killed: {child.communicate()[1]}"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    kill_tree(child.pid)
-    child.communicate()
 
 
 def kill_inside(
@@ -168,7 +147,7 @@ def test_a_chain_that_begins_with_a_model_survives_kills(world, tmp_path):
     """Killed before the adapted weights are written, and after it but before the plans say so; then it finishes."""
     path, _ = theirs(world, tmp_path / "theirs.pth")
     recipe = [*RECIPE[:2], "-epochs", "1", "-iterations", "2", "-np", "1"]
-    begin = ["-s", "none", "-init", str(path), "-min_coverage", "0.1", "--keep_heads", *recipe]
+    begin = ["-s", "none", "-init", str(path), "-min_coverage", "0.1", *recipe]
     chain = [*CHAIN[:4], *begin]
     name = f"nnUNetPlans_init{sha256(path)[:8]}"
     base = world.results / TARGET / f"{TRAINER}__{name}__3d_fullres"
