@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -11,20 +12,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from torch import multiprocessing, nn
 
 from nnunet_seqtransfer.errors import CheckpointError, StageError
 from nnunet_seqtransfer.nnunet.folders import external_trainers
-from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.storage import sha256, write_json
 from nnunet_seqtransfer.trainers import mixing
 from nnunet_seqtransfer.trainers.mixing import MixedLoader, batch_order, placed
 from nnunet_seqtransfer.training.recipe import MixedDataset, Recipe
+from nnunet_seqtransfer.training.stages import TRAINER
 from nnunet_seqtransfer.transfer.checkpoints import HEADS, load_checkpoint
 from support import interrupted, mixed
 from support.ranks import train_mixed_rank
 from support.u_nets import batch, loss_of, u_net
-from support.world import FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS, World
+from support.world import (
+    FLAT_SOURCE,
+    FLAT_TARGET,
+    NEAR,
+    PYTHON,
+    QUICK_FINGERPRINTS,
+    SCRIPTS,
+    TARGET,
+    TWO_CHANNELS,
+    World,
+    run,
+    shrink_network,
+    write_dataset_json,
+)
 
 FULL = "3d_fullres"
 BOTH = (MixedDataset(NEAR, "", 0.25), MixedDataset(TWO_CHANNELS, "", 0.25, (1,), until=0.5))
@@ -259,3 +275,82 @@ def test_planar_images_with_another_number_of_channels(
     assert np.isfinite(mixed.losses(made)).all()
     assert Counter(inputs)[0, True] >= 2 and (mixed.folder(made) / "checkpoint_final.pth").is_file()
     assert made.dataloader_train.loaders[1] is None
+
+
+LESIONS, STRUCTURES, PARTS = "Dataset931_Lesions", "Dataset932_Structures", (21, 22, 23, 24)
+
+
+def real_datasets(world: World, data: Path) -> None:
+    """Register lesions in three channels, and four structures in one channel as regions with ignored slices."""
+    for name in (LESIONS, STRUCTURES):
+        for part in ("imagesTr", "labelsTr"):
+            (world.raw / name / part).mkdir(parents=True)
+    lesions = data / "Dataset052_MSLesionMNI"
+    for label in sorted((lesions / "labelsTr").iterdir()):
+        segmentation = sitk.ReadImage(label)
+        shape = sitk.LabelShapeStatisticsImageFilter()
+        shape.Execute(segmentation)
+        corner = [
+            int(min(max(0, c - 20), n - 40))
+            for c, n in zip(
+                segmentation.TransformPhysicalPointToIndex(shape.GetCentroid(1)), segmentation.GetSize(), strict=True
+            )
+        ]
+        crop = tuple(slice(start, start + 40) for start in corner)
+        sitk.WriteImage(segmentation[crop], world.raw / LESIONS / "labelsTr" / label.name)
+        for index, channel in enumerate((0, 1, 3)):
+            image = sitk.ReadImage(lesions / "imagesTr" / label.name.replace(".nii", f"_{channel:04d}.nii"))
+            sitk.WriteImage(
+                image[crop], world.raw / LESIONS / "imagesTr" / label.name.replace(".nii", f"_{index:04d}.nii")
+            )
+    parts = [next(data.glob(f"Dataset{number:03d}_*")) for number in PARTS]
+    for label in sorted((parts[0] / "labelsTr").iterdir())[:4]:
+        images = [sitk.ReadImage(part / "labelsTr" / label.name) for part in parts]
+        merged = np.zeros_like(sitk.GetArrayFromImage(images[0]))
+        for value, image in enumerate(images, 1):
+            merged[sitk.GetArrayFromImage(image) > 0] = value
+        merged[:3] = 5
+        result = sitk.GetImageFromArray(merged)
+        result.CopyInformation(images[0])
+        sitk.WriteImage(result, world.raw / STRUCTURES / "labelsTr" / label.name)
+        image = label.name.replace(".nii", "_0000.nii")
+        shutil.copy(parts[0] / "imagesTr" / image, world.raw / STRUCTURES / "imagesTr" / image)
+    write_dataset_json(world.raw / LESIONS, ("FLAIR", "T1", "T2"), ("lesion",), 3, ".nii.gz")
+    labels = {"background": 0, "all": [1, 2, 3, 4], "thalamus": 2, "caudate": 3, "ventricle": 4, "ignore": 5}
+    content = {"channel_names": {"0": "T1"}, "labels": labels, "numTraining": 4, "file_ending": ".nii.gz"}
+    write_json(world.raw / STRUCTURES / "dataset.json", content | {"regions_class_order": [1, 2, 3, 4]})
+
+
+@pytest.mark.chain
+def test_real_datasets_with_other_channels_labels_and_regions(quick: World, shared_data: Path) -> None:
+    """Three channels with one label, mixed with one channel and four regions; stock nnU-Net predicts the result."""
+    real_datasets(quick, shared_data)
+    environment = {**os.environ, **quick.environment}
+    run([PYTHON, "-c", QUICK_FINGERPRINTS, LESIONS, STRUCTURES], environment)
+    environment.pop("nnUNet_n_proc_DA")  # with 0 nnU-Net trains, but does not plan
+    run([str(SCRIPTS / "nnUNetv2_plan_and_preprocess"), "-d", "931", "-c", FULL, "-np", "1"], environment)
+    shrink_network(quick.preprocessed / LESIONS / "nnUNetPlans.json")
+    mixed.write_stage(LESIONS, FULL, Recipe(2, 6, seed=1), MixedDataset(STRUCTURES, "", 0.5, (None, 0, None)))
+    made = mixed.trainer(LESIONS, FULL)
+    step, seen = made.train_step, []
+
+    def watched(data: dict[str, Any]) -> Any:
+        if data["dataset"] == 1:
+            seen.append((tuple(data["data"].shape[:2]), data["target"][0].shape[1], type(made.mixing.branches[0].loss)))
+        result = step(data)
+        assert np.isfinite(result["loss"])
+        return result
+
+    made.train_step = watched
+    made.run_training()
+    assert [entry[:2] for entry in seen] == [((2, 1), 5)] * 6, "four regions and the ignored voxels"
+    assert len(made.network.decoder.seg_layers[-1].bias) == 2 and len(made.mixing.branches[0].heads[-1].bias) == 4
+    images, out = quick.root / "in", quick.root / "out"
+    images.mkdir()
+    for path in (quick.raw / LESIONS / "imagesTr").glob("patient07_*"):
+        shutil.copy(path, images)
+    environment.pop("nnUNet_extTrainer")
+    arguments = ["-d", "931", "-i", str(images), "-o", str(out), "-tr", TRAINER, "-p", mixed.PLANS, "-c", FULL]
+    settings = ["-f", "all", "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1"]
+    run([str(SCRIPTS / "nnUNetv2_predict"), *arguments, *settings], environment)
+    assert sitk.ReadImage(out / "patient07.nii.gz").GetSize() == (40, 40, 40)
