@@ -1,11 +1,12 @@
-"""Time of an epoch of nnUNetTrainerSeqTransfer and of nnUNetTrainer: same network, data and iterations, in turns.
+"""Time of an epoch: a stage by nnUNetTrainer, and a mixed stage by a plain one; same data and iterations, in turns.
 
     python benchmarks/epoch_overhead.py 4 3d_fullres -pairs 20 -iterations 20
 
-Needs nnU-Net's variables and a preprocessed dataset. Both trainers live in one process and train an epoch each, in
-random order within a pair, so that other load on the machine affects both. An epoch is everything from
+Needs nnU-Net's variables and a preprocessed dataset. The mixed stage takes every second batch from the same dataset a
+second time, with other heads, so that all batches cost the same. All trainers live in one process and train an epoch
+each, in random order within a round, so that other load on the machine affects all. An epoch is everything from
 nnU-Net's on_epoch_start to its on_epoch_end: training, validation, log, picture, checkpoints. Prints the ratio of the
-wall times and of the processor times, ours by stock, as median over the pairs with its 95 % bootstrap interval.
+wall times and of the processor times as median over the rounds with its 95 % bootstrap interval.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import random
 import statistics
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,26 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_seqtransfer.nnunet.folders import dataset_name, external_trainers
+from nnunet_seqtransfer.training.recipe import MixedDataset, Recipe, StageBlock
 from nnunet_seqtransfer.training.stages import TRAINER
 
-STOCK = "nnUNetTrainer"
+STOCK, MIXED = "nnUNetTrainer", "mixed"
+RATIOS = ((TRAINER, STOCK), (MIXED, TRAINER))
 
 
 def prepared(options: argparse.Namespace, name: str) -> Any:
     """Return a trainer that is ready for the first epoch."""
     trainer = get_trainer_from_args(
-        options.dataset, options.configuration, options.fold, name, options.p, device=torch.device(options.device)
+        options.dataset,
+        options.configuration,
+        options.fold,
+        TRAINER if name == MIXED else name,
+        options.p,
+        device=torch.device(options.device),
     )
+    if name == MIXED:
+        again = MixedDataset(options.dataset, options.p, 0.5)
+        trainer.seq_transfer = StageBlock(options.dataset, (options.dataset,), "target", Recipe(), None, mixed=(again,))
     trainer.num_epochs = 2 * options.pairs + 2
     trainer.num_iterations_per_epoch = options.iterations
     trainer.num_val_iterations_per_epoch = max(1, options.iterations // 5)
@@ -66,7 +78,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print both ratios."""
+    """Print all ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("configuration")
@@ -83,21 +95,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as results:
         os.environ["nnUNet_results"] = results
         with contextlib.redirect_stdout(io.StringIO()):
-            trainers = {name: prepared(options, name) for name in (STOCK, TRAINER)}
+            trainers = {name: prepared(options, name) for name in (STOCK, TRAINER, MIXED)}
             for trainer in trainers.values():
                 epoch(trainer)  # the first one warms up
             seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
             for _ in range(options.pairs):
-                for name in random.sample(list(trainers), 2):
+                for name in random.sample(list(trainers), 3):
                     seconds[name].append(epoch(trainers[name]))
         weight = sum(path.stat().st_size for path in Path(results).rglob("checkpoint_best.pth"))
-    for place, what in enumerate(("wall", "processor")):
-        ratios = [ours[place] / stock[place] for ours, stock in zip(seconds[TRAINER], seconds[STOCK], strict=True)]
+    for (ours, theirs), (place, what) in product(RATIOS, enumerate(("wall", "processor"))):
+        ratios = [one[place] / other[place] for one, other in zip(seconds[ours], seconds[theirs], strict=True)]
         low, high = interval(ratios)
-        mean = statistics.mean(stock[place] for stock in seconds[STOCK])
+        mean = statistics.mean(other[place] for other in seconds[theirs])
         print(
-            f"{what} time, ours by stock: median {statistics.median(ratios):.4f} ({low:.4f} to {high:.4f}), "
-            f"{options.pairs} pairs of epochs of {options.iterations} iterations, {mean:.2f} s each"
+            f"{what} time, {ours} by {theirs}: median {statistics.median(ratios):.4f} ({low:.4f} to {high:.4f}), "
+            f"{options.pairs} rounds of epochs of {options.iterations} iterations, {mean:.2f} s each"
         )
     print(f"checkpoints of {weight / 2e6:.0f} MB")
 
