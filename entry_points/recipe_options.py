@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from nnunet_seqtransfer.entry_points.common import (
@@ -17,8 +18,9 @@ from nnunet_seqtransfer.entry_points.common import (
     tag_name,
 )
 from nnunet_seqtransfer.errors import SequenceError
+from nnunet_seqtransfer.nnunet.folders import trainer_names
 from nnunet_seqtransfer.planning.options import Training
-from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, Recipe
+from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, STOCK_TRAINER, Recipe
 from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS
 
 EACH = "of the sources' stages, one value, or one for each source in order"
@@ -31,6 +33,19 @@ def patience(text: str) -> int:
     return int(text)
 
 
+def trainer(text: str) -> str:
+    """Return the name of a trainer that nnU-Net finds (an argparse type)."""
+    if text == STOCK_TRAINER:
+        return text
+    known = trainer_names()
+    if text not in known:
+        nearest = get_close_matches(text, sorted(known), cutoff=0.0)
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no trainer of nnU-Net or in nnUNet_extTrainer; the nearest: {', '.join(nearest)}"
+        )
+    return text
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "natural": natural,
     "patience": patience,
@@ -38,6 +53,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "positive_int": positive_int,
     "positive_share": positive_share,
     "seed": seed,
+    "trainer": trainer,
 }
 """`Recipe` field kind -> argparse type."""
 
@@ -79,15 +95,18 @@ def _add(parser: argparse.ArgumentParser, parts: Sequence[Any]) -> None:
         kind, text = KINDS[part.metadata["kind"]], part.metadata["help"]
         default = WARMUP_EPOCHS if part.name == "warmup_epochs" else part.default
         of_target = " of the target's stage" if part.name == "epochs" else ""
-        shown = "" if default is None else f". Default: {default:g}"
-        options: dict[str, Any] = {"type": kind, "metavar": "N" if default is None else "X"}
-        parser.add_argument(f"-{part.name}", default=default, help=f"[OPTIONAL] {text}{of_target}{shown}", **options)
+        shown = default if isinstance(default, str) else "" if default is None else f"{default:g}"
+        shown = shown and f". Default: {shown}"
+        metavar = "NAME" if isinstance(default, str) else "N" if default is None else "X"
+        options: dict[str, Any] = {"type": kind, "metavar": metavar, "dest": part.name}
+        flag = part.metadata["option"] or part.name
+        parser.add_argument(f"-{flag}", default=default, help=f"[OPTIONAL] {text}{of_target}{shown}", **options)
         if part.metadata["of_sources"]:
             # sources have the target's iterations and learning rate, but epochs of their own
             own = [default] if part.name == "epochs" else None
-            shown = f"{default:g}" if own else f"that of -{part.name}"
-            text = f"[OPTIONAL] {text} {EACH}. Default: {shown}"
-            parser.add_argument(f"-source_{part.name}", nargs="+", default=own, help=text, **options)
+            shown = f"{default:g}" if own else f"that of -{flag}"
+            text, options["dest"] = f"[OPTIONAL] {text} {EACH}. Default: {shown}", f"source_{part.name}"
+            parser.add_argument(f"-source_{flag}", nargs="+", default=own, help=text, **options)
 
 
 def target_recipe(options: argparse.Namespace) -> Recipe:

@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunet_seqtransfer.errors import DatasetError, EnvironmentNotSetError, StageError
 
+_TRAINER_CLASS = re.compile(r"^class (\w+)\(.*Trainer.*\)", re.MULTILINE)
 DATASET_NAME = re.compile(r"Dataset(\d{3,})_.+")
 SEQTRANSFER_FOLDER = "seqtransfer"
 """Our folder inside the preprocessed and results folders of a dataset."""
@@ -171,6 +173,19 @@ def own_command(name: str) -> str:
 def shim_folder() -> Path:
     """Return nnunet_ext/, the folder that nnU-Net must search for our trainers."""
     return Path(__file__).parents[1] / "nnunet_ext"
+
+
+def trainer_names() -> set[str]:
+    """Return the trainer classes of nnU-Net and in the folders of nnUNet_extTrainer, read from the source text.
+
+    Importing them all, as nnU-Net's own search does, takes seconds and needs libraries that few trainers use.
+    """
+    package = find_spec("nnunetv2")
+    locations = list(package.submodule_search_locations or ()) if package else []
+    folders = [Path(location) / "training" / "nnUNetTrainer" for location in locations]
+    folders += [Path(text) for text in external_trainers().split(os.pathsep) if Path(text) != shim_folder()]
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    return {name for file in files for name in _TRAINER_CLASS.findall(file.read_text(errors="ignore"))}
 
 
 def external_trainers(environment: dict[str, str] | None = None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -25,11 +26,9 @@ from nnunet_seqtransfer.trainers.schedule import (
     stop_at_plateau,
     with_layer_decay,
 )
-from nnunet_seqtransfer.training.recipe import KEY, StageBlock, read_block
+from nnunet_seqtransfer.training.recipe import KEY, STOCK_TRAINER, StageBlock, read_block
 from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_body
 
-STOCK_TRAINER = "nnUNetTrainer"
-"""Trainer named in final checkpoints: the network is the stock trainer's, so prediction needs no plug-in."""
 NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
 """Summary of a final validation, in nnU-Net's format, without any case."""
 
@@ -44,6 +43,15 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
 
     network: Any
     dataloader_train: Any
+
+    def __new__(
+        cls, plans: dict[str, Any] | None = None, configuration: str = "", fold: int | str = "all", *_: Any, **__: Any
+    ) -> nnUNetTrainerSeqTransfer:
+        """Return a trainer that also extends the trainer in the recipe."""
+        block = read_block(plans, configuration, fold) if cls is nnUNetTrainerSeqTransfer and plans else None
+        kind = block.recipe.trainer if block is not None else STOCK_TRAINER
+        made: nnUNetTrainerSeqTransfer = super().__new__(cls if kind == STOCK_TRAINER else extending(kind))
+        return made
 
     def __init__(
         self,
@@ -221,11 +229,15 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         return self.seq_transfer is not None
 
     def checkpoint_content(self, epoch: int, *, final: bool) -> dict[str, Any]:
-        """Return what nnU-Net's checkpoints hold, with the stock trainer's name.
+        """Return what nnU-Net's checkpoints hold, with the name of the trainer that this one extends.
+
+        The network is that trainer's, so that prediction needs no plug-in.
 
         Heads of further datasets are in a separate entry, unless the checkpoint is the ``final`` one.
         """
-        mixing = self.mixing
+        mixing, kind = self.mixing, type(self).__name__
+        if kind == nnUNetTrainerSeqTransfer.__name__:
+            kind = STOCK_TRAINER if self.seq_transfer is None else self.seq_transfer.recipe.trainer
         return {
             "network_weights": self._bare_network().state_dict(),
             "optimizer_state": mixing.stock_optimizer_state() if mixing else self.optimizer.state_dict(),
@@ -234,8 +246,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             "_best_ema": self._best_ema,
             "current_epoch": epoch,
             "init_args": self.my_init_kwargs,
-            # a user's subclass may change the network, so it keeps its own name
-            "trainer_name": STOCK_TRAINER if type(self) is nnUNetTrainerSeqTransfer else type(self).__name__,
+            "trainer_name": kind,  # a user's subclass may change the network, so it keeps its own name
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
             **({MIXED_HEADS: mixing.state()} if mixing and not final else {}),
         }
@@ -260,6 +271,14 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         if isinstance(network, OptimizedModule):
             network = network._orig_mod
         return network  # type: ignore[no-any-return]
+
+
+def extending(name: str) -> type[nnUNetTrainerSeqTransfer]:
+    """Return our trainer as a subclass of nnU-Net's trainer ``name``. Raises RuntimeError if nnU-Net cannot find it."""
+    other = recursive_find_trainer_class_by_name(name)
+    bases = (other,) if issubclass(other, nnUNetTrainerSeqTransfer) else (nnUNetTrainerSeqTransfer, other)
+    # nnU-Net names the results folder after the class
+    return type(nnUNetTrainerSeqTransfer.__name__, bases, {})
 
 
 def seed_generators(seed: int | str) -> None:

@@ -36,12 +36,13 @@ def _recipes(request: ChainRequest) -> Iterator[tuple[str, Sequence[Value], Valu
     sources = request.source_recipes or (request.source_recipe,) * (len(request.path) > 1)
     for part in fields(Recipe):
         own: Value = getattr(target, part.name)
+        option = part.metadata["option"] or part.name
         if part.name != "warmup_epochs":  # decided per stage, so it is part of the request
-            yield f"-{part.name}", [own], part.default
+            yield f"-{option}", [own], part.default
         if part.metadata["of_sources"]:
             # sources have the target's iterations and learning rate, but epochs of their own
             usual = part.default if part.name == "epochs" else own
-            yield f"-source_{part.name}", _shortest([getattr(recipe, part.name) for recipe in sources]), usual
+            yield f"-source_{option}", _shortest([getattr(recipe, part.name) for recipe in sources]), usual
 
 
 def _others(request: ChainRequest, options: DeviceOptions) -> Iterator[tuple[str, Sequence[Value], Value]]:

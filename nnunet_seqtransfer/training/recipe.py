@@ -13,19 +13,26 @@ from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.storage import from_json, to_json
 
 FORMAT = 5
-"""Newest block format. Blocks are written in the oldest format that can express them: 5 if a stage is mixed, 4 if the
-chain starts from a pretrained model, 3 if the recipe has a part from `ADDED`, otherwise 2."""
+"""Newest block format. Blocks are written in the oldest format that can express them: 5 if a stage is mixed or has
+another trainer, 4 if the chain starts from a pretrained model, 3 if the recipe has a part from `ADDED`, otherwise 2."""
 KEY = "seq_transfer"
-ADDED = ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience")
+ADDED = ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience", "trainer")
 """Recipe parts that format 2 does not know. They are written only if they differ from the default, so that older
 versions still read every block that they can obey."""
+STOCK_TRAINER = "nnUNetTrainer"
+"""Trainer that a stage extends by default, and that final checkpoints name."""
 LEAST_PATIENCE = 10
 """Epochs. nnU-Net's EMA forgets with the time constant 1 / (1 - 0.9) = 10 epochs; shorter lulls say nothing."""
 
 
-def _option(default: Any, kind: str, text: str, *, of_sources: bool = False, fine_tuning: bool = False) -> Any:
-    """Return a dataclass field that is also a command-line option: the table behind parser and command."""
-    metadata = {"kind": kind, "help": text, "of_sources": of_sources, "fine_tuning": fine_tuning}
+def _option(
+    default: Any, kind: str, text: str, *, of_sources: bool = False, fine_tuning: bool = False, option: str = ""
+) -> Any:
+    """Return a dataclass field that is also a command-line option: the table behind parser and command.
+
+    ``option``: name of the option if it is not that of the field.
+    """
+    metadata = {"kind": kind, "help": text, "of_sources": of_sources, "fine_tuning": fine_tuning, "option": option}
     return field(default=default, metadata=metadata)
 
 
@@ -63,6 +70,8 @@ class Recipe:
         f"End a stage after N epochs, at least {LEAST_PATIENCE}, without a new best EMA pseudo Dice. Default: never",
     )
     "Epochs without a new best EMA pseudo Dice after which training ends early; None as nnU-Net: never."
+    trainer: str = _option(STOCK_TRAINER, "trainer", "nnU-Net trainer class", of_sources=True, option="tr")
+    "nnU-Net trainer class that the stage's trainer extends, and that final checkpoints name."
 
     @property
     def validation_iterations(self) -> int:
@@ -229,9 +238,12 @@ def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> 
         own["mixed"] = mixed
     configurations = {**others, configuration: own}
     has_added = any(key in ADDED for content in configurations.values() for key in content.get("recipe", ()))
-    is_mixed = any({"mixed", "mixed_of_fold"} & content.keys() for content in configurations.values())
+    needs_5 = any(
+        {"mixed", "mixed_of_fold"} & content.keys() or "trainer" in content.get("recipe", ())
+        for content in configurations.values()
+    )
     content = {
-        "format": 5 if is_mixed else 4 if block.pretrained is not None else 3 if has_added else 2,
+        "format": 5 if needs_5 else 4 if block.pretrained is not None else 3 if has_added else 2,
         "target": block.target,
         "path": list(block.path),
         "role": block.role,

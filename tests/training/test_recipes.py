@@ -180,6 +180,11 @@ def test_a_plan_is_priced_with_what_will_be_trained() -> None:
         (("-frozen_encoder_epochs", "1.5"), "'1.5' is not a whole number from 0 on"),
         (("-source_initial_lr", "0"), "'0' is not a number above 0"),
         (("-source_iterations", "0"), "'0' is not a whole number above 0"),
+        (("-tr", "nnUNetTrainerNoMiror"), "'nnUNetTrainerNoMiror' is no trainer of nnU-Net or in nnUNet_extTrainer"),
+        (
+            ("-source_tr", "DA5"),
+            "'DA5' is no trainer of nnU-Net or in nnUNet_extTrainer; the nearest: nnUNetTrainerDA5",
+        ),
     ],
 )
 def test_wrong_values_are_one_line(world: World, command: Command, given: tuple[str, ...], words: str) -> None:
@@ -208,6 +213,15 @@ def test_a_mixed_stage_raises_the_format_and_is_read_back() -> None:
     both = written(Recipe(), plans, "2d")
     assert both[KEY]["format"] == 5 and read_block(both, CONFIGURATION) == replace(block(TUNED), mixed=mixed)
     assert "mixed" not in both[KEY]["configurations"]["2d"]
+
+
+def test_another_trainer_is_recorded_and_can_be_the_targets_alone(results: None) -> None:
+    """-tr is for all stages, -source_tr for the sources; older versions refuse such a block."""
+    both, alone = options("-tr", "nnUNetTrainerDA5"), options("-tr", "nnUNetTrainerDA5", "-source_tr", "nnUNetTrainer")
+    assert [recipe.trainer for recipe in source_recipes(both, 2)] == ["nnUNetTrainerDA5"] * 2
+    assert source_recipes(alone, 1)[0].trainer == "nnUNetTrainer" != target_recipe(alone).trainer
+    plans = written(target_recipe(both))
+    assert plans[KEY]["format"] == 5 and read_block(plans, CONFIGURATION) == block(target_recipe(both))
 
 
 def test_a_dry_run_shows_each_stages_recipe(world: World, command: Command) -> None:
