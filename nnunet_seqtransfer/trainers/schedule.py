@@ -93,12 +93,12 @@ def has_plateaued(ema: Sequence[float], patience: int, settled_epoch: int = 0) -
     return best > 0 and len(ema) - max(list(ema).index(best) + 1, settled_epoch) >= patience
 
 
-def stop_at_plateau(ema: Sequence[float], recipe: Recipe) -> None:
-    """Raise PlateauReached if the recipe's patience is exhausted.
+def stop_at_plateau(ema: Sequence[float], recipe: Recipe, settled_epoch: int = 0) -> None:
+    """Raise PlateauReached if the recipe's patience is exhausted; it counts from ``settled_epoch`` at the earliest.
 
     Only the log decides, so a training resumed after a plateau ends without another epoch.
     """
-    if recipe.patience is not None and has_plateaued(ema, recipe.patience, recipe.settled_epoch):
+    if recipe.patience is not None and has_plateaued(ema, recipe.patience, max(recipe.settled_epoch, settled_epoch)):
         raise PlateauReached(
             f"no new best EMA pseudo Dice for {recipe.patience} epochs (best {max(ema):.4f}); training ends after "
             f"{len(ema)} of {recipe.epochs} epochs"

@@ -19,7 +19,7 @@ from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.storage import write_json
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
-from nnunet_seqtransfer.trainers.mixing import MIXED_HEADS, Mixing, batch_order, placed
+from nnunet_seqtransfer.trainers.mixing import MIXED_HEADS, Mixing, batch_order, last_epochs, placed
 from nnunet_seqtransfer.trainers.schedule import (
     PlateauReached,
     WarmupPolyLRScheduler,
@@ -167,7 +167,10 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         """
         if self.seq_transfer is not None:
             recipe = self.seq_transfer.recipe
-            stop_at_plateau(self.logger.get_value("ema_fg_dice", step=None), recipe)
+            ends = last_epochs(self.seq_transfer.mixed, self.num_epochs)
+            # what follows the last change of the mix is like a new training
+            settled = max((end for end in ends if end < self.num_epochs), default=0)
+            stop_at_plateau(self.logger.get_value("ema_fg_dice", step=None), recipe, settled)
             if self.mixing is not None:
                 self._take_turns(self.mixing)
             if recipe.seed is not None:

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,32 @@ def test_a_loader_ends_all_its_processes() -> None:
     assert [next(loader)["dataset"] for _ in range(2)] == [2, 0]
     loader._finish()
     assert finished == [0, 2]
+
+
+def test_the_processes_that_nnunet_allows_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not multiplied: by the shares, at least one for each dataset that is mixed in; 0 stays 0."""
+    started: list[int] = []
+
+    class Trainer:
+        def get_dataloaders(self) -> tuple[str, str]:
+            started.append(int(os.environ["nnUNet_n_proc_DA"]))
+            return "training", "validation"
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 99)
+    made = mixing.Mixing.__new__(mixing.Mixing)
+    made.records = (*shares(0.25), *shares(0.5, until=0.5))
+    made.branches = [SimpleNamespace(trainer=Trainer()) for _ in made.records]
+    for allowed, active, counts in (
+        ("12", [True, True], [3, 6, 3]),
+        ("12", [True, False], [3, 9]),
+        ("1", [True, True], [1, 1, 1]),
+        ("0", [True, True], [0, 0, 0]),
+    ):
+        monkeypatch.setenv("nnUNet_n_proc_DA", allowed)
+        started.clear()
+        loader, validation = made.loader(Trainer().get_dataloaders, active)
+        assert started == counts and validation == "validation" and os.environ["nnUNet_n_proc_DA"] == allowed
+        assert loader.loaders == ["training", *("training" if on else None for on in active)]
 
 
 def test_a_compiled_network_has_one_graph_for_each_number_of_outputs() -> None:
@@ -250,6 +277,17 @@ def test_a_killed_training_resumes_as_if_nothing_had_happened(quick: World, data
         assert undisturbed["logging"][key] == killed["logging"][key] and len(killed["logging"][key]) == 4
     for name, value in undisturbed["network_weights"].items():
         assert torch.equal(value, killed["network_weights"][name]), name
+
+
+@pytest.mark.chain
+def test_processes_that_make_batches_end_with_their_dataset_and_with_the_training(quick: World) -> None:
+    """A real training with worker processes and a dataset that leaves halfway: it ends, and no process is left."""
+    mixed.write_stage(TARGET, FULL, Recipe(epochs=2, iterations=4, seed=1), BOTH[1], name=interrupted.PLANS)
+    child = interrupted.start(quick, workers=2)
+    text = child.communicate()[0]
+    assert child.returncode == 0, text
+    assert "Training done" in text and "no longer alive" not in text
+    assert interrupted.group_is_gone(child.pid)
 
 
 @pytest.mark.chain
