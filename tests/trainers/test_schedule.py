@@ -133,9 +133,9 @@ def test_patience_counts_from_where_all_trains_at_the_full_rate() -> None:
     with pytest.raises(PlateauReached, match=r"10 epochs \(best 0\.9000\); training ends after 22 of 100 epochs"):
         stop_at_plateau(falling[:22], recipe)
     stop_at_plateau(falling, Recipe())
-    stop_at_plateau(falling[:30], recipe, settled_epoch=21)
+    stop_at_plateau(falling[:29], recipe, settled_epoch=20)
     with pytest.raises(PlateauReached):
-        stop_at_plateau(falling[:31], recipe, settled_epoch=21)
+        stop_at_plateau(falling[:30], recipe, settled_epoch=20)
 
 
 @pytest.mark.parametrize("residual", [False, True])
