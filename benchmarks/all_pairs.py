@@ -23,7 +23,7 @@ import numpy as np
 
 from nnunet_seqtransfer.affinity.base import AffinityMetric
 from nnunet_seqtransfer.affinity.bootstrap import all_pairs
-from nnunet_seqtransfer.affinity.metric import find_metric
+from nnunet_seqtransfer.affinity.metrics import find_metric
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature
 

@@ -22,7 +22,7 @@ from pathlib import Path
 CHILD = """
 import json, resource, sys, time
 from pathlib import Path
-from nnunet_seqtransfer.affinity.metric import find_metric
+from nnunet_seqtransfer.affinity.metrics import find_metric
 from nnunet_seqtransfer.nnunet.preprocessing import load_preprocessed_case
 folder, metric_name, cases = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 metric = find_metric(metric_name)

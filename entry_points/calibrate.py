@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
+from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
 from nnunet_seqtransfer.calibration.calibrate import CalibrationRequest, calibrate
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer import __version__
-from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
+from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.signals import STOPPED, Stopped, raising_on_signals

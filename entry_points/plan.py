@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
+from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
 from nnunet_seqtransfer.affinity.record import affinity_path, read_affinity
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (

@@ -20,8 +20,7 @@ from nnunet_seqtransfer.entry_points.common import (
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.nnunet.folders import trainer_names
 from nnunet_seqtransfer.planning.options import Training
-from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, STOCK_TRAINER, Recipe
-from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS
+from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, STOCK_TRAINER, WARMUP_EPOCHS, Recipe
 
 EACH = "of the sources' stages, one value, or one for each source in order"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_seqtransfer.affinity.metric import find_metric
+from nnunet_seqtransfer.affinity.metrics import find_metric
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,

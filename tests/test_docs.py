@@ -18,7 +18,7 @@ import pytest
 
 from nnunet_seqtransfer.affinity import metric as metric_module
 from nnunet_seqtransfer.affinity.base import AffinityMetric
-from nnunet_seqtransfer.affinity.metric import find_metric, metric_names
+from nnunet_seqtransfer.affinity.metrics import find_metric, metric_names
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
 from support.world import NEAR, PYTHON, TARGET, World, load_script, run

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_seqtransfer.affinity.names import Names, match_names
+from nnunet_seqtransfer.affinity.name_match import Names, match_names
 from nnunet_seqtransfer.planning.gain import GainModel
 from nnunet_seqtransfer.planning.measured import (
     SHIPPED,

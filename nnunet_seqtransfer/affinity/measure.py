@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunet_seqtransfer.affinity.base import AffinityMetric
 from nnunet_seqtransfer.affinity.bootstrap import Scatter, all_pairs, resample_pairs, scatter_to_target
-from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, find_metric
+from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC, find_metric
 from nnunet_seqtransfer.affinity.record import (
     Affinity,
     Resamples,

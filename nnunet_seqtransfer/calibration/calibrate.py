@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import weightedtau
 
-from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
-from nnunet_seqtransfer.affinity.names import match_names
+from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
+from nnunet_seqtransfer.affinity.name_match import match_names
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.calibration.runs import MeasuredRun, find_name, read_measurements, read_trained
 from nnunet_seqtransfer.context import Context, Notify

@@ -13,8 +13,7 @@ from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.planning.record import SequencePlan
 from nnunet_seqtransfer.tasks.path_syntax import whole_path
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.training.stages import WARMUP_EPOCHS
+from nnunet_seqtransfer.training.recipe import WARMUP_EPOCHS, Recipe
 
 KINDS = ("scratch", "long", "direct", "planned", "runner-up")
 """Kinds of arms: the target alone; the target for as many iterations as the longest path; the nearest sources alone;

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.affinity.measure import find_affinity
-from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC, metric_names
+from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError, collecting, raise_collected

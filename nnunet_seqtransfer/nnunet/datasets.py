@@ -13,10 +13,9 @@ from typing import Any
 from nnunet_seqtransfer.errors import DatasetError, raise_collected
 from nnunet_seqtransfer.nnunet.dataset_json import dataset_json_problems
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, raw_folder
+from nnunet_seqtransfer.nnunet.image_formats import COLOUR_FORMATS
 from nnunet_seqtransfer.storage import read_json, write_json
 
-COLOUR_FORMATS = (".png", ".bmp", ".tif")
-"""File endings from which nnU-Net reads three channels if the image has colours."""
 Splits = dict[str, dict[str, tuple[str, ...]]]
 """Fold -> "train" and "val" -> case identifiers."""
 

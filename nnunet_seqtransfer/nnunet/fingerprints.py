@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_seqtransfer.errors import DatasetError, reason_of
-from nnunet_seqtransfer.nnunet.datasets import COLOUR_FORMATS, RawCase, raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.datasets import RawCase, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
-from nnunet_seqtransfer.nnunet.plans import reader_writer
+from nnunet_seqtransfer.nnunet.image_formats import reader_writer
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors, read_json
 
 FINGERPRINT = "dataset_fingerprint.json"
@@ -192,20 +191,6 @@ def sample_fingerprint(cases: Sequence[str], analyses: Sequence[CaseAnalysis]) -
         "foreground_intensity_properties_per_channel": properties,
         "median_relative_size_after_cropping": float(np.median([analysis.relative_size for analysis in analyses])),
     }
-
-
-def is_planar_file(image: Path) -> bool | None:
-    """Return True for a 2-D image and False for a volume, from the header alone; None if the header does not tell."""
-    if image.suffix in COLOUR_FORMATS:
-        return True if image.suffix != ".tif" else None  # TIFF files may hold volumes
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(image))
-    try:
-        header.ReadImageInformation()
-    except RuntimeError:  # no format of ITK, or damaged: found out when it is read
-        return None
-    size = header.GetSize()
-    return len(size) < 3 or size[2] == 1
 
 
 def _not_extracted(dataset: str, error: Exception) -> DatasetError:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_seqtransfer.nnunet.datasets import COLOUR_FORMATS, RawCase, channel_names
+from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names
+from nnunet_seqtransfer.nnunet.image_formats import COLOUR_FORMATS
 
 _NEAR = 0.05
 """A value this close to a whole number is taken for a label that was resampled or scaled."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, reason_of
-from nnunet_seqtransfer.nnunet.preprocessing import make_reader
+from nnunet_seqtransfer.nnunet.image_formats import make_reader
 from nnunet_seqtransfer.storage import replacing
 
 
@@ -28,7 +28,7 @@ class LabelJob:
     values: dict[int, int]
     "Old label value -> new label value, for every value that may occur."
     reader: str
-    "Name of nnU-Net's reader class for the dataset, see `plans.reader_writer`."
+    "Name of nnU-Net's reader class for the dataset, see `image_formats.reader_writer`."
 
 
 def rewrite_label_file(job: LabelJob) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,18 +111,3 @@ def normalization(channels: Sequence[str], median_relative_size_after_cropping: 
     masked = median_relative_size_after_cropping < 3 / 4
     use_mask = [masked and bool(s.leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true) for s in schemes]
     return [scheme.__name__ for scheme in schemes], use_mask
-
-
-def reader_writer(dataset_json: dict[str, Any], example: Path) -> str:
-    """Return the name of nnU-Net's reader class for files such as ``example``. Raises DatasetError if none fits."""
-    from nnunetv2.imageio.reader_writer_registry import (  # noqa: PLC0415 - slow import
-        determine_reader_writer_from_dataset_json,
-    )
-
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # nnU-Net prints a traceback for every reader that fails
-            return str(determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False).__name__)
-    except RuntimeError:
-        raise DatasetError(
-            f"nnU-Net cannot read {example}; restore the file, or correct file_ending in dataset.json"
-        ) from None

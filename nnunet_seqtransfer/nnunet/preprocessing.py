@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import math
 import os
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.errors import DatasetError, raise_collected, reason_of
 from nnunet_seqtransfer.nnunet.datasets import RawCase
+from nnunet_seqtransfer.nnunet.image_formats import make_reader, require_whole
 from nnunet_seqtransfer.nnunet.integrity import Declared, ReadCase, judge_case, label_faults
 from nnunet_seqtransfer.storage import is_whole_archive
 
@@ -119,13 +119,6 @@ def read_spacing(case: RawCase, reader_writer: str) -> tuple[float, ...]:
     return tuple(float(value) for value in properties["spacing"])
 
 
-def make_reader(name: str) -> Any:
-    """Return an instance of nnU-Net's reader and writer class ``name``."""
-    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415 - slow
-
-    return recursive_find_reader_writer_by_name(name)()
-
-
 def load_preprocessed_case(folder: Path, identifier: str) -> CaseData:
     """Load one case from a folder of preprocessed data. Raises DatasetError, naming the files, if it is broken."""
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class  # noqa: PLC0415 - slow import
@@ -225,7 +218,7 @@ def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
     printed = io.StringIO()
     try:
         for path in (*case.images, case.label):
-            _require_whole(path)
+            require_whole(path)
         with contextlib.redirect_stdout(printed):
             yield
     except Exception as error:  # image readers raise all kinds for a damaged file
@@ -236,22 +229,6 @@ def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
             reason = text[text.index("Not all input images") :]
             raise DatasetError(f"case {identifier}: {reason}; give all its channels the same grid") from error
         raise _broken(identifier, case, error) from error
-
-
-def _require_whole(path: Path) -> None:
-    """Raise EOFError if a NIfTI file is truncated; ITK's reader would silently fill with zeros."""
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            # gzip compares length and checksum at the end of the stream
-            while stream.read(1 << 20):
-                pass
-    elif path.suffix == ".nii":
-        import nibabel  # noqa: PLC0415 - only for this rare format
-
-        image: Any = nibabel.load(path)
-        data = image.dataobj
-        if path.stat().st_size < data.offset + math.prod(data.shape) * data.dtype.itemsize:
-            raise EOFError("the file ends before its last voxel")
 
 
 def _broken(identifier: str, case: RawCase, error: Exception) -> DatasetError:

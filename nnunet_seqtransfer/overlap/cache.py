@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, foreground_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import cache_folder, preprocessed_folder
-from nnunet_seqtransfer.nnunet.plans import reader_writer
+from nnunet_seqtransfer.nnunet.image_formats import reader_writer
 from nnunet_seqtransfer.nnunet.preprocessing import load_preprocessed_case, preprocessed_cases, read_raw_case
 from nnunet_seqtransfer.overlap import patterns, sketch
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch, Sketch, sketch_case

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.names import Names, match_names
+from nnunet_seqtransfer.affinity.name_match import Names, match_names
 from nnunet_seqtransfer.affinity.record import Affinity, read_resamples
 from nnunet_seqtransfer.errors import SequenceError, raise_collected
 from nnunet_seqtransfer.planning.gain import GainModel

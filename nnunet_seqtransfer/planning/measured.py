@@ -26,7 +26,7 @@ class Evidence:
     distance: float | None = None
     "Distance from the source to the target, 0 or more; used if the components were never measured."
     label_match: float | None = None
-    "How well the labels fit by name, 0 to 1 (see `affinity.names`)."
+    "How well the labels fit by name, 0 to 1 (see `affinity.name_match`)."
     channel_match: float | None = None
     "How well the channels fit by name, 0 to 1."
     zero_shot: float | None = None

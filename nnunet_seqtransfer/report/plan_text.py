@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from nnunet_seqtransfer.affinity.base import Counterparts
-from nnunet_seqtransfer.affinity.names import match_names
+from nnunet_seqtransfer.affinity.name_match import match_names
 from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry
 from nnunet_seqtransfer.calibration.calibrate import Calibration
 from nnunet_seqtransfer.planning.measured import SHIPPED_CASES

@@ -10,7 +10,8 @@ import numpy as np
 
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import cache_folder
-from nnunet_seqtransfer.nnunet.plans import normalization, reader_writer
+from nnunet_seqtransfer.nnunet.image_formats import reader_writer
+from nnunet_seqtransfer.nnunet.plans import normalization
 from nnunet_seqtransfer.storage import checksum, read_record, write_record
 from nnunet_seqtransfer.tasks.task import Task, other_dimension
 

@@ -13,8 +13,8 @@ from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferErro
 from nnunet_seqtransfer.memory import case_bytes
 from nnunet_seqtransfer.nnunet.datasets import RawCase, lone_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import cache_folder, raw_folder, shortened
+from nnunet_seqtransfer.nnunet.image_formats import reader_writer
 from nnunet_seqtransfer.nnunet.integrity import Declared, judge_case
-from nnunet_seqtransfer.nnunet.plans import reader_writer
 from nnunet_seqtransfer.nnunet.preprocessing import read_arrays, resampled_shapes
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum, read_dataclass, size_text, write_dataclass

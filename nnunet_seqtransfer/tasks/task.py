@@ -22,12 +22,12 @@ from nnunet_seqtransfer.nnunet.fingerprints import (
     analyse_case,
     extract_fingerprints,
     has_fingerprint,
-    is_planar_file,
     read_fingerprint,
     sample_fingerprint,
 )
 from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, dataset_name, preprocessed_folder
-from nnunet_seqtransfer.nnunet.plans import data_folder, normalization, read_plans, reader_writer
+from nnunet_seqtransfer.nnunet.image_formats import is_planar_file, reader_writer
+from nnunet_seqtransfer.nnunet.plans import data_folder, normalization, read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum, read_record, write_record

@@ -10,8 +10,8 @@ from nnunet_seqtransfer.nnunet.folders import dataset_id
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.tasks.path_syntax import numbers
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, WARMUP_EPOCHS, ChainRequest
+from nnunet_seqtransfer.training.recipe import WARMUP_EPOCHS, Recipe
+from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, ChainRequest
 
 Value = str | int | float | None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.affinity.measure import find_affinity
-from nnunet_seqtransfer.affinity.metric import DEFAULT_METRIC
+from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import (

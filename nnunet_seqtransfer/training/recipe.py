@@ -21,6 +21,8 @@ ADDED = ("heads_first_epochs", "frozen_encoder_epochs", "layer_decay", "patience
 versions still read every block that they can obey."""
 STOCK_TRAINER = "nnUNetTrainer"
 """Trainer that a stage extends by default, and that final checkpoints name."""
+WARMUP_EPOCHS = 5
+"""Default warm-up after weights were handed over. A guess."""
 LEAST_PATIENCE = 10
 """Epochs. nnU-Net's EMA forgets with the time constant 1 / (1 - 0.9) = 10 epochs; shorter lulls say nothing."""
 
@@ -49,7 +51,7 @@ class Recipe:
     warmup_epochs: int = _option(
         0, "natural", "Warm-up epochs of fine-tuned stages (at most a tenth of their epochs)", fine_tuning=True
     )
-    "Linear warm-up epochs before the polynomial decay."
+    "Linear warm-up epochs before the polynomial decay; the commands' default is `WARMUP_EPOCHS`."
     seed: int | None = _option(None, "seed", "Seed of the random number generators. Default: unseeded, like nnU-Net")
     "Random seed; None leaves them unseeded, like nnU-Net."
     heads_first_epochs: int = _option(

@@ -17,8 +17,6 @@ from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 TRAINER = "nnUNetTrainerSeqTransfer"
 DEFAULT_COVERAGE = 0.5
 """Smallest network share that a pretrained model must provide. A guess."""
-WARMUP_EPOCHS = 5
-"""Default warm-up after weights were handed over. A guess."""
 ALONE_FROM = 0.5
 """Share of the epochs after which a target's stage trains on the target alone. A guess."""
 Role = Literal["source", "target"]

@@ -91,7 +91,7 @@ def adapt(
 ) -> tuple[dict[str, Tensor], Adaptation]:
     """Adapt weights to a network with another depth, width, kernel size, dimension, encoder or channel number.
 
-    The rules are `counterpart` and the functions in kernels.py. If shapes agree, tensors are copied bit by bit, except
+    The rules are `counterpart` and the functions below. If shapes agree, tensors are copied bit by bit, except
     if input channels have another order.
 
     Args:

@@ -15,7 +15,7 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError, SeqTransferError
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, foreground_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import cache_folder, results_folder
-from nnunet_seqtransfer.nnunet.plans import reader_writer
+from nnunet_seqtransfer.nnunet.image_formats import reader_writer
 from nnunet_seqtransfer.nnunet.preprocessing import read_raw_labels
 from nnunet_seqtransfer.storage import read_dataclass, read_json, sha256, write_dataclass
 

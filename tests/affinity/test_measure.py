@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.measure import AUTO_CASES, AffinityRequest, ComputedAffinity, compute_affinity
-from nnunet_seqtransfer.affinity.metric import find_metric
+from nnunet_seqtransfer.affinity.metrics import find_metric
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, read_resamples
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import SeqTransferError

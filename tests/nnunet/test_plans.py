@@ -9,7 +9,8 @@ import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.nnunet.plans import normalization, reader_writer
+from nnunet_seqtransfer.nnunet.image_formats import reader_writer
+from nnunet_seqtransfer.nnunet.plans import normalization
 from support.world import NEAR, make_dataset
 
 CHANNELS = ["T1", "CT", "ct", "noNorm", "zscore", "rescale_to_0_1", "rgb_to_0_1", "MRI", "anything"]

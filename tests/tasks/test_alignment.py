@@ -14,7 +14,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_seqtransfer.errors import DatasetError
-from nnunet_seqtransfer.nnunet.plans import read_plans, reader_writer
+from nnunet_seqtransfer.nnunet.image_formats import reader_writer
+from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import resampled_voxels
 from nnunet_seqtransfer.tasks import alignment as readers
 from nnunet_seqtransfer.tasks.alignment import align_plans, find_reader, remember_reader

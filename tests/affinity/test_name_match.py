@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nnunet_seqtransfer.affinity.names import SYNONYMS, Names, match_names, modality, normalise
+from nnunet_seqtransfer.affinity.name_match import SYNONYMS, Names, match_names, modality, normalise
 
 
 @pytest.mark.parametrize(
