@@ -93,3 +93,31 @@ def train_mixed_rank(rank: int, folder: str, target: str, configuration: str) ->
     made.run_training()
     torch.save({"states": states, "orders": orders, "loaded": loaded}, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()
+
+
+def swap_heads_rank(rank: int, folder: str) -> None:
+    """Train one of two processes with a compiled network and two sets of heads in turns; save what came out."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    bare: Any = u_net()
+    own = bare.decoder.seg_layers
+    torch.manual_seed(rank)  # DDP gives all processes the values of the first one
+    other = nn.ModuleList(nn.Conv2d(layer.in_channels, 3, 1) for layer in own)
+    everything = nn.ModuleList([bare, other])
+    network = DistributedDataParallel(torch.compile(bare, backend="aot_eager"))
+    network = rewrapped(network, nn.ModuleList([other]))
+    optimizer, moved = sgd(everything), []
+    for iteration in range(4):
+        used, unused = ((own, other), (other, own))[iteration % 2]
+        before = snapshot(unused)
+        optimizer.zero_grad(set_to_none=True)
+        bare.decoder.seg_layers = used
+        loss_of([output[:, :2] for output in network(batch(2 * iteration + rank))]).backward()
+        bare.decoder.seg_layers = own
+        optimizer.step()
+        moved += [name for name, value in snapshot(unused).items() if not torch.equal(value, before[name])]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    names = [name for name in bare.state_dict() if "other" in name]
+    result = {"weights": snapshot(everything), "moved": moved, "graphs": graphs, "names": names}
+    torch.save(result, f"{folder}/rank{rank}.pt")
+    distributed.destroy_process_group()

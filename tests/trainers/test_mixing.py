@@ -26,7 +26,7 @@ from nnunet_seqtransfer.training.recipe import MixedDataset, Recipe
 from nnunet_seqtransfer.training.stages import TRAINER
 from nnunet_seqtransfer.transfer.checkpoints import HEADS, load_checkpoint
 from support import interrupted, mixed
-from support.ranks import train_mixed_rank
+from support.ranks import swap_heads_rank, train_mixed_rank
 from support.u_nets import batch, loss_of, u_net
 from support.world import (
     FLAT_SOURCE,
@@ -148,6 +148,14 @@ def test_a_compiled_network_has_one_graph_for_each_number_of_outputs() -> None:
             other.zero_grad(set_to_none=True)
             own.zero_grad(set_to_none=True)
     assert len(graphs) == 2
+
+
+def test_compiled_heads_in_turns_stay_together_in_processes_of_ddp(tmp_path: Path) -> None:
+    """Gradients of all heads are averaged, heads without a batch do not move, and the network stays the stock one."""
+    multiprocessing.start_processes(swap_heads_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    assert first["moved"] == first["names"] == [] and first["graphs"] == 2
 
 
 @pytest.fixture
