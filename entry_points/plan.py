@@ -32,6 +32,8 @@ from nnunet_seqtransfer.report.plan_text import plan_text
 from nnunet_seqtransfer.training.estimate import SECONDS_PER_EPOCH
 from nnunet_seqtransfer.training.plan import PlanRequest, plan_path
 
+NO_MODELS = "none"
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Plan, write and print a path."""
@@ -47,6 +49,7 @@ def _run(options: argparse.Namespace) -> None:
         options.m or DEFAULT_METRIC,
         None if options.a is None else Path(options.a),
         None if options.calibration is None else Path(options.calibration),
+        None if options.models == [NO_MODELS] else tuple(Path(file) for file in options.models),
     )
     must, avoid = (tuple(dict.fromkeys(map(dataset_name, names))) for names in (options.must, options.avoid))
     asked = replace(options.asked, must=must, avoid=avoid)
@@ -132,6 +135,15 @@ def add_strategy(parser: argparse.ArgumentParser) -> None:
         help="[OPTIONAL] Your measured transfers by nnUNetv2_seq_calibrate. Default: the file that it wrote, if any",
     )
     parser.add_argument(
+        "-models",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="[OPTIONAL] Models that paths may start from at no cost, besides the finished ones in nnUNet_results: "
+        f"checkpoints, exported ZIP files, results folders, or folders of such; {NO_MODELS}: train every source. "
+        "Default: those in nnUNet_results",
+    )
+    parser.add_argument(
         "--allow_overlap",
         action="store_true",
         help="[OPTIONAL] Plan with sources that hold cases of the target as well",
@@ -198,6 +210,8 @@ def plan_options(options: argparse.Namespace, parser: SeqArgumentParser) -> Plan
     """Return the options as a record, with datasets as given. Exit with one line if two contradict each other."""
     if options.communities is not None and options.strategy != "published":
         parser.error("-communities is for -strategy published")
+    if options.models not in ([], [NO_MODELS]) and options.strategy != DEFAULTS.strategy:
+        parser.error(f"-models is for -strategy {DEFAULTS.strategy}")
     in_epochs = options.budget_epochs is not None
     return PlanOptions(
         strategy=options.strategy,

@@ -36,10 +36,9 @@ from nnunet_seqtransfer.report.chain_text import chain_text
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.tasks.path_syntax import named_path, whole_path
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.plan import planned_path
+from nnunet_seqtransfer.training.plan import PlannedPath, planned_path
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, ChainRequest
 from nnunet_seqtransfer.training.train import look_ahead, train_chain
-from nnunet_seqtransfer.transfer.correspondence import Pairs
 from nnunet_seqtransfer.transfer.pretrained import find_pretrained
 
 SCRATCH = "none"
@@ -67,10 +66,11 @@ def _run(options: argparse.Namespace) -> None:
 def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
     """Return the chain that the options ask for, along the given path or the plan's."""
     target = dataset_name(options.dataset)
-    sources, compared = _sources(options, target, context)
+    path = _path(options, target, context)
+    pretrained = path.model if options.init is None else find_pretrained(options.init, options.configuration)
     return ChainRequest(
         target=target,
-        sources=sources,
+        sources=path.sources,
         plans=options.p,
         configuration=options.configuration,
         folds=tuple(dict.fromkeys(options.folds)),
@@ -79,19 +79,19 @@ def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
         warmup_epochs=options.warmup_epochs,
         tag=options.tag,
         overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
-        pretrained=None if options.init is None else find_pretrained(options.init, options.configuration),
+        pretrained=pretrained,
         min_coverage=DEFAULT_COVERAGE if options.min_coverage is None else options.min_coverage,
-        source_recipes=source_recipes(options, len(whole_path(sources, target)) - 1),
+        source_recipes=source_recipes(options, len(whole_path(path.sources, target)) - 1),
         keep_heads=not options.new_heads,
-        compared=compared,
+        compared=path.compared,
         replay=options.replay,
     )
 
 
-def _sources(options: argparse.Namespace, target: str, context: Context) -> tuple[tuple[str, ...], dict[str, Pairs]]:
-    """Return the sources from -s, or the plan's with the channels that it compared."""
+def _path(options: argparse.Namespace, target: str, context: Context) -> PlannedPath:
+    """Return the path of -s, or the planned one."""
     if options.s is not None:
-        return () if options.s == [SCRATCH] else named_path(target, options.s), {}
+        return PlannedPath(() if options.s == [SCRATCH] else named_path(target, options.s))
     training = training_to_plan(options)
     names = target, options.p, options.configuration
     return planned_path(*names, options.folds, training, context, write=not options.dry_run)

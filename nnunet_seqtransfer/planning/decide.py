@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.name_match import Names, match_names
-from nnunet_seqtransfer.affinity.record import Affinity, read_resamples
+from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, read_resamples
 from nnunet_seqtransfer.errors import SequenceError, raise_collected
 from nnunet_seqtransfer.planning.gain import GainModel
 from nnunet_seqtransfer.planning.measured import Evidence, MeasuredTable, shipped_table, track_records
-from nnunet_seqtransfer.planning.options import History, PlanOptions, stage_price
+from nnunet_seqtransfer.planning.options import DEFAULT_STRATEGY, Finished, History, PlanOptions, stage_price
 from nnunet_seqtransfer.planning.paths import Candidate, Decision, GainStrategy, Request, Strategy
 from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem, whole
 from nnunet_seqtransfer.planning.published import PublishedStrategy
-from nnunet_seqtransfer.planning.record import CandidatePath, LeftOut, LongerScratch, SequencePlan
+from nnunet_seqtransfer.planning.record import CandidatePath, LeftOut, LongerScratch, ReadyModel, SequencePlan
 from nnunet_seqtransfer.storage import sha256
 
 STRATEGY_GROUP = "nnunet_seqtransfer.strategies"
@@ -43,6 +43,8 @@ class Known:
     "Full names of the sources that hold cases of the target."
     own: MeasuredTable | None = None
     "The user's own measured transfers."
+    models: Mapping[str, ReadyModel] = field(default_factory=dict)
+    "Full name of a source -> ready model, used by the strategy gain."
 
 
 def strategies() -> dict[str, Callable[[], Strategy]]:
@@ -120,17 +122,25 @@ def make_plan(
 
     Raises SequenceError, or Problems with several, if nothing can be planned as asked.
     """
+    own_stages = history.finished
+    known = replace(known, models=_models(known, options, own_stages))
+    ready = {(name,) for name in known.models}
+    history = replace(history, finished=replace(own_stages, paths=own_stages.paths | ready))
     left_out = _left_out(affinity, known, allow_overlap=options.allow_overlap)
     gone = {entry.dataset for entry in left_out}
     kept = [place for place, task in enumerate(affinity.tasks) if task.dataset not in gone]
     problem = problem_of(affinity, gone, known)
+    compared = {task.dataset for task in affinity.tasks if task.registered}
     request = _request(problem, affinity.metric, options, history, known, gone)
+    only_first = frozenset(task for task in problem.sources if problem.names[task] not in compared)
+    request = replace(request, constraints=replace(request.constraints, only_first=only_first))
     decision = decide(request, options.strategy)
     best = next((path for path in decision.candidates if len(path.path) > 1), decision.chosen)
     features = request.model.known(problem.evidence[best.path[-2]]) if len(best.path) > 1 else ()
     # Resampled distances say nothing if the gains do not rest on distances.
     resampled = _resampled_evidence(affinity, affinity_file, kept, problem) if "closeness" in features else []
     listed = tuple(_candidate(request, path, options, history) for path in decision.candidates)
+    first = {entry.path[0] for entry in listed}
     chosen = decision.chosen
     sources = _named(problem, chosen.path[:-1])
     beginnings = [sources[: k + 1] for k in range(len(sources))]
@@ -158,19 +168,30 @@ def make_plan(
         longer=_longer(request, max(1, len(sources)), options, history),
         gpu_hours=_hours(request.constraints, chosen.path, options, history),
         epoch_time=history.epoch,
-        finished=tuple(path[-1] for path in beginnings if path in history.finished.paths),
+        finished=tuple(path[-1] for path in beginnings if path in own_stages.paths),
         other_recipes={
-            path[-1]: history.finished.other_recipes[path]
+            path[-1]: own_stages.other_recipes[path]
             for path in beginnings
-            if path in history.finished.other_recipes
+            if path in own_stages.other_recipes and path not in ready
         },
         left_out=left_out,
+        models={name: model for name, model in known.models.items() if name in first},
         communities=tuple(_named(problem, community) for community in decision.communities),
     )
 
 
+def _models(known: Known, options: PlanOptions, finished: Finished) -> dict[str, ReadyModel]:
+    """Return the ready models that paths start from. A finished stage of the target's own network goes before."""
+    if options.strategy != DEFAULT_STRATEGY:  # others were not made for sources without distances
+        return {}
+    of_stages = {path[0] for path in finished.paths}
+    hidden = set() if options.allow_overlap else known.shared
+    return {name: model for name, model in known.models.items() if name not in of_stages | hidden}
+
+
 def _left_out(affinity: Affinity, known: Known, *, allow_overlap: bool) -> tuple[LeftOut, ...]:
-    found = [LeftOut(task.dataset, "signature") for task in affinity.tasks if not task.registered]
+    elsewhere = [task.dataset for task in affinity.tasks if not task.registered]
+    found = [LeftOut(name, "signature") for name in elsewhere if name not in known.models]
     if not allow_overlap:
         here = {task.dataset for task in affinity.tasks[:-1] if task.registered}
         found += [LeftOut(name, "overlap") for name in sorted(known.shared & here)]
@@ -182,16 +203,26 @@ def problem_of(affinity: Affinity, without: Collection[str] = (), known: Known |
     known = known or Known()
     kept = [place for place, task in enumerate(affinity.tasks) if task.dataset not in without]
     tasks = [affinity.tasks[place] for place in kept]
-    distances = affinity.matrix()[np.ix_(kept, kept)]
     target = tasks[-1]
+    # After the target come ready models of datasets that were never compared: names are all that is known of them.
+    tasks += [
+        TaskEntry(name, ready.channels, ready.labels, ready.cases or 1, (), "", registered=False)
+        for name, ready in known.models.items()
+        if name not in affinity.names
+    ]
+    distances = np.full((len(tasks), len(tasks)), np.inf)
+    distances[: len(kept), : len(kept)] = affinity.matrix()[np.ix_(kept, kept)]
+    places = [*kept, *[None] * (len(tasks) - len(kept))]
     records = track_records((*shipped_table().rows, *(known.own.rows if known.own else ())), target.dataset)
     evidence = []
-    for place, task, distance in zip(kept, tasks, distances[:, -1], strict=True):
+    for place, task, distance in zip(places, tasks, distances[:, len(kept) - 1], strict=True):
         names = match_names(task, target)
         record, targets = records.get(task.dataset, (None, 0))
         evidence.append(
             Evidence(
-                components={name: float(values[place][-1]) for name, values in affinity.components.items()},
+                components={}
+                if place is None
+                else {name: float(values[place][-1]) for name, values in affinity.components.items()},
                 distance=float(distance) if math.isfinite(distance) else None,
                 label_match=names.labels,
                 channel_match=names.channels,
@@ -204,7 +235,7 @@ def problem_of(affinity: Affinity, without: Collection[str] = (), known: Known |
     return SequenceProblem.checked(
         [task.dataset for task in tasks],
         distances,
-        len(tasks) - 1,
+        len(kept) - 1,
         [task.labelled_cases for task in tasks],
         evidence=evidence,
         channels=[task.channels for task in tasks],
@@ -281,7 +312,7 @@ def _resampled_evidence(
                 components={name: float(values[b, task]) for name, values in components.items()},
                 distance=float(combined[b, task]),
             )
-            if scatters[task] and not np.isnan(combined[b, task])
+            if task < len(kept) and scatters[task] and not np.isnan(combined[b, task])
             else known
             for task, known in enumerate(problem.evidence)
         )

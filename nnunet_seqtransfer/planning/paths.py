@@ -145,7 +145,8 @@ def _gains(request: Request) -> dict[int, float]:
     usable = [
         source
         for source in problem.sources
-        if source not in request.constraints.avoid and np.isfinite(problem.distances[source, problem.target])
+        if source not in request.constraints.avoid
+        and (np.isfinite(problem.distances[source, problem.target]) or source in request.constraints.only_first)
     ]
     gains = request.model.gains([problem.evidence[source] for source in usable], request.scratch_dice)
     return dict(zip(usable, gains.tolist(), strict=True))
@@ -170,7 +171,7 @@ def _pairs(request: Request, gains: dict[int, float]) -> dict[Path, float]:
         (one, other, problem.target): float(table[i, j])
         for i, one in enumerate(places)
         for j, other in enumerate(places)
-        if i != j and wanted <= {one, other}
+        if i != j and wanted <= {one, other} and other not in constraints.only_first
     }
 
 

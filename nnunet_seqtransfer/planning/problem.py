@@ -118,6 +118,8 @@ class Constraints:
     "Price of the target's stage, in the unit of the budget."
     finished: frozenset[Path] = frozenset()
     "Beginnings of paths, as indices of sources in training order, whose last stage is trained."
+    only_first: frozenset[int] = frozenset()
+    "Sources known by a ready model alone: they can begin a path, but not be trained."
 
     def price(self, path: Path) -> float:
         """Return what the stages of ``path`` that are still to train cost together."""

@@ -11,10 +11,30 @@ from nnunet_seqtransfer.nnunet.folders import cache_folder
 from nnunet_seqtransfer.planning.options import EpochTime, PlanOptions
 from nnunet_seqtransfer.storage import read_dataclass, sha256, write_dataclass
 from nnunet_seqtransfer.tasks.path_syntax import whole_path
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
-FORMAT = 3
+FORMAT = 4
+"""Format 4 has ready models; without any, format 3 is written."""
 KIND = "sequence plan"
 REMEDY = "run nnUNetv2_seq_plan again"
+
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A finished model that a path can start from, so that its source is not trained."""
+
+    dataset: str
+    "Full name of the dataset that it was trained on."
+    model: PretrainedModel
+    "The checkpoint."
+    coverage: float
+    "Share of the target's network, without heads, that it gives, 0 to 1."
+    channels: tuple[str, ...]
+    "Names of its input channels."
+    labels: tuple[str, ...]
+    "Names of its labels or regions, background excluded."
+    cases: int | None = None
+    "Labelled cases of its dataset; None if unknown."
 
 
 @dataclass(frozen=True)
@@ -123,6 +143,8 @@ class SequencePlan:
     "Datasets of the affinity that were not used."
     communities: tuple[tuple[str, ...], ...] = ()
     "Sources by community, by the published strategy."
+    models: dict[str, ReadyModel] = field(default_factory=dict)
+    "Dataset -> ready model that every candidate path with this first source starts from."
     version: str = __version__
     "Version of this package that made the plan."
 
@@ -130,6 +152,20 @@ class SequencePlan:
     def path(self) -> tuple[str, ...]:
         """Full names of the chosen path, the target last."""
         return whole_path(self.sources, self.target)
+
+    @property
+    def model(self) -> ReadyModel | None:
+        """The ready model that the chosen path starts from; None if every source is trained."""
+        return self.models.get(self.path[0])
+
+    @property
+    def to_train(self) -> tuple[str, ...]:
+        """Full names of the sources that are trained: all but the one of a ready model."""
+        return self.sources[self.model is not None :]
+
+    def starred(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        """Return a path with a star after the first source if it is a ready model."""
+        return (f"{path[0]}*", *path[1:]) if path[0] in self.models else path
 
     @property
     def chosen(self) -> CandidatePath:
@@ -149,7 +185,7 @@ def plan_file(target: str, plans: str, configuration: str) -> Path:
 
 def write_plan(path: Path, plan: SequencePlan) -> None:
     """Write the record."""
-    write_dataclass(path, KIND, FORMAT, plan)
+    write_dataclass(path, KIND, FORMAT if plan.models else 3, plan)
 
 
 def read_plan(path: Path) -> SequencePlan:

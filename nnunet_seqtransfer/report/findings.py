@@ -90,18 +90,20 @@ class Findings:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Return the path, the target last."""
-        return self.run.request.path
+        """Return the path, the target last, with the dataset of a ready model before all others."""
+        request = self.run.request
+        begin = (request.pretrained.dataset,) if request.pretrained and request.pretrained.dataset else ()
+        return (*begin, *request.path)
 
     @property
     def planned_path(self) -> tuple[str, ...]:
-        """Return the planned path, the target last; empty without a plan."""
-        return self.plan.path if self.plan else ()
+        """Return the planned path, the target last, with a star after a ready model; empty without a plan."""
+        return self.plan.starred(self.plan.path) if self.plan else ()
 
     @property
     def follows_plan(self) -> bool:
         """Return True if the run trains the path that is planned now."""
-        return self.planned_path == self.path
+        return self.plan is not None and self.plan.path == self.path
 
     @property
     def sources_may_hold_cases(self) -> bool:

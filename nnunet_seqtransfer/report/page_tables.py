@@ -97,7 +97,7 @@ def _path_cell(entry: CandidatePath, plan: SequencePlan, path: Sequence[str]) ->
     notes = [ARROW.join(short(name).removeprefix(name[7:10]).strip() for name in entry.path)]
     notes += ["planned"] if entry.path == plan.path != tuple(path) else []
     notes += [f"ruled out: {RULED_OUT[entry.ruled_out]}"] if entry.ruled_out else []
-    words = path_words(entry.path)
+    words = path_words(plan.starred(entry.path))
     return Cell(words if len(entry.path) > 1 else f"{number(entry.path[0])} from scratch", words, "; ".join(notes))
 
 

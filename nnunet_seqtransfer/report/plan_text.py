@@ -64,7 +64,9 @@ def headline(plan: SequencePlan) -> str:
     chosen = plan.chosen
     if not plan.sources:
         return f"{plan.target}: stay with scratch"
-    return f"{plan.target}: train {' -> '.join(plan.sources)} first; expected gain {chosen.gain:+.2f} Dice"
+    steps = [f"start from the model of {plan.model.dataset}"] if plan.model else []
+    steps += [f"train {' -> '.join(plan.to_train)} first"] if plan.to_train else []
+    return f"{plan.target}: {', '.join(steps)}; expected gain {chosen.gain:+.2f} Dice"
 
 
 def sentences(plan: SequencePlan) -> list[str]:
@@ -86,11 +88,11 @@ def _worth(plan: SequencePlan) -> Iterator[str]:
         if best is None:
             yield "There is no source to transfer from."
         elif best.ruled_out:
-            yield f"The best transfer, {path_words(best.path, ' -> ')}, is ruled out: {RULED_OUT[best.ruled_out]}."
+            yield f"The best transfer, {_words(plan, best.path)}, is ruled out: {RULED_OUT[best.ruled_out]}."
         else:
             expected = "likely enough to help" if best.gain > 0 else "expected to help"
             yield (
-                f"No source is {expected}. The best, {path_words(best.path, ' -> ')}: Dice {_gain(best)}; "
+                f"No source is {expected}. The best, {_words(plan, best.path)}: Dice {_gain(best)}; "
                 f"chance of harm {percent(best.harm)}."
             )
     if chosen.clash:
@@ -106,7 +108,7 @@ def _headroom(plan: SequencePlan) -> Iterator[str]:
 
 def _rivals(plan: SequencePlan) -> Iterator[str]:
     if plan.close:
-        yield f"Cannot be told apart from it: {', '.join(path_words(path, ' -> ') for path in plan.close)}."
+        yield f"Cannot be told apart from it: {', '.join(_words(plan, path) for path in plan.close)}."
     longer = plan.longer
     if longer is None:
         return
@@ -124,6 +126,10 @@ def _effort(plan: SequencePlan) -> Iterator[str]:
         f"To train: {plan.chosen.epochs:g} epochs, about {hours(plan.gpu_hours)} GPU hours at {time.seconds:.3g} s an "
         f"epoch ({origin})."
     )
+    if plan.models:
+        yield "* starts from a ready model: that source costs nothing (-models none trains all)."
+    if plan.model:
+        yield f"The model gives {percent(plan.model.coverage)} of the network: {plan.model.model}."
     if plan.finished:
         yield f"Trained already: {', '.join(plan.finished)}."
     for name, (epochs, iterations) in plan.other_recipes.items():
@@ -152,6 +158,10 @@ def _left_out(plan: SequencePlan) -> Iterator[str]:
         yield f"Left out, known by a signature file only: {', '.join(elsewhere)}."
 
 
+def _words(plan: SequencePlan, path: tuple[str, ...]) -> str:
+    return path_words(plan.starred(path), " -> ")
+
+
 def _gain(entry: CandidatePath) -> str:
     return interval(entry.gain, entry.low, entry.high, "+", 2)
 
@@ -162,7 +172,7 @@ def _row(plan: SequencePlan, entry: CandidatePath, *, show_cost: bool) -> list[s
     cost = [decimals(entry.cost, missing="-")] if show_cost else []
     return [
         mark,
-        "scratch" if is_scratch else " -> ".join(entry.path[:-1]),
+        "scratch" if is_scratch else " -> ".join(plan.starred(entry.path)[:-1]),
         *cost,
         decimals(entry.gain, sign="+"),
         "-" if is_scratch else span(entry.low, entry.high, places=2, sign="+"),

@@ -160,13 +160,14 @@ def draw_gains(plan: SequencePlan, path: Sequence[str], *, width: float = 7.5) -
         if len(entry.path) > 1:
             axes.plot([entry.low, entry.high], [row, row], color=SOFT, linewidth=2, alpha=alpha, zorder=1)
         (dot,) = axes.plot(entry.gain, row, "o", color=HOPS[0], markersize=5, alpha=alpha, zorder=2)
-        tip(dot, path_words(entry.path), f"expected gain {interval(entry.gain, entry.low, entry.high, '+')}")
+        gain = interval(entry.gain, entry.low, entry.high, "+")
+        tip(dot, path_words(plan.starred(entry.path)), f"expected gain {gain}")
         words = "ruled out" if entry.ruled_out else f"harm {percent(entry.harm)}" if len(entry.path) > 1 else ""
         if words and width >= 5:  # narrow pictures have no room for words
             place = (entry.high, row)
             axes.annotate(words, place, (6, 0), textcoords="offset points", va="center", fontsize=8.5)
     axes.axvline(0, color=STRONG, linewidth=0.8, linestyle="--", zorder=0)
-    axes.set_yticks(range(len(candidates)), [path_words(entry.path) for entry in candidates])
+    axes.set_yticks(range(len(candidates)), [path_words(plan.starred(entry.path)) for entry in candidates])
     for tick, entry in zip(axes.get_yticklabels(), candidates, strict=True):
         tick.set_fontweight("bold" if entry.path == tuple(path) else "normal")
     axes.set_xlabel("expected gain of Dice over scratch" + ", 95 % interval" * (width >= 5))

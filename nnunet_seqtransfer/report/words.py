@@ -23,8 +23,12 @@ def short(dataset: str) -> str:
 
 
 def number(dataset: str) -> str:
-    """Return "23" for Dataset023_OasisCaudate, "21+22" for datasets that train together, and other names unchanged."""
-    return numbers(dataset) if DATASET_NAME.fullmatch(dataset) else dataset
+    """Return "23" for Dataset023_OasisCaudate, "23*" for a ready model of it, "21+22" for datasets that train together.
+
+    Other names are returned unchanged.
+    """
+    star = "*" * dataset.endswith("*")
+    return numbers(dataset) + star if DATASET_NAME.fullmatch(dataset) else dataset
 
 
 def path_words(path: Sequence[str], arrow: str = ARROW) -> str:

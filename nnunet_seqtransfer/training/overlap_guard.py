@@ -8,6 +8,7 @@ from typing import Any
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.datasets import validation_cases
+from nnunet_seqtransfer.nnunet.folders import raw_folder
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.overlap.matching import SharedCase, find_overlap
@@ -33,15 +34,18 @@ def find_exclusions(
     folder = data_folder(request.target, dict(plans), request.configuration)
     held_out = validation_cases(request.target, preprocessed_cases(folder))
     numbered = [fold for fold in request.folds if fold != "all"]
-    if not request.datasets or not numbered:
+    name = request.pretrained.dataset if request.pretrained else None
+    ready = (name,) if name and (raw_folder() / name).is_dir() else ()
+    if not (request.datasets or ready) or not numbered:
         if request.datasets:
             context.notify(
                 "fold all holds no case out: shared cases are not searched (nnUNetv2_seq_overlap lists them)"
             )
         return {}
-    overlaps = find_overlap(request.target, request.datasets, context, write=write)
+    sources = tuple(dict.fromkeys((*request.datasets, *ready)))
+    overlaps = find_overlap(request.target, sources, context, write=write)
     shared = [case for overlap in overlaps for case in overlap.shared]
-    if request.overlap == "exclude":
+    if request.overlap == "exclude" and not any(case.source in ready for case in shared):
         exclusions = exclusions_of(shared, held_out)
         _require_rest(exclusions, numbered, tasks)
         return exclusions
@@ -49,6 +53,8 @@ def find_exclusions(
     if asked:
         concerned = {one.target_case for one in asked}
         line = _summary(asked, request.target, [fold for fold in numbered if concerned & {*held_out.get(fold, ())}])
+        if request.overlap == "exclude":
+            raise StageError(f"{line}; a ready model cannot exclude them: plan without it (-avoid, or -models none)")
         if request.overlap == "refuse":
             raise StageError(
                 f"{line}; exclude them with --exclude_overlap (nnUNetv2_seq_train can also train on them: "

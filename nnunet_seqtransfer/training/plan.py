@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_seqtransfer.affinity.measure import find_affinity
@@ -24,13 +24,34 @@ from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.planning.decide import Known, make_plan
 from nnunet_seqtransfer.planning.measured import MeasuredTable, read_table
-from nnunet_seqtransfer.planning.options import PlanOptions, Training
-from nnunet_seqtransfer.planning.record import SequencePlan, changed_affinity, plan_file, read_plan, write_plan
+from nnunet_seqtransfer.planning.options import DEFAULT_STRATEGY, PlanOptions, Training
+from nnunet_seqtransfer.planning.record import (
+    ReadyModel,
+    SequencePlan,
+    changed_affinity,
+    plan_file,
+    read_plan,
+    write_plan,
+)
 from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 from nnunet_seqtransfer.tasks.task import load_target
 from nnunet_seqtransfer.training.history import find_history
+from nnunet_seqtransfer.training.ready_models import find_ready_models, require_unchanged
 from nnunet_seqtransfer.transfer.correspondence import Pairs
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from nnunet_seqtransfer.transfer.probe import read_probes
+
+
+@dataclass(frozen=True)
+class PlannedPath:
+    """A planned path as it is trained."""
+
+    sources: tuple[str, ...]
+    "Full names of the sources to train, in order."
+    compared: Mapping[str, Pairs] = field(default_factory=dict)
+    "Source -> channels that the plan's affinity compared; empty if it is gone or has changed."
+    model: PretrainedModel | None = None
+    "Ready model that the first stage starts from; None for random weights."
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,8 @@ class PlanRequest:
     "An affinity kept elsewhere, with a metric of its own; None for that of the target."
     calibration: Path | None = None
     "The user's measured transfers; None for those that `calibrate` wrote, if there are any."
+    models: tuple[Path, ...] | None = ()
+    "Models to start from, besides those in nnUNet_results; None to train every source."
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -70,7 +93,10 @@ def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> S
         file = request.affinity_file
         affinity = read_affinity(file)
         require_fitting(affinity, file, request.key, "nnUNetv2_seq_affinity")
-    plan = plan_with(affinity, file, options, request.calibration)
+    models = {}
+    if request.models is not None and options.strategy == DEFAULT_STRATEGY:
+        models = find_ready_models(*request.key, request.models, context, allow_overlap=options.allow_overlap)
+    plan = plan_with(affinity, file, options, request.calibration, models)
     errors: list[SeqTransferError] = []
     # they may have changed since the affinity was measured
     for name in {*datasets_on(plan.path)} & {*registered_datasets()}:
@@ -82,13 +108,17 @@ def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> S
     with contextlib.suppress(RecordError):  # there is none, or an older version made it
         earlier = read_plan(plan_file(*request.key))
         if (earlier.path, earlier.metric, earlier.options) != (plan.path, plan.metric, plan.options):
-            context.notify(f"this replaces the plan {' -> '.join(earlier.path)} (by {earlier.metric})")
+            context.notify(f"this replaces the plan {' -> '.join(earlier.starred(earlier.path))} (by {earlier.metric})")
     write_plan(plan_file(*request.key), plan)
     return plan
 
 
 def plan_with(
-    affinity: Affinity, affinity_file: Path, options: PlanOptions, calibration: Path | None = None
+    affinity: Affinity,
+    affinity_file: Path,
+    options: PlanOptions,
+    calibration: Path | None = None,
+    models: Mapping[str, ReadyModel] | None = None,
 ) -> SequencePlan:
     """Return the plan on an affinity that was read already; nothing is written."""
     history = find_history(options.training, affinity.target, affinity.plans, affinity.configuration)
@@ -97,6 +127,7 @@ def plan_with(
         zero_shot={source: probe.dice for source, probe in read_probes(affinity.target).items()},
         shared=frozenset(sharing_sources(affinity.target, here)),
         own=_own_table(calibration),
+        models=models or {},
     )
     return make_plan(affinity, affinity_file, options, history, known)
 
@@ -124,8 +155,8 @@ def planned_path(
     context: Context,
     *,
     write: bool = True,
-) -> tuple[tuple[str, ...], dict[str, Pairs]]:
-    """Return the planned sources in order, and the channels of each that the plan's affinity compared.
+) -> PlannedPath:
+    """Return the planned sources in order, and what they start from.
 
     Args:
         target, plans, configuration: what the plan is for.
@@ -134,7 +165,8 @@ def planned_path(
         context: progress and worker processes.
         write: whether a missing plan is made; otherwise it is an error.
 
-    Raises RecordError if the plan is missing, damaged or made for something else.
+    Raises RecordError if the plan is missing, damaged or made for something else, CheckpointError if the model that it
+    starts from is gone or has changed.
     """
     key = target, plans, configuration
     path, changed = plan_file(*key), None
@@ -151,10 +183,13 @@ def planned_path(
         context.notify(f"no plan for {target} yet; making one")
         plan = plan_path(PlanRequest(*key), PlanOptions(training=training), context)
     gain = f", expected gain {plan.chosen.gain:+.2f} Dice" if plan.sources else ""
-    context.notify(f"planned: {' -> '.join(plan.path)}{gain}")
+    context.notify(f"planned: {' -> '.join(plan.starred(plan.path))}{gain}")
+    model = plan.model.model if plan.model else None
+    if model is not None:
+        require_unchanged(model, configuration)
     file = path.with_name(plan.affinity_file)
     if changed or not file.is_file():
-        return plan.sources, {}
+        return PlannedPath(plan.to_train, model=model)
     affinity = read_affinity(file)
-    names = (name for name in datasets_on(plan.sources) if name != target)
-    return plan.sources, {name: affinity.compared_channels(name) for name in names}
+    names = (name for name in datasets_on(plan.to_train) if name != target)
+    return PlannedPath(plan.to_train, {name: affinity.compared_channels(name) for name in names}, model)

@@ -41,6 +41,8 @@ class PretrainedModel:
     "Name of the checkpoint in the archive; None if it is a file itself."
     sha256: str
     "SHA-256 of the checkpoint."
+    dataset: str | None = None
+    "Full name of the dataset that it was trained on, if a plan chose the model."
 
     def __str__(self) -> str:
         return str(self.file) if self.member is None else f"{self.file}!{self.member}"

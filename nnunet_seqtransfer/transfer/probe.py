@@ -101,23 +101,22 @@ def read_probes(target: str) -> dict[str, Probe]:
 
 
 def find_models(configuration: str, sources: Sequence[str] | None = None) -> dict[str, Model]:
-    """Return dataset -> finished model for every dataset with one in nnUNet_results.
+    """Return dataset -> first of `every_model`, for the sources with these full names; None for all."""
+    every = every_model(configuration)
+    return {name: models[0] for name, models in every.items() if sources is None or name in sources}
 
-    If a dataset has several, a model of the same configuration comes first, then one of nnU-Net's own trainer with its
-    own plans, then the newest.
 
-    Args:
-        configuration: of the target.
-        sources: full names to look for; None for all.
+def every_model(configuration: str) -> dict[str, list[Model]]:
+    """Return dataset -> finished models for every dataset with one in nnUNet_results.
+
+    Models of the same ``configuration`` come first, then those of nnU-Net's own trainer with its own plans, then the
+    newest.
     """
-    found: dict[str, Model] = {}
-    wanted = None if sources is None else set(sources)
+    found: dict[str, list[Model]] = {}
     for dataset in sorted(path for path in results_folder().glob("Dataset*_*") if path.is_dir()):
-        if wanted is not None and dataset.name not in wanted:
-            continue
         models = [model for folder in dataset.glob("*__*__*") for model in _models(dataset.name, folder)]
         if models:
-            found[dataset.name] = max(models, key=lambda model: _preference(model, configuration))
+            found[dataset.name] = sorted(models, key=lambda model: _preference(model, configuration), reverse=True)
     return found
 
 
