@@ -13,12 +13,14 @@ from nnunet_seqtransfer.planning.decide import Known, make_plan, problem_of
 from nnunet_seqtransfer.planning.measured import MeasuredTable
 from nnunet_seqtransfer.planning.options import EpochTime, Finished, History, PlanOptions, Training
 from nnunet_seqtransfer.planning.record import (
+    ReadyModel,
     SequencePlan,
     changed_affinity,
     plan_file,
     read_plan,
     write_plan,
 )
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.archives import CONFIGURATION, PLANS, RESAMPLES, Archive, make_archive
 from support.calibration_cases import measured_rows
 
@@ -213,3 +215,53 @@ def test_a_changed_affinity_is_noticed(archive: Archive) -> None:
     assert line is not None and T in line and "nnUNetv2_seq_plan" in line
     path.unlink()
     assert changed_affinity(plan) is None and json.loads(plan_file(T, PLANS, CONFIGURATION).read_text())["format"] == 3
+
+
+def ready(dataset: str, channels: tuple[str, ...] = ("T1",), labels: tuple[str, ...] = ("organ",)) -> ReadyModel:
+    """A model that gives the whole network."""
+    return ReadyModel(dataset, PretrainedModel(Path("/model.pth"), None, "a" * 64, dataset), 1.0, channels, labels, 9)
+
+
+def test_a_ready_model_costs_nothing_and_keeps_the_gain(archive: Archive) -> None:
+    """A path from a model has the gain of the trained source for the hours of the target alone; never a later place."""
+    plain = made(archive, scratch_dice=0.4)
+    plan = made(archive, Known(models={A: ready(A)}), scratch_dice=0.4)
+    assert plan.path == plain.path == (A, T) and plan.starred(plan.path) == (f"{A}*", T)
+    assert plan.chosen.gain == plain.chosen.gain and plan.to_train == () and plan.model == ready(A)
+    scratch = next(entry for entry in plan.candidates if entry.path == (T,))
+    assert plan.gpu_hours == plan.chosen.gpu_hours == scratch.gpu_hours < plain.gpu_hours
+    assert plan.starred((B, A, T)) == (B, A, T) and plan.finished == ()
+
+
+def test_a_model_of_an_unknown_dataset_is_ranked_by_names(archive: Archive) -> None:
+    """A dataset that was never compared can begin a path and is never trained; fitting names rank higher."""
+    unfit = ready("Dataset801_Unfit", ("CT",), ("liver",))
+    models = {one.dataset: one for one in (ready("Dataset800_Fit"), unfit)}
+    plan = made(archive, Known(models=models), scratch_dice=0.4, listed=99)
+    gains = {entry.path: entry.gain for entry in plan.candidates}
+    assert gains[("Dataset800_Fit", T)] > gains[("Dataset801_Unfit", T)]
+    assert not any(name in models for path in gains for name in path[1:]) and set(plan.models) == set(models)
+    assert any(path[0] in models for path in gains if len(path) == 3)
+    probed = made(archive, Known(models=models, zero_shot={"Dataset801_Unfit": 0.9}), scratch_dice=0.4, listed=99)
+    rank = [entry.path for entry in probed.candidates].index(("Dataset801_Unfit", T))
+    assert rank < [entry.path for entry in plan.candidates].index(("Dataset801_Unfit", T))
+
+
+def test_a_model_makes_a_signature_usable_and_yields_to_a_finished_stage(archive: Archive) -> None:
+    """What is known by signature alone begins a path; a stage for this target goes first; relatives stay out."""
+    plan = made(archive, Known(models={A: ready(A)}), elsewhere=(A,), scratch_dice=0.4)
+    assert plan.path == (A, T) and plan.models and not plan.left_out
+    history = History(finished=Finished(frozenset({(A,)})))
+    plan = made(archive, Known(models={A: ready(A)}), history, scratch_dice=0.4)
+    assert plan.models == {} and plan.finished == (A,)
+    plan = made(archive, Known(models={A: ready(A)}, shared=frozenset({A})), scratch_dice=0.4)
+    assert plan.models == {} and [entry.dataset for entry in plan.left_out] == [A]
+
+
+def test_ready_models_are_in_the_record(archive: Archive) -> None:
+    """The plan's file has path and SHA-256 of the model, in format 4; without models it stays format 3."""
+    path = plan_file(T, PLANS, CONFIGURATION)
+    for models, number in (({A: ready(A)}, 4), ({}, 3)):
+        plan = made(archive, Known(models=models), scratch_dice=0.4)
+        write_plan(path, plan)
+        assert read_plan(path) == plan and json.loads(path.read_text())["format"] == number
