@@ -15,6 +15,7 @@ from nnunet_seqtransfer.nnunet.folders import DATASET_NAME
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.planning.record import ReadyModel
 from nnunet_seqtransfer.storage import found_json
+from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 from nnunet_seqtransfer.tasks.task import load_target
 from nnunet_seqtransfer.training.recipe import KEY, read_block
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE
@@ -163,4 +164,4 @@ def _seen_before(model: PretrainedModel, checkpoint: dict[str, Any]) -> tuple[st
         return ()
     if block.pretrained is not None:
         raise CheckpointError(f"the model started from another one, trained on unknown data: {model}")
-    return (*block.path, *(mixed.dataset for mixed in block.mixed))
+    return (*datasets_on(block.path), *(mixed.dataset for mixed in block.mixed))
