@@ -50,6 +50,8 @@ plans["continue_training"] = False
 trainer = nnUNetTrainer(plans, "3d_fullres", "all", labels, torch.device("cpu"))
 trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 2, 1
 trainer.run_training()
+if sys.argv[2:]:
+    trainer.perform_actual_validation()
 """
 """Trains nnU-Net's own trainer for seconds."""
 
@@ -167,7 +169,7 @@ def test_a_plan_starts_from_a_model_and_retrains_nothing(world: World, command: 
     for name in (NEAR, FAR, ELSEWHERE):
         shrink_network(world.preprocessed / name / "nnUNetPlans.json")
     for name in (NEAR, FAR, TWO_CHANNELS, ELSEWHERE):
-        run([PYTHON, "-c", TRAIN, name], environment)
+        run([PYTHON, "-c", TRAIN, name, *["validate"] * (name == ELSEWHERE)], environment)  # exports need that
     export = tmp_path / "export.zip"
     exporting = ["-d", "905", "-o", str(export), "-c", "3d_fullres", "-f", "all"]
     run([str(SCRIPTS / "nnUNetv2_export_model_to_zip"), *exporting], environment)
