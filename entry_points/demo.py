@@ -14,8 +14,8 @@ DEFAULT_FOLDER = "nnunet_seqtransfer_demo"
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run or resume the demo."""
     parser = SeqArgumentParser(
-        "Draws phantoms, plans a path, trains scratch, scratch as long, a direct transfer and the planned path, and "
-        "compares them on held-out cases. Needs no data and no GPU, and takes some minutes. Run it again after any "
+        "Draws phantoms, plans a path, trains scratch, scratch as long, each source alone and the planned path, "
+        "compares them on held-out cases, and writes the report. Needs no data and no GPU. Run it again after any "
         "interruption.",
         "nnUNetv2_seq_demo -o demo",
     )
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         help=f"[OPTIONAL] New folder, or one with a demo to resume. Default: {DEFAULT_FOLDER}",
     )
     parser.add_argument(
-        "-seeds", type=positive_int, default=2, metavar="N", help="[OPTIONAL] Trainings of every path. Default: 2"
+        "-seeds", type=positive_int, default=3, metavar="N", help="[OPTIONAL] Trainings of every path. Default: 3"
     )
     add_processes(parser)
     options = parser.parse(arguments)

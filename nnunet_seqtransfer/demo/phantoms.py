@@ -181,12 +181,12 @@ class PhantomTask:
     scanner: Scanner
     "Contrast, noise and bias."
     cases: int
-    "Labelled training cases."
-    tests: int = 0
-    "Held-out cases."
+    "Labelled cases."
+    trained: int = 0
+    "Cases of the target to train on; the others are held out. 0 for sources, which train on all."
 
 
-TARGET = PhantomTask("Dataset210_StriatumT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.15, 0.12), 5, 20)
+TARGET = PhantomTask("Dataset210_StriatumT1", "T1", ("caudate", "putamen"), Scanner(_T1, 0.15, 0.12), 25, 5)
 SOURCES = (
     PhantomTask("Dataset201_ThalamusLowField", "T1", ("thalamus",), Scanner(_T1_LOW_FIELD, 0.06, 0.05), 40),
     PhantomTask("Dataset202_StriatumOtherSite", "T1", ("caudate", "putamen"), Scanner(_T1_OTHER_SITE, 0.1, 0.1), 8),
@@ -203,12 +203,10 @@ def write_task(raw: Path, task: PhantomTask) -> None:
     if (folder / "dataset.json").is_file():
         return
     number = int(task.name[7:10])
-    for index in range(task.cases + task.tests):
+    for index in range(task.cases):
         phantom = draw_phantom(np.random.default_rng((number, index)), task.scanner)
-        part = "Tr" if index < task.cases else "Ts"
-        name = f"case{index:02d}"
-        _write(folder / f"images{part}" / f"{name}_0000{ENDING}", phantom.image)
-        _write(folder / f"labels{part}" / f"{name}{ENDING}", label_image(phantom, task.labels))
+        _write(folder / "imagesTr" / f"{case_name(index)}_0000{ENDING}", phantom.image)
+        _write(folder / "labelsTr" / f"{case_name(index)}{ENDING}", label_image(phantom, task.labels))
     # last: a dataset without it was interrupted, and is written again
     write_json(
         folder / "dataset.json",
@@ -219,6 +217,11 @@ def write_task(raw: Path, task: PhantomTask) -> None:
             "file_ending": ENDING,
         },
     )
+
+
+def case_name(index: int) -> str:
+    """Return a case's name; ``index`` counts from 0."""
+    return f"case{index:02d}"
 
 
 def label_image(phantom: Phantom, labels: tuple[str, ...]) -> NDArray[np.uint8]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from nnunet_seqtransfer.demo.demo import (
+    ARMS,
     FOLDERS,
-    compare_command,
     demo_digest,
     demo_environment,
     demo_request,
     open_folder,
-    run_logged,
+    pools,
+    run_forked,
 )
-from nnunet_seqtransfer.entry_points import compare
+from nnunet_seqtransfer.demo.phantoms import SOURCES, TARGET, case_name, write_task
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.training.job import Job
 
 
 def test_foreign_folders_are_refused(tmp_path, command):
@@ -55,21 +57,34 @@ def test_the_environment_is_the_demos_and_comes_back(tmp_path, monkeypatch):
     assert dict(os.environ) == before
 
 
-def test_a_failing_child_names_its_log(tmp_path):
-    """A command that fails is one line with its exit status and its log, which holds the output of every call."""
-    (tmp_path / "logs").mkdir()
-    code = "import os, sys; print(sys.argv[1], os.environ['EXTRA']); sys.exit(int(sys.argv[1]))"
-    run_logged(tmp_path, "step", sys.executable, ["-c", code, "0"], EXTRA="a b")
-    with pytest.raises(SeqTransferError, match=r"status 3, see .*step\.log"):
-        run_logged(tmp_path, "step", sys.executable, ["-c", code, "3"], EXTRA="c")
-    assert (tmp_path / "logs" / "step.log").read_text().splitlines() == ["0 a b", "3 c"]
+def job(folder: Path, *arguments: str) -> Job:
+    """A job of nnU-Net's command for training."""
+    return Job("step", ("nnUNetv2_train", *arguments), {"EXTRA": "a b"}, folder / "logs" / "step.log", 1)
 
 
-def test_the_parts_side_by_side_are_the_comparison():
-    """The command of each seed asks for the same comparison as the call that collects all seeds."""
-    whole = demo_request(2)
-    for seed in whole.seeds:
-        part = compare._request(compare._parse(compare_command(seed)))
-        part = replace(part, devices=replace(part.devices, checkpoint_minutes=whole.devices.checkpoint_minutes))
-        number = str(dataset_id(whole.target))
-        assert part == replace(whole, seeds=(seed,), target=number, test=number)
+def test_commands_run_in_forks(tmp_path):
+    """A command has its arguments, output and exit status; one that fails is one line that names its log."""
+    run_forked(job(tmp_path, "-h"))
+    with pytest.raises(SeqTransferError, match=r"nnUNetv2_train ended with exit status 2, see .*step\.log"):
+        run_forked(job(tmp_path, "210"))
+    log = (tmp_path / "logs" / "step.log").read_text()
+    assert log.startswith("usage: nnUNetv2_train") and "the following arguments are required" in log
+
+
+def test_nnunets_pools_are_forked_for_as_long_as_they_are_asked_to():
+    """Whatever context is asked for; then all is as before."""
+    before = multiprocessing.get_context
+    with pools("fork"):
+        assert multiprocessing.get_context("spawn").get_start_method() == "fork"
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert pool.map(abs, [-1]) == [1]
+    assert multiprocessing.get_context is before
+
+
+def test_the_target_is_trained_on_few_of_its_cases(tmp_path):
+    """All sources are compared, and the held-out cases are those that are not trained on."""
+    request = demo_request(3)
+    assert request.seeds == (0, 1, 2) and request.nearest == len(SOURCES) and set(request.kinds) == set(ARMS)
+    write_task(tmp_path, replace(TARGET, cases=3))
+    names = sorted(path.name for path in (tmp_path / TARGET.name / "labelsTr").iterdir())
+    assert names == [f"{case_name(index)}.nii.gz" for index in range(3)] and TARGET.trained < TARGET.cases

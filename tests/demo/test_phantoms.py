@@ -47,17 +47,15 @@ def test_structures_do_not_overlap():
 
 
 def test_written_as_nnunet_wants_them(tmp_path):
-    """Files, dataset.json and held-out cases follow nnU-Net's layout, and whole datasets are not written again."""
-    task = replace(TARGET, cases=2, tests=1)
+    """Files and dataset.json follow nnU-Net's layout, and whole datasets are not written again."""
+    task = replace(TARGET, cases=2)
     write_task(tmp_path, task)
     folder = tmp_path / task.name
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.nii.gz")) == [
         "imagesTr/case00_0000.nii.gz",
         "imagesTr/case01_0000.nii.gz",
-        "imagesTs/case02_0000.nii.gz",
         "labelsTr/case00.nii.gz",
         "labelsTr/case01.nii.gz",
-        "labelsTs/case02.nii.gz",
     ]
     content = json.loads((folder / "dataset.json").read_text())
     assert content["numTraining"] == 2
