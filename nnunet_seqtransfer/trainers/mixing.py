@@ -92,7 +92,7 @@ class MixedLoader:
 
 @dataclass(frozen=True)
 class Branch:
-    """What a mixed training needs for one further dataset."""
+    """Parts of a mixed training that one further dataset adds."""
 
     record: MixedDataset
     "Dataset, share and channels."

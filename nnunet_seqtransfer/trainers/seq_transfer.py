@@ -205,6 +205,9 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
         super().on_train_end()
         if self.mixing is not None:
             self._finish_workers()
+            # --val_best loads a checkpoint next, whose optimiser knows no other heads
+            self.optimizer.param_groups.pop()
+            self.mixing = None
 
     def on_train_epoch_start(self) -> None:
         """Extend nnU-Net's hook: freeze the parts of the network that the recipe freezes in this epoch."""
