@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from nnunet_seqtransfer.affinity import metric as metric_module
+from nnunet_seqtransfer.affinity import metrics as metric_module
 from nnunet_seqtransfer.affinity.base import AffinityMetric
 from nnunet_seqtransfer.affinity.metrics import find_metric, metric_names
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData

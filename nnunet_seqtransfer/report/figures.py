@@ -56,7 +56,7 @@ def save(figure: Figure, path: Path) -> tuple[Path, ...]:
     The same figure always gives the same bytes.
     """
     svg = _tree(figure)
-    svg.set("font-family", _FILE_FONT)
+    svg.attrib |= {"font-family": _FILE_FONT, "style": f"background: {PAPER}"}
     paths = path.with_suffix(".svg"), path.with_suffix(".pdf")
     with replacing(paths[0]) as aside:
         aside.write_bytes(ElementTree.tostring(svg, encoding="utf-8"))
