@@ -105,7 +105,7 @@ def against_scratch(found: Findings) -> tuple[str, str]:
             where = f" on the test set {comparison.test_set}" if comparison.test_set else ""
             words = interval(entry.mean, entry.low, entry.high, "+")
             return f"Dice {words} against scratch{where}, over {counted(entry.cases, 'case')}.", ""
-    command = seq_train_command(replace(request, sources=()), found.run.options)
+    command = seq_train_command(replace(request, sources=(), replay=0.0), found.run.options)
     return "Whether this beats training from scratch is unknown. To find out, train from scratch too:", shlex.join(
         command
     )
