@@ -1,7 +1,7 @@
 """Files whose tests are a smoke test of every package, in less than a minute: pytest -m quick."""
 
 QUICK = {
-    "affinity": ("bootstrap", "matching", "names", "record"),
+    "affinity": ("bootstrap", "matching", "name_match", "record"),
     "calibration": ("runs",),
     "demo": ("demo", "phantoms"),
     "entry_points": ("bad_input_options",),
