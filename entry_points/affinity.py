@@ -19,18 +19,21 @@ from nnunet_seqtransfer.affinity.measure import (
 from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
+    add_json,
     add_metric,
-    add_plans_and_configuration,
     add_processes,
     add_seed,
+    add_target,
     case_count,
     notify,
     positive_int,
     run_command,
+    target_of,
 )
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.report.plan_text import affinity_table
+from nnunet_seqtransfer.storage import json_text
 from nnunet_seqtransfer.transfer.probe import DEFAULT_CASES, find_models, probe_models, read_probes
 
 
@@ -41,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from nnunet_seqtransfer.report.choice import write_choice
+
     request = AffinityRequest(
-        target=options.t,
+        target=options.d,
         sources=tuple(options.s),
         plans=options.p,
         configuration=options.c,
@@ -55,13 +60,15 @@ def _run(options: argparse.Namespace) -> None:
     measured = measure_affinity(request, context)
     here = [task.dataset for task in measured.affinity.tasks[:-1] if task.registered]
     shared = sharing_sources(measured.affinity.target, here) if options.allow_overlap else ()
-    print(affinity_table(measured.affinity, _probe(measured.affinity, here, options, context), shared))
-    if not measured.stable:
-        print(f"\n{_unstable(measured)}")
-
-    from nnunet_seqtransfer.report.choice import write_choice  # noqa: PLC0415 - matplotlib is slow to import
-
-    print(f"\nwritten: {measured.path}\npage:    {write_choice(measured.affinity, measured.path)}")
+    probed = _probe(measured.affinity, here, options, context)
+    page = write_choice(measured.affinity, measured.path)
+    if options.json:
+        print(json_text(measured.affinity))
+    else:
+        print(affinity_table(measured.affinity, probed, shared))
+        if not measured.stable:
+            print(f"\n{_unstable(measured)}")
+        print(f"\nwritten: {measured.path}\npage:    {page}")
     # Sources that "all" stands for may be left out. Sources named by the user must not.
     named = [name for name in measured.left_out if ALL_SOURCES not in options.s or name in options.s]
     if named:
@@ -97,19 +104,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
         "Measures how far each source dataset lies from a target dataset, from their data alone. The target must be "
         "preprocessed. Sources need only be in nnUNet_raw.",
-        "nnUNetv2_seq_affinity -t 4 -s 21 22 23 -c 3d_fullres",
+        "nnUNetv2_seq_affinity 4 3d_fullres -s 21 22 23",
+        "TARGET [CONFIGURATION] ",
     )
-    tasks = parser.add_argument_group("tasks")
-    tasks.add_argument("-t", required=True, metavar="TARGET", help="[REQUIRED] Name or number of the target dataset")
+    tasks = add_target(parser)
     tasks.add_argument(
         "-s",
         nargs="+",
         default=[ALL_SOURCES],
         metavar="SOURCE",
-        help="[OPTIONAL] Names or numbers of the sources, or signature files (.npz) of datasets elsewhere, or "
+        help="Names or numbers of the sources, or signature files (.npz) of datasets elsewhere, or "
         f"{ALL_SOURCES}: every registered dataset that fits the target. Default: {ALL_SOURCES}",
     )
-    add_plans_and_configuration(tasks)
+    add_json(tasks)
     comparison = parser.add_argument_group("comparison")
     add_metric(comparison)
     comparison.add_argument(
@@ -117,20 +124,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=case_count,
         default=FIRST_CASES,
         metavar="N",
-        help=f"[OPTIONAL] Cases to sample per task, or auto: sample more until the order of the nearest {NEAREST} "
+        help=f"Cases to sample per task, or auto: sample more until the order of the nearest {NEAREST} "
         f"sources is certain. Default: {FIRST_CASES}",
     )
     add_seed(comparison)
     comparison.add_argument(
         "--allow_overlap",
         action="store_true",
-        help="[OPTIONAL] Compare sources that share cases with the target too. Default: leave them out",
+        help="Compare sources that share cases with the target too. Default: leave them out",
     )
     models = parser.add_argument_group("models of the sources")
     models.add_argument(
         "--probe",
         action="store_true",
-        help="[OPTIONAL] Predict labelled cases of the target with each source's finished model in nnUNet_results; "
+        help="Predict labelled cases of the target with each source's finished model in nnUNet_results; "
         "nnUNetv2_seq_plan uses the Dice as evidence",
     )
     models.add_argument(
@@ -138,13 +145,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=positive_int,
         default=DEFAULT_CASES,
         metavar="N",
-        help=f"[OPTIONAL] Labelled cases of the target to predict. Default: {DEFAULT_CASES}",
+        help=f"Labelled cases of the target to predict. Default: {DEFAULT_CASES}",
     )
     models.add_argument(
         "-device",
         choices=["cuda", "cpu", "mps"],
         default="cuda",
-        help="[OPTIONAL] Where to predict with --probe. Default: cuda",
+        help="Where to predict with --probe. Default: cuda",
     )
     add_processes(parser.add_argument_group("execution"))
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    target_of(parser, options)
+    return options

@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415 - matplotlib is slow to import
-    from nnunet_seqtransfer.report.result_figures import draw_calibration  # noqa: PLC0415
+    from nnunet_seqtransfer.report.figures import save
+    from nnunet_seqtransfer.report.result_figures import draw_calibration
 
     output = own_table_file() if options.o is None else Path(options.o)
     request = CalibrationRequest(
@@ -58,18 +58,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-i",
         metavar="TABLE",
-        help="[OPTIONAL] CSV with the columns path (such as 23 -> 21, or scratch), target, dice (0 to 1) and, if a "
+        help="CSV with the columns path (such as 23 -> 21, or scratch), target, dice (0 to 1) and, if a "
         "path was run several times, seed. Default: none",
     )
     parser.add_argument(
         "--results",
         action="store_true",
-        help="[OPTIONAL] Use the finished chains in nnUNet_results, with the Dice of nnU-Net's validation",
+        help="Use the finished chains in nnUNet_results, with the Dice of nnU-Net's validation",
     )
     parser.add_argument(
         "-o",
         metavar="FILE",
-        help="[OPTIONAL] File to write, .json; a picture is written next to it. Default: "
+        help="File to write, .json; a picture is written next to it. Default: "
         "nnUNet_results/seqtransfer/measured.json, which nnUNetv2_seq_plan uses by itself",
     )
     add_metric(parser, default=None)  # -a names other files, with a metric of their own
@@ -78,10 +78,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-a",
         nargs="+",
         metavar="FILE",
-        help="[OPTIONAL] Affinity files of the targets. Default: those nnUNetv2_seq_affinity wrote",
+        help="Affinity files of the targets. Default: those nnUNetv2_seq_affinity wrote",
     )
     parser.add_argument(
-        "-seed", type=seed, default=0, metavar="N", help="[OPTIONAL] Seed of the bootstrap over targets. Default: 0"
+        "-seed", type=seed, default=0, metavar="N", help="Seed of the bootstrap over targets. Default: 0"
     )
     options = parser.parse(arguments)
     if options.a is not None and options.m is not None:

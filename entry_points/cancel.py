@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command
+from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_run, notify, run_command, run_words
 from nnunet_seqtransfer.slurm.executor import Cancelled, cancel_run
 from nnunet_seqtransfer.training.run_record import find_run, run_name
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
-    folder = find_run(options.run)
+    folder = find_run(*options.run)
     cancelled = cancel_run(folder, notify, shared=options.shared)
     for one in cancelled:
         print(_line(one))
@@ -38,12 +38,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "Cancel the jobs that nnUNetv2_seq_train -executor slurm has submitted. A running training stops at a "
         "checkpoint first. Stages that another queued run needs are kept. To submit the rest again, repeat the command "
         "that submitted the run.",
-        "nnUNetv2_seq_cancel Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",
+        "nnUNetv2_seq_cancel 4 3d_fullres",
+        "[TARGET [CONFIGURATION [FOLD]] | RUN] ",
     )
-    parser.add_argument(
-        "run", help="[REQUIRED] Run as TARGET/NAME from nnUNetv2_seq_status, NAME alone, or the folder of the run"
-    )
-    parser.add_argument(
-        "--shared", action="store_true", help="[OPTIONAL] Cancel also stages that another queued run needs"
-    )
-    return parser.parse(arguments)
+    add_run(parser)
+    parser.add_argument("--shared", action="store_true", help="Cancel also stages that another queued run needs")
+    options = parser.parse(arguments)
+    options.run = run_words(parser, options)
+    return options

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, notify, run_command
+from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_json, notify, run_command
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.report.training_text import clean_text
 from nnunet_seqtransfer.slurm.queue import SLURM_QUEUE
-from nnunet_seqtransfer.storage import size_text
+from nnunet_seqtransfer.storage import json_text, size_text
 from nnunet_seqtransfer.training.clean import CATEGORIES, Item, clean, find_unneeded
 from nnunet_seqtransfer.training.status import Queue
 
@@ -28,8 +28,8 @@ def _run(options: argparse.Namespace, queue: Queue) -> None:
         notify(f"preprocessed data stay: {run.name} may need them, and is unreadable: {run.problem}")
     listed = options.what or CATEGORIES
     items = [pair for pair in found.items if pair[0].category in listed]
-    print(clean_text(items))
-    if not items:
+    print(json_text([{**vars(item), "bytes": size} for item, size in items]) if options.json else clean_text(items))
+    if not items or options.json:
         return
     if options.dry_run or not (options.yes or is_terminal()):
         print("nothing was removed" + ("" if options.dry_run else "; to remove, give --yes and -what"))
@@ -73,10 +73,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=CATEGORIES,
         default=None,
         metavar="CATEGORY",
-        help=f"[OPTIONAL] Only these: {', '.join(CATEGORIES)}. Default: all",
+        help=f"Only these: {', '.join(CATEGORIES)}. Default: all",
     )
-    parser.add_argument("--yes", action="store_true", help="[OPTIONAL] Remove what -what names without asking")
-    parser.add_argument("--dry_run", action="store_true", help="[OPTIONAL] List only, and remove nothing")
+    parser.add_argument("--yes", action="store_true", help="Remove what -what names without asking")
+    parser.add_argument("--dry_run", action="store_true", help="List only, and remove nothing")
+    add_json(parser)
     options = parser.parse(arguments)
     if options.yes and options.what is None:
         parser.error(f"--yes needs -what: name the categories to remove: {', '.join(CATEGORIES)}")

@@ -8,12 +8,15 @@ import math
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.nnunet.folders import dataset_id, registered_datasets
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.signals import STOPPED, Stopped, raising_on_signals
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors
@@ -24,40 +27,101 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Write "-d, -t TARGET", and options of up to 26 characters on the line of their text."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, "|".join(map(str, action.choices or ())))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
 class SeqArgumentParser(argparse.ArgumentParser):
     """Parse options in the style of nnU-Net: one dash for values, two for switches, no abbreviations.
 
     argparse reads ``-source_epochz 3`` as ``-s ource_epochz`` where there is a ``-s``. Every word that begins with a
     dash is therefore compared with the options that exist before argparse sees it.
+
+    ``-h`` shows all groups of options but `expert`, which ``--help_all`` adds.
     """
 
-    def __init__(self, description: str, example: str) -> None:
+    def __init__(self, description: str, example: str, usage: str = "") -> None:
         super().__init__(
+            usage=f"%(prog)s {usage}[options]",
             description=description,
             epilog=f"Example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
             add_help=False,
         )
-        self.add_argument("-h", "--help", action="help", help="[OPTIONAL] Show this help and exit")
-        self.add_argument(
-            "--version", action="version", version=__version__, help="[OPTIONAL] Show the version and exit"
-        )
+        self.expert = self.add_argument_group("more options")
+        self._shows_all = False
+        self.add_argument("-h", "--help", action="help", help="Show this help and exit")
+        self.add_argument("--help_all", action=_HelpAll, nargs=0, help="Show every option and exit")
+        self.add_argument("--version", action="version", version=__version__, help="Show the version and exit")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Parse the arguments, or the command line if None. Exits with status 2 if one is wrong."""
+        if "_ARGCOMPLETE" in os.environ:  # the shell asks for words that may follow
+            import argcomplete
+
+            argcomplete.autocomplete(self)
         given = list(sys.argv[1:] if arguments is None else arguments)
+        if "-recipe" in given[:-1] and "-recipe" in self._option_string_actions:
+            place = given.index("-recipe")
+            given = [*_recipe_words(self, given[place + 1]), *given[:place], *given[place + 2 :]]
         known = list(self._option_string_actions)
         for word in given:
             name = word.split("=", 1)[0]
             if name.startswith("-") and not _is_number(name) and name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 self.error(f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else ""))
-        return self.parse_args(given)
+        return self.parse_intermixed_args(given)
+
+    def format_help(self) -> str:
+        """Return the help, without `expert` unless --help_all was given."""
+        formatter = self._get_formatter()
+        formatter.add_text(textwrap.fill(str(self.description), formatter._width))
+        formatter.add_usage(self.usage, self._actions, [], "usage: ")
+        # argparse's own group, with -h, comes last but one
+        groups = [group for group in self._action_groups if group not in (self._optionals, self.expert)]
+        for group in (*groups, *([self.expert] if self._shows_all else []), self._optionals):
+            formatter.start_section(group.title)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        hidden = 0 if self._shows_all else len(self.expert._group_actions)
+        return formatter.format_help() + (f"\n{hidden} more options: {self.prog} --help_all\n" if hidden else "")
 
     def error(self, message: str) -> NoReturn:
         """Print one line, without the usage that argparse prints, and exit with status 2."""
         self.exit(USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} -h)\n")
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        if isinstance(parser, SeqArgumentParser):
+            parser._shows_all = True
+        parser.print_help()
+        parser.exit()
+
+
+def _recipe_words(parser: SeqArgumentParser, path: str) -> list[str]:
+    """Return the options that lines such as ``epochs = 100`` in a recipe file stand for; the command line overrides."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"cannot read the recipe {path} ({error}); correct -recipe")
+    words = []
+    for line in lines:
+        name, _, value = line.partition("#")[0].partition("=")
+        if name.strip():
+            words += [f"-{name.strip()}", *value.split()]
+    return words
 
 
 def _is_number(word: str) -> bool:
@@ -178,7 +242,7 @@ def add_metric(parser: Options, default: str | None = DEFAULT_METRIC) -> None:
         type=metric_name,
         default=default,
         metavar="METRIC",
-        help=f"[OPTIONAL] Metric, one of: {', '.join(metric_names())}. Default: {DEFAULT_METRIC}",
+        help=f"Metric, one of: {', '.join(metric_names())}. Default: {DEFAULT_METRIC}",
     )
 
 
@@ -189,27 +253,95 @@ def metric_name(text: str) -> str:
     return text
 
 
-def add_plans_and_configuration(parser: Options) -> None:
-    """Add the options -p and -c."""
+def add_plans_and_configuration(parser: Options, configuration: str | None = DEFAULT_CONFIGURATION) -> None:
+    """Add the options -c and -p; without a default ``configuration`` a chain's is searched or required."""
+    shown = f"; default: {configuration}" if configuration else ""
     parser.add_argument(
-        "-p",
-        default=DEFAULT_PLANS,
-        metavar="PLANS",
-        help=f"[OPTIONAL] Plans identifier of the target. Default: {DEFAULT_PLANS}",
+        "-c", default=configuration, metavar="CONFIGURATION", help=f"2d, 3d_fullres or 3d_lowres{shown}"
     )
-    parser.add_argument(
-        "-c",
-        default=DEFAULT_CONFIGURATION,
-        metavar="CONFIGURATION",
-        help=f"[OPTIONAL] nnU-Net configuration: 2d, 3d_fullres or 3d_lowres. Default: {DEFAULT_CONFIGURATION}",
+    parser.add_argument("-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"Target's plans; default: {DEFAULT_PLANS}")
+
+
+def add_target(parser: SeqArgumentParser, *, folds: bool = False, configuration: bool = True) -> Options:
+    """Add the words TARGET CONFIGURATION FOLD and the options that say the same; `target_of` joins them.
+
+    Return the group, for further options that say what is asked for.
+    """
+    group = parser.add_argument_group("what")
+    metavar = "TARGET" + " CONFIGURATION" * configuration + " FOLD ..." * folds
+    group.add_argument("words", nargs="*", metavar=metavar, help="As for nnUNetv2_train, or with the options below")
+    named = group.add_argument("-d", "-t", metavar="TARGET", help="Name or number of the target dataset")
+    named.completer = dataset_numbers  # type: ignore[attr-defined] # argcomplete reads it
+    if configuration:
+        add_plans_and_configuration(group, None)
+    if folds:
+        group.add_argument("-f", nargs="+", metavar="FOLD", help="Folds of the target: 0 to 4, or all")
+    return group
+
+
+def target_of(parser: SeqArgumentParser, options: argparse.Namespace, needed: str = "") -> None:
+    """Set ``d``, ``c`` and ``f`` of ``options`` from the words TARGET CONFIGURATION FOLD, in any order after TARGET.
+
+    Exits with status 2 if something is named twice, unknown, or missing: the target, and what ``needed`` lists.
+    """
+    words = list(options.words)
+    if options.d is None:
+        options.d = words.pop(0) if words else None
+    given = {"c": [word for word in words if not _is_fold(word)], "f": [word for word in words if _is_fold(word)]}
+    for name, found in given.items():
+        if found and (not hasattr(options, name) or getattr(options, name) or (name == "c" and len(found) > 1)):
+            parser.error(f"unexpected word {found[-1]!r}; give the target, then {'-c and -f' if needed else '-c'} once")
+        if found:
+            setattr(options, name, found if name == "f" else found[0])
+    if options.d is None or any(not getattr(options, name) for name in needed):
+        example = str(parser.epilog).split(maxsplit=1)[1]
+        parser.error(f"name the target{', configuration and folds' * bool(needed)}, for example: {example}")
+    if hasattr(options, "c"):
+        options.c = options.c or DEFAULT_CONFIGURATION
+
+
+def _is_fold(word: str) -> bool:
+    return word == "all" or word.isdecimal()
+
+
+def dataset_numbers(**_: object) -> list[str]:
+    """Return the numbers of all registered datasets, for tab completion."""
+    return [str(dataset_id(name)) for name in registered_datasets()]
+
+
+def add_run(parser: SeqArgumentParser) -> None:
+    """Add the words and options that name a run; `run_words` joins them for `find_run`."""
+    group = parser.add_argument_group("what")
+    group.add_argument(
+        "words",
+        nargs="*",
+        metavar="RUN",
+        help="TARGET [CONFIGURATION [FOLD]] for the newest such run, its name in nnUNetv2_seq_status, or its folder",
     )
+    named = group.add_argument("-d", "-t", metavar="TARGET", help="Name or number of the target dataset")
+    named.completer = dataset_numbers  # type: ignore[attr-defined]
+    group.add_argument("-c", metavar="CONFIGURATION", help="Configuration of the run")
+    group.add_argument("-p", metavar="PLANS", help="Plans of the run, such as nnUNetPlans_via21_24")
+    group.add_argument("-f", nargs="+", default=[], metavar="FOLD", help="Folds of the run")
+
+
+def run_words(parser: SeqArgumentParser, options: argparse.Namespace, *, required: bool = True) -> tuple[str, ...]:
+    """Return the words that name a run, the target first. Exits with status 2 if there are none, but one is needed."""
+    words = [*options.words, options.c, options.p, *options.f]
+    named = tuple(word for word in (options.d, *words) if word is not None)
+    if required and not named:
+        parser.error(f"name the run: {parser.prog} TARGET, or as nnUNetv2_seq_status lists it")
+    return named
+
+
+def add_json(parser: Options) -> None:
+    """Add the switch --json."""
+    parser.add_argument("--json", action="store_true", help="Print the record as JSON; progress goes to stderr")
 
 
 def add_seed(parser: Options) -> None:
     """Add the option -seed."""
-    parser.add_argument(
-        "-seed", type=seed, default=0, metavar="N", help="[OPTIONAL] Seed of the sample of cases. Default: 0"
-    )
+    parser.add_argument("-seed", type=seed, default=0, metavar="N", help="Seed of the sample of cases. Default: 0")
 
 
 def add_processes(parser: Options) -> None:
@@ -219,18 +351,18 @@ def add_processes(parser: Options) -> None:
         type=positive_int,
         default=default_processes(),
         metavar="N",
-        help="[OPTIONAL] Worker processes. Default: nnUNet_def_n_proc or 8, at most the number of cores",
+        help="Worker processes. Default: nnUNet_def_n_proc or 8, at most the cores",
     )
 
 
-def add_device(parser: argparse.ArgumentParser, *, recorded: bool = False) -> None:
+def add_device(parser: Options, *, recorded: bool = False) -> None:
     """Add the options -device and -num_gpus; with ``recorded`` the run's record has their defaults."""
     device, gpus = (None, None) if recorded else ("cuda", 1)
     parser.add_argument(
         "-device",
         choices=["cuda", "cpu", "mps"],
         default=device,
-        help=f"[OPTIONAL] Where to train. Default: {device or 'as the run began'}",
+        help=f"Where to train. Default: {device or 'as the run began'}",
     )
     parser.add_argument(
         "-num_gpus",
@@ -238,36 +370,36 @@ def add_device(parser: argparse.ArgumentParser, *, recorded: bool = False) -> No
         type=positive_int,
         default=gpus,
         metavar="N",
-        help=f"[OPTIONAL] GPUs for one training. Default: {gpus or 'as the run began'}",
+        help=f"GPUs for one training. Default: {gpus or 'as the run began'}",
     )
 
 
-def add_checkpoint_minutes(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_minutes(parser: Options) -> None:
     """Add the option -checkpoint_minutes; the environment variable that trainings read is the default."""
     parser.add_argument(
         "-checkpoint_minutes",
         type=minutes,  # argparse applies it to a default that is text, where the option is not given
         default=os.environ.get(CHECKPOINT_VARIABLE, "").strip() or f"{CHECKPOINT_MINUTES:g}",
         metavar="X",
-        help="[OPTIONAL] After an epoch, write a checkpoint if the last one is this many minutes old; 0: only as often "
+        help="After an epoch, write a checkpoint if the last one is this many minutes old; 0: only as often "
         f"as nnU-Net. Default: {CHECKPOINT_VARIABLE}, else {CHECKPOINT_MINUTES:g}",
     )
 
 
-def add_execution(parser: argparse.ArgumentParser) -> None:
+def add_execution(parser: Options) -> None:
     """Add the options --wait and -np_ahead."""
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="[OPTIONAL] Where another process is at a stage, wait for it; without it an error",
+        help="If another process is training a stage, wait for it instead of stopping",
     )
     parser.add_argument(
         "-np_ahead",
         type=natural,
         default=None,
         metavar="N",
-        help="[OPTIONAL] Worker processes that preprocess the next sources while one trains, 0 for none. Default: half "
-        "of -np, and as many as fit into half of the free memory",
+        help="Worker processes that preprocess the next sources during a training, 0 for none. Default: half of -np, "
+        "as far as memory allows",
     )
 
 

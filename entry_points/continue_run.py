@@ -12,9 +12,11 @@ from nnunet_seqtransfer.entry_points.common import (
     SeqArgumentParser,
     add_device,
     add_execution,
+    add_run,
     notify,
     positive_int,
     run_command,
+    run_words,
 )
 from nnunet_seqtransfer.entry_points.executor_options import (
     add_executor,
@@ -22,9 +24,7 @@ from nnunet_seqtransfer.entry_points.executor_options import (
     print_results,
     require_consistent,
 )
-from nnunet_seqtransfer.report.chain_text import chain_text
 from nnunet_seqtransfer.training.run_record import find_run, read_run
-from nnunet_seqtransfer.training.train import continue_run, look_ahead, prepare_run
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -34,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
-    run = read_run(find_run(options.run))
+    from nnunet_seqtransfer.report.chain_text import chain_text
+    from nnunet_seqtransfer.training.train import continue_run, look_ahead, prepare_run
+
+    run = read_run(find_run(*options.run))
     given = {key: value for key, value in (("device", options.device), ("gpus", options.gpus)) if value is not None}
     run = replace(run, options=replace(run.options, **given))
     executor, context = chosen_executor(options), Context(notify, options.np or run.processes)
@@ -53,29 +56,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
         "Continues a run of nnUNetv2_seq_train from its record: it does what is left, as that command would. With "
         "-stage it does one stage, if the previous stage is finished, so that any scheduler can run a chain.",
-        "nnUNetv2_seq_continue Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",
+        "nnUNetv2_seq_continue 4 3d_fullres",
+        "[TARGET [CONFIGURATION [FOLD]] | RUN] ",
     )
-    parser.add_argument(
-        "run", help="[REQUIRED] TARGET/NAME of the run, as nnUNetv2_seq_status lists it, NAME alone, or its folder"
-    )
-    parser.add_argument(
-        "-stage", default=None, metavar="KEY", help="[OPTIONAL] Do this stage: DATASET/PLANS/fold_K. Default: all"
-    )
+    add_run(parser)
+    parser.add_argument("-stage", default=None, metavar="KEY", help="Do this stage: DATASET/PLANS/fold_K. Default: all")
     parser.add_argument(
         "--prepare_only",
         action="store_true",
-        help="[OPTIONAL] Preprocess what the sources that are left to train need, and train nothing",
+        help="Preprocess what the sources that are left to train need, and train nothing",
     )
     add_device(parser, recorded=True)
     add_execution(parser)
     add_executor(parser)
+    parser.add_argument("--dry_run", action="store_true", help="Print every stage and what it would do; do nothing")
     parser.add_argument(
-        "--dry_run", action="store_true", help="[OPTIONAL] Print every stage and what it would do; do nothing"
-    )
-    parser.add_argument(
-        "-np", type=positive_int, default=None, metavar="N", help="[OPTIONAL] Worker processes. Default: the run's"
+        "-np", type=positive_int, default=None, metavar="N", help="Worker processes. Default: the run's"
     )
     options = parser.parse(arguments)
+    options.run = run_words(parser, options)
     require_consistent(parser, options)
     if options.executor != "local" or options.devices is not None:
         for given, option in ((options.stage, "-stage"), (options.prepare_only or None, "--prepare_only")):

@@ -24,17 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         type=Path,
         default=Path(DEFAULT_FOLDER),
         metavar="FOLDER",
-        help=f"[OPTIONAL] New folder, or one with a demo to resume. Default: {DEFAULT_FOLDER}",
+        help=f"New folder, or one with a demo to resume. Default: {DEFAULT_FOLDER}",
     )
-    parser.add_argument(
-        "-seeds", type=positive_int, default=3, metavar="N", help="[OPTIONAL] Trainings of every path. Default: 3"
-    )
+    parser.add_argument("-seeds", type=positive_int, default=3, metavar="N", help="Trainings of every path. Default: 3")
     add_processes(parser)
     options = parser.parse(arguments)
     run_command(lambda: _run(options.o, options.seeds, options.np))
 
 
 def _run(folder: Path, seeds: int, processes: int) -> None:
-    from nnunet_seqtransfer.demo.demo import run_demo  # noqa: PLC0415 - torch and matplotlib are slow to import
+    from nnunet_seqtransfer.demo.demo import run_demo
 
     run_demo(folder, seeds, processes)

@@ -81,34 +81,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "copied; label files are rewritten only if label values change. By default everything is kept.",
         "nnUNetv2_seq_derive -d 51 -channels FLAIR -labels edema -where site=01 -number 501 -name EdemaSite01",
     )
+    parser.add_argument("-d", required=True, metavar="DATASET", help="Name or number of the original dataset")
+    parser.add_argument("-number", required=True, type=natural, metavar="N", help="Number of the new dataset, 1 to 999")
     parser.add_argument(
-        "-d", required=True, metavar="DATASET", help="[REQUIRED] Name or number of the original dataset"
-    )
-    parser.add_argument(
-        "-number", required=True, type=natural, metavar="N", help="[REQUIRED] Number of the new dataset, 1 to 999"
-    )
-    parser.add_argument(
-        "-name", required=True, metavar="NAME", help="[REQUIRED] Name of the new dataset: letters, digits, - and _"
+        "-name", required=True, metavar="NAME", help="Name of the new dataset: letters, digits, - and _"
     )
     parser.add_argument(
         "-channels",
         nargs="+",
         default=[],
         metavar="CHANNEL",
-        help="[OPTIONAL] Channels to keep, in their new order. Default: all",
+        help="Channels to keep, in their new order. Default: all",
     )
     parser.add_argument(
         "-labels",
         nargs="+",
         default=[],
         metavar="LABEL",
-        help="[OPTIONAL] Labels or regions to keep, in their new order, and merges by name (whole=necrosis+edema) or "
+        help="Labels or regions to keep, in their new order, and merges by name (whole=necrosis+edema) or "
         "by label value (whole=1+2). Default: all",
     )
     _add_selection(parser)
-    parser.add_argument(
-        "--dry_run", action="store_true", help="[OPTIONAL] Print what the dataset would contain; write nothing"
-    )
+    parser.add_argument("--dry_run", action="store_true", help="Print what the dataset would contain; write nothing")
     add_processes(parser)
     return parser.parse(arguments)
 
@@ -120,24 +114,23 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="CONDITION",
-        help="[OPTIONAL] Keep cases that meet all conditions on the table: site=01, or site=01,02 for either. "
-        "Default: all",
+        help="Keep cases that meet all conditions on the table: site=01, or site=01,02 for either. Default: all",
     )
     parser.add_argument(
-        "-case_ids", nargs="+", default=[], metavar="CASE", help="[OPTIONAL] Identifiers of the cases. Default: all"
+        "-case_ids", nargs="+", default=[], metavar="CASE", help="Identifiers of the cases. Default: all"
     )
     parser.add_argument(
-        "-most", type=positive_int, metavar="N", help="[OPTIONAL] Draw at most this many of these cases. Default: all"
+        "-most", type=positive_int, metavar="N", help="Draw at most this many of these cases. Default: all"
     )
-    parser.add_argument("-seed", type=seed, default=0, metavar="N", help="[OPTIONAL] Seed of the draw. Default: 0")
+    parser.add_argument("-seed", type=seed, default=0, metavar="N", help="Seed of the draw. Default: 0")
     parser.add_argument(
         "-table",
         type=Path,
         metavar="FILE",
-        help="[OPTIONAL] Table of cases, a CSV. Default: cases.csv next to dataset.json of the original",
+        help="Table of cases, a CSV. Default: cases.csv next to dataset.json of the original",
     )
     parser.add_argument(
         "-table_key",
         metavar="COLUMN",
-        help="[OPTIONAL] Column of identifiers in the table. Default: the column named case, else the first",
+        help="Column of identifiers in the table. Default: the column named case, else the first",
     )

@@ -21,39 +21,39 @@ from nnunet_seqtransfer.training.run_record import Run
 from nnunet_seqtransfer.training.status import State, run_status
 
 
-def add_executor(parser: argparse.ArgumentParser) -> None:
+def add_executor(parser: SeqArgumentParser) -> None:
     """Add the options -executor, -slurm, -slurm_config and -devices."""
-    parser.add_argument(
+    parser.expert.add_argument(
         "-executor",
         choices=tuple(executors()),
         default=LOCAL,
-        help="[OPTIONAL] local: train here. slurm: submit one job per stage and return. record: train nothing, print "
-        f"the commands of the stages for another scheduler. Default: {LOCAL}",
+        help="local: train here; slurm: submit one job per stage; record: print the commands of the stages for another "
+        f"scheduler. Default: {LOCAL}",
     )
-    parser.add_argument(
+    parser.expert.add_argument(
         "-slurm",
         nargs="+",
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="[OPTIONAL] Options of sbatch for your site: partition=gpu gres=gpu:1 time=24:00:00 account=..., and "
-        "warning=SECONDS before the time limit at which a stage stops at a checkpoint and is requeued. Default: none",
+        help="Options of sbatch for your site: partition=gpu gres=gpu:1 time=24:00:00 account=..., and warning=SECONDS "
+        "before the time limit at which a stage stops at a checkpoint and is requeued. Default: none",
     )
-    parser.add_argument(
+    parser.expert.add_argument(
         "-slurm_config",
         type=Path,
         default=None,
         metavar="FILE",
-        help="[OPTIONAL] File with such options as NAME = VALUE below [slurm]; -slurm takes precedence. "
+        help="File with such options as NAME = VALUE below [slurm]; -slurm takes precedence. "
         "Default: ~/.config/nnunet_seqtransfer/slurm.ini, if it exists",
     )
-    parser.add_argument(
+    parser.expert.add_argument(
         "-devices",
         type=device_list,
         default=None,
         metavar="0,1,...",
-        help="[OPTIONAL] Train independent stages side by side, one on each of these GPUs (numbers as for "
-        "CUDA_VISIBLE_DEVICES); with -device cpu, that many at once. Default: one stage after the other",
+        help="Train independent stages side by side, one on each of these GPUs (numbers as for CUDA_VISIBLE_DEVICES); "
+        "with -device cpu, that many at once. Default: one stage after the other",
     )
 
 

@@ -7,10 +7,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_processes, notify, run_command
+from nnunet_seqtransfer.entry_points.common import (
+    SeqArgumentParser,
+    add_json,
+    add_processes,
+    add_target,
+    notify,
+    run_command,
+    target_of,
+)
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.overlap.matching import SharedCase, SourceOverlap, find_overlap
 from nnunet_seqtransfer.report.words import text_table
+from nnunet_seqtransfer.storage import json_text
 from nnunet_seqtransfer.tasks.task import named_sources
 
 ALL = "all"
@@ -23,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
-    target = dataset_name(options.t)
+    target = dataset_name(options.d)
     sources = None if options.s == [ALL] else named_sources(target, options.s)
     overlaps = find_overlap(target, sources, Context(notify, options.np))
-    print(overlap_text(target, overlaps, every_pair=options.all))
+    print(json_text(overlaps) if options.json else overlap_text(target, overlaps, every_pair=options.all))
 
 
 def overlap_text(target: str, overlaps: Sequence[SourceOverlap], *, every_pair: bool) -> str:
@@ -54,16 +63,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
         "List the cases that occur in a target dataset and in others: the same image or labels, also under another "
         "name, as a crop, rescaled or with inverted contrast. Each dataset is read once; preprocessing is not needed.",
-        "nnUNetv2_seq_overlap -t 4 -s 21 22",
+        "nnUNetv2_seq_overlap 4 -s 21 22",
+        "TARGET ",
     )
-    parser.add_argument("-t", required=True, metavar="TARGET", help="[REQUIRED] Name or number of the target dataset")
-    parser.add_argument(
+    add_target(parser, configuration=False).add_argument(
         "-s",
         nargs="+",
         default=[ALL],
         metavar="SOURCE",
-        help=f"[OPTIONAL] Names or numbers of the other datasets, or {ALL}. Default: {ALL}",
+        help=f"Names or numbers of the other datasets, or {ALL}. Default: {ALL}",
     )
-    parser.add_argument("--all", action="store_true", help="[OPTIONAL] List every pair of cases, not only the counts")
+    parser.add_argument("--all", action="store_true", help="List every pair of cases, not only the counts")
+    add_json(parser)
     add_processes(parser)
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    target_of(parser, options)
+    return options

@@ -12,23 +12,27 @@ from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
 from nnunet_seqtransfer.affinity.record import affinity_path, read_affinity
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
+    Options,
     SeqArgumentParser,
+    add_json,
     add_metric,
-    add_plans_and_configuration,
     add_processes,
+    add_target,
     natural,
     notify,
     positive_float,
     positive_int,
     run_command,
     share,
-    tag_name,
+    target_of,
 )
+from nnunet_seqtransfer.entry_points.recipe_options import MAIN, add_recipe
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.planning.decide import strategies
 from nnunet_seqtransfer.planning.options import MOST_SOURCES, PlanOptions, Training
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_file
 from nnunet_seqtransfer.report.plan_text import plan_text
+from nnunet_seqtransfer.storage import json_text
 from nnunet_seqtransfer.training.estimate import SECONDS_PER_EPOCH
 from nnunet_seqtransfer.training.plan import PlanRequest, plan_path
 
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(options: argparse.Namespace) -> None:
     request = PlanRequest(
-        dataset_name(options.t),
+        dataset_name(options.d),
         options.p,
         options.c,
         options.m or DEFAULT_METRIC,
@@ -54,13 +58,16 @@ def _run(options: argparse.Namespace) -> None:
     must, avoid = (tuple(dict.fromkeys(map(dataset_name, names))) for names in (options.must, options.avoid))
     asked = replace(options.asked, must=must, avoid=avoid)
     plan = plan_path(request, asked, Context(notify, options.np))
+    if options.json:
+        print(json_text(plan))
+        return
     print(plan_text(plan))
     print(f"\nwritten: {plan_file(*request.key)}\npage:    {_page(plan, request)}")
 
 
 def _page(plan: SequencePlan, request: PlanRequest) -> Path:
     """Write the page with the plan and its distances."""
-    from nnunet_seqtransfer.report.choice import write_choice  # noqa: PLC0415 - matplotlib is slow to import
+    from nnunet_seqtransfer.report.choice import write_choice
 
     file = request.affinity_file or affinity_path(*request.key, plan.metric)
     return write_choice(read_affinity(file), file)
@@ -70,19 +77,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
         "Plans which sources to train on before the target. Scratch, every single source and pairs of near sources "
         "compete by their expected gain in Dice.",
-        "nnUNetv2_seq_plan -t 4 -scratch_dice 0.62",
+        "nnUNetv2_seq_plan 4 -scratch_dice 0.62",
+        "TARGET [CONFIGURATION] ",
     )
-    parser.add_argument("-t", required=True, metavar="TARGET", help="[REQUIRED] Name or number of the target dataset")
-    add_plans_and_configuration(parser)
-    add_metric(parser, default=None)  # -a names another file, with a metric of its own
-    parser.add_argument(
-        "-a", metavar="FILE", help="[OPTIONAL] Affinity file. Default: the one nnUNetv2_seq_affinity wrote for it"
+    what = add_target(parser)
+    add_metric(what, default=None)  # -a names another file, with a metric of its own
+    parser.expert.add_argument(
+        "-a", metavar="FILE", help="Affinity file. Default: the one nnUNetv2_seq_affinity wrote for it"
     )
-    add_strategy(parser)
+    add_strategy(parser, what)
     add_constraints(parser)
     add_training(parser)
-    add_processes(parser)
+    add_json(what)
+    add_processes(parser.expert)
     options = parser.parse(arguments)
+    target_of(parser, options)
     if options.a is not None and options.m is not None:
         parser.error("-m and -a exclude each other: an affinity file has its metric")
     options.asked = plan_options(options, parser)
@@ -92,117 +101,107 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 DEFAULTS = PlanOptions()
 
 
-def add_strategy(parser: argparse.ArgumentParser) -> None:
+def add_strategy(parser: SeqArgumentParser, what: Options) -> None:
     """Add the options that say what is chosen, from what, and by which measurements."""
-    parser.add_argument(
+    parser.expert.add_argument(
         "-strategy",
         choices=tuple(strategies()),
         default=DEFAULTS.strategy,
-        help="[OPTIONAL] gain: the path of the highest expected gain; published: communities, landmark, one "
+        help="gain: the path of the highest expected gain; published: communities, landmark, one "
         f"intermediate. Default: {DEFAULTS.strategy}",
     )
-    parser.add_argument(
+    parser.expert.add_argument(
         "-communities",
         type=positive_int,
         metavar="N",
-        help="[OPTIONAL] Communities of the published strategy. Default: half as many as sources, at most 9",
+        help="Communities of the published strategy. Default: half as many as sources, at most 9",
     )
-    parser.add_argument(
+    what.add_argument(
         "-max_sources",
         type=int,
         choices=range(MOST_SOURCES + 1),
         default=DEFAULTS.max_sources,
         metavar="N",
-        help=f"[OPTIONAL] Most sources before the target, 0 to {MOST_SOURCES}. Default: {DEFAULTS.max_sources}",
+        help=f"Most sources before the target, 0 to {MOST_SOURCES}. Default: {DEFAULTS.max_sources}",
     )
-    parser.add_argument(
+    parser.expert.add_argument(
         "-list",
         type=positive_int,
         default=DEFAULTS.listed,
         metavar="N",
-        help=f"[OPTIONAL] Number of paths in the plan, best first. Default: {DEFAULTS.listed}",
+        help=f"Number of paths in the plan, best first. Default: {DEFAULTS.listed}",
     )
-    parser.add_argument(
+    what.add_argument(
         "-scratch_dice",
         type=share,
         metavar="X",
-        help="[OPTIONAL] Dice of the target trained from scratch, 0 to 1. Default: that of a finished model in "
+        help="Dice of the target trained from scratch, 0 to 1. Default: that of a finished model in "
         "nnUNet_results, else unknown",
     )
-    parser.add_argument(
+    parser.expert.add_argument(
         "-calibration",
         metavar="FILE",
-        help="[OPTIONAL] Your measured transfers by nnUNetv2_seq_calibrate. Default: the file that it wrote, if any",
+        help="Your measured transfers by nnUNetv2_seq_calibrate. Default: the file that it wrote, if any",
     )
-    parser.add_argument(
+    what.add_argument(
         "-models",
         nargs="+",
         default=[],
         metavar="MODEL",
-        help="[OPTIONAL] Models that paths may start from at no cost, besides the finished ones in nnUNet_results: "
-        f"checkpoints, exported ZIP files, results folders, or folders of such; {NO_MODELS}: train every source. "
-        "Default: those in nnUNet_results",
+        help="Models that paths may start from at no cost, besides the finished ones in nnUNet_results: checkpoints, "
+        f"exported ZIP files, results folders, or folders of such; {NO_MODELS}: train every source",
     )
-    parser.add_argument(
+    what.add_argument(
         "--allow_overlap",
         action="store_true",
-        help="[OPTIONAL] Plan with sources that hold cases of the target as well",
+        help="Plan with sources that hold cases of the target as well",
     )
 
 
-def add_constraints(parser: argparse.ArgumentParser) -> None:
+def add_constraints(parser: SeqArgumentParser) -> None:
     """Add the options that the path must obey."""
+    group = parser.add_argument_group("constraints")
     for name, what in (("-must", "that the path goes through"), ("-avoid", "that it does not go through")):
-        parser.add_argument(
+        group.add_argument(
             name,
             nargs="+",
             default=[],
             metavar="SOURCE",
-            help=f"[OPTIONAL] Names or numbers of sources {what}. Default: none",
+            help=f"Names or numbers of sources {what}. Default: none",
         )
-    parser.add_argument(
+    parser.expert.add_argument(
         "-min_landmark_cases",
         type=natural,
         default=DEFAULTS.landmark_cases,
         metavar="N",
-        help=f"[OPTIONAL] Labelled cases that the first source needs. Default: {DEFAULTS.landmark_cases}",
+        help=f"Labelled cases that the first source needs. Default: {DEFAULTS.landmark_cases}",
     )
-    budget = parser.add_mutually_exclusive_group()
+    budget = group.add_mutually_exclusive_group()
     for name, what in (("-budget_epochs", "epochs"), ("-budget_gpu_hours", "GPU hours")):
         budget.add_argument(
             name,
             type=positive_float,
             metavar="X",
-            help=f"[OPTIONAL] Most {what} that may be left to train; stages trained already cost none. Default: any",
+            help=f"Most {what} that may be left to train; stages trained already cost none. Default: any",
         )
 
 
-def add_training(parser: argparse.ArgumentParser) -> None:
+def add_training(parser: SeqArgumentParser) -> None:
     """Add the options that say how the stages will be trained, which decides what they cost."""
-    training = DEFAULTS.training
-    for name, default, what in (
-        ("-epochs", training.epochs, "Epochs of the target's stage"),
-        ("-source_epochs", training.source_epochs, "Epochs of each source's stage"),
-        ("-iterations", training.iterations, "Iterations per epoch"),
-        ("-source_iterations", training.source_iterations, "Iterations per epoch of each source's stage"),
-        ("-n_folds", training.folds, "Number of folds of the target that will be trained"),
-    ):
-        parser.add_argument(
-            name,
-            type=positive_int,
-            default=default,
-            metavar="N",
-            help=f"[OPTIONAL] {what}. Default: {default or 'that of -iterations'}",
-        )
-    parser.add_argument(
+    add_recipe(parser, MAIN, MAIN)
+    parser.expert.add_argument(
+        "-n_folds",
+        type=positive_int,
+        default=DEFAULTS.training.folds,
+        metavar="N",
+        help=f"Number of folds of the target that will be trained. Default: {DEFAULTS.training.folds}",
+    )
+    parser.expert.add_argument(
         "-epoch_time",
         type=positive_float,
         metavar="SECONDS",
-        help="[OPTIONAL] Time of one epoch. Default: measured on trainings for the target in nnUNet_results, or "
+        help="Time of one epoch. Default: measured on trainings for the target in nnUNet_results, or "
         f"nnU-Net's {SECONDS_PER_EPOCH:g} s for 250 iterations",
-    )
-    parser.add_argument(
-        "-tag", type=tag_name, metavar="NAME", help="[OPTIONAL] Tag that the chain will be trained with. Default: none"
     )
 
 

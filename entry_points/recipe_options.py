@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
 
 from nnunet_seqtransfer.entry_points.common import (
+    SeqArgumentParser,
     natural,
     positive_float,
     positive_int,
@@ -21,8 +22,6 @@ from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.nnunet.folders import trainer_names
 from nnunet_seqtransfer.planning.options import Training
 from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, STOCK_TRAINER, WARMUP_EPOCHS, Recipe
-
-EACH = "of the sources' stages, one value, or one for each source in order"
 
 
 def patience(text: str) -> int:
@@ -57,66 +56,71 @@ KINDS: dict[str, Callable[[str], Any]] = {
 """`Recipe` field kind -> argparse type."""
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Add every recipe option, and -tag."""
-    _add(parser, [part for part in fields(Recipe) if not part.metadata["fine_tuning"]])
-    add_fine_tuning(parser)
-    parser.add_argument(
-        "-tag",
-        type=tag_name,
-        default=None,
-        metavar="NAME",
-        help="[OPTIONAL] Plans name suffix, to keep chains with different recipes apart. Default: none",
-    )
+FIELDS = tuple(part.name for part in fields(Recipe))
+OF_SOURCES = tuple(part.name for part in fields(Recipe) if part.metadata["of_sources"])
+MAIN = ("epochs", "iterations")
+"""`Recipe` fields whose options are always shown; the rest are for --help_all or a recipe file."""
 
 
-def add_fine_tuning(parser: argparse.ArgumentParser) -> None:
-    """Add the options for stages that start from handed-over weights."""
-    _add(parser, [part for part in fields(Recipe) if part.metadata["fine_tuning"]])
-    parser.add_argument(
-        "-replay",
-        type=share_below_one,
-        default=0.0,
-        metavar="SHARE",
-        help="[OPTIONAL] Share of the batches of each later stage that come from the datasets of the stages before it, "
-        "in equal parts; in the target's stage only in the first half of the epochs. Default: 0",
-    )
-    parser.add_argument(
-        "--new_heads",
-        action="store_true",
-        help="[OPTIONAL] Start all heads from random weights. Default: heads of labels, or of regions, keep their "
-        "weights if the name is in both stages",
-    )
+def add_recipe(
+    parser: SeqArgumentParser, names: Collection[str] = FIELDS, of_sources: Collection[str] = OF_SOURCES
+) -> None:
+    """Add options for recipe fields, -recipe and -tag.
 
-
-def _add(parser: argparse.ArgumentParser, parts: Sequence[Any]) -> None:
-    for part in parts:
+    Args:
+        parser: parser of the command.
+        names: fields to set.
+        of_sources: fields that sources may have of their own; if that is not all, with one value for all sources.
+    """
+    group = parser.add_argument_group("recipe")
+    for part in fields(Recipe):
+        if part.name not in names:
+            continue
         kind, text = KINDS[part.metadata["kind"]], part.metadata["help"]
         default = WARMUP_EPOCHS if part.name == "warmup_epochs" else part.default
-        of_target = " of the target's stage" if part.name == "epochs" else ""
+        of_target = " on the target" if part.name == "epochs" else ""
         shown = default if isinstance(default, str) else "" if default is None else f"{default:g}"
         shown = shown and f". Default: {shown}"
         metavar = "NAME" if isinstance(default, str) else "N" if default is None else "X"
         options: dict[str, Any] = {"type": kind, "metavar": metavar, "dest": part.name}
         flag = part.metadata["option"] or part.name
-        parser.add_argument(f"-{flag}", default=default, help=f"[OPTIONAL] {text}{of_target}{shown}", **options)
-        if part.metadata["of_sources"]:
+        place = group if part.name in MAIN else parser.expert
+        place.add_argument(f"-{flag}", default=default, help=f"{text}{of_target}{shown}", **options)
+        if part.name in of_sources:
             # sources have the target's iterations and learning rate, but epochs of their own
-            own = [default] if part.name == "epochs" else None
-            shown = f"{default:g}" if own else f"that of -{flag}"
-            text, options["dest"] = f"[OPTIONAL] {text} {EACH}. Default: {shown}", f"source_{part.name}"
-            parser.add_argument(f"-source_{flag}", nargs="+", default=own, help=text, **options)
+            own = default if part.name == "epochs" else None
+            text += f" of each source. Default: {f'{own:g}' if own else f'that of -{flag}'}"
+            options["dest"] = f"source_{part.name}"
+            if of_sources is OF_SOURCES:
+                own, options = [own] if own else None, {**options, "nargs": "+"}
+            place = group if part.name == "epochs" else parser.expert
+            place.add_argument(f"-source_{flag}", default=own, help=text, **options)
+    group.add_argument(
+        "-replay",
+        type=share_below_one,
+        default=0.0,
+        metavar="SHARE",
+        help="Share of the batches of each later stage that come from the datasets of the stages before it; in the "
+        "target's stage only in the first half of the epochs. Default: 0",
+    )
+    parser.expert.add_argument(
+        "--new_heads",
+        action="store_true",
+        help="Start all heads from random weights. Default: heads of labels, or of regions, keep their weights if the "
+        "name is in both stages",
+    )
+    group.add_argument(
+        "-recipe", metavar="FILE", help="File with more options, as lines such as: layer_decay = 0.7"
+    )  # `SeqArgumentParser.parse` replaces it by what the file says
+    group.add_argument(
+        "-tag", type=tag_name, metavar="NAME", help="Name that keeps chains with different recipes apart"
+    )
 
 
 def target_recipe(options: argparse.Namespace) -> Recipe:
     """Return the target stage's recipe. The warm-up stays 0: it is decided for each stage."""
-    return Recipe(**{part.name: getattr(options, part.name) for part in fields(Recipe) if part.name != "warmup_epochs"})
-
-
-def fine_tuned(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """Return ``recipe`` with the options from `add_fine_tuning`, except for the warm-up."""
-    parts = [part.name for part in fields(Recipe) if part.metadata["fine_tuning"] and part.name != "warmup_epochs"]
-    return replace(recipe, **{name: getattr(options, name) for name in parts})
+    given = {name: value for name, value in vars(options).items() if name in FIELDS and name != "warmup_epochs"}
+    return Recipe(**given)
 
 
 def source_recipes(options: argparse.Namespace, count: int) -> tuple[Recipe, ...]:
@@ -125,9 +129,8 @@ def source_recipes(options: argparse.Namespace, count: int) -> tuple[Recipe, ...
     Raises SequenceError if an option has several values, but not one for each source.
     """
     common = target_recipe(options)
-    names = [part.name for part in fields(Recipe) if part.metadata["of_sources"]]
-    values = {name: _of_each(f"source_{name}", options, getattr(common, name), count) for name in names}
-    return tuple(replace(common, **{name: values[name][index] for name in names}) for index in range(count))
+    values = {name: _of_each(f"source_{name}", options, getattr(common, name), count) for name in OF_SOURCES}
+    return tuple(replace(common, **{name: values[name][index] for name in OF_SOURCES}) for index in range(count))
 
 
 def _of_each(option: str, options: argparse.Namespace, default: Any, count: int) -> Sequence[Any]:
@@ -147,17 +150,17 @@ def training_to_plan(options: argparse.Namespace) -> Training:
 
     Raises SequenceError if options have a value for each source, since the plan has not chosen the sources yet.
     """
-    for part in fields(Recipe):
-        if part.metadata["of_sources"] and len(getattr(options, f"source_{part.name}") or ()) > 1:
+    for name in OF_SOURCES:
+        if len(getattr(options, f"source_{name}") or ()) > 1:
             raise SequenceError(
-                f"-source_{part.name} has a value for each source, but there is no plan yet that chose them; "
+                f"-source_{name} has a value for each source, but there is no plan yet that chose them; "
                 "run nnUNetv2_seq_plan first, give the sources with -s, or give one value"
             )
     return Training(
         epochs=options.epochs,
         source_epochs=options.source_epochs[0],
         iterations=options.iterations,
-        folds=len(set(options.folds)),
+        folds=len(set(options.f)),
         tag=options.tag,
         source_iterations=options.source_iterations[0] if options.source_iterations else None,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, run_command
+from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_run, run_command, run_words
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.training.run_record import REPORT, find_run
 
@@ -19,9 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nnunet_seqtransfer.report.page import write_report  # noqa: PLC0415 - not for --help
+    from nnunet_seqtransfer.report.page import write_report
 
-    folder = find_run(options.run)
+    folder = find_run(*options.run)
     path = options.o if options.o is not None else folder / REPORT
     if path.is_dir():
         raise SeqTransferError(f"-o {path} is a folder; give a file, such as {path / REPORT}")
@@ -36,16 +36,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "Writes the report of a run as one HTML file that needs no network: the decision, its reasons and "
         "alternatives, distances, curves, validated cases, comparisons, and the origin of everything. An unfinished "
         "run gets a report too.",
-        "nnUNetv2_seq_report Dataset004_Hippocampus/nnUNetPlans_via21_24_3d_fullres",
+        "nnUNetv2_seq_report 4 3d_fullres",
+        "[TARGET [CONFIGURATION [FOLD]] | RUN] ",
     )
-    parser.add_argument(
-        "run", help="[REQUIRED] The run: TARGET/NAME as listed by nnUNetv2_seq_status, NAME alone, or its folder"
-    )
+    add_run(parser)
     parser.add_argument(
         "-o",
         type=Path,
         default=None,
         metavar="FILE",
-        help=f"[OPTIONAL] File to write. Default: {REPORT} in the run's folder",
+        help=f"File to write. Default: {REPORT} in the run's folder",
     )
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    options.run = run_words(parser, options)
+    return options

@@ -80,14 +80,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "its plans: -plans FILE (its nnUNetPlans.json, sent by those who have the target), or -t where it is here.",
         "nnUNetv2_seq_signature -d 21 -plans nnUNetPlans.json -c 3d_fullres -o Dataset021.npz",
     )
-    parser.add_argument("-d", required=True, metavar="DATASET", help="[REQUIRED] Name or number of the dataset")
-    parser.add_argument("-o", required=True, metavar="FILE", help="[REQUIRED] File to write, ending with .npz")
+    parser.add_argument("-d", required=True, metavar="DATASET", help="Name or number of the dataset")
+    parser.add_argument("-o", required=True, metavar="FILE", help="File to write, ending with .npz")
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("-plans", metavar="FILE", help="[OPTIONAL] Plans file of the target")
+    target.add_argument("-plans", metavar="FILE", help="Plans file of the target")
     target.add_argument(
         "-t",
         metavar="TARGET",
-        help="[OPTIONAL] Name or number of the target where it is registered here. Default: the dataset's own plans, "
+        help="Name or number of the target where it is registered here. Default: the dataset's own plans, "
         "which fit targets of the same spacing",
     )
     add_plans_and_configuration(parser)
@@ -97,9 +97,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=positive_int,
         default=DEFAULT_CASES,
         metavar="N",
-        help=f"[OPTIONAL] Cases to sample. Default: {DEFAULT_CASES}",
+        help=f"Cases to sample. Default: {DEFAULT_CASES}",
     )
     add_seed(parser)
-    parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] Replace the file where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the file where it exists")
     add_processes(parser)
     return parser.parse(arguments)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, positive_float, run_command
+from nnunet_seqtransfer.entry_points.common import (
+    SeqArgumentParser,
+    add_json,
+    add_run,
+    positive_float,
+    run_command,
+    run_words,
+)
 from nnunet_seqtransfer.report.training_text import status_text
 from nnunet_seqtransfer.slurm.queue import SLURM_QUEUE
+from nnunet_seqtransfer.storage import json_text
 from nnunet_seqtransfer.training.status import Queue, run_status, status_content
 
 WATCH_SECONDS = 10.0
@@ -28,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, queue: Queue = SLURM_QUEUE) -> 
 def _show(options: argparse.Namespace, queue: Queue) -> None:
     runs = run_status(options.runs, queue)
     if options.json:
-        print(json.dumps(status_content(runs), indent=4, allow_nan=False))
+        print(json_text(status_content(runs)))
     else:
         print(status_text(runs, time.time(), detailed=bool(options.runs)))
 
@@ -49,20 +56,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
         "Shows the runs of nnUNetv2_seq_train, the newest first: what became of every stage, epochs, Dice, time left, "
         "the last error, and the command that continues the run. It writes nothing.",
-        "nnUNetv2_seq_status nnUNetPlans_via21_24_3d_fullres --watch",
+        "nnUNetv2_seq_status 4 3d_fullres --watch",
+        "[TARGET [CONFIGURATION [FOLD]] | RUN ...] ",
     )
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        default=[],
-        metavar="run",
-        help="[OPTIONAL] TARGET/NAME of runs, NAME alone, or their folders, shown in detail. Default: all, in short",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="[OPTIONAL] Print JSON for machines; docs/reference/files.md names its fields",
-    )
+    add_run(parser)
+    add_json(parser)
     parser.add_argument(
         "--watch",
         nargs="?",
@@ -70,9 +68,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         const=WATCH_SECONDS,
         default=None,
         metavar="SECONDS",
-        help=f"[OPTIONAL] Refresh every SECONDS ({WATCH_SECONDS:g} if no number is given) until Ctrl-C",
+        help=f"Refresh every SECONDS ({WATCH_SECONDS:g} if no number is given) until Ctrl-C",
     )
     options = parser.parse(arguments)
+    options.runs = run_words(parser, options, required=False)
     if options.json and options.watch is not None:
         parser.error("--json and --watch exclude each other")
     return options

@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points.common import (
+    Options,
     SeqArgumentParser,
     add_checkpoint_minutes,
     add_device,
     add_execution,
     add_processes,
+    add_target,
+    dataset_numbers,
     notify,
     run_command,
     share,
+    target_of,
 )
 from nnunet_seqtransfer.entry_points.executor_options import (
     add_executor,
@@ -31,15 +35,14 @@ from nnunet_seqtransfer.entry_points.recipe_options import (
     training_to_plan,
 )
 from nnunet_seqtransfer.nnunet.folders import dataset_name, results_folder
-from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
-from nnunet_seqtransfer.report.chain_text import chain_text
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.tasks.path_syntax import named_path, whole_path
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.plan import PlannedPath, planned_path
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, ChainRequest
-from nnunet_seqtransfer.training.train import look_ahead, train_chain
 from nnunet_seqtransfer.transfer.pretrained import find_pretrained
+
+if TYPE_CHECKING:
+    from nnunet_seqtransfer.training.plan import PlannedPath
 
 SCRATCH = "none"
 
@@ -51,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from nnunet_seqtransfer.report.chain_text import chain_text
+    from nnunet_seqtransfer.training.train import look_ahead, train_chain
+
     results_folder()
     devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
     executor, context = chosen_executor(options), Context(notify, options.np)
@@ -65,15 +71,15 @@ def _run(options: argparse.Namespace) -> None:
 
 def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
     """Return the chain that the options ask for, along the given path or the plan's."""
-    target = dataset_name(options.dataset)
+    target = dataset_name(options.d)
     path = _path(options, target, context)
-    pretrained = path.model if options.init is None else find_pretrained(options.init, options.configuration)
+    pretrained = path.model if options.init is None else find_pretrained(options.init, options.c)
     return ChainRequest(
         target=target,
         sources=path.sources,
         plans=options.p,
-        configuration=options.configuration,
-        folds=tuple(dict.fromkeys(options.folds)),
+        configuration=options.c,
+        folds=tuple(dict.fromkeys(options.f)),
         source_recipe=target_recipe(options),
         target_recipe=target_recipe(options),
         warmup_epochs=options.warmup_epochs,
@@ -90,11 +96,13 @@ def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
 
 def _path(options: argparse.Namespace, target: str, context: Context) -> PlannedPath:
     """Return the path of -s, or the planned one."""
+    from nnunet_seqtransfer.training.plan import PlannedPath, planned_path
+
     if options.s is not None:
         return PlannedPath(() if options.s == [SCRATCH] else named_path(target, options.s))
     training = training_to_plan(options)
-    names = target, options.p, options.configuration
-    return planned_path(*names, options.folds, training, context, write=not options.dry_run)
+    names = target, options.p, options.c
+    return planned_path(*names, options.f, training, context, write=not options.dry_run)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -103,37 +111,32 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "again after any interruption: it does what is left. Without -s it follows the plan of nnUNetv2_seq_plan, and "
         "makes one with that command's defaults if there is none.",
         "nnUNetv2_seq_train 4 3d_fullres 0 -s 21 24 -epochs 250",
+        "TARGET CONFIGURATION FOLD ... ",
     )
-    parser.add_argument("dataset", help="[REQUIRED] Name or number of the target dataset")
-    parser.add_argument("configuration", help="[REQUIRED] nnU-Net configuration: 2d, 3d_fullres or 3d_lowres")
-    parser.add_argument("folds", nargs="+", metavar="fold", help="[REQUIRED] Folds of the target: 0 to 4, or all")
-    parser.add_argument(
+    what = add_target(parser, folds=True)
+    sources = what.add_argument(
         "-s",
         nargs="+",
         metavar="SOURCE",
-        help=f"[OPTIONAL] Names or numbers of the sources in their order, or {SCRATCH}: from scratch. 21+22 is one "
-        "stage on both; a last 21+4 trains the target 4 together with 21 at first. Default: the plan's",
+        help=f"Sources in their order, or {SCRATCH}: from scratch. 21+22 is one stage on both; a last 21+4 trains the "
+        "target 4 together with 21 at first. Default: the plan's",
     )
-    parser.add_argument(
-        "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] Plans of the target. Default: {DEFAULT_PLANS}"
-    )
+    sources.completer = dataset_numbers  # type: ignore[attr-defined]
     add_recipe(parser)
-    _add_init(parser)
-    _add_overlap(parser)
-    add_device(parser)
-    parser.add_argument(
-        "--npz",
-        action="store_true",
-        help="[OPTIONAL] Keep the softmax outputs of the target's validation, for ensembles",
+    _add_init(what, parser.expert)
+    _add_overlap(what)
+    execution = parser.add_argument_group("execution")
+    add_device(execution)
+    execution.add_argument("--dry_run", action="store_true", help="Print every stage and what it would do; do nothing")
+    add_processes(execution)
+    parser.expert.add_argument(
+        "--npz", action="store_true", help="Keep the softmax outputs of the target's validation, for ensembles"
     )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="[OPTIONAL] Print every stage and what it would do; do nothing"
-    )
-    add_processes(parser)
-    add_execution(parser)
+    add_execution(parser.expert)
     add_executor(parser)
-    add_checkpoint_minutes(parser)
+    add_checkpoint_minutes(parser.expert)
     options = parser.parse(arguments)
+    target_of(parser, options, needed="cf")
     if options.min_coverage is not None and options.init is None:
         parser.error(
             "-min_coverage is the share of the network that the model of -init must provide; add -init, or leave it out"
@@ -142,34 +145,32 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_init(what: Options, expert: Options) -> None:
+    what.add_argument(
         "-init",
         type=Path,
-        default=None,
         metavar="MODEL",
-        help="[OPTIONAL] An existing model whose weights the first stage starts from: a checkpoint, a folder of "
-        "nnUNet_results, or an exported ZIP file. Default: random weights",
+        help="Model whose weights the first stage starts from: checkpoint, results folder or exported ZIP",
     )
-    parser.add_argument(
+    expert.add_argument(
         "-min_coverage",
         type=share,
         default=None,
         metavar="X",
-        help="[OPTIONAL] Smallest share of the network's parameters, 0 to 1, that -init must provide. Default: "
+        help=f"Smallest share of the network's parameters, 0 to 1, that -init must provide. Default: "
         f"{DEFAULT_COVERAGE:g}",
     )
 
 
-def _add_overlap(parser: argparse.ArgumentParser) -> None:
+def _add_overlap(parser: Options) -> None:
     switches = parser.add_mutually_exclusive_group()
     switches.add_argument(
         "--allow_overlap",
         action="store_true",
-        help="[OPTIONAL] Train on sources that hold the target's validation cases. Default: an error",
+        help="Train on cases that the target validates on. Default: an error",
     )
     switches.add_argument(
         "--exclude_overlap",
         action="store_true",
-        help="[OPTIONAL] Exclude such cases from the sources, separately for each fold; see nnUNetv2_seq_overlap",
+        help="Exclude such cases from the sources, fold by fold",
     )

@@ -188,6 +188,11 @@ def to_json(record: Any) -> Any:
     return msgspec.to_builtins(record, enc_hook=_encode)
 
 
+def json_text(record: Any) -> str:
+    """Return dataclasses as indented JSON; NaN and infinity become null."""
+    return msgspec.json.format(msgspec.json.encode(record, enc_hook=_encode), indent=4).decode()
+
+
 def from_json(content: Any, record_type: type[Record]) -> Record:
     """Return ``content``, as `to_json` made it, as a ``record_type``: lists become tuples where the fields say so.
 

@@ -14,20 +14,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import ClassVar, Protocol
-
-import torch
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.signals import STOPPED, Stopped
-from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.job import DeviceOptions, Job
-from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers
 from nnunet_seqtransfer.training.run_record import stage_command, write_run
-from nnunet_seqtransfer.training.run_stage import run_stage
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.supervise import LOOK_SECONDS, STOP_SECONDS, TrainingBar, run_job, start_process
+
+if TYPE_CHECKING:
+    from nnunet_seqtransfer.training.decide import Outlook
+    from nnunet_seqtransfer.training.prefetch import Prefetch
 
 ENTRY_POINT_GROUP = "nnunet_seqtransfer.executors"
 """Python entry points through which other packages add executors, see `make_executor`."""
@@ -107,6 +106,8 @@ class LocalExecutor(Executor):
 
     def check(self, options: DeviceOptions) -> None:
         """Raise StageError if this machine lacks the devices."""
+        import torch  # noqa: PLC0415 - commands parse their options before
+
         visible = torch.cuda.device_count() if options.device == "cuda" else 0
         if options.device == "cuda" and visible < options.gpus:
             raise StageError(
@@ -120,6 +121,9 @@ class LocalExecutor(Executor):
 
     def run(self, chain: Outlook, options: DeviceOptions, context: Context) -> None:
         """Run all stages. Raises StageError if one fails."""
+        from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers  # noqa: PLC0415 - imports torch
+        from nnunet_seqtransfer.training.run_stage import run_stage  # noqa: PLC0415
+
         with Prefetch(chain, prefetch_workers(context.processes, self.prefetch)) as prefetch:
             for stage in chain.stages:
                 train = partial(self._train, prefetch, stage, context)
@@ -241,6 +245,8 @@ class DevicesExecutor(Executor):
         Raises StageError if stages have failed, Stopped if a stage was stopped by a signal that this process did not
         send.
         """
+        from nnunet_seqtransfer.training.prefetch import Prefetch, prefetch_workers  # noqa: PLC0415 - imports torch
+
         for stage in chain.stages:
             if stage not in chain.unfinished:
                 context.notify(f"{chain.title(stage)} {chain.actions[stage].value}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -173,22 +174,37 @@ def find_runs() -> Iterator[Path]:
     yield from sorted(path.parent for path in results_folder().glob(f"*/{SEQTRANSFER_FOLDER}/*/{RECORD}"))
 
 
-def find_run(name: str) -> Path:
-    """Return a run's folder, from the name (TARGET/NAME, or NAME alone if it is unique) or the path.
+def find_run(*words: str) -> Path:
+    """Return a run's folder: the newest that all words fit.
 
-    Raises StageError that lists runs if no run, or more than one, has that name.
+    The first word is a folder, the name (TARGET/NAME, NAME alone or the plans name) or the target (name or number);
+    further words are configurations, folds and plans names.
+
+    Raises StageError that lists runs if no run fits, or runs of several targets do.
     """
-    runs = list(find_runs())
-    given = Path(name)
+    runs, given = list(find_runs()), Path(words[0])
     if (given / RECORD).is_file():  # return it as `find_runs` names it: other records go by those names
         same = (folder for folder in runs if folder.is_dir() and folder.samefile(given))
         return next(same, given.resolve())
-    found = [folder for folder in runs if name in (run_name(folder), folder.name)]
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(run_name(folder) for folder in (found or runs)[:10]) or "none"
-    reason = f"{len(found)} runs are called {name!r}" if found else f"there is no run {name!r}"
+    fitting = [folder for folder in runs if _fits(folder, words)]
+    if len({folder.parents[1] for folder in fitting}) == 1:
+        return max(fitting, key=lambda folder: (folder / RECORD).stat().st_mtime_ns)
+    listed = ", ".join(run_name(folder) for folder in (fitting or runs)[:10]) or "none"
+    asked = " ".join(words)
+    reason = f"several targets have a run {asked!r}" if fitting else f"there is no run {asked!r}"
     raise StageError(f"{reason}; give one of: {listed}")
+
+
+def _fits(folder: Path, words: Sequence[str]) -> bool:
+    first, *others = words
+    target = folder.parents[1].name
+    names, known = {target, folder.name, run_name(folder)}, {folder.name}
+    with suppress(RecordError):
+        run = read_run(folder)
+        plans = {entry.plans_name for entry in run.stages if run.role(entry) == "target"}
+        names, known = names | plans, known | plans | {run.request.configuration, *run.request.folds}
+    is_number = first.isdecimal() and target.startswith(f"Dataset{int(first):03d}_")
+    return (is_number or first in names) and known.issuperset(others)
 
 
 def _entry(stages: tuple[Stage, ...], stage: Stage) -> StageEntry:

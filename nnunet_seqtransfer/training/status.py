@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.nnunet.folders import DATASET_NAME
 from nnunet_seqtransfer.training.actions import Action, Link, needed_actions
 from nnunet_seqtransfer.training.estimate import epochs_done, paces, stage_seconds
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
@@ -116,12 +117,15 @@ class Queue:
 
 
 def run_status(names: Sequence[str] = (), queue: Queue = Queue()) -> list[RunStatus]:
-    """Return status for the named runs; without names for all, the newest first.
+    """Return status for the named runs, or for the newest run of a target; without names for all, the newest first.
 
     Raises StageError for an unknown name, EnvironmentNotSetError without nnUNet_results.
     """
     now = time.time()
-    found = [read_status(folder, now, queue) for folder in ([find_run(name) for name in names] or find_runs())]
+    # a target is followed by words that narrow the choice; other words are runs of their own
+    is_target = names and (names[0].isdecimal() or DATASET_NAME.fullmatch(names[0]))
+    asked = [tuple(names)] if is_target else [(name,) for name in names]
+    found = [read_status(folder, now, queue) for folder in ([find_run(*words) for words in asked] or find_runs())]
     return found if names else sorted(found, key=_started, reverse=True)
 
 
