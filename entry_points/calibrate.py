@@ -42,6 +42,7 @@ def _run(options: argparse.Namespace) -> None:
         configuration=options.c,
         metric=options.m or DEFAULT_METRIC,
         seed=options.seed,
+        models=tuple(options.init),
     )
     calibration = calibrate(request, Context(notify))
     save(draw_calibration(calibration), output.with_suffix(".svg"))
@@ -79,6 +80,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="FILE",
         help="Affinity files of the targets. Default: those nnUNetv2_seq_affinity wrote",
+    )
+    parser.add_argument(
+        "-init",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="MODEL",
+        help="With --results: models that chains started from. Such chains count as paths from the dataset "
+        "that the model names; those that a plan started count without this. Default: none",
     )
     parser.add_argument(
         "-seed", type=seed, default=0, metavar="N", help="Seed of the bootstrap over targets. Default: 0"

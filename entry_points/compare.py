@@ -31,6 +31,7 @@ from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.evaluation.arms import KINDS, CompareRequest
 from nnunet_seqtransfer.storage import json_text
 from nnunet_seqtransfer.training.job import DeviceOptions
+from nnunet_seqtransfer.training.ready_models import find_named_model
 
 DEFAULTS = CompareRequest("")
 
@@ -91,6 +92,7 @@ def _request(options: argparse.Namespace) -> CompareRequest:
         tag=options.tag,
         devices=DeviceOptions(options.device, options.gpus, False, options.checkpoint_minutes),
         epoch_seconds=options.epoch_time,
+        model=None if options.init is None else find_named_model(options.init, options.configuration),
     )
 
 
@@ -166,6 +168,14 @@ def _add_arms(parser: Options) -> None:
         default=[],
         metavar="PATH",
         help="Your own paths, sources in order, such as 21,24 21+22; or files with one path per line. Default: none",
+    )
+
+    parser.add_argument(
+        "-init",
+        type=Path,
+        metavar="MODEL",
+        help="An existing model to compare too: the target is trained from its weights. As for "
+        "nnUNetv2_seq_train. Default: none",
     )
 
 

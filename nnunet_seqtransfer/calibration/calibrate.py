@@ -28,6 +28,7 @@ from nnunet_seqtransfer.planning.measured import (
     write_table,
 )
 from nnunet_seqtransfer.tasks.path_syntax import given_members
+from nnunet_seqtransfer.training.ready_models import find_named_model
 
 RESAMPLES = 1000
 
@@ -52,6 +53,8 @@ class CalibrationRequest:
     "Metric of the affinities, if no files are given."
     seed: int = 0
     "Seed of the bootstrap over targets."
+    models: tuple[Path, ...] = ()
+    "Models that chains in nnUNet_results started from with -init."
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def calibrate(request: CalibrationRequest, context: Context) -> Calibration:
     _check_output(request.output)
     runs = read_measurements(request.table) if request.table is not None else ()
     if request.results:
-        runs += read_trained(request.plans, request.configuration, context.notify)
+        models = [find_named_model(path, request.configuration) for path in request.models]
+        runs += read_trained(request.plans, request.configuration, context.notify, models)
     affinities = _affinities(request, runs, context.notify)
     metric = next((affinity.metric for affinity in affinities.values()), request.metric)
     rows = join(runs, affinities, context.notify)

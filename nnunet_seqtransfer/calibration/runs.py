@@ -6,9 +6,9 @@ import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +18,10 @@ from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.recipe import ADDED, Recipe, StageBlock
-from nnunet_seqtransfer.training.run_record import find_runs, read_run
+from nnunet_seqtransfer.training.run_record import Run, find_runs, read_run
 from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.training.stages import TRAINER, is_target_of
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
 NEEDED = ("path", "target", "dice")
 SCRATCH = ("", "scratch", "none")
@@ -169,16 +170,21 @@ class TrainedFold:
         return *added, self.block.keep_heads
 
 
-def read_trained(plans: str, configuration: str, notify: Notify) -> tuple[MeasuredRun, ...]:
+def read_trained(
+    plans: str, configuration: str, notify: Notify, models: Iterable[PretrainedModel] = ()
+) -> tuple[MeasuredRun, ...]:
     """Return one run for each finished chain to a target, with the Dice averaged over folds.
 
     All paths to a target are compared on the same folds, those that most chains have, and under one recipe of the
     target, the most frequent. ``notify`` receives one line for each chain that is left out, also because it may have
-    trained on validation cases. Fold "all" is validated on training cases and does not count.
+    trained on validation cases. Fold "all" is validated on training cases and does not count. Chains that started from
+    one of ``models``, or from the model of a plan, count as paths from its dataset.
     """
     by_target: dict[str, list[TrainedFold]] = {}
     leaking = _overlap_allowed()
-    for fold in _finished_folds(plans, configuration, notify):
+    started = [run.request.pretrained for run in _runs()]
+    known = {model.sha256: model.dataset for model in (*started, *models) if model and model.dataset}
+    for fold in _finished_folds(plans, configuration, known, notify):
         if fold.place in leaking:
             notify(f"left out: {fold.place}: its sources may hold cases that it validates on (--allow_overlap)")
         else:
@@ -186,7 +192,7 @@ def read_trained(plans: str, configuration: str, notify: Notify) -> tuple[Measur
     return tuple(run for _, folds in sorted(by_target.items()) for run in _comparable(folds, notify))
 
 
-def _finished_folds(plans: str, configuration: str, notify: Notify) -> Iterator[TrainedFold]:
+def _finished_folds(plans: str, configuration: str, models: Mapping[str, str], notify: Notify) -> Iterator[TrainedFold]:
     root = results_folder()
     for file in sorted(root.glob(f"Dataset*/{TRAINER}__{plans}_*__{configuration}/plans.json")):
         if not is_target_of(file.parent.name.split("__")[1], plans):
@@ -195,8 +201,10 @@ def _finished_folds(plans: str, configuration: str, notify: Notify) -> Iterator[
             for folder in sorted(file.parent.glob("fold_[0-9]*")):
                 on_disk = read_stage(StageFiles(folder), details=True)
                 block = on_disk.block
-                if block is None or block.role != "target" or block.pretrained is not None:
-                    continue  # the training data of a pretrained model are unknown: no path between datasets
+                if block is None or block.role != "target" or block.pretrained not in (None, *models):
+                    continue  # without known training data a pretrained model makes no path between datasets
+                if block.pretrained is not None:
+                    block = replace(block, path=(models[block.pretrained], *block.path))
                 if block.mixed or len(datasets_on(block.path)) > len(block.path):
                     continue  # gains are predicted for stages on one dataset
                 if on_disk.is_finished("target"):
@@ -209,12 +217,16 @@ def _finished_folds(plans: str, configuration: str, notify: Notify) -> Iterator[
 def _overlap_allowed() -> set[str]:
     """Return the folders below nnUNet_results of all stages of runs with --allow_overlap, from the runs' records."""
     outputs: set[str] = set()
+    for run in _runs():
+        if run.request.overlap == "allow":
+            outputs.update(entry.output for entry in run.stages)
+    return outputs
+
+
+def _runs() -> Iterator[Run]:
     for folder in find_runs():
         with suppress(RecordError):  # nnUNetv2_seq_status names broken records
-            run = read_run(folder)
-            if run.request.overlap == "allow":
-                outputs.update(entry.output for entry in run.stages)
-    return outputs
+            yield read_run(folder)
 
 
 def _comparable(folds: list[TrainedFold], notify: Notify) -> Iterator[MeasuredRun]:

@@ -14,6 +14,7 @@ from nnunet_seqtransfer.planning.record import SequencePlan
 from nnunet_seqtransfer.tasks.path_syntax import whole_path
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import WARMUP_EPOCHS, Recipe
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
 KINDS = ("scratch", "long", "direct", "planned", "runner-up")
 """Kinds of arms: the target alone; the target for as many iterations as the longest path; the nearest sources alone;
@@ -22,6 +23,8 @@ RUNNERS_UP = 2
 """Number of sequences after the planned path."""
 Sources = tuple[str, ...]
 """Elements of a path before the target, see `path_syntax`."""
+Start = tuple[Sources, PretrainedModel | None]
+"""Sources to train, and the model that the first stage starts from."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class CompareRequest:
     "Device and checkpoints."
     epoch_seconds: float | None = None
     "Seconds per epoch for the estimate; None for a rough guess."
+    model: PretrainedModel | None = None
+    "A model whose weights one more arm starts from, without sources."
 
 
 def choose_arms(
@@ -91,18 +96,26 @@ def choose_arms(
     unknown = [kind for kind in request.kinds if kind not in KINDS]
     if unknown:
         raise SequenceError(f"unknown kind of path {unknown[0]!r}; choose from {', '.join(KINDS)}")
-    roles: dict[tuple[Sources, int], list[str]] = {}
-    for role, path in _wanted(affinity, plan, request, own, without):
-        roles.setdefault((path, 0), []).append(role)
+    roles: dict[tuple[Start, int], list[str]] = {}
+    for role, start in _wanted(affinity, plan, request, own, without):
+        roles.setdefault((start, 0), []).append(role)
     # after all other paths: "long" depends on the longest of them
-    longest = max((len(whole_path(path, affinity.target)) - 1 for path, _ in roles), default=0)
+    longest = max((len(whole_path(path, affinity.target)) - 1 for (path, _), _ in roles), default=0)
     if "long" in request.kinds and longest:
-        roles[(), longest * request.source_epochs] = ["long"]
+        roles[((), None), longest * request.source_epochs] = ["long"]
     # scratch is what gains are measured against
-    gains = {one.path[:-1]: one.gain for one in plan.candidates if len(one.path) > 1} if plan is not None else {}
+    listed = [one for one in plan.candidates if len(one.path) > 1] if plan is not None else []
+    gains = {plan.as_trained(one.path[:-1]): one.gain for one in listed} if plan is not None else {}
     arms = [
-        Arm(arm_name(path, affinity.target, extra), path, tuple(dict.fromkeys(names)), extra, gains.get(path))
-        for (path, extra), names in roles.items()
+        Arm(
+            name=arm_name(start[0], affinity.target, extra, start[1]),
+            sources=start[0],
+            roles=tuple(dict.fromkeys(names)),
+            extra_epochs=extra,
+            predicted=gains.get(start),
+            model=start[1],
+        )
+        for (start, extra), names in roles.items()
     ]
     if len(arms) < 2:
         raise SequenceError(f"only {len(arms)} path to compare, at least two are needed; add more with -arms or -paths")
@@ -118,23 +131,26 @@ def _wanted(
     request: CompareRequest,
     own: Sequence[Sources],
     without: str | None,
-) -> Iterator[tuple[str, Sources]]:
+) -> Iterator[tuple[str, Start]]:
     tasks = [affinity.tasks[index] for index in affinity.ranking()]
     nearest = [task.dataset for task in tasks if task.registered and task.dataset != without]
     if "scratch" in request.kinds:
-        yield "scratch", ()
+        yield "scratch", ((), None)
+    if request.model is not None:
+        yield "own", ((), request.model)
     if plan is not None and "planned" in request.kinds:
-        yield "planned", plan.sources
+        yield "planned", plan.as_trained(plan.sources)
     if plan is not None and "runner-up" in request.kinds:
-        yield from (("runner-up", path) for path in _runners_up(plan, nearest))
+        yield from (("runner-up", plan.as_trained(path)) for path in _runners_up(plan, nearest))
     if "direct" in request.kinds:
-        yield from (("direct", (name,)) for name in nearest[: request.nearest])
-    yield from (("own" if path else "scratch", path) for path in own)
+        yield from (("direct", ((name,), None)) for name in nearest[: request.nearest])
+    yield from (("own" if path else "scratch", (path, None)) for path in own)
 
 
 def _runners_up(plan: SequencePlan, available: Sequence[str]) -> list[Sources]:
     """Return the plan's best allowed sequences (two sources or more), without the planned path."""
     # without the target, which is last
     paths = [candidate.path[:-1] for candidate in plan.candidates if not candidate.ruled_out]
-    found = [path for path in paths if len(path) > 1 and path != plan.sources and set(path) <= set(available)]
+    usable = {*available, *plan.models}
+    found = [path for path in paths if len(path) > 1 and path != plan.sources and set(path) <= usable]
     return found[:RUNNERS_UP]

@@ -13,9 +13,12 @@ from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, dataset_id, re
 from nnunet_seqtransfer.nnunet.validation import CaseDice
 from nnunet_seqtransfer.storage import read_dataclass, replacing, write_dataclass
 from nnunet_seqtransfer.tasks.path_syntax import numbers, whole_path
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
-FORMAT = 2
-"""Format 1 (version 0.1.0) had surface distances and learning curves; it is refused, and made again in seconds."""
+FORMAT = 3
+"""Format 3 has arms that start from a model; without any, format 2 is written.
+
+Format 1 (version 0.1.0) had surface distances and learning curves; it is refused, and made again in seconds."""
 KIND = "comparison"
 FILE, SCORES, DIFFERENCES, MEASUREMENTS = "comparison.json", "scores.csv", "differences.csv", "measurements.csv"
 
@@ -34,6 +37,8 @@ class Arm:
     "Additional epochs on the target; above 0 only for scratch trained as long as a whole path."
     predicted: float | None = None
     "Gain in Dice over scratch that the plan predicts, -1 to 1; None without a plan or for a path it does not list."
+    model: PretrainedModel | None = None
+    "Model that the first stage starts from; None for random weights."
 
 
 @dataclass(frozen=True)
@@ -156,12 +161,13 @@ def comparison_path(
     return results_folder() / target / SEQTRANSFER_FOLDER / name / FILE
 
 
-def arm_name(sources: Sequence[str], target: str, extra_epochs: int = 0) -> str:
-    """Return an arm's name in dataset numbers: "21+22 -> 24 -> 4"."""
+def arm_name(sources: Sequence[str], target: str, extra_epochs: int = 0, model: PretrainedModel | None = None) -> str:
+    """Return an arm's name in dataset numbers: "21+22 -> 24 -> 4", or "21* -> 4" from a model."""
     path = whole_path(sources, target)
-    if path == (target,):
+    if path == (target,) and model is None:
         return "scratch, as long" if extra_epochs else "scratch"
-    return " -> ".join(map(numbers, path))
+    begin = [f"{numbers(model.dataset) if model.dataset else model.file.name}*"] if model else []
+    return " -> ".join([*begin, *map(numbers, path)])
 
 
 def write_comparison(path: Path, comparison: Comparison, measured: Sequence[Sequence[object]] = ()) -> None:
@@ -183,7 +189,8 @@ def write_comparison(path: Path, comparison: Comparison, measured: Sequence[Sequ
     _write_table(path.with_name(DIFFERENCES), header, rows)
     _write_table(path.with_name(MEASUREMENTS), ("path", "target", "dice", "seed"), measured)
     # last: an existing record means that the tables are complete
-    write_dataclass(path, KIND, FORMAT, comparison, compact=True)
+    has_models = any(arm.model for arm in comparison.arms)
+    write_dataclass(path, KIND, FORMAT if has_models else 2, comparison, compact=True)
 
 
 def read_comparison(path: Path) -> Comparison:

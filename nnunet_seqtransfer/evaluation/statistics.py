@@ -90,13 +90,16 @@ def paired_means(one: CaseMeans, other: CaseMeans) -> dict[str, tuple[float, flo
 def measurements(comparison: Comparison) -> list[tuple[str, str, str, int]]:
     """Return the rows path, target, Dice and seed that nnUNetv2_seq_calibrate reads.
 
-    There is one row for each arm and seed with all folds, but none for scratch trained as long as a path.
+    There is one row for each arm and seed with all folds, but none for scratch trained as long as a path, or a model of
+    an unknown dataset.
     """
     values = case_values(comparison.scores)
     rows = []
     for arm in comparison.arms:
-        models = {} if arm.extra_epochs else values.get(arm.name, {})
-        path = " -> ".join(map(numbers, arm.sources)) or "scratch"
+        dataset = arm.model.dataset if arm.model else None
+        is_known = not arm.extra_epochs and (arm.model is None or dataset is not None)
+        models = values.get(arm.name, {}) if is_known else {}
+        path = " -> ".join(map(numbers, (dataset, *arm.sources) if dataset else arm.sources)) or "scratch"
         for seed, dice in seed_means(models).items():
             if all((fold, seed) in models for fold in comparison.folds):  # else it is over other cases than the rest
                 rows.append((path, comparison.target, f"{dice:.6f}", seed))

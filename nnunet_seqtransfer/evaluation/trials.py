@@ -19,7 +19,7 @@ from nnunet_seqtransfer.evaluation.arms import CompareRequest, choose_arms
 from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, comparison_path
 from nnunet_seqtransfer.evaluation.held_out import HeldOutSet, load_held_out, require_unseen_folds, require_unseen_test
 from nnunet_seqtransfer.nnunet.datasets import split_cases
-from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
+from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name, registered_datasets
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.planning.options import PlanOptions, Training
@@ -32,6 +32,7 @@ from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.overlap_guard import find_exclusions
 from nnunet_seqtransfer.training.plan import plan_with
+from nnunet_seqtransfer.training.ready_models import require_unchanged
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage
 from nnunet_seqtransfer.training.train import look_ahead
 
@@ -115,6 +116,8 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
         cases = sum(len(splits[fold]["val"]) for fold in base.folds)
     else:
         tasks = {name: one for chain in chains.values() for name, one in chain.survey.tasks.items() if name != target}
+        of_models = {arm.model.dataset for arm in arms if arm.model and arm.model.dataset in registered_datasets()}
+        tasks |= {one.dataset: one for one in load_tasks(sorted(filter(None, of_models)), context, extract=write)}
         require_unseen_test(test, task, tasks.values(), base.folds, splits, context, write=write)
         cases = len(test.cases)
     return CompareSurvey(
@@ -145,6 +148,7 @@ def trial_request(base: ChainRequest, trial: Trial) -> ChainRequest:
     return replace(
         base,
         sources=trial.arm.sources,
+        pretrained=trial.arm.model,
         source_recipe=replace(base.source_recipe, seed=trial.seed),
         target_recipe=replace(target, epochs=target.epochs + extra, seed=trial.seed),
         tag="_".join(part for part in parts if part),
@@ -210,6 +214,10 @@ def _load_chains(
     tasks = load_tasks(whole.datasets, context, extract=write)
     by_name = {task.dataset: task for task in [*tasks, target]}
     exclusions = find_exclusions(whole, by_name, plans, context, write=write)
+    for model in dict.fromkeys(arm.model for arm in arms if arm.model is not None):
+        require_unchanged(model, base.configuration)
+        # nothing can be excluded from a model: raises if it has seen validation cases
+        find_exclusions(replace(base, pretrained=model), by_name, plans, context, write=write)
     trials = [Trial(arm, seed) for seed in dict.fromkeys(request.seeds) for arm in arms]
     loaded = {trial: load_trial(base, trial, exclusions, request.devices, context, write=write) for trial in trials}
     return loaded, exclusions

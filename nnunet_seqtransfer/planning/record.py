@@ -161,7 +161,12 @@ class SequencePlan:
     @property
     def to_train(self) -> tuple[str, ...]:
         """Full names of the sources that are trained: all but the one of a ready model."""
-        return self.sources[self.model is not None :]
+        return self.as_trained(self.sources)[0]
+
+    def as_trained(self, sources: tuple[str, ...]) -> tuple[tuple[str, ...], PretrainedModel | None]:
+        """Return the sources of a path that are trained, and the ready model before them, if there is one."""
+        ready = self.models.get(sources[0]) if sources else None
+        return (sources[1:], ready.model) if ready else (sources, None)
 
     def starred(self, path: tuple[str, ...]) -> tuple[str, ...]:
         """Return a path with a star after the first source if it is a ready model."""

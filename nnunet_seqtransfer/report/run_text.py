@@ -113,7 +113,8 @@ def against_scratch(found: Findings) -> tuple[str, str]:
 
 def _difference(found: Findings, comparison: Comparison) -> Difference | None:
     """Return the difference in Dice between the run's path and scratch."""
-    own = {arm.name for arm in comparison.arms if arm.sources == found.run.request.sources and not arm.extra_epochs}
+    start = found.run.request.sources, found.run.request.pretrained
+    own = {arm.name for arm in comparison.arms if (arm.sources, arm.model) == start and not arm.extra_epochs}
     scratch = {arm.name for arm in comparison.arms if "scratch" in arm.roles}
     return next((one for one in comparison.differences if one.arm in own and one.against in scratch), None)
 

@@ -96,9 +96,16 @@ def find_ready_models(
     return found
 
 
-def model_dataset(model: PretrainedModel) -> str:
-    """Return the dataset that a model was trained on. Raises CheckpointError if the checkpoint does not name it."""
-    return _named_dataset(model, model.load(lazy=True))
+def find_named_model(path: Path, configuration: str) -> PretrainedModel:
+    """Return the model at ``path`` with the name of the dataset that it was trained on, if it says that.
+
+    Raises CheckpointError if there is no model, or it cannot be read.
+    """
+    model = find_pretrained(path, configuration)
+    checkpoint = model.load(lazy=True)
+    with suppress(CheckpointError):
+        return replace(model, dataset=_named_dataset(model, checkpoint))
+    return model
 
 
 def require_unchanged(model: PretrainedModel, configuration: str) -> None:

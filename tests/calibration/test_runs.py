@@ -12,6 +12,7 @@ from nnunet_seqtransfer.calibration.runs import read_measurements, read_trained,
 from nnunet_seqtransfer.nnunet.folders import output_base
 from nnunet_seqtransfer.training.recipe import Recipe, StageBlock, with_block
 from nnunet_seqtransfer.training.stages import is_target_of
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.archives import CONFIGURATION, PLANS, write_checkpoint
 from support.calibration_cases import SOURCES, TARGET, measured_world, target_affinity
 from support.world import World
@@ -110,11 +111,26 @@ def test_chains_that_cannot_be_compared_are_left_out() -> None:
         assert any(words in line for line in lines), words
 
 
-def make_chain(sources: tuple[str, ...], folds: dict[str, float], tag: str = "", recipe: Recipe | None = None) -> Path:
+@pytest.mark.usefixtures("world")
+def test_chains_from_models_are_paths_if_their_dataset_is_known() -> None:
+    """A given model that names its dataset stands for a source; chains from other models do not count."""
+    make_chain((), {"0": 0.5})
+    make_chain((), {"0": 0.7}, tag="initaaaaaaaa", pretrained="a" * 64)
+    make_chain((), {"0": 0.9}, tag="initbbbbbbbb", pretrained="b" * 64)
+    model = PretrainedModel(Path("m.pth"), None, "a" * 64, SOURCES[0])
+    runs = read_trained(PLANS, CONFIGURATION, pytest.fail, [model])
+    assert {run.sources: run.dice for run in runs} == {(): 0.5, (SOURCES[0],): 0.7}
+    assert {run.sources: run.dice for run in read_trained(PLANS, CONFIGURATION, pytest.fail)} == {(): 0.5}
+
+
+def make_chain(
+    sources: tuple[str, ...], folds: dict[str, float], tag: str = "", recipe: Recipe | None = None,
+    pretrained: str | None = None,
+) -> Path:  # fmt: skip
     """The folder of a finished chain as nnU-Net leaves it, for all that calibration reads."""
     via = "_via" + "_".join(name[7:10] for name in sources) if sources else "_scratch"
     base = output_base(TARGET, "nnUNetTrainerSeqTransfer", f"{PLANS}{via}{f'_{tag}' if tag else ''}", CONFIGURATION)
-    block = StageBlock(TARGET, (*sources, TARGET), "target", recipe or Recipe(), None)
+    block = StageBlock(TARGET, (*sources, TARGET), "target", recipe or Recipe(), None, pretrained=pretrained)
     base.mkdir(parents=True)
     (base / "plans.json").write_text(
         json.dumps(with_block({"plans_name": base.name.split("__")[1]}, CONFIGURATION, block))

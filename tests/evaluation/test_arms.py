@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.evaluation.arms import KINDS, CompareRequest, choose_arms
+from nnunet_seqtransfer.evaluation.trials import Trial, trial_request
+from nnunet_seqtransfer.planning.record import ReadyModel
+from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.stages import ChainRequest
+from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support.comparison_cases import A, B, C, D, T, affinity, plan
 
 
@@ -85,3 +93,27 @@ def test_an_unknown_kind_is_named():
     """With the kinds that there are."""
     with pytest.raises(SequenceError, match="unknown kind of path 'best'; choose from scratch, long"):
         choose_arms(affinity(), None, asked(kinds=("scratch", "best")))
+
+
+def test_arms_may_start_from_models():
+    """A planned path from a ready model trains the rest of it; a given model is one more arm; names have a star."""
+    model, given = (PretrainedModel(Path("m.pth"), None, digit * 64, name) for digit, name in (("a", A), ("b", None)))
+    ready = replace(plan((A, B)), models={A: ReadyModel(A, model, 1.0, ("MRI",), ("organ",))})
+    arms = choose_arms(affinity(), ready, asked(("scratch", "planned", "runner-up", "long"), model=given))
+    found = {arm.name: arm for arm in arms}
+    assert list(found)[:2] == ["scratch", "21* -> 22 -> 4"]
+    assert {*found} == {
+        "scratch",
+        "21* -> 22 -> 4",
+        "21* -> 23 -> 4",
+        "23 -> 22 -> 4",
+        "m.pth* -> 4",
+        "scratch, as long",
+    }
+    planned = found["21* -> 22 -> 4"]
+    assert (planned.sources, planned.model, planned.predicted) == ((B,), model, ready.chosen.gain)
+    assert found["m.pth* -> 4"].model == given and found["scratch, as long"].extra_epochs == 500
+    base = ChainRequest(T, (), "nnUNetPlans", "3d_fullres", ("0",), Recipe(), Recipe(), 5)
+    request = trial_request(base, Trial(planned, 3))
+    assert (request.sources, request.pretrained) == ((B,), model)
+    assert trial_request(base, Trial(found["scratch"], 3)).pretrained is None
