@@ -203,7 +203,8 @@ def require_fitting(record: MadeForTarget, path: Path, wanted: tuple[str, str, s
     if made_for != wanted:
         raise RecordError(f"this file was made for {' '.join(made_for)}, not for {' '.join(wanted)}: {path}; {remedy}")
     elsewhere = {task.dataset for task in getattr(record, "tasks", ()) if not task.registered}
-    lost = sorted(set(record.sources) - elsewhere - set(registered_datasets()))
+    needed = set(getattr(record, "to_train", record.sources))  # a plan needs no data of the model that it begins with
+    lost = sorted(needed - elsewhere - set(registered_datasets()))
     if lost:
         raise RecordError(
             f"this file names {lost[0]}, which is not registered any more: {path}; restore that dataset, or {remedy}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
+from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
 from nnunet_seqtransfer.errors import Problems, RecordError, SequenceError
 from nnunet_seqtransfer.planning.decide import Known, make_plan, problem_of
 from nnunet_seqtransfer.planning.measured import MeasuredTable
@@ -245,6 +246,18 @@ def test_a_model_of_an_unknown_dataset_is_ranked_by_names(archive: Archive) -> N
     probed = made(archive, Known(models=models, zero_shot={"Dataset801_Unfit": 0.9}), scratch_dice=0.4, listed=99)
     rank = [entry.path for entry in probed.candidates].index(("Dataset801_Unfit", T))
     assert rank < [entry.path for entry in plan.candidates].index(("Dataset801_Unfit", T))
+
+
+def test_a_plan_needs_no_data_of_its_model(archive: Archive) -> None:
+    """A plan that begins with a model of an unknown dataset is used; a source to train must be registered."""
+    models = {"Dataset800_Fit": ready("Dataset800_Fit")}
+    plan = made(archive, Known(models=models), scratch_dice=0.4, must=("Dataset800_Fit",))
+    path = plan_file(T, PLANS, CONFIGURATION)
+    write_plan(path, plan)
+    assert read_plan(path) == plan and plan.path[0] == "Dataset800_Fit"
+    require_fitting(plan, path, (T, PLANS, CONFIGURATION), "nnUNetv2_seq_plan")
+    with pytest.raises(RecordError, match="Dataset800_Fit, which is not registered"):
+        require_fitting(replace(plan, models={}), path, (T, PLANS, CONFIGURATION), "nnUNetv2_seq_plan")
 
 
 def test_a_model_makes_a_signature_usable_and_yields_to_a_finished_stage(archive: Archive) -> None:
