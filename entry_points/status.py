@@ -16,7 +16,7 @@ from nnunet_seqtransfer.entry_points.common import (
     run_command,
     run_words,
 )
-from nnunet_seqtransfer.report.training_text import status_text
+from nnunet_seqtransfer.report.status_text import status_text
 from nnunet_seqtransfer.slurm.queue import SLURM_QUEUE
 from nnunet_seqtransfer.storage import json_text
 from nnunet_seqtransfer.training.status import Queue, run_status, status_content

@@ -20,7 +20,7 @@ from nnunet_seqtransfer.signals import STOPPED
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, mend_json, replacing
 from nnunet_seqtransfer.trainers.stopping import StopRequest, any_process
 from nnunet_seqtransfer.training.job import checkpoint_seconds
-from nnunet_seqtransfer.training.locks import locked, read_holder, training_lock
+from nnunet_seqtransfer.training.locks import hold_training, read_holder, training_lock
 from nnunet_seqtransfer.training.stage_files import FINAL, LATEST, PREVIOUS
 from nnunet_seqtransfer.transfer.checkpoints import save
 
@@ -187,22 +187,8 @@ class InterruptibleTrainer(nnUNetTrainer):
         if self.local_rank != 0:
             yield
             return
-        # a training whose command was killed may still finish its epoch: wait a minute for it
-        held = locked(
-            training_lock(Path(self.output_folder)),
-            f"the training in {self.output_folder}",
-            self.print_to_log_file,
-            self.stop.lose_lock,
-            patience=60.0,
-        )
-        try:
-            held.__enter__()
-        except SeqTransferError as error:
-            sys.exit(f"seq_transfer: {error}")
-        try:
+        with hold_training(Path(self.output_folder), self.print_to_log_file, self.stop.lose_lock):
             yield
-        finally:
-            held.__exit__(None, None, None)
 
     def _require_unchanged(self) -> None:
         """Exit if this training would overwrite another one, or restart what can be resumed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -124,6 +125,25 @@ def locked(
     """
     with _held(path, lambda lease: _acquire_or_say_so(lease, path, what, notify, patience), on_loss):
         yield
+
+
+@contextmanager
+def hold_training(
+    output: Path, notify: Callable[[str], None], on_loss: Callable[[], None], patience: float = 60.0
+) -> Iterator[None]:
+    """Hold the lock of a training while the block runs; exit with one line if another process trains there.
+
+    A training whose command was killed may still finish its epoch, so the default ``patience`` is a minute.
+    """
+    held = locked(training_lock(output), f"the training in {output}", notify, on_loss, patience)
+    try:
+        held.__enter__()
+    except StageError as error:  # of the lock, not of the block
+        sys.exit(f"seq_transfer: {error}")
+    try:
+        yield
+    finally:
+        held.__exit__(None, None, None)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan, read_plan, write_plan
 from nnunet_seqtransfer.report.page_tables import candidates_table
 from nnunet_seqtransfer.report.plan_text import headline
-from nnunet_seqtransfer.report.training_text import status_text
+from nnunet_seqtransfer.report.status_text import status_text
 from nnunet_seqtransfer.storage import read_json, sha256, write_json
 from nnunet_seqtransfer.tasks.path_syntax import PLUS, datasets_on
 from nnunet_seqtransfer.training import clean
