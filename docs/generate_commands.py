@@ -21,9 +21,9 @@ HEAD = """\
 # Commands
 
 Options that take a value have one dash, switches have two, as in nnU-Net. Options cannot be abbreviated, and an unknown
-option is an error. Every command also has `-h` and `--version`. See also [exit statuses](exit-statuses.md).
+option is an error. Every command also has `-h`, `--help_all` and `--version`. See also
+[exit statuses](exit-statuses.md).
 """
-HELP = re.compile(r"(?:\[(?:REQUIRED|OPTIONAL)\] )?(?P<text>.*)", re.DOTALL)
 OPTION = re.compile(r"(?<![\w`-])--?[a-zA-Z]\w*")
 IN_ORDER = "affinity plan train status report compare calibrate derive overlap signature clean continue cancel env demo"
 """Commands in the order of use."""
@@ -104,11 +104,10 @@ def _section(parser: SeqArgumentParser, options: Sequence[Option], shared: set[O
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[Option]:
     for action in parser._actions:
-        if action.dest not in ("help", "version"):
-            found = HELP.fullmatch(action.help or "")
-            flag = action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
-            required = action.required or not (action.option_strings or action.nargs == "*")
-            yield Option(flag, _value(action), required, _marked(found["text"] if found else ""))
+        if action.dest not in ("help", "help_all", "version"):
+            flag = "`, `".join(action.option_strings) if action.option_strings else str(action.metavar or action.dest)
+            required = action.required and action.dest != "words"
+            yield Option(flag, _value(action), required, _marked(action.help or ""))
 
 
 def _value(action: argparse.Action) -> str:
@@ -117,7 +116,7 @@ def _value(action: argparse.Action) -> str:
     if action.option_strings:
         name = "|".join(map(str, action.choices)) if action.choices else str(action.metavar or "TEXT")
         return name + (" ..." if action.nargs in ("+", "*") else "")
-    return "..." if action.nargs in ("+", "*") else ""
+    return "..." if action.nargs == "+" else ""
 
 
 def _marked(text: str) -> str:

@@ -95,7 +95,7 @@ def add_recipe(
                 own, options = [own] if own else None, {**options, "nargs": "+"}
             place = group if part.name == "epochs" else parser.expert
             place.add_argument(f"-source_{flag}", default=own, help=text, **options)
-    group.add_argument(
+    parser.expert.add_argument(
         "-replay",
         type=share_below_one,
         default=0.0,

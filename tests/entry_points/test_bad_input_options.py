@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+from pathlib import Path
 
 import pytest
 
+from nnunet_seqtransfer.entry_points import train
 from support.bad_inputs import AFFINITY, PLAN, TRAIN, Command, assert_refused, error_line
 from support.world import World
 
@@ -18,19 +19,15 @@ NUMBERS = ("7", "via902", "902_903", "via902_x")
 
 
 @pytest.mark.parametrize("name", HELPED)
-def test_help_names_every_option_and_an_example(command: Command, name: str) -> None:
-    """-h ends with status 0, marks each option as [REQUIRED] or [OPTIONAL], and shows an example."""
-    if not hasattr(importlib.import_module(f"nnunet_seqtransfer.entry_points.{name}"), "main"):
-        pytest.skip(f"{name} is not written yet")
-    for option in ("-h", "--help"):
-        outcome = command(name, option)
-        assert outcome.status == 0
-        assert "Example:\n  " in outcome.out and f"nnUNetv2_seq_{name}" in outcome.out
-        described = outcome.out.count("[REQUIRED]") + outcome.out.count("[OPTIONAL]")
-        options = [line for line in outcome.out.splitlines() if line.startswith("  -")]
-        positional = ["dataset", "configuration", "fold"] if name == "train" else []
-        assert described == len(options) + len(positional)
-        assert outcome.err == ""
+def test_help_is_a_screen_with_an_example(command: Command, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """-h shows an example in about a screen; --help_all adds every other option."""
+    monkeypatch.setenv("COLUMNS", "100")
+    short, whole = command(name, "-h"), command(name, "--help_all")
+    assert (short.status, whole.status, short.err, whole.err) == (0, 0, "", "")
+    assert "Example:\n  " in short.out and f"nnUNetv2_seq_{name}" in short.out
+    assert len(short.out.splitlines()) <= 55
+    listed = {line.split()[0] for line in short.out.splitlines() if line.startswith("  -")}
+    assert listed <= {line.split()[0] for line in whole.out.splitlines() if line.startswith("  -")}
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -108,18 +105,23 @@ def test_wrong_values(
     assert_refused(world, command, (*GOOD[name], *given), *words, "-h")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "missing"),
-    [
-        (("affinity",), "-t"),
-        (("plan", "-max_sources", "1"), "-t"),
-        (("train",), "dataset, configuration, fold"),
-        (("train", "901", "3d_fullres"), "fold"),
-    ],
-)
-def test_missing_arguments(command: Command, arguments: tuple[str, ...], missing: str) -> None:
-    """A required argument that is missing is named."""
-    assert f"arguments are required: {missing}" in error_line(command(*arguments))
+@pytest.mark.parametrize("arguments", [("affinity",), ("plan", "-max_sources", "1"), ("train",), ("train", "901")])
+def test_missing_arguments(command: Command, arguments: tuple[str, ...]) -> None:
+    """A missing target, or configuration and fold of a training, is one line with an example."""
+    line = error_line(command(*arguments))
+    assert "name the target" in line and f"nnUNetv2_seq_{arguments[0]}" in line
+
+
+def test_words_and_options_name_the_same(tmp_path: Path) -> None:
+    """The target, configuration and folds may be words or options; a recipe file stands for options."""
+    recipe = tmp_path / "recipe.txt"
+    recipe.write_text("# of the lab\nlayer_decay = 0.7\nsource_epochs = 3 4\nepochs = 9\n")
+    lines = ("4 3d_fullres 0 1", "-d 4 -c 3d_fullres -f 0 1", "-t 4 3d_fullres 0 1", "-epochs 7 4 0 3d_fullres 1")
+    for line in lines:
+        options = train._parse([*line.split(), "-recipe", str(recipe)])
+        assert (options.d, options.c, options.f) == ("4", "3d_fullres", ["0", "1"])
+        assert (options.layer_decay, options.source_epochs) == (0.7, [3, 4])
+        assert options.epochs == (7 if "-epochs" in line else 9)
 
 
 def test_tags_that_are_fine(command: Command, world: World) -> None:

@@ -45,7 +45,7 @@ def options(*words: str) -> argparse.Namespace:
     parser = SeqArgumentParser("", "")
     add_recipe(parser)
     parsed = parser.parse(words)
-    parsed.folds = ["0", "1"]
+    parsed.f = ["0", "1"]
     return parsed
 
 

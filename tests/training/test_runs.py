@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ import pytest
 from nnunet_seqtransfer.calibration.runs import read_trained
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError, StageError
+from nnunet_seqtransfer.nnunet.folders import dataset_id
 from nnunet_seqtransfer.planning.options import Training
 from nnunet_seqtransfer.report.findings import read_findings
 from nnunet_seqtransfer.storage import write_record
@@ -105,8 +107,21 @@ def test_runs_are_found_by_name_by_short_name_and_by_path(world):
     twin = world.results / "Dataset999_Twin" / "seqtransfer" / first.name
     twin.mkdir(parents=True)
     (twin / RECORD).write_text((first / RECORD).read_text())
-    with pytest.raises(StageError, match="2 runs are called"):
+    with pytest.raises(StageError, match="several targets have a run"):
         find_run(first.name)
+
+
+def test_runs_are_found_by_target_and_by_plans_name(world):
+    """A target means the newest run that fits the configuration, fold and plans named after it."""
+    first, second = recorded(NEAR), recorded(FAR)
+    os.utime(first.folder / RECORD, (1, 1))
+    number, plans = str(dataset_id(TARGET)), first.stages[-1].plans_name
+    for words in ((number,), (TARGET,), (number, first.request.configuration, *first.request.folds)):
+        assert find_run(*words) == second.folder
+    assert find_run(plans) == find_run(number, plans) == first.folder
+    for words in ((number, "2d"), (number, "4"), ("4",)):
+        with pytest.raises(StageError, match="no run"):
+            find_run(*words)
 
 
 def test_a_run_found_by_its_path_is_the_one_that_all_commands_know(world, monkeypatch):
