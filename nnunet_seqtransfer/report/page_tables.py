@@ -137,7 +137,7 @@ def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
         (
             text_cell(arrows(f"{entry.arm} against {entry.against}")),
             Cell(interval(entry.mean, entry.low, entry.high, "+"), float(entry.mean)),
-            number_cell(entry.p_holm),
+            Cell(MISSING, math.nan) if entry.p_holm is None else Cell(f"{entry.p_holm:.2g}", float(entry.p_holm)),
             Cell(str(entry.cases), float(entry.cases)),
         )
         for entry in comparison.differences
