@@ -23,7 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.get_closest_marker("chain") is not None, not _is_longest(item)))
     for item in items:
         chain = item.get_closest_marker("chain") is not None
-        if not chain and item.path.stem.removeprefix("test_") in QUICK.get(item.path.parent.name, ()):
+        # the template of the world takes nearly a minute
+        slow = chain or "world_template" in getattr(item, "fixturenames", ())
+        if not slow and item.path.stem.removeprefix("test_") in QUICK.get(item.path.parent.name, ()):
             item.add_marker("quick")
         item.add_marker(pytest.mark.xdist_group(item.name if chain else item.path.stem))
 
