@@ -287,12 +287,13 @@ def target_of(parser: SeqArgumentParser, options: argparse.Namespace, needed: st
     words = list(options.words)
     if options.d is None:
         options.d = words.pop(0) if words else None
-    given = {"c": [word for word in words if not _is_fold(word)], "f": [word for word in words if _is_fold(word)]}
-    for name, found in given.items():
-        if found and (not hasattr(options, name) or getattr(options, name) or (name == "c" and len(found) > 1)):
-            parser.error(f"unexpected word {found[-1]!r}; give the target, then {'-c and -f' if needed else '-c'} once")
-        if found:
-            setattr(options, name, found if name == "f" else found[0])
+    if hasattr(options, "c") and options.c is None:
+        options.c = next((word for word in words if not _is_fold(word)), None)
+        words = [word for word in words if word != options.c]
+    if words and (not hasattr(options, "f") or options.f):
+        parser.error(f"unexpected word {words[-1]!r}; give the target, then {'-c and -f' if needed else '-c'} once")
+    if words:
+        options.f = words
     if options.d is None or any(not getattr(options, name) for name in needed):
         example = str(parser.epilog).split(maxsplit=1)[1]
         parser.error(f"name the target{', configuration and folds' * bool(needed)}, for example: {example}")

@@ -60,9 +60,12 @@ def save(figure: Figure, path: Path) -> tuple[Path, ...]:
     paths = path.with_suffix(".svg"), path.with_suffix(".pdf")
     with replacing(paths[0]) as aside:
         aside.write_bytes(ElementTree.tostring(svg, encoding="utf-8"))
+    pdf = io.BytesIO()  # on a full disk matplotlib would hide the reason behind an error of its own
     # journals refuse Type 3 fonts; dates would make each file different
-    with replacing(paths[1]) as aside, mpl.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(aside, format="pdf", metadata={"CreationDate": None, "ModDate": None})
+    with mpl.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "ModDate": None})
+    with replacing(paths[1]) as aside:
+        aside.write_bytes(pdf.getvalue())
     return paths
 
 

@@ -69,7 +69,7 @@ def test_misspelt_options(
         ("affinity", ("-seed", "-1"), ("argument -seed", "'-1' is not a whole number from 0")),
         ("affinity", ("-seed", "4294967296"), ("argument -seed", "to 2147483647")),
         ("affinity", ("-m", "cosine"), ("no metric 'cosine'", "descriptors, published")),
-        ("affinity", ("-t",), ("argument -t: expected one argument",)),
+        ("affinity", ("-t",), ("argument -d/-t: expected one argument",)),
         ("plan", ("-m", "cosine"), ("no metric 'cosine'", "descriptors, published")),
         ("plan", ("-strategy", "best"), ("argument -strategy", "'best'", "'gain', 'published'")),
         ("plan", ("-communities", "3"), ("-communities is for -strategy published",)),

@@ -142,7 +142,7 @@ def test_a_planned_chain_uses_what_the_affinity_compared(
     world: World, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pairs reach the chain where its order is the plan's and the affinity is the one it rests on; else none do."""
-    from nnunet_seqtransfer.entry_points import train
+    from nnunet_seqtransfer.training import train
 
     seen: list[Any] = []
 
