@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,9 +184,8 @@ def test_an_affinity_killed_while_profiling_is_finished_by_the_same_command(worl
     kill_when(affinity, world, lambda: bool(list((world.preprocessed / NEAR).glob("seqtransfer/signature_*"))))
     run(affinity, python_environment(world))
     table = (written / "affinity_nnUNetPlans_3d_fullres_descriptors.csv").read_text()
-    for folder in world.preprocessed.glob("*/seqtransfer"):
-        for path in folder.iterdir():
-            path.unlink()
+    for folder in list(world.preprocessed.glob("*/seqtransfer")):
+        shutil.rmtree(folder)
     run(affinity, python_environment(world))
     assert (written / "affinity_nnUNetPlans_3d_fullres_descriptors.csv").read_text() == table
 
