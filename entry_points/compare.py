@@ -92,7 +92,7 @@ def _request(options: argparse.Namespace) -> CompareRequest:
         tag=options.tag,
         devices=DeviceOptions(options.device, options.gpus, False, options.checkpoint_minutes),
         epoch_seconds=options.epoch_time,
-        model=None if options.init is None else find_named_model(options.init, options.configuration),
+        model=None if options.init is None else find_named_model(options.init, options.c),
     )
 
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from nnunet_seqtransfer.entry_points.common import (
+    Options,
     SeqArgumentParser,
     natural,
     positive_float,
@@ -57,6 +58,8 @@ KINDS: dict[str, Callable[[str], Any]] = {
 
 
 FIELDS = tuple(part.name for part in fields(Recipe))
+FLAGS = {part.name: part.metadata["option"] or part.name for part in fields(Recipe)}
+"""`Recipe` field -> option without the dash."""
 OF_SOURCES = tuple(part.name for part in fields(Recipe) if part.metadata["of_sources"])
 MAIN = ("epochs", "iterations")
 """`Recipe` fields whose options are always shown; the rest are for --help_all or a recipe file."""
@@ -83,7 +86,7 @@ def add_recipe(
         shown = shown and f". Default: {shown}"
         metavar = "NAME" if isinstance(default, str) else "N" if default is None else "X"
         options: dict[str, Any] = {"type": kind, "metavar": metavar, "dest": part.name}
-        flag = part.metadata["option"] or part.name
+        flag = FLAGS[part.name]
         place = group if part.name in MAIN else parser.expert
         place.add_argument(f"-{flag}", default=default, help=f"{text}{of_target}{shown}", **options)
         if part.name in of_sources:
@@ -95,7 +98,19 @@ def add_recipe(
                 own, options = [own] if own else None, {**options, "nargs": "+"}
             place = group if part.name == "epochs" else parser.expert
             place.add_argument(f"-source_{flag}", default=own, help=text, **options)
-    parser.expert.add_argument(
+    if "warmup_epochs" in names:
+        _add_handed_over(parser.expert)
+    group.add_argument(
+        "-recipe", metavar="FILE", help="File with more options, as lines such as: layer_decay = 0.7"
+    )  # `SeqArgumentParser.parse` replaces it by what the file says
+    group.add_argument(
+        "-tag", type=tag_name, metavar="NAME", help="Name that keeps chains with different recipes apart"
+    )
+
+
+def _add_handed_over(parser: Options) -> None:
+    """Add the options that say what a stage keeps of those before it."""
+    parser.add_argument(
         "-replay",
         type=share_below_one,
         default=0.0,
@@ -103,17 +118,11 @@ def add_recipe(
         help="Share of the batches of each later stage that come from the datasets of the stages before it; in the "
         "target's stage only in the first half of the epochs. Default: 0",
     )
-    parser.expert.add_argument(
+    parser.add_argument(
         "--new_heads",
         action="store_true",
         help="Start all heads from random weights. Default: heads of labels, or of regions, keep their weights if the "
         "name is in both stages",
-    )
-    group.add_argument(
-        "-recipe", metavar="FILE", help="File with more options, as lines such as: layer_decay = 0.7"
-    )  # `SeqArgumentParser.parse` replaces it by what the file says
-    group.add_argument(
-        "-tag", type=tag_name, metavar="NAME", help="Name that keeps chains with different recipes apart"
     )
 
 
@@ -129,17 +138,17 @@ def source_recipes(options: argparse.Namespace, count: int) -> tuple[Recipe, ...
     Raises SequenceError if an option has several values, but not one for each source.
     """
     common = target_recipe(options)
-    values = {name: _of_each(f"source_{name}", options, getattr(common, name), count) for name in OF_SOURCES}
+    values = {name: _of_each(name, options, getattr(common, name), count) for name in OF_SOURCES}
     return tuple(replace(common, **{name: values[name][index] for name in OF_SOURCES}) for index in range(count))
 
 
-def _of_each(option: str, options: argparse.Namespace, default: Any, count: int) -> Sequence[Any]:
-    values = getattr(options, option) or [default]
+def _of_each(name: str, options: argparse.Namespace, default: Any, count: int) -> Sequence[Any]:
+    values = getattr(options, f"source_{name}") or [default]
     if len(values) == 1:
         return [values[0]] * count
     if len(values) != count:
         raise SequenceError(
-            f"-{option} has {len(values)} values for {count} source{'' if count == 1 else 's'}; "
+            f"-source_{FLAGS[name]} has {len(values)} values for {count} source{'' if count == 1 else 's'}; "
             "give one value, or one for each source in their order"
         )
     return list(values)
@@ -153,7 +162,7 @@ def training_to_plan(options: argparse.Namespace) -> Training:
     for name in OF_SOURCES:
         if len(getattr(options, f"source_{name}") or ()) > 1:
             raise SequenceError(
-                f"-source_{name} has a value for each source, but there is no plan yet that chose them; "
+                f"-source_{FLAGS[name]} has a value for each source, but there is no plan yet that chose them; "
                 "run nnUNetv2_seq_plan first, give the sources with -s, or give one value"
             )
     return Training(

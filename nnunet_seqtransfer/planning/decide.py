@@ -18,7 +18,14 @@ from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, read_resampl
 from nnunet_seqtransfer.errors import SequenceError, raise_collected
 from nnunet_seqtransfer.planning.gain import GainModel
 from nnunet_seqtransfer.planning.measured import Evidence, MeasuredTable, shipped_table, track_records
-from nnunet_seqtransfer.planning.options import DEFAULT_STRATEGY, Finished, History, PlanOptions, stage_price
+from nnunet_seqtransfer.planning.options import (
+    DEFAULT_STRATEGY,
+    MOST_SOURCES,
+    Finished,
+    History,
+    PlanOptions,
+    stage_price,
+)
 from nnunet_seqtransfer.planning.paths import Candidate, Decision, GainStrategy, Request, Strategy
 from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem, whole
 from nnunet_seqtransfer.planning.published import PublishedStrategy
@@ -70,7 +77,7 @@ def plan_sequence(
     case_counts: Sequence[int] | None = None,
     *,
     names: Sequence[str] | None = None,
-    max_sources: int = 2,
+    max_sources: int = MOST_SOURCES,
     must: Sequence[int] = (),
     avoid: Sequence[int] = (),
     scratch_dice: float | None = None,

@@ -24,7 +24,7 @@ from nnunet_seqtransfer.planning.problem import Path, SequenceProblem, rounded
 
 MOST_COMMUNITIES = 9
 """The published number, for 84 sources."""
-MOST_SOURCES = 300
+MOST_IN_GRAPH = 300
 """Most sources that are split into communities: time and memory grow with the cube of their number."""
 SHORTEST = 1e-9
 """Least length of an edge, as a share of the longest."""
@@ -103,14 +103,14 @@ def find_communities(problem: SequenceProblem, graph: Any, wanted: int) -> tuple
     Repair: the scripts left the distances out of the betweenness (see `MostBetween`). There are more parts if the
     graph already has more, and never more than sources. Each community, and the communities, are in the order of names.
 
-    Raises SequenceError for less than one community, or more than `MOST_SOURCES` sources.
+    Raises SequenceError for less than one community, or more than `MOST_IN_GRAPH` sources.
     """
     if wanted < 1:
         raise SequenceError(f"{wanted} communities were asked for; give 1 or more")
-    if len(graph) > MOST_SOURCES:
+    if len(graph) > MOST_IN_GRAPH:
         raise SequenceError(
             f"{len(graph)} sources are too many for the published strategy, which is made for tens of them; "
-            f"leave out all but {MOST_SOURCES}, or choose the strategy gain"
+            f"leave out all but {MOST_IN_GRAPH}, or choose the strategy gain"
         )
     parts: list[set[int]] = list(nx.connected_components(graph))
     if len(parts) < min(wanted, len(graph)):

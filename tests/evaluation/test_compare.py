@@ -17,6 +17,7 @@ from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.nnunet.validation import mean_dice
 from nnunet_seqtransfer.storage import read_json
 from nnunet_seqtransfer.training.recipe import read_block
+from support.models import checkpoint, save, theirs
 from support.world import TARGET
 
 TINY = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "2", "-np", "1", "-layer_decay", "0.7")
@@ -81,6 +82,24 @@ def test_paths_of_ones_own(compared, command, tmp_path):
     assert outcome.status == 0, outcome.err
     lines = [line.split("  ")[0] for line in outcome.out.splitlines() if line.rstrip().endswith(("own", "scratch"))]
     assert lines == ["scratch", "903 -> 901", "903 -> 902 -> 901", "902 -> 903 -> 901"]
+
+
+def test_a_model_is_an_arm_of_its_own(compared, command, tmp_path):
+    """-init adds one path that starts from the model; the other arms stay, and a wrong file is one line."""
+    _, architecture = theirs(compared, tmp_path / "theirs.pth")
+    path = save(tmp_path / "same.pth", checkpoint(architecture))
+    outcome = command("compare", *WANTED, "-init", str(path), "--dry_run", "--json")
+    assert outcome.status == 0, outcome.err
+    arms = json.loads(outcome.out)[0]
+    assert [bool(arm.get("model")) for arm in arms].count(True) == 1 and len(arms) == 3
+    missing = command("compare", *WANTED, "-init", str(tmp_path / "none.pth"), "--dry_run")
+    assert missing.status == 2 and "none.pth" in missing.err and "Traceback" not in missing.err
+
+
+def test_a_plan_takes_no_options_that_it_does_not_obey(command):
+    """What a stage keeps of earlier ones is asked of train and compare; the plan does not price it."""
+    outcome = command("plan", "901", "-replay", "0.25")
+    assert outcome.status == 2 and "unknown option -replay" in outcome.err
 
 
 @pytest.fixture
