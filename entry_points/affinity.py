@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nnunet_seqtransfer.report.choice import write_choice
+    from nnunet_seqtransfer.report.choice_page import write_choice
 
     request = AffinityRequest(
         target=options.d,

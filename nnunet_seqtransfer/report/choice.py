@@ -1,65 +1,29 @@
-"""What an affinity and a plan say: sections of a run's report, and a page with figures of its own."""
+"""Show what an affinity and a plan say: figures, and sections of pages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from nnunet_seqtransfer.affinity.record import Affinity, affinity_path
-from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.planning.decide import problem_of
-from nnunet_seqtransfer.planning.record import SequencePlan, plan_file, read_plan
+from nnunet_seqtransfer.planning.record import SequencePlan
 from nnunet_seqtransfer.report import page_tables
 from nnunet_seqtransfer.report.distance_figures import MAX_ROWS, draw_heat_map, draw_ranking
-from nnunet_seqtransfer.report.figures import embed, save
+from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.graph_figure import draw_graph
-from nnunet_seqtransfer.report.plan_text import headline, sentences
+from nnunet_seqtransfer.report.plan_text import sentences
 from nnunet_seqtransfer.report.result_figures import draw_gains
-from nnunet_seqtransfer.report.template import fill, write_page
-from nnunet_seqtransfer.report.words import arrows, counted, path_words, short
-from nnunet_seqtransfer.storage import sha256
+from nnunet_seqtransfer.report.words import arrows, counted, path_words
 from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 
 NARROW = 3.7
 """Figure width on phones, in inches."""
 Drawing = tuple[Callable[[float], Figure], float, str]
 """A function of the width in inches, the width on wide screens, and a text for screen readers."""
-
-
-def write_choice(affinity: Affinity, file: Path) -> Path:
-    """Write one folder for people: a page and its figures, as SVG and PDF. Return the page.
-
-    Args:
-        affinity: the distances.
-        file: the record of these distances. The target's plan is shown if it rests on this file.
-    """
-    key = affinity.target, affinity.plans, affinity.configuration
-    try:
-        plan = read_plan(plan_file(*key))
-    except SeqTransferError:  # missing or of an older version
-        plan = None
-    if plan is not None and plan.affinity_sha256 != sha256(file):
-        plan = None
-    path = plan.path if plan else (affinity.target,)
-    folder = affinity_path(*key, affinity.metric).with_suffix("")
-    for name, (draw, width, _) in drawings(affinity, plan, path).items():
-        save(draw(width), folder / f"{name}.svg")
-    command = f"nnUNetv2_seq_plan -t {dataset_id(affinity.target)} -c {affinity.configuration}"
-    parts = {
-        "title": f"{short(affinity.target)}: sources",
-        "name": short(affinity.target),
-        "configuration": affinity.configuration,
-        "plans": affinity.plans,
-        "decision": arrows(headline(plan)) if plan else f"No plan rests on these distances yet; run {command}",
-        **choice_parts(affinity, plan, path),
-    }
-    write_page(folder / "index.html", fill("choice.html", parts))
-    return folder / "index.html"
 
 
 def choice_parts(affinity: Affinity | None, plan: SequencePlan | None, path: Sequence[str]) -> dict[str, Any]:

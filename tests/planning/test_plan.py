@@ -12,7 +12,7 @@ from nnunet_seqtransfer import Context, PlanOptions, PlanRequest, plan_path
 from nnunet_seqtransfer.affinity.record import read_affinity
 from nnunet_seqtransfer.planning.measured import MeasuredTable, write_table
 from nnunet_seqtransfer.planning.record import plan_file, read_plan
-from nnunet_seqtransfer.report.choice import write_choice
+from nnunet_seqtransfer.report.choice_page import write_choice
 from nnunet_seqtransfer.storage import write_record
 from nnunet_seqtransfer.tasks.derive import RECORD_FORMAT, RECORD_KIND, RECORD_NAME
 from nnunet_seqtransfer.training.history import find_scratch_dice
@@ -32,7 +32,7 @@ Command = Callable[..., Outcome]
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take seconds and have tests of their own; one test here draws them."""
     if request.function is not test_everything_for_people_is_in_one_folder:
-        monkeypatch.setattr("nnunet_seqtransfer.report.choice.write_choice", lambda *_: None)
+        monkeypatch.setattr("nnunet_seqtransfer.report.choice_page.write_choice", lambda *_: None)
 
 
 @pytest.fixture
@@ -72,13 +72,22 @@ def test_the_whole_text(archive: Archive, command: Command) -> None:
 
 
 def test_everything_for_people_is_in_one_folder(archive: Archive, command: Command) -> None:
-    """A page with the plan and the distances, and each figure as SVG and PDF; without a plan the page says so."""
+    """A page with the plan and the distances, and each figure as SVG and PDF; without a plan the page says so.
+
+    The same plan again leaves the page; a page that was cut is drawn again.
+    """
     outcome = command("plan", "-t", "4")
     record, page = (Path(line.split()[-1]) for line in outcome.out.splitlines()[-2:])
     assert record == plan_file(T, PLANS, CONFIGURATION)
     figures = {f"{name}.{ending}" for name in ("gains", "graph", "heat_map", "ranking") for ending in ("svg", "pdf")}
     assert {path.name for path in page.parent.iterdir()} == figures | {"index.html"}
     assert "21 → 4" in page.read_text() and 'id="distances"' in page.read_text()
+    drawn, whole = page.stat().st_mtime_ns, page.read_text()
+    command("plan", "-t", "4")
+    assert page.stat().st_mtime_ns == drawn
+    page.write_text(whole[:1000])
+    command("plan", "-t", "4")
+    assert page.read_text()[-50:] == whole[-50:]
     record.unlink()
     affinity = page.parent.with_suffix(".json")
     assert "nnUNetv2_seq_plan -t 4 -c 3d_fullres" in write_choice(read_affinity(affinity), affinity).read_text()

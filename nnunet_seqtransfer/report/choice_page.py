@@ -1,0 +1,57 @@
+"""Write the page of an affinity and the plan that rests on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunet_seqtransfer import __version__
+from nnunet_seqtransfer.affinity.record import Affinity, affinity_path
+from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.planning.record import plan_file, read_plan
+from nnunet_seqtransfer.storage import checksum, sha256
+
+
+def write_choice(affinity: Affinity, file: Path) -> Path:
+    """Write one folder for people: a page and its figures, as SVG and PDF. Return the page.
+
+    Drawing takes seconds, so nothing is drawn again if the page rests on the same affinity and plan.
+
+    Args:
+        affinity: the distances.
+        file: the record of these distances. The target's plan is shown if it rests on this file.
+    """
+    key = affinity.target, affinity.plans, affinity.configuration
+    rests_on = sha256(file)
+    try:
+        plan = read_plan(plan_file(*key))
+    except SeqTransferError:  # missing or of an older version
+        plan = None
+    if plan is not None and plan.affinity_sha256 != rests_on:
+        plan = None
+    folder = affinity_path(*key, affinity.metric).with_suffix("")
+    page, made_from = folder / "index.html", [__version__, rests_on, sha256(plan_file(*key)) if plan else None]
+    mark = f"<!-- made from {checksum(made_from)} -->\n"
+    if page.is_file() and page.read_text().endswith(mark):
+        return page
+
+    from nnunet_seqtransfer.report.choice import choice_parts, drawings  # noqa: PLC0415 - imports matplotlib
+    from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415
+    from nnunet_seqtransfer.report.plan_text import headline  # noqa: PLC0415
+    from nnunet_seqtransfer.report.template import fill, write_page  # noqa: PLC0415
+    from nnunet_seqtransfer.report.words import arrows, short  # noqa: PLC0415
+
+    path = plan.path if plan else (affinity.target,)
+    for name, (draw, width, _) in drawings(affinity, plan, path).items():
+        save(draw(width), folder / f"{name}.svg")
+    command = f"nnUNetv2_seq_plan -t {dataset_id(affinity.target)} -c {affinity.configuration}"
+    parts = {
+        "title": f"{short(affinity.target)}: sources",
+        "name": short(affinity.target),
+        "configuration": affinity.configuration,
+        "plans": affinity.plans,
+        "decision": arrows(headline(plan)) if plan else f"No plan rests on these distances yet; run {command}",
+        **choice_parts(affinity, plan, path),
+    }
+    write_page(page, fill("choice.html", parts) + mark)
+    return page
