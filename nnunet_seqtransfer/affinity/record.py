@@ -33,17 +33,17 @@ class TaskEntry:
     """One task at the time when its distances were computed."""
 
     dataset: str
-    "Full name of the dataset."
+    "Full dataset name."
     channels: tuple[str, ...]
-    "Names of the input channels."
+    "Input channel names."
     labels: tuple[str, ...]
-    "Names of the labels or regions, background excluded."
+    "Label or region names, without background."
     labelled_cases: int
     "Number of labelled cases in the dataset."
     sampled_cases: tuple[str, ...]
-    "Identifiers of the cases that were compared."
+    "Identifiers of compared cases."
     signature: str
-    "Digest of the signature."
+    "Signature digest."
     registered: bool = True
     "False if only the signature is on this machine: the task can be ranked but not trained on."
 
@@ -53,13 +53,13 @@ class Affinity:
     """Distances between tasks: first the sources, then the target."""
 
     target: str
-    "Full name of the target."
+    "Target's full name."
     plans: str
-    "Name of the target's plans."
+    "Target's plans name."
     configuration: str
     "nnU-Net configuration."
     metric: str
-    "Name of the metric."
+    "Metric name."
     combination: Combination
     "Weights that turn the components into distances."
     seed: int
@@ -71,7 +71,7 @@ class Affinity:
     distances: tuple[tuple[float, ...], ...]
     "distances[i][j]: distance from task i to task j; inf means no distance."
     components: dict[str, tuple[tuple[float, ...], ...]] = field(repr=False)
-    "Each component of the distance by name, in the layout of `distances`."
+    "Each component by name, in the layout of `distances`."
     counterparts: tuple[Counterparts, ...] = field(repr=False)
     "For each source, the channels and labels that were compared with channels and labels of the target."
     low: tuple[float, ...]
@@ -81,7 +81,7 @@ class Affinity:
     indistinct: tuple[bool, ...]
     "indistinct[k]: True if the cases cannot separate the sources at ranks k and k + 1."
     version: str = __version__
-    "Version of this package that wrote the record."
+    "Package version that wrote the record."
 
     @property
     def unit(self) -> float:
@@ -90,12 +90,12 @@ class Affinity:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the full names of all tasks."""
+        """Return all tasks by full name."""
         return tuple(task.dataset for task in self.tasks)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Return the full names of the sources."""
+        """Return the sources by full name."""
         return self.names[:-1]
 
     def matrix(self) -> NDArray[np.float64]:
@@ -178,11 +178,11 @@ class MadeForTarget(Protocol):
 
     @property
     def target(self) -> str:
-        """Return the full name of the target."""
+        """Return the target's full name."""
 
     @property
     def plans(self) -> str:
-        """Return the name of the target's plans."""
+        """Return the target's plans name."""
 
     @property
     def configuration(self) -> str:
@@ -190,7 +190,7 @@ class MadeForTarget(Protocol):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Return the full names of the sources."""
+        """Return the sources by full name."""
 
 
 def require_fitting(record: MadeForTarget, path: Path, wanted: tuple[str, str, str], maker: str) -> None:

@@ -17,11 +17,11 @@ class Training:
     """How the stages of a path will be trained. `nnUNetv2_seq_train` has options of the same names and defaults."""
 
     epochs: int = 250
-    "Epochs of the target's stage."
+    "Epochs on the target."
     source_epochs: int = 250
-    "Epochs of each source's stage."
+    "Epochs on each source."
     iterations: int = 250
-    "Iterations per epoch of all stages, unless sources have their own."
+    "Iterations per epoch in all stages, unless sources have their own."
     folds: int = 1
     "Folds of the target to train; sources are trained once for all of them."
     tag: str | None = None
@@ -51,7 +51,7 @@ class EpochTime:
     origin: Literal["given", "logged", "published"]
     "Given by the user, the median of logged epochs, or nnU-Net's published time."
     epochs: int = 0
-    "Number of logged epochs that the time is the median of."
+    "Number of logged epochs behind a median."
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ class PlanOptions:
     """How to plan. The defaults are those of `nnUNetv2_seq_plan`."""
 
     strategy: str = DEFAULT_STRATEGY
-    "Name of the strategy."
+    "Strategy name."
     max_sources: int = MOST_SOURCES
     "Most sources before the target, 0 to `MOST_SOURCES`."
     listed: int = 10
     "Number of candidates in the plan, best first."
     communities: int | None = None
-    "Communities of the published strategy; None for the default."
+    "Communities for the published strategy; None for the default."
     must: tuple[str, ...] = ()
-    "Full names of sources that the path goes through."
+    "Full names: sources that the path goes through."
     avoid: tuple[str, ...] = ()
-    "Full names of sources that the path does not go through."
+    "Full names: sources that the path avoids."
     landmark_cases: int = 0
     "Labelled cases that the first source needs."
     budget: float | None = None

@@ -30,9 +30,9 @@ class ReadyModel:
     coverage: float
     "Share of the target's network, without heads, that it gives, 0 to 1."
     channels: tuple[str, ...]
-    "Names of its input channels."
+    "Input channel names."
     labels: tuple[str, ...]
-    "Names of its labels or regions, background excluded."
+    "Label or region names, without background."
     cases: int | None = None
     "Labelled cases of its dataset; None if unknown."
 
@@ -46,11 +46,11 @@ class CandidatePath:
     gain: float
     "Expected gain over scratch of equal target epochs, in Dice; 0 for scratch."
     low: float
-    "Lower end of the 95 % interval of the gain, for a single run."
+    "Lower end for that gain, 95 % interval for a single run."
     high: float
-    "Upper end of the 95 % interval."
+    "Upper end for the same interval."
     harm: float
-    "Probability of a Dice below scratch, 0 to 1."
+    "Probability that the Dice ends below scratch, 0 to 1."
     epochs: float
     "Epochs that are still to train, all stages and folds together."
     gpu_hours: float
@@ -58,7 +58,7 @@ class CandidatePath:
     ruled_out: Literal["", "must", "avoid", "cases", "budget"] = ""
     "Constraint that the path breaks; empty if it could be chosen."
     cost: float | None = None
-    "Path cost of the published strategy; None elsewhere."
+    "Path cost by the published strategy; None elsewhere."
     clash: str = ""
     "Modalities of the last source and the target if they differ, such as ct against mr."
 
@@ -70,13 +70,13 @@ class LongerScratch:
     length: float
     "Iterations on the target, as a multiple of those of scratch."
     gpu_hours: float
-    "GPU hours of that training."
+    "GPU hours for that training."
     gain: float | None = None
     "Expected gain over scratch of ordinary length, in Dice; None if it was never measured."
     low: float | None = None
-    "Lower end of the 95 % interval."
+    "Lower end, 95 % interval."
     high: float | None = None
-    "Upper end of the 95 % interval."
+    "Upper end for the same interval."
 
 
 @dataclass(frozen=True)
@@ -94,23 +94,23 @@ class SequencePlan:
     """What to train, and what that is worth."""
 
     target: str
-    "Full name of the target."
+    "Target's full name."
     plans: str
-    "Name of the target's plans."
+    "Target's plans name."
     configuration: str
     "nnU-Net configuration."
     sources: tuple[str, ...]
     "Elements of the path before the target, see `path_syntax`; none means training from scratch."
     strategy: str
-    "Name of the strategy."
+    "Strategy name."
     metric: str
-    "Name of the metric."
+    "Metric name."
     affinity_file: str
-    "File name of the affinity."
+    "Affinity's file name."
     candidates: tuple[CandidatePath, ...]
     "Best first; the chosen path is among them."
     affinity_sha256: str = ""
-    "SHA-256 of the affinity file."
+    "Affinity file's SHA-256."
     options: PlanOptions = field(default_factory=PlanOptions)
     "What was asked for."
     supported: bool = False
@@ -124,7 +124,7 @@ class SequencePlan:
     calibration: str | None = None
     "Name of the user's measured transfers among them; None for the shipped ones alone."
     target_cases: int | None = None
-    "Labelled cases of the target; None if unknown."
+    "Target's labelled cases; None if unknown."
     scratch_dice: float | None = None
     "Dice of the target trained from scratch; None if unknown. What is left to gain is 1 minus it."
     resamples: int = 0
@@ -146,7 +146,7 @@ class SequencePlan:
     models: dict[str, ReadyModel] = field(default_factory=dict)
     "Dataset -> ready model that every candidate path with this first source starts from."
     version: str = __version__
-    "Version of this package that made the plan."
+    "Package version that made the plan."
 
     @property
     def path(self) -> tuple[str, ...]:
