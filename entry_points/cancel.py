@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_run, notify, run_command, run_words
-from nnunet_seqtransfer.slurm.executor import Cancelled, cancel_run
 from nnunet_seqtransfer.training.run_record import find_run, run_name
+
+if TYPE_CHECKING:
+    from nnunet_seqtransfer.slurm.executor import Cancelled
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -18,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from nnunet_seqtransfer.slurm.executor import cancel_run
+
     folder = find_run(*options.run)
     cancelled = cancel_run(folder, notify, shared=options.shared)
     for one in cancelled:

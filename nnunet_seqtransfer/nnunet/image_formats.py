@@ -9,8 +9,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
-
 from nnunet_seqtransfer.errors import DatasetError
 
 COLOUR_FORMATS = (".png", ".bmp", ".tif")
@@ -43,6 +41,8 @@ def is_planar_file(image: Path) -> bool | None:
     """Return True for a 2-D image and False for a volume, from the header alone; None if the header does not tell."""
     if image.suffix in COLOUR_FORMATS:
         return True if image.suffix != ".tif" else None  # TIFF files may hold volumes
+    import SimpleITK as sitk  # noqa: PLC0415 - slow import
+
     header = sitk.ImageFileReader()
     header.SetFileName(str(image))
     try:

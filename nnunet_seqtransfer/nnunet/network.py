@@ -8,14 +8,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from nnunet_seqtransfer.errors import CheckpointError, reason_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 U_NETS = {
     f"dynamic_network_architectures.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")
@@ -52,6 +53,8 @@ def network_outputs(dataset_json: dict[str, Any]) -> Outputs:
 
 def network_tensors(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Tensor]:
     """Return names and shapes of all tensors for these plans, on torch's meta device."""
+    import torch  # noqa: PLC0415 - planning and parsing need no network
+
     with torch.device("meta"):
         tensors: dict[str, Tensor] = _build(plans, configuration, dataset_json, initialise=False).state_dict()
     return tensors
@@ -59,6 +62,8 @@ def network_tensors(plans: dict[str, Any], configuration: str, dataset_json: dic
 
 def fresh_network(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], seed: int = 0) -> nn.Module:
     """Return the network for these plans on the CPU, initialised by nnU-Net. Equal seeds give equal values."""
+    import torch  # noqa: PLC0415
+
     with torch.random.fork_rng(devices=()):  # leave torch's random numbers as they were
         torch.manual_seed(seed)
         return _build(plans, configuration, dataset_json)
@@ -119,7 +124,8 @@ def predict_cases(
     Raises CheckpointError if the plans name a network other than nnU-Net's U-Nets (foreign plans could name any code),
     if the weights do not fit the plans, or if the configuration is a cascade.
     """
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: PLC0415 - slow imports
+    import torch  # noqa: PLC0415 - slow imports
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: PLC0415
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415
 
     manager = PlansManager(plans)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,11 @@ def test_all_mistakes_about_devices_are_named(command: Command, world: World, mo
     errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert outcome.status == 2 and len(errors) == 2
     assert "use -num_gpus 2" in errors[0] and "0 visible" in errors[1]
+
+
+@pytest.mark.parametrize("name", ["affinity", "plan", "train", "compare", "status", "calibrate", "cancel", "report"])
+def test_help_needs_no_torch(name: str) -> None:
+    """Options are parsed before torch and matplotlib are imported, which takes seconds."""
+    code = f"import sys, nnunet_seqtransfer.entry_points.{name}; print({{'torch', 'matplotlib'}} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
