@@ -38,7 +38,7 @@ from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
 
 CONFIGURATION, PATCH, BATCH, RATE = "3d_fullres", (32, 40, 32), 2, 0.05
 """As in the study of transfers, whose recipe was chosen by scratch alone."""
-EPOCHS, ITERATIONS, SHARE = 20, 25, 0.25
+EPOCHS, SOURCE_EPOCHS, ITERATIONS, SHARE = 8, 20, 25, 0.25
 """Epochs on the target, and on all sources of a path together; iterations per epoch; share of replayed batches."""
 ARMS = ("scratch", "long", "as it is", "direct, new heads", "direct", "sequence", "replay", "joint", "co-trained")
 COLUMNS = ("target", "arm", "path", "seed", "dice")
@@ -129,7 +129,7 @@ def jobs(target: str, seed: int, options: argparse.Namespace) -> Iterator[Job]:
 
 def _narrow(target: str) -> Narrow:
     """Return the target in the form in which the study of transfers plans it."""
-    return _AsItIs(int(target), (), CONFIGURATION, PATCH, BATCH, EPOCHS, EPOCHS, ITERATIONS, RATE)
+    return _AsItIs(int(target), (), CONFIGURATION, PATCH, BATCH, EPOCHS, SOURCE_EPOCHS, ITERATIONS, RATE)
 
 
 class _AsItIs(Narrow):
@@ -161,12 +161,12 @@ def measure(wanted: Sequence[Job], table: Path, options: argparse.Namespace) -> 
 def train(job: Job, options: argparse.Namespace) -> None:
     """Train the path; stages of sources with the same recipe are shared between jobs."""
     stages = sum(not element.endswith(f"+{job.target}") for element in job.path)
-    length = 2 * EPOCHS if job.arm == "long" else EPOCHS
+    length = SOURCE_EPOCHS + EPOCHS if job.arm == "long" else EPOCHS
     words = [job.target, CONFIGURATION, "all", "-s", *(job.path or ["none"]), "--wait"]
     words += ["-epochs", str(length), "-iterations", str(ITERATIONS), "-initial_lr", str(RATE), "-seed", str(job.seed)]
     words += ["-device", options.device, "-np", "1", "-tag", _tag(job)]
     if stages:
-        words += ["-source_epochs", str(EPOCHS // stages)]
+        words += ["-source_epochs", str(SOURCE_EPOCHS // stages)]
     if job.arm == "direct, new heads":
         words.append("--new_heads")
     if job.arm == "replay":
