@@ -36,8 +36,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
-        value = self._format_args(action, "|".join(map(str, action.choices or ())))
-        return f"{', '.join(action.option_strings)} {value}"
+        value = str(action.metavar or "|".join(map(str, action.choices or ())))
+        return f"{', '.join(action.option_strings)} {value}{' ...' * (action.nargs == '+')}"
 
 
 class SeqArgumentParser(argparse.ArgumentParser):
@@ -46,7 +46,7 @@ class SeqArgumentParser(argparse.ArgumentParser):
     argparse reads ``-source_epochz 3`` as ``-s ource_epochz`` where there is a ``-s``. Every word that begins with a
     dash is therefore compared with the options that exist before argparse sees it.
 
-    ``-h`` shows all groups of options but `expert`, which ``--help_all`` adds.
+    ``-h`` shows all groups of options but `expert`, which ``--help_all`` adds, with -h and --version.
     """
 
     def __init__(self, description: str, example: str, usage: str = "") -> None:
@@ -63,6 +63,7 @@ class SeqArgumentParser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="Show this help and exit")
         self.add_argument("--help_all", action=_HelpAll, nargs=0, help="Show every option and exit")
         self.add_argument("--version", action="version", version=__version__, help="Show the version and exit")
+        self._own = tuple(self._actions)
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Parse the arguments, or the command line if None. Exits with status 2 if one is wrong."""
@@ -91,7 +92,8 @@ class SeqArgumentParser(argparse.ArgumentParser):
         groups = [group for group in self._action_groups if group not in (self._optionals, self.expert)]
         for group in (*groups, *([self.expert] if self._shows_all else []), self._optionals):
             formatter.start_section(group.title)
-            formatter.add_arguments(group._group_actions)
+            own = () if self._shows_all else self._own
+            formatter.add_arguments([action for action in group._group_actions if action not in own])
             formatter.end_section()
         formatter.add_text(self.epilog)
         hidden = 0 if self._shows_all else len(self.expert._group_actions)
@@ -269,13 +271,15 @@ def add_target(parser: SeqArgumentParser, *, folds: bool = False, configuration:
     """
     group = parser.add_argument_group("what")
     metavar = "TARGET" + " CONFIGURATION" * configuration + " FOLD ..." * folds
-    group.add_argument("words", nargs="*", metavar=metavar, help="As for nnUNetv2_train, or with the options below")
-    named = group.add_argument("-d", "-t", metavar="TARGET", help="Name or number of the target dataset")
+    flags = "-d" + ", -c" * configuration + ", -f" * folds
+    text = f"As for nnUNetv2_train, or by {flags}" + "; other plans by -p" * configuration
+    group.add_argument("words", nargs="*", metavar=metavar, help=text)
+    named = parser.expert.add_argument("-d", "-t", metavar="TARGET", help="Name or number of the target dataset")
     named.completer = dataset_numbers  # type: ignore[attr-defined] # argcomplete reads it
     if configuration:
-        add_plans_and_configuration(group, None)
+        add_plans_and_configuration(parser.expert, None)
     if folds:
-        group.add_argument("-f", nargs="+", metavar="FOLD", help="Folds of the target: 0 to 4, or all")
+        parser.expert.add_argument("-f", nargs="+", metavar="FOLD", help="Folds of the target: 0 to 4, or all")
     return group
 
 

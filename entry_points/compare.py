@@ -114,9 +114,8 @@ def _read_paths(text: str) -> Iterator[tuple[str, ...]]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = SeqArgumentParser(
-        "Trains several paths to one target with equal numbers of target iterations, evaluates them on cases that no "
-        "stage was trained on, and reports how much they differ and how well the distances ranked them. Run it again "
-        "after any interruption: it does what is left.",
+        "Trains several paths to one target for equally many iterations, evaluates them on cases that no stage was "
+        "trained on, and compares them. Run it again after any interruption: it does what is left.",
         "nnUNetv2_seq_compare 4 3d_fullres 0 -seeds 0 1 2 -epochs 250",
         "TARGET [CONFIGURATION [FOLD ...]] ",
     )
@@ -136,7 +135,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     execution = parser.add_argument_group("execution")
     add_device(execution)
     execution.add_argument("--dry_run", action="store_true", help="Print the paths and their cost; do nothing")
-    add_json(execution)
+    add_json(parser.expert)
     add_processes(execution)
     add_execution(parser.expert)
     add_checkpoint_minutes(parser.expert)
@@ -152,8 +151,8 @@ def _add_arms(parser: Options) -> None:
         choices=KINDS,
         default=list(KINDS),
         metavar="KIND",
-        help=f"Kinds of paths: {', '.join(KINDS)} (long: scratch with as many iterations as all stages of "
-        "the longest path). Default: all",
+        help=f"Kinds of paths: {', '.join(KINDS)}; long is scratch for all iterations of the longest path. "
+        "Default: all",
     )
     parser.add_argument(
         "-nearest",
@@ -167,15 +166,13 @@ def _add_arms(parser: Options) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="Your own paths, sources in order, such as 21,24 21+22; or files with one path per line. Default: none",
+        help="Your own paths, sources in order, such as 21,24 21+22; or files with one path per line",
     )
-
     parser.add_argument(
         "-init",
         type=Path,
         metavar="MODEL",
-        help="An existing model to compare too: the target is trained from its weights. As for "
-        "nnUNetv2_seq_train. Default: none",
+        help="A model to compare too: the target is trained from its weights, as in nnUNetv2_seq_train",
     )
 
 
@@ -188,8 +185,8 @@ def _add_evaluation(parser: SeqArgumentParser) -> None:
     group.add_argument(
         "-test",
         metavar="DATASET",
-        help="Evaluate on the labelled cases of this dataset, which needs the target's channels and "
-        "labels; the target itself means imagesTs and labelsTs. Default: the validation cases of each fold",
+        help="Evaluate on this dataset, with the target's channels and labels; the target itself means its imagesTs "
+        "and labelsTs. Default: the validation cases of each fold",
     )
     parser.expert.add_argument(
         "--disable_tta", action="store_true", help="Predict the cases of -test without mirroring"
@@ -197,7 +194,7 @@ def _add_evaluation(parser: SeqArgumentParser) -> None:
     group.add_argument(
         "--exclude_overlap",
         action="store_true",
-        help="Exclude the fold's validation cases from the sources (default: error if they overlap)",
+        help="Exclude the fold's validation cases from the sources. Default: an error if there are any",
     )
     parser.expert.add_argument(
         "-epoch_time",

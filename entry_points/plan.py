@@ -88,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_strategy(parser, what)
     add_constraints(parser)
     add_training(parser)
-    add_json(what)
+    add_json(parser.expert)
     add_processes(parser.expert)
     options = parser.parse(arguments)
     target_of(parser, options)
@@ -148,13 +148,11 @@ def add_strategy(parser: SeqArgumentParser, what: Options) -> None:
         nargs="+",
         default=[],
         metavar="MODEL",
-        help="Models that paths may start from at no cost, besides the finished ones in nnUNet_results: checkpoints, "
-        f"exported ZIP files, results folders, or folders of such; {NO_MODELS}: train every source",
+        help="Models to start from at no cost, besides those in nnUNet_results: checkpoints, exported ZIP files, "
+        f"results folders, or folders of such; {NO_MODELS}: train every source",
     )
-    what.add_argument(
-        "--allow_overlap",
-        action="store_true",
-        help="Plan with sources that hold cases of the target as well",
+    parser.expert.add_argument(
+        "--allow_overlap", action="store_true", help="Plan with sources that hold cases of the target as well"
     )
 
 
@@ -167,7 +165,7 @@ def add_constraints(parser: SeqArgumentParser) -> None:
             nargs="+",
             default=[],
             metavar="SOURCE",
-            help=f"Names or numbers of sources {what}. Default: none",
+            help=f"Sources {what}",
         )
     parser.expert.add_argument(
         "-min_landmark_cases",
@@ -182,7 +180,7 @@ def add_constraints(parser: SeqArgumentParser) -> None:
             name,
             type=positive_float,
             metavar="X",
-            help=f"Most {what} that may be left to train; stages trained already cost none. Default: any",
+            help=f"Most {what} to train; finished stages cost none",
         )
 
 

@@ -27,7 +27,7 @@ def test_help_is_a_screen_with_an_example(command: Command, name: str, monkeypat
     short, whole = command(name, "-h"), command(name, "--help_all")
     assert (short.status, whole.status, short.err, whole.err) == (0, 0, "", "")
     assert "Example:\n  " in short.out and f"nnUNetv2_seq_{name}" in short.out
-    assert len(short.out.splitlines()) <= 55
+    assert len(short.out.splitlines()) <= 43
     listed = {line.split()[0] for line in short.out.splitlines() if line.startswith("  -")}
     assert listed <= {line.split()[0] for line in whole.out.splitlines() if line.startswith("  -")}
 
