@@ -26,7 +26,13 @@ from nnunet_seqtransfer.entry_points.common import (
     seed,
     target_of,
 )
-from nnunet_seqtransfer.entry_points.recipe_options import FIELDS, add_recipe, target_recipe
+from nnunet_seqtransfer.entry_points.recipe_options import (
+    FIELDS,
+    add_coverage,
+    add_recipe,
+    settle_coverage,
+    target_recipe,
+)
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.evaluation.arms import KINDS, CompareRequest
 from nnunet_seqtransfer.storage import json_text
@@ -93,6 +99,7 @@ def _request(options: argparse.Namespace) -> CompareRequest:
         devices=DeviceOptions(options.device, options.gpus, False, options.checkpoint_minutes),
         epoch_seconds=options.epoch_time,
         model=None if options.init is None else find_named_model(options.init, options.c),
+        min_coverage=options.min_coverage,
     )
 
 
@@ -130,6 +137,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="Affinity file to choose the paths by. Default: the one of nnUNetv2_seq_affinity, made if there is none",
     )
     _add_arms(what)
+    add_coverage(parser.expert)
     _add_recipe(parser)
     _add_evaluation(parser)
     execution = parser.add_argument_group("execution")
@@ -141,6 +149,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_checkpoint_minutes(parser.expert)
     options = parser.parse(arguments)
     target_of(parser, options)
+    settle_coverage(parser, options)
     return options
 
 
@@ -177,7 +186,7 @@ def _add_arms(parser: Options) -> None:
 
 
 def _add_recipe(parser: SeqArgumentParser) -> None:
-    add_recipe(parser, set(FIELDS) - {"seed", "patience", "trainer"}, ("epochs",))
+    add_recipe(parser, set(FIELDS) - {"seed", "patience"}, ("epochs",))
 
 
 def _add_evaluation(parser: SeqArgumentParser) -> None:

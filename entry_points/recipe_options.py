@@ -16,6 +16,7 @@ from nnunet_seqtransfer.entry_points.common import (
     positive_int,
     positive_share,
     seed,
+    share,
     share_below_one,
     tag_name,
 )
@@ -23,6 +24,7 @@ from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.nnunet.folders import trainer_names
 from nnunet_seqtransfer.planning.options import Training
 from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, STOCK_TRAINER, WARMUP_EPOCHS, Recipe
+from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE
 
 
 def patience(text: str) -> int:
@@ -124,6 +126,27 @@ def _add_handed_over(parser: Options) -> None:
         help="Start all heads from random weights. Default: heads of labels, or of regions, keep their weights if the "
         "name is in both stages",
     )
+
+
+def add_coverage(parser: Options) -> None:
+    """Add the option -min_coverage; `settle_coverage` sets its default."""
+    parser.add_argument(
+        "-min_coverage",
+        type=share,
+        metavar="X",
+        help=f"Smallest share of the network's parameters, 0 to 1, that -init must provide. Default: "
+        f"{DEFAULT_COVERAGE:g}",
+    )
+
+
+def settle_coverage(parser: SeqArgumentParser, options: argparse.Namespace) -> None:
+    """Set -min_coverage if it is not given. Exits with status 2 if it is given without -init."""
+    if options.min_coverage is None:
+        options.min_coverage = DEFAULT_COVERAGE
+    elif options.init is None:
+        parser.error(
+            "-min_coverage is the share of the network that the model of -init must provide; add -init, or leave it out"
+        )
 
 
 def target_recipe(options: argparse.Namespace) -> Recipe:

@@ -19,7 +19,6 @@ from nnunet_seqtransfer.entry_points.common import (
     dataset_numbers,
     notify,
     run_command,
-    share,
     target_of,
 )
 from nnunet_seqtransfer.entry_points.executor_options import (
@@ -29,7 +28,9 @@ from nnunet_seqtransfer.entry_points.executor_options import (
     require_consistent,
 )
 from nnunet_seqtransfer.entry_points.recipe_options import (
+    add_coverage,
     add_recipe,
+    settle_coverage,
     source_recipes,
     target_recipe,
     training_to_plan,
@@ -38,7 +39,7 @@ from nnunet_seqtransfer.nnunet.folders import dataset_name, results_folder
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.tasks.path_syntax import named_path, whole_path
 from nnunet_seqtransfer.training.job import DeviceOptions
-from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE, ChainRequest
+from nnunet_seqtransfer.training.stages import ChainRequest
 from nnunet_seqtransfer.transfer.pretrained import find_pretrained
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
         tag=options.tag,
         overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
         pretrained=pretrained,
-        min_coverage=DEFAULT_COVERAGE if options.min_coverage is None else options.min_coverage,
+        min_coverage=options.min_coverage,
         source_recipes=source_recipes(options, len(whole_path(path.sources, target)) - 1),
         keep_heads=not options.new_heads,
         compared=path.compared,
@@ -123,7 +124,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     sources.completer = dataset_numbers  # type: ignore[attr-defined]
     add_recipe(parser)
-    _add_init(what, parser.expert)
+    what.add_argument(
+        "-init",
+        type=Path,
+        metavar="MODEL",
+        help="Model whose weights the first stage starts from: checkpoint, results folder or exported ZIP",
+    )
+    add_coverage(parser.expert)
     _add_overlap(what)
     execution = parser.add_argument_group("execution")
     add_device(execution)
@@ -137,29 +144,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_checkpoint_minutes(parser.expert)
     options = parser.parse(arguments)
     target_of(parser, options, needed="cf")
-    if options.min_coverage is not None and options.init is None:
-        parser.error(
-            "-min_coverage is the share of the network that the model of -init must provide; add -init, or leave it out"
-        )
+    settle_coverage(parser, options)
     require_consistent(parser, options)
     return options
-
-
-def _add_init(what: Options, expert: Options) -> None:
-    what.add_argument(
-        "-init",
-        type=Path,
-        metavar="MODEL",
-        help="Model whose weights the first stage starts from: checkpoint, results folder or exported ZIP",
-    )
-    expert.add_argument(
-        "-min_coverage",
-        type=share,
-        default=None,
-        metavar="X",
-        help=f"Smallest share of the network's parameters, 0 to 1, that -init must provide. Default: "
-        f"{DEFAULT_COVERAGE:g}",
-    )
 
 
 def _add_overlap(parser: Options) -> None:

@@ -14,6 +14,7 @@ from nnunet_seqtransfer.planning.record import SequencePlan
 from nnunet_seqtransfer.tasks.path_syntax import whole_path
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import WARMUP_EPOCHS, Recipe
+from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 
 KINDS = ("scratch", "long", "direct", "planned", "runner-up")
@@ -73,6 +74,8 @@ class CompareRequest:
     "Seconds per epoch for the estimate; None for a rough guess."
     model: PretrainedModel | None = None
     "A model whose weights one more arm starts from, without sources."
+    min_coverage: float = DEFAULT_COVERAGE
+    "Least share of the network's parameters that the model must provide, 0 to 1."
 
 
 def choose_arms(

@@ -237,6 +237,7 @@ def _base(request: CompareRequest, target: str) -> ChainRequest:
         overlap="exclude" if request.exclude_overlap else "refuse",
         keep_heads=request.keep_heads,
         replay=request.replay,
+        min_coverage=request.min_coverage,
     )
 
 

@@ -85,13 +85,16 @@ def test_paths_of_ones_own(compared, command, tmp_path):
 
 
 def test_a_model_is_an_arm_of_its_own(compared, command, tmp_path):
-    """-init adds one path that starts from the model; the other arms stay, and a wrong file is one line."""
-    _, architecture = theirs(compared, tmp_path / "theirs.pth")
+    """-init adds one path that starts from the model, if it covers enough; a wrong file is one line."""
+    shallow, architecture = theirs(compared, tmp_path / "theirs.pth")
     path = save(tmp_path / "same.pth", checkpoint(architecture))
     outcome = command("compare", *WANTED, "-init", str(path), "--dry_run", "--json")
     assert outcome.status == 0, outcome.err
     arms = json.loads(outcome.out)[0]
     assert [bool(arm.get("model")) for arm in arms].count(True) == 1 and len(arms) == 3
+    covered = ("compare", *WANTED, "--dry_run", "-init", str(shallow), "-min_coverage")
+    strict, lax = (command(*covered, least) for least in ("1", "0"))
+    assert (strict.status, lax.status) == (2, 0) and "-min_coverage 1" in strict.err, lax.err
     missing = command("compare", *WANTED, "-init", str(tmp_path / "none.pth"), "--dry_run")
     assert missing.status == 2 and "none.pth" in missing.err and "Traceback" not in missing.err
 
