@@ -171,6 +171,7 @@ def make_plan(
         calibration=known.own.name if known.own else None,
         target_cases=affinity.tasks[-1].labelled_cases,
         scratch_dice=request.scratch_dice,
+        as_it_is=_as_it_is(problem, known),
         resamples=len(resampled),
         longer=_longer(request, max(1, len(sources)), options, history),
         gpu_hours=_hours(request.constraints, chosen.path, options, history),
@@ -185,6 +186,14 @@ def make_plan(
         models={name: model for name, model in known.models.items() if name in first},
         communities=tuple(_named(problem, community) for community in decision.communities),
     )
+
+
+def _as_it_is(problem: SequenceProblem, known: Known) -> tuple[str, float] | None:
+    """Return the best source that segments the target's labels without further training, and its Dice."""
+    probed = [source for source in problem.sources if problem.names[source] in known.zero_shot]
+    # networks with other labels have outputs that nobody can name
+    able = [problem.names[source] for source in probed if problem.evidence[source].label_match == 1]
+    return max(((name, known.zero_shot[name]) for name in able), key=lambda one: one[1], default=None)
 
 
 def _models(known: Known, options: PlanOptions, finished: Finished) -> dict[str, ReadyModel]:

@@ -127,6 +127,9 @@ class SequencePlan:
     "Target's labelled cases; None if unknown."
     scratch_dice: float | None = None
     "Dice of the target trained from scratch; None if unknown. What is left to gain is 1 minus it."
+    as_it_is: tuple[str, float] | None = None
+    """Source with all labels of the target whose own network, without any further training, has the highest Dice on
+    the target's labelled cases, and that Dice; None if there is none or nothing was probed."""
     resamples: int = 0
     "Resamples of the distances that `close` rests on; 0 if distances played no part."
     longer: LongerScratch | None = None

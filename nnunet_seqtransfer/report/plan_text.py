@@ -109,6 +109,11 @@ def _headroom(plan: SequencePlan) -> Iterator[str]:
 def _rivals(plan: SequencePlan) -> Iterator[str]:
     if plan.close:
         yield f"Cannot be told apart from it: {', '.join(_words(plan, path) for path in plan.close)}."
+    if plan.as_it_is:
+        name, dice = plan.as_it_is
+        expected = None if plan.scratch_dice is None else plan.scratch_dice + plan.chosen.gain
+        better = f", above the {expected:.2f} that is expected here" if expected and dice > expected else ""
+        yield f"Without any training, the network of {name} has Dice {dice:.2f} on the labelled cases{better}."
     longer = plan.longer
     if longer is None:
         return

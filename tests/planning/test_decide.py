@@ -83,6 +83,14 @@ def test_sources_that_cannot_be_told_apart_are_close(archive: Archive) -> None:
     assert plan.resamples == 0 and plan.close[0] == (B, T)
 
 
+def test_a_network_may_do_without_training(archive: Archive) -> None:
+    """Of the probed sources that have all labels of the target, the best one is named with its Dice."""
+    assert made(archive).as_it_is is None
+    other = ReadyModel("Dataset801_Liver", PretrainedModel("x.pth", None, "0"), 1.0, ("T1",), ("liver",))
+    known = Known(models={other.dataset: other}, zero_shot={A: 0.4, B: 0.6, other.dataset: 0.9})
+    assert made(archive, known).as_it_is == (B, 0.6)
+
+
 def test_resamples_count_only_if_distances_do(archive: Archive) -> None:
     """With one registered source and names alone nothing rests on distances, so no resample is claimed."""
     plan = made(archive, max_sources=0)

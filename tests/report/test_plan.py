@@ -89,6 +89,12 @@ def test_headroom_and_longer_training(plan: SequencePlan) -> None:
     assert "0.25 is left to gain" in told and "+0.10 (+0.05 to +0.20)" in told
 
 
+def test_a_network_as_it_is_is_a_rival(plan: SequencePlan) -> None:
+    """Its Dice is said, and whether it is above what the path is expected to reach."""
+    weak, strong = (" ".join(sentences(replace(plan, scratch_dice=0.5, as_it_is=(A, dice)))) for dice in (0.1, 0.99))
+    assert "Dice 0.10 on the labelled cases." in weak and "Dice 0.99 on the labelled cases, above" in strong
+
+
 def test_the_picture_shows_gains_and_marks_the_path(plan: SequencePlan) -> None:
     """A point for each candidate, an interval and the chance of harm for transfers, the path in bold."""
     axes = draw_gains(plan, plan.path).axes[0]
