@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import math
 import os
@@ -273,9 +274,10 @@ def add_target(parser: SeqArgumentParser, *, folds: bool = False, configuration:
     metavar = "TARGET" + " CONFIGURATION" * configuration + " FOLD ..." * folds
     flags = "-d" + ", -c" * configuration + ", -f" * folds
     text = f"As for nnUNetv2_train, or by {flags}" + "; other plans by -p" * configuration
-    group.add_argument("words", nargs="*", metavar=metavar, help=text)
+    words = group.add_argument("words", nargs="*", metavar=metavar, help=text)
+    words.completer = dataset_numbers  # type: ignore[attr-defined] # argcomplete reads it
     named = parser.expert.add_argument("-d", "-t", metavar="TARGET", help="Name or number of the target dataset")
-    named.completer = dataset_numbers  # type: ignore[attr-defined] # argcomplete reads it
+    named.completer = dataset_numbers  # type: ignore[attr-defined]
     if configuration:
         add_plans_and_configuration(parser.expert, None)
     if folds:
@@ -310,8 +312,10 @@ def _is_fold(word: str) -> bool:
 
 
 def dataset_numbers(**_: object) -> list[str]:
-    """Return the numbers of all registered datasets, for tab completion."""
-    return [str(dataset_id(name)) for name in registered_datasets()]
+    """Return the numbers of all registered datasets, for tab completion; none if a folder is missing."""
+    with contextlib.suppress(SeqTransferError):
+        return [str(dataset_id(name)) for name in registered_datasets()]
+    return []
 
 
 def add_run(parser: SeqArgumentParser) -> None:

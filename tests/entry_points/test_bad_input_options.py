@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,25 @@ def test_help_is_a_screen_with_an_example(command: Command, name: str, monkeypat
     assert len(short.out.splitlines()) <= 43
     listed = {line.split()[0] for line in short.out.splitlines() if line.startswith("  -")}
     assert listed <= {line.split()[0] for line in whole.out.splitlines() if line.startswith("  -")}
+
+
+@pytest.mark.parametrize("typed", ["train 90", "train -d 90", "train 901 3d_fullres 0 -s 90", "affinity 90"])
+def test_tab_completes_numbers_of_datasets(world: World, tmp_path: Path, typed: str) -> None:
+    """Wherever a dataset is named, the shell is offered what is registered; without the folders, nothing."""
+    line, found = f"nnUNetv2_seq_{typed}", tmp_path / "found"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(found), "_ARGCOMPLETE_IFS": " "}
+    asked |= {"COMP_TYPE": "9", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    for folders, numbers in (({}, {"901", "902", "903", "904"}), ({"nnUNet_raw": "/nowhere"}, set())):
+        found.write_text("")
+        code = f"from nnunet_seqtransfer.entry_points.{typed.split(maxsplit=1)[0]} import main; main()"
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **asked, **folders},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, "") and set(found.read_text().split()) == numbers
 
 
 @pytest.mark.parametrize("name", GOOD)
