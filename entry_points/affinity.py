@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from nnunet_seqtransfer import Context
@@ -34,7 +35,7 @@ from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.report.plan_text import affinity_table
 from nnunet_seqtransfer.storage import json_text
-from nnunet_seqtransfer.transfer.probe import DEFAULT_CASES, find_models, probe_models, read_probes
+from nnunet_seqtransfer.transfer.probe import DEFAULT_CASES, find_models, models_in, probe_models, read_probes
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -82,9 +83,11 @@ def _probe(affinity: Affinity, sources: list[str], options: argparse.Namespace, 
     """Return the zero-shot Dice of all sources that have a finished model, made now with --probe, else earlier."""
     known = read_probes(affinity.target)
     if options.probe:
-        found = find_models(affinity.configuration, sources)
+        given = models_in(options.models, affinity.configuration)
+        found = {**find_models(affinity.configuration, sources), **given}
+        sources = [*sources, *given]
         if not found:
-            notify("none of the sources has a finished model in nnUNet_results to probe")
+            notify("none of the sources has a finished model in nnUNet_results to probe; -models gives others")
         known, left_out = probe_models(
             affinity.target, found, context, cases=options.probe_cases, device=options.device
         )
@@ -141,6 +144,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "nnUNetv2_seq_plan uses the Dice as evidence",
     )
     models.add_argument(
+        "-models",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="Models to probe besides: results folders of nnU-Net, or folders of such. Needs --probe",
+    )
+    models.add_argument(
         "-probe_cases",
         type=positive_int,
         default=DEFAULT_CASES,
@@ -156,4 +167,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_processes(parser.add_argument_group("execution"))
     options = parser.parse(arguments)
     target_of(parser, options)
+    if options.models and not options.probe:
+        parser.error("-models names models to probe; add --probe, or give them to nnUNetv2_seq_plan")
     return options

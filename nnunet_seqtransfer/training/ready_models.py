@@ -20,13 +20,10 @@ from nnunet_seqtransfer.tasks.task import load_target
 from nnunet_seqtransfer.training.recipe import KEY, read_block
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel, find_pretrained
-from nnunet_seqtransfer.transfer.probe import every_model
+from nnunet_seqtransfer.transfer.probe import every_model, model_folders
 
 if TYPE_CHECKING:
     from nnunet_seqtransfer.transfer.handoff import NewNetwork
-
-MODEL_FOLDERS = ("*__*__*", "*/*__*__*")
-"""Where results folders lie in a folder of models, such as a copy of nnUNet_results."""
 
 
 def find_ready_models(
@@ -70,7 +67,7 @@ def find_ready_models(
     found: dict[str, ReadyModel] = {}
     errors: list[SeqTransferError] = []
     for path in files:
-        folders = _results_folders(path)
+        folders = model_folders(path)
         for folder in folders or [path]:
             try:
                 model = _ready(find_pretrained(folder, configuration), network, allow_overlap=allow_overlap)
@@ -112,13 +109,6 @@ def require_unchanged(model: PretrainedModel, configuration: str) -> None:
     """Raise CheckpointError if a planned model is gone or has changed."""
     if find_pretrained(model.file, configuration).sha256 != model.sha256:
         raise CheckpointError(f"the planned model has changed: {model}; run nnUNetv2_seq_plan again")
-
-
-def _results_folders(path: Path) -> list[Path]:
-    """Return the results folders in a folder of models; none if ``path`` is a model itself."""
-    if not path.is_dir() or len(path.name.split("__")) == 3 or path.name.startswith("fold_"):
-        return []
-    return sorted(folder for pattern in MODEL_FOLDERS for folder in path.glob(pattern) if any(folder.glob("fold_*")))
 
 
 def _ready(model: PretrainedModel, network: NewNetwork, *, allow_overlap: bool) -> ReadyModel:

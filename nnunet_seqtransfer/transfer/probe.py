@@ -24,6 +24,8 @@ FORMAT = 1
 DEFAULT_CASES = 6
 """Cases of the target that each model predicts, unless asked otherwise."""
 FINAL = "checkpoint_final.pth"
+MODEL_FOLDERS = ("*__*__*", "*/*__*__*")
+"""Where results folders lie in a folder of models, such as a copy of nnUNet_results."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,33 @@ def every_model(configuration: str) -> dict[str, list[Model]]:
         if models:
             found[dataset.name] = sorted(models, key=lambda model: _preference(model, configuration), reverse=True)
     return found
+
+
+def model_folders(path: Path) -> list[Path]:
+    """Return the results folders in a folder of models; none if ``path`` is a model itself."""
+    if not path.is_dir() or len(path.name.split("__")) == 3 or path.name.startswith("fold_"):
+        return []
+    return sorted(folder for pattern in MODEL_FOLDERS for folder in path.glob(pattern) if any(folder.glob("fold_*")))
+
+
+def models_in(paths: Sequence[Path], configuration: str) -> dict[str, Model]:
+    """Return dataset -> model of results folders, or of folders that hold such; ``configuration`` is preferred.
+
+    Raises CheckpointError if a path has no finished model in nnU-Net's form.
+    """
+    found: dict[str, list[Model]] = {}
+    for path in paths:
+        folders = [folder for folder in model_folders(path) or [path] if (folder / "plans.json").is_file()]
+        models = [model for folder in folders for model in _models(_trained_on(folder), folder)]
+        if not models:
+            raise CheckpointError(f"{path} is no results folder with plans.json and fold_*/{FINAL}; correct -models")
+        for model in models:
+            found.setdefault(model.dataset, []).append(model)
+    return {name: max(models, key=lambda one: _preference(one, configuration)) for name, models in found.items()}
+
+
+def _trained_on(folder: Path) -> str:
+    return str(read_json(folder / "plans.json", "the model's plans", "give another model").get("dataset_name"))
 
 
 def _models(dataset: str, folder: Path) -> Iterator[Model]:

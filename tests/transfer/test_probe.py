@@ -12,11 +12,13 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import DatasetError
+from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.transfer.probe import (
+    Model,
     dice_table,
     find_models,
     match_labels,
+    models_in,
     probe_models,
     probes_path,
     read_probes,
@@ -70,6 +72,18 @@ def test_empty_cases_count_for_no_label() -> None:
     """A case without the label in both segmentations is left out of the mean, as in nnU-Net's evaluation."""
     dice, _ = match_labels(np.array([[[0.5]], [[np.nan]]]), ["a"], ["x"])
     assert dice == 0.5
+
+
+def test_models_outside_nnunets_results_are_found(tmp_path: Path) -> None:
+    """A results folder, or a folder of such, gives its dataset by plans.json; anything else is refused by name."""
+    folder = tmp_path / "zoo" / "Dataset055_Liver" / "nnUNetTrainerOther__nnUNetPlans__3d_fullres"
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps({"dataset_name": "Dataset055_Liver"}))
+    with pytest.raises(CheckpointError, match="zoo"):
+        models_in([tmp_path / "zoo"], "3d_fullres")
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
+    for path in (folder, folder.parent, tmp_path / "zoo"):
+        assert models_in([path], "3d_fullres") == {"Dataset055_Liver": Model("Dataset055_Liver", folder, "0")}
 
 
 @pytest.fixture(scope="module")
