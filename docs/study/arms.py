@@ -2,11 +2,11 @@
 
     python docs/study/arms.py -data ZOO -o FOLDER -targets 700 701 -seeds 0 1
 
-ZOO holds targets and sources in nnU-Net's raw format; a target has test cases in imagesTs and labelsTs. Sources are
-the nearest that the affinity finds; each pair (first, last) has the nearest source, or the next one, as the last. No
-choice looks at a result. Every path has the same number of iterations: source stages together train as long as one
-source alone does. Run it again after any interruption: finished stages and rows are kept. `-summarise` prints the
-table of all measured rows.
+ZOO holds targets and sources in nnU-Net's raw format, and a table of the admissible pairs, measured_transfers.csv; a
+target has test cases in imagesTs and labelsTs. Sources are the nearest that the affinity finds; each pair (first, last)
+has the nearest source, or the next one, as the last. No choice looks at a result. Every path has the same number of
+iterations: source stages together train as long as one source alone does. Run it again after any interruption:
+finished stages and rows are kept. `--summarise` prints the table of all measured rows.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def jobs(target: str, seed: int, options: argparse.Namespace) -> Iterator[Job]:
     shrink_plans(_narrow(target), options.np)
     path = affinity_path(dataset_name(target), "nnUNetPlans", CONFIGURATION, "descriptors")
     if not path.is_file():
-        sources = options.sources or [each.name[7:10] for each in options.data.glob("Dataset5??_*")]
+        sources = options.sources or admissible(options.data, target)
         run("nnUNetv2_seq_affinity", "-t", target, "-s", *sorted(sources), "-np", str(options.np))
     affinity = read_affinity(path)
     nearest = [affinity.names[place][7:10] for place in affinity.ranking()[:3]]
@@ -125,6 +125,14 @@ def jobs(target: str, seed: int, options: argparse.Namespace) -> Iterator[Job]:
         yield Job(target, "sequence", (first, last), seed)
         yield Job(target, "replay", (first, last), seed)
         yield Job(target, "joint", (f"{last}+{first}",), seed)
+
+
+def admissible(data: Path, target: str) -> list[str]:
+    """Return the numbers of the sources that the zoo's table has for a target: none shares animals with it."""
+    name = dataset_name(target).split("_", 1)[1]
+    with (data / "measured_transfers.csv").open(newline="") as stream:
+        measured = {row["sources"] for row in csv.DictReader(stream) if row["target"] == name}
+    return [each.name[7:10] for each in data.glob("Dataset5??_*") if each.name[11:] in measured]
 
 
 def _narrow(target: str) -> Narrow:

@@ -249,6 +249,9 @@ def affinity_table(
     notes = [f"Weights: {weights} (guesses)."]
     if any(affinity.indistinct):
         notes.append("~ the cases cannot tell this source from the next one.")
+    same = [affinity.names[i] for i in affinity.ranking() if affinity.low[i] == 0 and affinity.names[i] not in shared]
+    if same:
+        notes.append(f"No different from the target: {', '.join(same)}. If the patients are the same, leave it out.")
     return "\n".join([title, "", text_table(header, rows), "", *notes])
 
 

@@ -176,6 +176,9 @@ def test_a_signature_file_is_as_good_as_the_dataset(world: World, metric: Any) -
         np.testing.assert_array_equal(away.resamples.components[name], values)
     assert away.affinity.counterparts == here.affinity.counterparts
     assert f"{FAR} (signature)" in affinity_table(away.affinity)
+    near = replace(here.affinity, low=(0.0, 0.5))
+    told = [line for line in affinity_table(near).splitlines() if line.startswith("No different from the target")]
+    assert len(told) == 1 and near.names[0] in told[0] and near.names[1] not in told[0]
 
 
 def test_cases_are_shared_with_signature_files_too(world: World) -> None:
