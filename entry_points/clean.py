@@ -1,13 +1,10 @@
 """nnUNetv2_seq_clean: lists what no run needs, and removes what is agreed to."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser, add_json, notify, run_command
+from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.report.training_text import clean_text
 from nnunet_seqtransfer.slurm.queue import SLURM_QUEUE
@@ -16,16 +13,10 @@ from nnunet_seqtransfer.training.clean import CATEGORIES, Item, clean, find_unne
 from nnunet_seqtransfer.training.status import Queue
 
 
-def main(arguments: Sequence[str] | None = None, queue: Queue = SLURM_QUEUE) -> NoReturn:
-    """List, ask and remove."""
-    options = _parse(arguments)
-    run_command(lambda: _run(options, queue))
-
-
-def _run(options: argparse.Namespace, queue: Queue) -> None:
+def _run(options: argparse.Namespace, queue: Queue = SLURM_QUEUE) -> None:
     found = find_unneeded(queue)
     for run in found.unreadable:
-        notify(f"preprocessed data stay: {run.name} may need them, and is unreadable: {run.problem}")
+        common.notify(f"preprocessed data stay: {run.name} may need them, and is unreadable: {run.problem}")
     listed = options.what or CATEGORIES
     items = [pair for pair in found.items if pair[0].category in listed]
     print(json_text([{**vars(item), "bytes": size} for item, size in items]) if options.json else clean_text(items))
@@ -38,7 +29,7 @@ def _run(options: argparse.Namespace, queue: Queue) -> None:
     for category in listed:
         chosen = [pair for pair in items if pair[0].category == category]
         if chosen and (options.yes or _agreed(category, chosen)):
-            removed = clean([item for item, _ in chosen], notify, queue)
+            removed = clean([item for item, _ in chosen], common.notify, queue)
             kept += removed.kept
             print(f"removed {size_text(removed.freed)} of {category}")
     if kept:
@@ -61,24 +52,20 @@ def _agreed(category: str, items: list[tuple[Item, int]]) -> bool:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = SeqArgumentParser(
+    parser = common.SeqArgumentParser(
         "Lists what no run needs, the largest first, and asks before it removes a category. Without a terminal it only "
         "lists. It never touches raw data, data that nnU-Net preprocessed, trained models, anything that a running "
         "process uses, or anything behind a link.",
         "nnUNetv2_seq_clean --yes -what leftovers preprocessed",
     )
-    parser.add_argument(
-        "-what",
-        nargs="+",
-        choices=CATEGORIES,
-        default=None,
-        metavar="CATEGORY",
-        help=f"Only these: {', '.join(CATEGORIES)}. Default: all",
-    )
-    parser.add_argument("--yes", action="store_true", help="Remove what -what names without asking")
-    parser.add_argument("--dry_run", action="store_true", help="List only, and remove nothing")
-    add_json(parser)
+    common.add(parser, "-what CATEGORY ...", f"Only these: {', '.join(CATEGORIES)}. Default: all", CATEGORIES)
+    common.add(parser, "--yes", "Remove what -what names without asking")
+    common.add(parser, "--dry_run", "List only, and remove nothing")
+    common.add_json(parser)
     options = parser.parse(arguments)
     if options.yes and options.what is None:
         parser.error(f"--yes needs -what: name the categories to remove: {', '.join(CATEGORIES)}")
     return options
+
+
+main = common.command(_parse, _run)

@@ -1,9 +1,6 @@
 """Share options and error handling between commands: nnU-Net's style of options, one line per user error."""
 
-from __future__ import annotations
-
 import argparse
-import contextlib
 import difflib
 import math
 import os
@@ -11,19 +8,23 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from nnunet_seqtransfer import __version__
 from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, registered_datasets
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from nnunet_seqtransfer.report.words import is_number
 from nnunet_seqtransfer.signals import STOPPED, Stopped, raising_on_signals
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors
 from nnunet_seqtransfer.training.job import CHECKPOINT_MINUTES, CHECKPOINT_VARIABLE
 
+Number = TypeVar("Number", int, float)
 MOST_SEED = 2**31 - 1
+DEVICES = ("cuda", "cpu", "mps")
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -79,7 +80,7 @@ class SeqArgumentParser(argparse.ArgumentParser):
         known = list(self._option_string_actions)
         for word in given:
             name = word.split("=", 1)[0]
-            if name.startswith("-") and not _is_number(name) and name not in known:
+            if name.startswith("-") and not is_number(name) and name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 self.error(f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else ""))
         return self.parse_intermixed_args(given)
@@ -127,93 +128,35 @@ def _recipe_words(parser: SeqArgumentParser, path: str) -> list[str]:
     return words
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def numbers(kind: Callable[[str], Number], words: str, holds: Callable[[Number], bool]) -> Callable[[str], Number]:
+    """Return an argparse type for numbers of which ``holds`` is true; ``words`` say in errors which these are."""
+
+    def read(text: str) -> Number:
+        with suppress(ValueError):
+            value = kind(text)
+            if holds(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+
+    return read
 
 
-def positive_int(text: str) -> int:
-    """Return a whole number above 0, as an argparse type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+def whole(text: str) -> int:
+    """Return a number of digits alone; int() also takes signs, spaces and underscores."""
+    return int(text if text.isdecimal() else "no number")
 
 
-def natural(text: str) -> int:
-    """Return a whole number of at least 0, as an argparse type."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
-def case_count(text: str) -> int:
-    """Return a number of cases, or 0 for "auto", as an argparse type."""
-    return 0 if text == "auto" else positive_int(text)
-
-
-def seed(text: str) -> int:
-    """Return a seed that all random number generators accept, as an argparse type."""
-    if not text.isdecimal() or int(text) > MOST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MOST_SEED}")
-    return int(text)
-
-
-def positive_float(text: str) -> float:
-    """Return a finite number above 0, as an argparse type."""
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def not_negative_float(text: str) -> float:
-    """Return a finite number of at least 0, as an argparse type."""
-    value = _number(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return value
-
-
-def minutes(text: str) -> float:
-    """Return minutes of at least 0, as an argparse type; the error names the environment variable too."""
-    value = _number(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}, given so or by {CHECKPOINT_VARIABLE}, is not a number from 0 on")
-    return value
-
-
-def share(text: str) -> float:
-    """Return a number from 0 to 1, as an argparse type."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def share_below_one(text: str) -> float:
-    """Return a number from 0 to below 1, as an argparse type."""
-    value = _number(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
-    return value
-
-
-def positive_share(text: str) -> float:
-    """Return a number above 0 and up to 1, as an argparse type."""
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 1")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+# NaN and infinity fulfil none of these
+positive_int = numbers(whole, "a whole number above 0", lambda value: value >= 1)
+natural = numbers(whole, "a whole number from 0 on", lambda value: value >= 0)
+seed = numbers(whole, f"a whole number from 0 to {MOST_SEED}", lambda value: value <= MOST_SEED)
+positive_float = numbers(float, "a number above 0", lambda value: 0 < value < math.inf)
+share = numbers(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+share_below_one = numbers(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+positive_share = numbers(float, "a number above 0 and up to 1", lambda value: 0 < value <= 1)
+minutes = numbers(
+    float, f"a number from 0 on (given so or by {CHECKPOINT_VARIABLE})", lambda value: 0 <= value < math.inf
+)
 
 
 def tag_name(text: str) -> str:
@@ -234,19 +177,46 @@ def default_processes() -> int:
     return max(1, min(int(wanted) if wanted.isdecimal() else 8, available))
 
 
-Options = argparse.ArgumentParser | argparse._ArgumentGroup
+Options = argparse._ActionsContainer
 """A parser, or a group of options in its help."""
+
+
+def add(
+    options: Options, form: str, text: str, kind: Any = None, default: Any = None, **settings: Any
+) -> argparse.Action:
+    """Add an option.
+
+    Args:
+        options: parser or group.
+        form: the option as the help shows it: "--json" (a switch), "-np N", "-d, -t TARGET", or "-s SOURCE ..." for one
+            or more values. Words called TARGET, SOURCE or DATASET are completed by tab.
+        text: what the option does; a default that is a word or number is added to it.
+        kind: argparse type, or all choices.
+        default: value without the option.
+        settings: more arguments of argparse's add_argument.
+    """
+    words = form.split()
+    flags = [word.rstrip(",") for word in words if word.startswith("-")]
+    value = words[len(flags) :]
+    if not value and kind is None:
+        return options.add_argument(*flags, action="store_true", help=text, **settings)
+    if isinstance(kind, Sequence):
+        settings, kind = {"choices": kind, **settings}, type(kind[0])
+    if isinstance(default, str | int | float) and "efault:" not in text:
+        text += f". Default: {default:g}" if isinstance(default, float) else f". Default: {default}"
+    if value[1:] == ["..."]:
+        settings["nargs"] = "+"
+    metavar = value[0] if value else None
+    added = options.add_argument(*flags, type=kind, default=default, metavar=metavar, help=text, **settings)
+    if metavar in ("TARGET", "SOURCE", "DATASET"):
+        added.completer = dataset_numbers  # type: ignore[attr-defined] # argcomplete reads it
+    return added
 
 
 def add_metric(parser: Options, default: str | None = DEFAULT_METRIC) -> None:
     """Add the option -m; the help names `DEFAULT_METRIC` as the default."""
-    parser.add_argument(
-        "-m",
-        type=metric_name,
-        default=default,
-        metavar="METRIC",
-        help=f"Metric, one of: {', '.join(metric_names())}. Default: {DEFAULT_METRIC}",
-    )
+    text = f"Metric, one of: {', '.join(metric_names())}. Default: {DEFAULT_METRIC}"
+    add(parser, "-m METRIC", text, metric_name, default)
 
 
 def metric_name(text: str) -> str:
@@ -259,10 +229,8 @@ def metric_name(text: str) -> str:
 def add_plans_and_configuration(parser: Options, configuration: str | None = DEFAULT_CONFIGURATION) -> None:
     """Add the options -c and -p; without a default ``configuration`` a chain's is searched or required."""
     shown = f"; default: {configuration}" if configuration else ""
-    parser.add_argument(
-        "-c", default=configuration, metavar="CONFIGURATION", help=f"2d, 3d_fullres or 3d_lowres{shown}"
-    )
-    parser.add_argument("-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"Target's plans; default: {DEFAULT_PLANS}")
+    add(parser, "-c CONFIGURATION", f"2d, 3d_fullres or 3d_lowres{shown}", default=configuration)
+    add(parser, "-p PLANS", f"Target's plans; default: {DEFAULT_PLANS}", default=DEFAULT_PLANS)
 
 
 def add_target(parser: SeqArgumentParser, *, folds: bool = False, configuration: bool = True) -> Options:
@@ -275,13 +243,12 @@ def add_target(parser: SeqArgumentParser, *, folds: bool = False, configuration:
     flags = "-d" + ", -c" * configuration + ", -f" * folds
     text = f"As for nnUNetv2_train, or by {flags}" + "; other plans by -p" * configuration
     words = group.add_argument("words", nargs="*", metavar=metavar, help=text)
-    words.completer = dataset_numbers  # type: ignore[attr-defined] # argcomplete reads it
-    named = parser.expert.add_argument("-d", "-t", metavar="TARGET", help="Name or number of the target dataset")
-    named.completer = dataset_numbers  # type: ignore[attr-defined]
+    words.completer = dataset_numbers  # type: ignore[attr-defined]
+    add(parser.expert, "-d, -t TARGET", "Name or number of the target dataset")
     if configuration:
         add_plans_and_configuration(parser.expert, None)
     if folds:
-        parser.expert.add_argument("-f", nargs="+", metavar="FOLD", help="Folds of the target: 0 to 4, or all")
+        add(parser.expert, "-f FOLD ...", "Folds of the target: 0 to 4, or all")
     return group
 
 
@@ -313,7 +280,7 @@ def _is_fold(word: str) -> bool:
 
 def dataset_numbers(**_: object) -> list[str]:
     """Return the numbers of all registered datasets, for tab completion; none if a folder is missing."""
-    with contextlib.suppress(SeqTransferError):
+    with suppress(SeqTransferError):
         return [str(dataset_id(name)) for name in registered_datasets()]
     return []
 
@@ -321,17 +288,12 @@ def dataset_numbers(**_: object) -> list[str]:
 def add_run(parser: SeqArgumentParser) -> None:
     """Add the words and options that name a run; `run_words` joins them for `find_run`."""
     group = parser.add_argument_group("what")
-    group.add_argument(
-        "words",
-        nargs="*",
-        metavar="RUN",
-        help="TARGET [CONFIGURATION [FOLD]] for the newest such run, its name in nnUNetv2_seq_status, or its folder",
-    )
-    named = group.add_argument("-d", "-t", metavar="TARGET", help="Name or number of the target dataset")
-    named.completer = dataset_numbers  # type: ignore[attr-defined]
-    group.add_argument("-c", metavar="CONFIGURATION", help="Configuration of the run")
-    group.add_argument("-p", metavar="PLANS", help="Plans of the run, such as nnUNetPlans_via21_24")
-    group.add_argument("-f", nargs="+", default=[], metavar="FOLD", help="Folds of the run")
+    text = "TARGET [CONFIGURATION [FOLD]] for the newest such run, its name in nnUNetv2_seq_status, or its folder"
+    group.add_argument("words", nargs="*", metavar="RUN", help=text)
+    add(group, "-d, -t TARGET", "Name or number of the target dataset")
+    add(group, "-c CONFIGURATION", "Configuration of the run")
+    add(group, "-p PLANS", "Plans of the run, such as nnUNetPlans_via21_24")
+    add(group, "-f FOLD ...", "Folds of the run", default=[])
 
 
 def run_words(parser: SeqArgumentParser, options: argparse.Namespace, *, required: bool = True) -> tuple[str, ...]:
@@ -345,76 +307,62 @@ def run_words(parser: SeqArgumentParser, options: argparse.Namespace, *, require
 
 def add_json(parser: Options) -> None:
     """Add the switch --json."""
-    parser.add_argument("--json", action="store_true", help="Print the record as JSON; progress goes to stderr")
+    add(parser, "--json", "Print the record as JSON; progress goes to stderr")
 
 
-def add_seed(parser: Options) -> None:
+def add_seed(parser: Options, what: str = "sample of cases") -> None:
     """Add the option -seed."""
-    parser.add_argument("-seed", type=seed, default=0, metavar="N", help="Seed of the sample of cases. Default: 0")
+    add(parser, "-seed N", f"Seed of the {what}", seed, 0)
 
 
 def add_processes(parser: Options) -> None:
     """Add the option -np."""
-    parser.add_argument(
-        "-np",
-        type=positive_int,
-        default=default_processes(),
-        metavar="N",
-        help="Worker processes. Default: nnUNet_def_n_proc or 8, at most the cores",
-    )
+    text = "Worker processes. Default: nnUNet_def_n_proc or 8, at most the cores"
+    add(parser, "-np N", text, positive_int, default_processes())
 
 
 def add_device(parser: Options, *, recorded: bool = False) -> None:
     """Add the options -device and -num_gpus; with ``recorded`` the run's record has their defaults."""
     device, gpus = (None, None) if recorded else ("cuda", 1)
-    parser.add_argument(
-        "-device",
-        choices=["cuda", "cpu", "mps"],
-        default=device,
-        help=f"Where to train. Default: {device or 'as the run began'}",
-    )
-    parser.add_argument(
-        "-num_gpus",
-        dest="gpus",
-        type=positive_int,
-        default=gpus,
-        metavar="N",
-        help=f"GPUs for one training. Default: {gpus or 'as the run began'}",
-    )
+    add(parser, "-device", f"Where to train. Default: {device or 'as the run began'}", DEVICES, device)
+    text = f"GPUs for one training. Default: {gpus or 'as the run began'}"
+    add(parser, "-num_gpus N", text, positive_int, gpus, dest="gpus")
 
 
 def add_checkpoint_minutes(parser: Options) -> None:
     """Add the option -checkpoint_minutes; the environment variable that trainings read is the default."""
-    parser.add_argument(
-        "-checkpoint_minutes",
-        type=minutes,  # argparse applies it to a default that is text, where the option is not given
-        default=os.environ.get(CHECKPOINT_VARIABLE, "").strip() or f"{CHECKPOINT_MINUTES:g}",
-        metavar="X",
-        help="After an epoch, write a checkpoint if the last one is this many minutes old; 0: only as often "
-        f"as nnU-Net. Default: {CHECKPOINT_VARIABLE}, else {CHECKPOINT_MINUTES:g}",
-    )
+    text = "After an epoch, write a checkpoint if the last one is this many minutes old; 0: only as often as nnU-Net. "
+    text += f"Default: {CHECKPOINT_VARIABLE}, else {CHECKPOINT_MINUTES:g}"
+    # argparse applies the type to a default that is text, where the option is not given
+    default = os.environ.get(CHECKPOINT_VARIABLE, "").strip() or f"{CHECKPOINT_MINUTES:g}"
+    add(parser, "-checkpoint_minutes X", text, minutes, default)
 
 
 def add_execution(parser: Options) -> None:
     """Add the options --wait and -np_ahead."""
-    parser.add_argument(
-        "--wait",
-        action="store_true",
-        help="If another process is training a stage, wait for it instead of stopping",
-    )
-    parser.add_argument(
-        "-np_ahead",
-        type=natural,
-        default=None,
-        metavar="N",
-        help="Worker processes that preprocess the next sources during a training, 0 for none. Default: half of -np, "
-        "as far as memory allows",
-    )
+    add(parser, "--wait", "If another process is training a stage, wait for it instead of stopping")
+    text = "Worker processes that preprocess the next sources during a training, 0 for none. Default: half of -np, as "
+    add(parser, "-np_ahead N", text + "far as memory allows", natural)
 
 
 def notify(line: str) -> None:
     """Print one line of progress to standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def command(
+    parse: Callable[[Sequence[str] | None], argparse.Namespace], run: Callable[..., None]
+) -> Callable[..., NoReturn]:
+    """Return the main function of a command: parse the arguments, by default the command line, run, and exit.
+
+    What else main is given, such as a test's queue, goes on to ``run``.
+    """
+
+    def main(arguments: Sequence[str] | None = None, *more: Any) -> NoReturn:
+        options = parse(arguments)
+        run_command(lambda: run(options, *more))
+
+    return main
 
 
 def run_command(action: Callable[[], None]) -> NoReturn:

@@ -1,38 +1,13 @@
 """nnUNetv2_seq_compare: train several paths to one target alike, and measure by how much they differ."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from nnunet_seqtransfer.calibration.runs import split_path
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.entry_points.common import (
-    Options,
-    SeqArgumentParser,
-    add_checkpoint_minutes,
-    add_device,
-    add_execution,
-    add_json,
-    add_processes,
-    add_target,
-    natural,
-    notify,
-    positive_float,
-    run_command,
-    seed,
-    target_of,
-)
-from nnunet_seqtransfer.entry_points.recipe_options import (
-    FIELDS,
-    add_coverage,
-    add_recipe,
-    settle_coverage,
-    target_recipe,
-)
+from nnunet_seqtransfer.entry_points import common, recipe_options
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.evaluation.arms import KINDS, CompareRequest
 from nnunet_seqtransfer.storage import json_text
@@ -42,19 +17,13 @@ from nnunet_seqtransfer.training.ready_models import find_named_model
 DEFAULTS = CompareRequest("")
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Compare paths."""
-    options = _parse(arguments)
-    run_command(lambda: _run(options))
-
-
 def _run(options: argparse.Namespace) -> None:
     from nnunet_seqtransfer.evaluation.compare import run_comparison
     from nnunet_seqtransfer.evaluation.trials import survey_comparison
     from nnunet_seqtransfer.report.comparison_text import budget_text, comparison_text, written_text
     from nnunet_seqtransfer.training.executors import LocalExecutor
 
-    context = Context(notify, options.np)
+    context = Context(common.notify, options.np)
     request = _request(options)
     executor = LocalExecutor(wait=options.wait, prefetch=options.np_ahead)
     if not options.dry_run:
@@ -87,7 +56,7 @@ def _request(options: argparse.Namespace) -> CompareRequest:
         kinds=tuple(options.arms),
         nearest=options.nearest,
         paths=tuple(path for text in options.paths for path in _read_paths(text)),
-        recipe=target_recipe(options),
+        recipe=recipe_options.target_recipe(options),
         source_epochs=options.source_epochs,
         warmup_epochs=options.warmup_epochs,
         keep_heads=not options.new_heads,
@@ -120,94 +89,53 @@ def _read_paths(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = SeqArgumentParser(
+    parser = common.SeqArgumentParser(
         "Trains several paths to one target for equally many iterations, evaluates them on cases that no stage was "
         "trained on, and compares them. Run it again after any interruption: it does what is left.",
         "nnUNetv2_seq_compare 4 3d_fullres 0 -seeds 0 1 2 -epochs 250",
         "TARGET [CONFIGURATION [FOLD ...]] ",
     )
-    what = add_target(parser, folds=True)
-    what.add_argument(
-        "-seeds", nargs="+", type=seed, default=[0], metavar="N", help="Seeds of the trainings. Default: 0"
-    )
-    parser.expert.add_argument(
-        "-a",
-        type=Path,
-        metavar="FILE",
-        help="Affinity file to choose the paths by. Default: the one of nnUNetv2_seq_affinity, made if there is none",
-    )
+    what = common.add_target(parser, folds=True)
+    common.add(what, "-seeds N ...", "Seeds of the trainings. Default: 0", common.seed, [0])
+    text = "Affinity file to choose the paths by. Default: the one of nnUNetv2_seq_affinity, made if there is none"
+    common.add(parser.expert, "-a FILE", text, Path)
     _add_arms(what)
-    add_coverage(parser.expert)
-    _add_recipe(parser)
+    recipe_options.add_coverage(parser.expert)
+    recipe_options.add_recipe(parser, set(recipe_options.FIELDS) - {"seed", "patience"}, ("epochs",))
     _add_evaluation(parser)
     execution = parser.add_argument_group("execution")
-    add_device(execution)
-    execution.add_argument("--dry_run", action="store_true", help="Print the paths and their cost; do nothing")
-    add_json(parser.expert)
-    add_processes(execution)
-    add_execution(parser.expert)
-    add_checkpoint_minutes(parser.expert)
+    common.add_device(execution)
+    common.add(execution, "--dry_run", "Print the paths and their cost; do nothing")
+    common.add_json(parser.expert)
+    common.add_processes(execution)
+    common.add_execution(parser.expert)
+    common.add_checkpoint_minutes(parser.expert)
     options = parser.parse(arguments)
-    target_of(parser, options)
-    settle_coverage(parser, options)
+    common.target_of(parser, options)
+    recipe_options.settle_coverage(parser, options)
     return options
 
 
-def _add_arms(parser: Options) -> None:
-    parser.add_argument(
-        "-arms",
-        nargs="+",
-        choices=KINDS,
-        default=list(KINDS),
-        metavar="KIND",
-        help=f"Kinds of paths: {', '.join(KINDS)}; long is scratch for all iterations of the longest path. "
-        "Default: all",
-    )
-    parser.add_argument(
-        "-nearest",
-        type=natural,
-        default=DEFAULTS.nearest,
-        metavar="N",
-        help=f"Number of nearest sources for direct transfer. Default: {DEFAULTS.nearest}",
-    )
-    parser.add_argument(
-        "-paths",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="Your own paths, sources in order, such as 21,24 21+22; or files with one path per line",
-    )
-    parser.add_argument(
-        "-init",
-        type=Path,
-        metavar="MODEL",
-        help="A model to compare too: the target is trained from its weights, as in nnUNetv2_seq_train",
-    )
+def _add_arms(parser: common.Options) -> None:
+    text = f"Kinds of paths: {', '.join(KINDS)}; long is scratch for all iterations of the longest path. Default: all"
+    common.add(parser, "-arms KIND ...", text, KINDS, list(KINDS))
+    common.add(parser, "-nearest N", "Number of nearest sources for direct transfer", common.natural, DEFAULTS.nearest)
+    text = "Your own paths, sources in order, such as 21,24 21+22; or files with one path per line"
+    common.add(parser, "-paths PATH ...", text, default=[])
+    text = "A model to compare too: the target is trained from its weights, as in nnUNetv2_seq_train"
+    common.add(parser, "-init MODEL", text, Path)
 
 
-def _add_recipe(parser: SeqArgumentParser) -> None:
-    add_recipe(parser, set(FIELDS) - {"seed", "patience"}, ("epochs",))
-
-
-def _add_evaluation(parser: SeqArgumentParser) -> None:
+def _add_evaluation(parser: common.SeqArgumentParser) -> None:
     group = parser.add_argument_group("evaluation")
-    group.add_argument(
-        "-test",
-        metavar="DATASET",
-        help="Evaluate on this dataset, with the target's channels and labels; the target itself means its imagesTs "
-        "and labelsTs. Default: the validation cases of each fold",
-    )
-    parser.expert.add_argument(
-        "--disable_tta", action="store_true", help="Predict the cases of -test without mirroring"
-    )
-    group.add_argument(
-        "--exclude_overlap",
-        action="store_true",
-        help="Exclude the fold's validation cases from the sources. Default: an error if there are any",
-    )
-    parser.expert.add_argument(
-        "-epoch_time",
-        type=positive_float,
-        metavar="SECONDS",
-        help="Time of an epoch, for the estimate. Default: a rough guess",
-    )
+    text = "Evaluate on this dataset, with the target's channels and labels; the target itself means its imagesTs "
+    text += "and labelsTs. Default: the validation cases of each fold"
+    common.add(group, "-test DATASET", text)
+    common.add(parser.expert, "--disable_tta", "Predict the cases of -test without mirroring")
+    text = "Exclude the fold's validation cases from the sources. Default: an error if there are any"
+    common.add(group, "--exclude_overlap", text)
+    text = "Time of an epoch, for the estimate. Default: a rough guess"
+    common.add(parser.expert, "-epoch_time SECONDS", text, common.positive_float)
+
+
+main = common.command(_parse, _run)

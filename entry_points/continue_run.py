@@ -1,36 +1,12 @@
 """nnUNetv2_seq_continue: continues a recorded run, or one stage; schedulers call this command."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NoReturn
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.entry_points.common import (
-    SeqArgumentParser,
-    add_device,
-    add_execution,
-    add_run,
-    notify,
-    positive_int,
-    run_command,
-    run_words,
-)
-from nnunet_seqtransfer.entry_points.executor_options import (
-    add_executor,
-    chosen_executor,
-    print_results,
-    require_consistent,
-)
+from nnunet_seqtransfer.entry_points import common, executor_options
 from nnunet_seqtransfer.training.run_record import find_run, read_run
-
-
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Do what is left in a run."""
-    options = _parse(arguments)
-    run_command(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -40,7 +16,7 @@ def _run(options: argparse.Namespace) -> None:
     run = read_run(find_run(*options.run))
     given = {key: value for key, value in (("device", options.device), ("gpus", options.gpus)) if value is not None}
     run = replace(run, options=replace(run.options, **given))
-    executor, context = chosen_executor(options), Context(notify, options.np or run.processes)
+    executor, context = executor_options.chosen_executor(options), Context(common.notify, options.np or run.processes)
     if options.dry_run:
         outlook = look_ahead(run.request, context, options=run.options, write=False)
         print("\n".join((*executor.describe(outlook, run.options, context), chain_text(outlook))))
@@ -49,33 +25,27 @@ def _run(options: argparse.Namespace) -> None:
     else:
         run = continue_run(run, context, executor=executor, stage=options.stage)
         if options.stage is None:
-            print_results(run, executor)
+            executor_options.print_results(run, executor)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = SeqArgumentParser(
+    parser = common.SeqArgumentParser(
         "Continues a run of nnUNetv2_seq_train from its record: it does what is left, as that command would. With "
         "-stage it does one stage, if the previous stage is finished, so that any scheduler can run a chain.",
         "nnUNetv2_seq_continue 4 3d_fullres",
         "[TARGET [CONFIGURATION [FOLD]] | RUN] ",
     )
-    add_run(parser)
-    parser.add_argument("-stage", default=None, metavar="KEY", help="Do this stage: DATASET/PLANS/fold_K. Default: all")
-    parser.add_argument(
-        "--prepare_only",
-        action="store_true",
-        help="Preprocess what the sources that are left to train need, and train nothing",
-    )
-    add_device(parser, recorded=True)
-    add_execution(parser)
-    add_executor(parser)
-    parser.add_argument("--dry_run", action="store_true", help="Print every stage and what it would do; do nothing")
-    parser.add_argument(
-        "-np", type=positive_int, default=None, metavar="N", help="Worker processes. Default: the run's"
-    )
+    common.add_run(parser)
+    common.add(parser, "-stage KEY", "Do this stage: DATASET/PLANS/fold_K. Default: all")
+    common.add(parser, "--prepare_only", "Preprocess what the sources that are left to train need, and train nothing")
+    common.add_device(parser, recorded=True)
+    common.add_execution(parser)
+    executor_options.add_executor(parser)
+    common.add(parser, "--dry_run", "Print every stage and what it would do; do nothing")
+    common.add(parser, "-np N", "Worker processes. Default: the run's", common.positive_int)
     options = parser.parse(arguments)
-    options.run = run_words(parser, options)
-    require_consistent(parser, options)
+    options.run = common.run_words(parser, options)
+    executor_options.require_consistent(parser, options)
     if options.executor != "local" or options.devices is not None:
         for given, option in ((options.stage, "-stage"), (options.prepare_only or None, "--prepare_only")):
             if given is not None:
@@ -83,3 +53,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.stage is not None and options.prepare_only:
         parser.error("-stage and --prepare_only exclude each other")
     return options
+
+
+main = common.command(_parse, _run)

@@ -1,30 +1,13 @@
 """nnUNetv2_seq_derive: register a dataset with fewer channels, labels or cases than another one."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.entry_points.common import (
-    SeqArgumentParser,
-    add_processes,
-    natural,
-    notify,
-    positive_int,
-    run_command,
-    seed,
-)
+from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.nnunet.folders import dataset_name, shortened
 from nnunet_seqtransfer.tasks.derive import Derivation, DeriveRequest, derive_dataset, is_finished, plan_derivation
-
-
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Derive a dataset and print what it contains."""
-    options = _parse(arguments)
-    run_command(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -42,10 +25,10 @@ def _run(options: argparse.Namespace) -> None:
         table_key=options.table_key,
     )
     if options.dry_run:
-        derivation = plan_derivation(request, notify)
+        derivation = plan_derivation(request, common.notify)
         state = "it exists already" if is_finished(derivation) else f"would write: {derivation.folder}"
     else:
-        derivation = derive_dataset(request, Context(notify, options.np))
+        derivation = derive_dataset(request, Context(common.notify, options.np))
         state = f"registered: {derivation.folder}"
     print(f"{derivation_text(derivation)}\n\n{state}")
 
@@ -76,61 +59,36 @@ def _values(value: int | list[int]) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = SeqArgumentParser(
+    parser = common.SeqArgumentParser(
         "Register a dataset with some of the channels, labels or cases of another one. Images are referenced, not "
         "copied; label files are rewritten only if label values change. By default everything is kept.",
         "nnUNetv2_seq_derive -d 51 -channels FLAIR -labels edema -where site=01 -number 501 -name EdemaSite01",
     )
-    parser.add_argument("-d", required=True, metavar="DATASET", help="Name or number of the original dataset")
-    parser.add_argument("-number", required=True, type=natural, metavar="N", help="Number of the new dataset, 1 to 999")
-    parser.add_argument(
-        "-name", required=True, metavar="NAME", help="Name of the new dataset: letters, digits, - and _"
-    )
-    parser.add_argument(
-        "-channels",
-        nargs="+",
-        default=[],
-        metavar="CHANNEL",
-        help="Channels to keep, in their new order. Default: all",
-    )
-    parser.add_argument(
-        "-labels",
-        nargs="+",
-        default=[],
-        metavar="LABEL",
-        help="Labels or regions to keep, in their new order, and merges by name (whole=necrosis+edema) or "
-        "by label value (whole=1+2). Default: all",
-    )
+    common.add(parser, "-d DATASET", "Name or number of the original dataset", required=True)
+    common.add(parser, "-number N", "Number of the new dataset, 1 to 999", common.natural, required=True)
+    common.add(parser, "-name NAME", "Name of the new dataset: letters, digits, - and _", required=True)
+    common.add(parser, "-channels CHANNEL ...", "Channels to keep, in their new order. Default: all", default=[])
+    text = "Labels or regions to keep, in their new order, and merges by name (whole=necrosis+edema) or "
+    text += "by label value (whole=1+2). Default: all"
+    common.add(parser, "-labels LABEL ...", text, default=[])
     _add_selection(parser)
-    parser.add_argument("--dry_run", action="store_true", help="Print what the dataset would contain; write nothing")
-    add_processes(parser)
+    common.add(parser, "--dry_run", "Print what the dataset would contain; write nothing")
+    common.add_processes(parser)
     return parser.parse(arguments)
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose cases."""
-    parser.add_argument(
-        "-where",
-        nargs="+",
-        default=[],
-        metavar="CONDITION",
-        help="Keep cases that meet all conditions on the table: site=01, or site=01,02 for either. Default: all",
+    text = "Keep cases that meet all conditions on the table: site=01, or site=01,02 for either. Default: all"
+    common.add(parser, "-where CONDITION ...", text, default=[])
+    common.add(parser, "-case_ids CASE ...", "Identifiers of the cases. Default: all", default=[])
+    common.add(parser, "-most N", "Draw at most this many of these cases. Default: all", common.positive_int)
+    common.add(parser, "-seed N", "Seed of the draw", common.seed, 0)
+    common.add(
+        parser, "-table FILE", "Table of cases, a CSV. Default: cases.csv next to dataset.json of the original", Path
     )
-    parser.add_argument(
-        "-case_ids", nargs="+", default=[], metavar="CASE", help="Identifiers of the cases. Default: all"
-    )
-    parser.add_argument(
-        "-most", type=positive_int, metavar="N", help="Draw at most this many of these cases. Default: all"
-    )
-    parser.add_argument("-seed", type=seed, default=0, metavar="N", help="Seed of the draw. Default: 0")
-    parser.add_argument(
-        "-table",
-        type=Path,
-        metavar="FILE",
-        help="Table of cases, a CSV. Default: cases.csv next to dataset.json of the original",
-    )
-    parser.add_argument(
-        "-table_key",
-        metavar="COLUMN",
-        help="Column of identifiers in the table. Default: the column named case, else the first",
-    )
+    text = "Column of identifiers in the table. Default: the column named case, else the first"
+    common.add(parser, "-table_key COLUMN", text)
+
+
+main = common.command(_parse, _run)

@@ -1,12 +1,10 @@
 """Options that choose who runs the stages: this process, several devices side by side, Slurm, or another scheduler."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
 
-from nnunet_seqtransfer.entry_points.common import SeqArgumentParser
+from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.report.training_text import results_text
 from nnunet_seqtransfer.training.executors import (
     LOCAL,
@@ -21,40 +19,19 @@ from nnunet_seqtransfer.training.run_record import Run
 from nnunet_seqtransfer.training.status import State, run_status
 
 
-def add_executor(parser: SeqArgumentParser) -> None:
+def add_executor(parser: common.SeqArgumentParser) -> None:
     """Add the options -executor, -slurm, -slurm_config and -devices."""
-    parser.expert.add_argument(
-        "-executor",
-        choices=tuple(executors()),
-        default=LOCAL,
-        help="local: train here; slurm: submit one job per stage; record: print the commands of the stages for another "
-        f"scheduler. Default: {LOCAL}",
-    )
-    parser.expert.add_argument(
-        "-slurm",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="Options of sbatch for your site: partition=gpu gres=gpu:1 time=24:00:00 account=..., and warning=SECONDS "
-        "before the time limit at which a stage stops at a checkpoint and is requeued. Default: none",
-    )
-    parser.expert.add_argument(
-        "-slurm_config",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="File with such options as NAME = VALUE below [slurm]; -slurm takes precedence. "
-        "Default: ~/.config/nnunet_seqtransfer/slurm.ini, if it exists",
-    )
-    parser.expert.add_argument(
-        "-devices",
-        type=device_list,
-        default=None,
-        metavar="0,1,...",
-        help="Train independent stages side by side, one on each of these GPUs (numbers as for CUDA_VISIBLE_DEVICES); "
-        "with -device cpu, that many at once. Default: one stage after the other",
-    )
+    text = "local: train here; slurm: submit one job per stage; record: print the commands of the stages for another "
+    common.add(parser.expert, "-executor", text + "scheduler", tuple(executors()), LOCAL)
+    text = "Options of sbatch for your site: partition=gpu gres=gpu:1 time=24:00:00 account=..., and warning=SECONDS "
+    text += "before the time limit at which a stage stops at a checkpoint and is requeued. Default: none"
+    common.add(parser.expert, "-slurm NAME=VALUE ...", text, default=[], action="extend")
+    text = "File with such options as NAME = VALUE below [slurm]; -slurm takes precedence. "
+    text += "Default: ~/.config/nnunet_seqtransfer/slurm.ini, if it exists"
+    common.add(parser.expert, "-slurm_config FILE", text, Path)
+    text = "Train independent stages side by side, one on each of these GPUs (numbers as for CUDA_VISIBLE_DEVICES); "
+    text += "with -device cpu, that many at once. Default: one stage after the other"
+    common.add(parser.expert, "-devices 0,1,...", text, device_list)
 
 
 def device_list(text: str) -> tuple[str, ...]:
@@ -65,7 +42,7 @@ def device_list(text: str) -> tuple[str, ...]:
     return names
 
 
-def require_consistent(parser: SeqArgumentParser, options: argparse.Namespace) -> None:
+def require_consistent(parser: common.SeqArgumentParser, options: argparse.Namespace) -> None:
     """Exit with an error if options of one executor are given to another."""
     if options.executor != SLURM and (options.slurm or options.slurm_config is not None):
         parser.error("-slurm and -slurm_config need -executor slurm")

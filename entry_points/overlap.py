@@ -1,21 +1,10 @@
 """nnUNetv2_seq_overlap: list the cases that a target shares with other datasets."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.entry_points.common import (
-    SeqArgumentParser,
-    add_json,
-    add_processes,
-    add_target,
-    notify,
-    run_command,
-    target_of,
-)
+from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.overlap.matching import SharedCase, SourceOverlap, find_overlap
 from nnunet_seqtransfer.report.words import text_table
@@ -25,16 +14,10 @@ from nnunet_seqtransfer.tasks.task import named_sources
 ALL = "all"
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Print the shared cases."""
-    options = _parse(arguments)
-    run_command(lambda: _run(options))
-
-
 def _run(options: argparse.Namespace) -> None:
     target = dataset_name(options.d)
     sources = None if options.s == [ALL] else named_sources(target, options.s)
-    overlaps = find_overlap(target, sources, Context(notify, options.np))
+    overlaps = find_overlap(target, sources, Context(common.notify, options.np))
     print(json_text(overlaps) if options.json else overlap_text(target, overlaps, every_pair=options.all))
 
 
@@ -60,22 +43,20 @@ def _pair_text(shared: SharedCase) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = SeqArgumentParser(
+    parser = common.SeqArgumentParser(
         "List the cases that occur in a target dataset and in others: the same image or labels, also under another "
         "name, as a crop, rescaled or with inverted contrast. Each dataset is read once; preprocessing is not needed.",
         "nnUNetv2_seq_overlap 4 -s 21 22",
         "TARGET ",
     )
-    add_target(parser, configuration=False).add_argument(
-        "-s",
-        nargs="+",
-        default=[ALL],
-        metavar="SOURCE",
-        help=f"Names or numbers of the other datasets, or {ALL}. Default: {ALL}",
-    )
-    parser.add_argument("--all", action="store_true", help="List every pair of cases, not only the counts")
-    add_json(parser)
-    add_processes(parser)
+    text = f"Names or numbers of the other datasets, or {ALL}. Default: {ALL}"
+    common.add(common.add_target(parser, configuration=False), "-s SOURCE ...", text, default=[ALL])
+    common.add(parser, "--all", "List every pair of cases, not only the counts")
+    common.add_json(parser)
+    common.add_processes(parser)
     options = parser.parse(arguments)
-    target_of(parser, options)
+    common.target_of(parser, options)
     return options
+
+
+main = common.command(_parse, _run)

@@ -1,37 +1,17 @@
 """Options for how stages are trained, generated from `Recipe` fields."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from nnunet_seqtransfer.entry_points.common import (
-    Options,
-    SeqArgumentParser,
-    natural,
-    positive_float,
-    positive_int,
-    positive_share,
-    seed,
-    share,
-    share_below_one,
-    tag_name,
-)
+from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.nnunet.folders import trainer_names
 from nnunet_seqtransfer.planning.options import Training
 from nnunet_seqtransfer.training.recipe import LEAST_PATIENCE, STOCK_TRAINER, WARMUP_EPOCHS, Recipe
 from nnunet_seqtransfer.training.stages import DEFAULT_COVERAGE
-
-
-def patience(text: str) -> int:
-    """Return epochs without a new best (an argparse type)."""
-    if not text.isdecimal() or int(text) < LEAST_PATIENCE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {LEAST_PATIENCE} on")
-    return int(text)
 
 
 def trainer(text: str) -> str:
@@ -48,12 +28,14 @@ def trainer(text: str) -> str:
 
 
 KINDS: dict[str, Callable[[str], Any]] = {
-    "natural": natural,
-    "patience": patience,
-    "positive_float": positive_float,
-    "positive_int": positive_int,
-    "positive_share": positive_share,
-    "seed": seed,
+    "natural": common.natural,
+    "patience": common.numbers(
+        common.whole, f"a whole number from {LEAST_PATIENCE} on", lambda value: value >= LEAST_PATIENCE
+    ),
+    "positive_float": common.positive_float,
+    "positive_int": common.positive_int,
+    "positive_share": common.positive_share,
+    "seed": common.seed,
     "trainer": trainer,
 }
 """`Recipe` field kind -> argparse type."""
@@ -68,7 +50,7 @@ MAIN = ("epochs", "iterations")
 
 
 def add_recipe(
-    parser: SeqArgumentParser, names: Collection[str] = FIELDS, of_sources: Collection[str] = OF_SOURCES
+    parser: common.SeqArgumentParser, names: Collection[str] = FIELDS, of_sources: Collection[str] = OF_SOURCES
 ) -> None:
     """Add options for recipe fields, -recipe and -tag.
 
@@ -83,63 +65,42 @@ def add_recipe(
             continue
         kind, text = KINDS[part.metadata["kind"]], part.metadata["help"]
         default = WARMUP_EPOCHS if part.name == "warmup_epochs" else part.default
-        of_target = " on the target" if part.name == "epochs" else ""
-        shown = default if isinstance(default, str) else "" if default is None else f"{default:g}"
-        shown = shown and f". Default: {shown}"
         metavar = "NAME" if isinstance(default, str) else "N" if default is None else "X"
-        options: dict[str, Any] = {"type": kind, "metavar": metavar, "dest": part.name}
-        flag = FLAGS[part.name]
+        flag, of_target = FLAGS[part.name], " on the target" * (part.name == "epochs")
         place = group if part.name in MAIN else parser.expert
-        place.add_argument(f"-{flag}", default=default, help=f"{text}{of_target}{shown}", **options)
+        common.add(place, f"-{flag} {metavar}", text + of_target, kind, default, dest=part.name)
         if part.name in of_sources:
             # sources have the target's iterations and learning rate, but epochs of their own
             own = default if part.name == "epochs" else None
             text += f" of each source. Default: {f'{own:g}' if own else f'that of -{flag}'}"
-            options["dest"] = f"source_{part.name}"
+            form = f"-source_{flag} {metavar}"
             if of_sources is OF_SOURCES:
-                own, options = [own] if own else None, {**options, "nargs": "+"}
+                own, form = [own] if own else None, f"{form} ..."
             place = group if part.name == "epochs" else parser.expert
-            place.add_argument(f"-source_{flag}", default=own, help=text, **options)
+            common.add(place, form, text, kind, own, dest=f"source_{part.name}")
     if "warmup_epochs" in names:
         _add_handed_over(parser.expert)
-    group.add_argument(
-        "-recipe", metavar="FILE", help="File with more options, as lines such as: layer_decay = 0.7"
-    )  # `SeqArgumentParser.parse` replaces it by what the file says
-    group.add_argument(
-        "-tag", type=tag_name, metavar="NAME", help="Name that keeps chains with different recipes apart"
-    )
+    # `SeqArgumentParser.parse` replaces it by what the file says
+    common.add(group, "-recipe FILE", "File with more options, as lines such as: layer_decay = 0.7")
+    common.add(group, "-tag NAME", "Name that keeps chains with different recipes apart", common.tag_name)
 
 
-def _add_handed_over(parser: Options) -> None:
+def _add_handed_over(parser: common.Options) -> None:
     """Add the options that say what a stage keeps of those before it."""
-    parser.add_argument(
-        "-replay",
-        type=share_below_one,
-        default=0.0,
-        metavar="SHARE",
-        help="Share of the batches of each later stage that come from the datasets of the stages before it; in the "
-        "target's stage only in the first half of the epochs. Default: 0",
-    )
-    parser.add_argument(
-        "--new_heads",
-        action="store_true",
-        help="Start all heads from random weights. Default: heads of labels, or of regions, keep their weights if the "
-        "name is in both stages",
-    )
+    text = "Share of the batches of each later stage that come from the datasets of the stages before it; in the "
+    text += "target's stage only in the first half of the epochs"
+    common.add(parser, "-replay SHARE", text, common.share_below_one, 0.0)
+    text = "Start all heads from random weights. Default: heads of labels, or of regions, keep their weights if the "
+    common.add(parser, "--new_heads", text + "name is in both stages")
 
 
-def add_coverage(parser: Options) -> None:
+def add_coverage(parser: common.Options) -> None:
     """Add the option -min_coverage; `settle_coverage` sets its default."""
-    parser.add_argument(
-        "-min_coverage",
-        type=share,
-        metavar="X",
-        help=f"Smallest share of the network's parameters, 0 to 1, that -init must provide. Default: "
-        f"{DEFAULT_COVERAGE:g}",
-    )
+    text = f"Smallest share of the network's parameters, 0 to 1, that -init must provide. Default: {DEFAULT_COVERAGE:g}"
+    common.add(parser, "-min_coverage X", text, common.share)
 
 
-def settle_coverage(parser: SeqArgumentParser, options: argparse.Namespace) -> None:
+def settle_coverage(parser: common.SeqArgumentParser, options: argparse.Namespace) -> None:
     """Set -min_coverage if it is not given. Exits with status 2 if it is given without -init."""
     if options.min_coverage is None:
         options.min_coverage = DEFAULT_COVERAGE
@@ -160,9 +121,9 @@ def source_recipes(options: argparse.Namespace, count: int) -> tuple[Recipe, ...
 
     Raises SequenceError if an option has several values, but not one for each source.
     """
-    common = target_recipe(options)
-    values = {name: _of_each(name, options, getattr(common, name), count) for name in OF_SOURCES}
-    return tuple(replace(common, **{name: values[name][index] for name in OF_SOURCES}) for index in range(count))
+    recipe = target_recipe(options)
+    values = {name: _of_each(name, options, getattr(recipe, name), count) for name in OF_SOURCES}
+    return tuple(replace(recipe, **{name: values[name][index] for name in OF_SOURCES}) for index in range(count))
 
 
 def _of_each(name: str, options: argparse.Namespace, default: Any, count: int) -> Sequence[Any]:

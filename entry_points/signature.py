@@ -1,24 +1,13 @@
 """nnUNetv2_seq_signature: write the signature of a dataset to a file that can travel without images."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from nnunet_seqtransfer.affinity.metrics import find_metric
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.entry_points.common import (
-    SeqArgumentParser,
-    add_metric,
-    add_plans_and_configuration,
-    add_processes,
-    add_seed,
-    notify,
-    positive_int,
-    run_command,
-)
+from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.errors import SeqTransferError, SequenceError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name
 from nnunet_seqtransfer.nnunet.plans import read_plans, read_plans_file
@@ -30,24 +19,18 @@ from nnunet_seqtransfer.tasks.task import Task, load_tasks
 DEFAULT_CASES = 10
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Write the signature of a dataset to a file."""
-    options = _parse(arguments)
-    run_command(lambda: _run(options))
-
-
 def _run(options: argparse.Namespace) -> None:
     metric = find_metric(options.m)
     if getattr(metric, "holds_images", False):
         raise SequenceError(
             f"signatures of the metric {metric.name} hold whole segmentations, which must not travel; use another -m"
         )
-    path = Path(options.o)
+    path = options.o
     if path.suffix != ".npz":
         raise SequenceError(f"a signature file ends with .npz, not as {path}; give such a name to -o")
     if path.exists() and not options.overwrite:
         raise SequenceError(f"{path} exists; give another name to -o, or --overwrite")
-    (task,) = load_tasks([dataset_name(options.d)], Context(notify, options.np))
+    (task,) = load_tasks([dataset_name(options.d)], Context(common.notify, options.np))
     plans = _plans(options, task)
     (signature,) = profile_tasks(
         [request_profile(task, plans, options.c, options.n_cases, options.seed)], metric, options.np
@@ -65,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
 def _plans(options: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Return plans for the task as a source: from a plans file, a registered target, or the dataset itself."""
     if options.plans is not None:
-        plans = read_plans_file(Path(options.plans), options.c)
+        plans = read_plans_file(options.plans, options.c)
         return plans_for(plans, dataset_id(plans["dataset_name"]), task)
     if options.t is not None:
         target = dataset_name(options.t)
@@ -74,32 +57,26 @@ def _plans(options: argparse.Namespace, task: Task) -> dict[str, Any]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = SeqArgumentParser(
+    parser = common.SeqArgumentParser(
         "Writes what affinity needs of a dataset, and no image, to a file of some 20 to 100 kB. On another machine "
         "nnUNetv2_seq_affinity takes that file as a source. Voxels are compared at the spacing of the target, so give "
         "its plans: -plans FILE (its nnUNetPlans.json, sent by those who have the target), or -t where it is here.",
         "nnUNetv2_seq_signature -d 21 -plans nnUNetPlans.json -c 3d_fullres -o Dataset021.npz",
     )
-    parser.add_argument("-d", required=True, metavar="DATASET", help="Name or number of the dataset")
-    parser.add_argument("-o", required=True, metavar="FILE", help="File to write, ending with .npz")
+    common.add(parser, "-d DATASET", "Name or number of the dataset", required=True)
+    common.add(parser, "-o FILE", "File to write, ending with .npz", Path, required=True)
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("-plans", metavar="FILE", help="Plans file of the target")
-    target.add_argument(
-        "-t",
-        metavar="TARGET",
-        help="Name or number of the target where it is registered here. Default: the dataset's own plans, "
-        "which fit targets of the same spacing",
-    )
-    add_plans_and_configuration(parser)
-    add_metric(parser)
-    parser.add_argument(
-        "-n_cases",
-        type=positive_int,
-        default=DEFAULT_CASES,
-        metavar="N",
-        help=f"Cases to sample. Default: {DEFAULT_CASES}",
-    )
-    add_seed(parser)
-    parser.add_argument("--overwrite", action="store_true", help="Replace the file where it exists")
-    add_processes(parser)
+    common.add(target, "-plans FILE", "Plans file of the target", Path)
+    text = "Name or number of the target where it is registered here. Default: the dataset's own plans, "
+    text += "which fit targets of the same spacing"
+    common.add(target, "-t TARGET", text)
+    common.add_plans_and_configuration(parser)
+    common.add_metric(parser)
+    common.add(parser, "-n_cases N", "Cases to sample", common.positive_int, DEFAULT_CASES)
+    common.add_seed(parser)
+    common.add(parser, "--overwrite", "Replace the file where it exists")
+    common.add_processes(parser)
     return parser.parse(arguments)
+
+
+main = common.command(_parse, _run)

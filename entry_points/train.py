@@ -1,40 +1,12 @@
 """nnUNetv2_seq_train: trains a chain, each stage an ordinary nnUNetv2_train."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.entry_points.common import (
-    Options,
-    SeqArgumentParser,
-    add_checkpoint_minutes,
-    add_device,
-    add_execution,
-    add_processes,
-    add_target,
-    dataset_numbers,
-    notify,
-    run_command,
-    target_of,
-)
-from nnunet_seqtransfer.entry_points.executor_options import (
-    add_executor,
-    chosen_executor,
-    print_results,
-    require_consistent,
-)
-from nnunet_seqtransfer.entry_points.recipe_options import (
-    add_coverage,
-    add_recipe,
-    settle_coverage,
-    source_recipes,
-    target_recipe,
-    training_to_plan,
-)
+from nnunet_seqtransfer.entry_points import common, executor_options, recipe_options
 from nnunet_seqtransfer.nnunet.folders import dataset_name, results_folder
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
 from nnunet_seqtransfer.tasks.path_syntax import named_path, whole_path
@@ -48,26 +20,20 @@ if TYPE_CHECKING:
 SCRATCH = "none"
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Train what is left in a chain."""
-    options = _parse(arguments)
-    run_command(lambda: _run(options))
-
-
 def _run(options: argparse.Namespace) -> None:
     from nnunet_seqtransfer.report.chain_text import chain_text
     from nnunet_seqtransfer.training.train import look_ahead, train_chain
 
     results_folder()
     devices = DeviceOptions(options.device, options.gpus, options.npz, options.checkpoint_minutes)
-    executor, context = chosen_executor(options), Context(notify, options.np)
+    executor, context = executor_options.chosen_executor(options), Context(common.notify, options.np)
     request = _request(options, context)
     if options.dry_run:
         outlook = look_ahead(request, context, options=devices, write=False)
         print("\n".join((*executor.describe(outlook, devices, context), chain_text(outlook))))
         return
     run = train_chain(request, context, options=devices, executor=executor, before_replacing=require_nothing_queued)
-    print_results(run, executor)
+    executor_options.print_results(run, executor)
 
 
 def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
@@ -81,83 +47,70 @@ def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
         plans=options.p,
         configuration=options.c,
         folds=tuple(dict.fromkeys(options.f)),
-        source_recipe=target_recipe(options),
-        target_recipe=target_recipe(options),
+        source_recipe=recipe_options.target_recipe(options),
+        target_recipe=recipe_options.target_recipe(options),
         warmup_epochs=options.warmup_epochs,
         tag=options.tag,
         overlap="allow" if options.allow_overlap else "exclude" if options.exclude_overlap else "refuse",
         pretrained=pretrained,
         min_coverage=options.min_coverage,
-        source_recipes=source_recipes(options, len(whole_path(path.sources, target)) - 1),
+        source_recipes=recipe_options.source_recipes(options, len(whole_path(path.sources, target)) - 1),
         keep_heads=not options.new_heads,
         compared=path.compared,
         replay=options.replay,
     )
 
 
-def _path(options: argparse.Namespace, target: str, context: Context) -> PlannedPath:
+def _path(options: argparse.Namespace, target: str, context: Context) -> "PlannedPath":
     """Return the path of -s, or the planned one."""
     from nnunet_seqtransfer.training.plan import PlannedPath, planned_path
 
     if options.s is not None:
         return PlannedPath(() if options.s == [SCRATCH] else named_path(target, options.s))
-    training = training_to_plan(options)
+    training = recipe_options.training_to_plan(options)
     names = target, options.p, options.c
     return planned_path(*names, options.f, training, context, write=not options.dry_run)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = SeqArgumentParser(
+    parser = common.SeqArgumentParser(
         "Trains a chain: each source, then the target; each stage starts from the weights of the one before. Run it "
         "again after any interruption: it does what is left. Without -s it follows the plan of nnUNetv2_seq_plan, and "
         "makes one with that command's defaults if there is none.",
         "nnUNetv2_seq_train 4 3d_fullres 0 -s 21 24 -epochs 250",
         "TARGET CONFIGURATION FOLD ... ",
     )
-    what = add_target(parser, folds=True)
-    sources = what.add_argument(
-        "-s",
-        nargs="+",
-        metavar="SOURCE",
-        help=f"Sources in their order, or {SCRATCH}: from scratch. 21+22 is one stage on both; a last 21+4 trains the "
+    what = common.add_target(parser, folds=True)
+    common.add(
+        what,
+        "-s SOURCE ...",
+        f"Sources in their order, or {SCRATCH}: from scratch. 21+22 is one stage on both; a last 21+4 trains the "
         "target 4 together with 21 at first. Default: the plan's",
     )
-    sources.completer = dataset_numbers  # type: ignore[attr-defined]
-    add_recipe(parser)
-    what.add_argument(
-        "-init",
-        type=Path,
-        metavar="MODEL",
-        help="Model whose weights the first stage starts from: checkpoint, results folder or exported ZIP",
-    )
-    add_coverage(parser.expert)
+    recipe_options.add_recipe(parser)
+    text = "Model whose weights the first stage starts from: checkpoint, results folder or exported ZIP"
+    common.add(what, "-init MODEL", text, Path)
+    recipe_options.add_coverage(parser.expert)
     _add_overlap(what)
     execution = parser.add_argument_group("execution")
-    add_device(execution)
-    execution.add_argument("--dry_run", action="store_true", help="Print every stage and what it would do; do nothing")
-    add_processes(execution)
-    parser.expert.add_argument(
-        "--npz", action="store_true", help="Keep the softmax outputs of the target's validation, for ensembles"
-    )
-    add_execution(parser.expert)
-    add_executor(parser)
-    add_checkpoint_minutes(parser.expert)
+    common.add_device(execution)
+    common.add(execution, "--dry_run", "Print every stage and what it would do; do nothing")
+    common.add_processes(execution)
+    common.add(parser.expert, "--npz", "Keep the softmax outputs of the target's validation, for ensembles")
+    common.add_execution(parser.expert)
+    executor_options.add_executor(parser)
+    common.add_checkpoint_minutes(parser.expert)
     options = parser.parse(arguments)
-    target_of(parser, options, needed="cf")
-    settle_coverage(parser, options)
-    require_consistent(parser, options)
+    common.target_of(parser, options, needed="cf")
+    recipe_options.settle_coverage(parser, options)
+    executor_options.require_consistent(parser, options)
     return options
 
 
-def _add_overlap(parser: Options) -> None:
+def _add_overlap(parser: common.Options) -> None:
     switches = parser.add_mutually_exclusive_group()
-    switches.add_argument(
-        "--allow_overlap",
-        action="store_true",
-        help="Train on cases that the target validates on. Default: an error",
-    )
-    switches.add_argument(
-        "--exclude_overlap",
-        action="store_true",
-        help="Exclude such cases from the sources, fold by fold",
-    )
+    common.add(switches, "--allow_overlap", "Train on cases that the target validates on. Default: an error")
+    common.add(switches, "--exclude_overlap", "Exclude such cases from the sources, fold by fold")
+
+
+main = common.command(_parse, _run)

@@ -117,13 +117,14 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned columns, numbers to the right."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    aligned = [str.rjust if all(map(_is_number, column[1:])) else str.ljust for column in columns]
+    aligned = [str.rjust if all(map(is_number, column[1:])) else str.ljust for column in columns]
     lines = [header, ["-" * width for width in widths], *rows]
     padded = ([align(cell, width) for cell, width, align in zip(line, widths, aligned, strict=True)] for line in lines)
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return True if a text is a number."""
     try:
         float(text)
     except ValueError:

@@ -225,7 +225,7 @@ def test_several_gpus_start_each_stage_from_the_same_weights(world, command, mon
     ranks = TwoRanks(world.root)
     monkeypatch.chdir(world.root)  # python -c puts the working folder on the path
     executor = WithoutGPUs(train=ranks, prefetch=0)
-    monkeypatch.setattr("nnunet_seqtransfer.entry_points.train.chosen_executor", lambda options: executor)
+    monkeypatch.setattr("nnunet_seqtransfer.entry_points.executor_options.chosen_executor", lambda options: executor)
     several = ("-device", "cuda", "-num_gpus", "2", "-epochs", "2", "-source_epochs", "2", "-iterations", "2")
     outcome = command("train", "901", "3d_fullres", "0", "-s", "902", *several, "-seed", "0", "-np", "1")
     assert outcome.status == 0, outcome.err
