@@ -17,6 +17,7 @@ from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import dataset_id, registered_datasets
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from nnunet_seqtransfer.parallel import cores
 from nnunet_seqtransfer.report.words import is_number
 from nnunet_seqtransfer.signals import STOPPED, Stopped, raising_on_signals
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors
@@ -173,8 +174,7 @@ def tag_name(text: str) -> str:
 def default_processes() -> int:
     """Return the default of -np: nnUNet_def_n_proc or 8, but at most the number of cores."""
     wanted = os.environ.get("nnUNet_def_n_proc", "8")
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(int(wanted) if wanted.isdecimal() else 8, available))
+    return max(1, min(int(wanted) if wanted.isdecimal() else 8, cores()))
 
 
 Options = argparse._ActionsContainer

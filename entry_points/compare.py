@@ -66,7 +66,6 @@ def _request(options: argparse.Namespace) -> CompareRequest:
         mirroring=not options.disable_tta,
         tag=options.tag,
         devices=DeviceOptions(options.device, options.gpus, False, options.checkpoint_minutes),
-        epoch_seconds=options.epoch_time,
         model=None if options.init is None else find_named_model(options.init, options.c),
         min_coverage=options.min_coverage,
     )
@@ -134,8 +133,6 @@ def _add_evaluation(parser: common.SeqArgumentParser) -> None:
     common.add(parser.expert, "--disable_tta", "Predict the cases of -test without mirroring")
     text = "Exclude the fold's validation cases from the sources. Default: an error if there are any"
     common.add(group, "--exclude_overlap", text)
-    text = "Time of an epoch, for the estimate. Default: a rough guess"
-    common.add(parser.expert, "-epoch_time SECONDS", text, common.positive_float)
 
 
 main = common.command(_parse, _run)

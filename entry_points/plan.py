@@ -16,7 +16,6 @@ from nnunet_seqtransfer.planning.options import MOST_SOURCES, PlanOptions, Train
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_file
 from nnunet_seqtransfer.report.plan_text import plan_text
 from nnunet_seqtransfer.storage import json_text
-from nnunet_seqtransfer.training.estimate import SECONDS_PER_EPOCH
 from nnunet_seqtransfer.training.plan import PlanRequest, plan_path
 
 NO_MODELS = "none"
@@ -31,6 +30,7 @@ def _run(options: argparse.Namespace) -> None:
         options.a,
         options.calibration,
         None if options.models == [NO_MODELS] else tuple(Path(file) for file in options.models),
+        options.device,
     )
     must, avoid = (tuple(dict.fromkeys(map(dataset_name, names))) for names in (options.must, options.avoid))
     asked = replace(options.asked, must=must, avoid=avoid)
@@ -115,9 +115,9 @@ def add_training(parser: common.SeqArgumentParser) -> None:
     add_recipe(parser, MAIN, MAIN)
     text = "Number of folds of the target that will be trained"
     common.add(parser.expert, "-n_folds N", text, common.positive_int, DEFAULTS.training.folds)
-    text = "Time of one epoch. Default: measured on trainings for the target in nnUNet_results, or "
-    text += f"nnU-Net's {SECONDS_PER_EPOCH:g} s for 250 iterations"
+    text = "Time of one epoch. Default: measured on trainings for the target in nnUNet_results, or a guess from the plans"
     common.add(parser.expert, "-epoch_time SECONDS", text, common.positive_float)
+    common.add(parser.expert, "-device", "Where to train, for the hours", common.DEVICES, "cuda")
 
 
 def plan_options(options: argparse.Namespace, parser: common.SeqArgumentParser) -> PlanOptions:

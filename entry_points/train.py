@@ -69,7 +69,7 @@ def _path(options: argparse.Namespace, target: str, context: Context) -> "Planne
         return PlannedPath(() if options.s == [SCRATCH] else named_path(target, options.s))
     training = recipe_options.training_to_plan(options)
     names = target, options.p, options.c
-    return planned_path(*names, options.f, training, context, write=not options.dry_run)
+    return planned_path(*names, options.f, training, context, device=options.device, write=not options.dry_run)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

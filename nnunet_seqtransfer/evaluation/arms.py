@@ -70,8 +70,6 @@ class CompareRequest:
     "Name that keeps comparisons with different recipes apart."
     devices: DeviceOptions = field(default_factory=DeviceOptions)
     "Device and checkpoints."
-    epoch_seconds: float | None = None
-    "Seconds per epoch for the estimate; None for a rough guess."
     model: PretrainedModel | None = None
     "A model whose weights one more arm starts from, without sources."
     min_coverage: float = DEFAULT_COVERAGE

@@ -104,7 +104,7 @@ class Budget:
     iterations: int
     "Iterations left to train."
     hours: float
-    "Estimated hours for the iterations that are left."
+    "Estimated hours for all that is left, with preprocessing and validation."
     target_iterations: int
     "Iterations per target stage, except for scratch trained as long as a path."
 

@@ -132,7 +132,7 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
         test=test,
         cases=cases,
         affinities=(affinity, *_other_metrics(affinity)),
-        budget=count_budget(list(chains.values()), request),
+        budget=count_budget(list(chains.values()), request, 0 if test is None else cases),
         provenance=_provenance(request, base, [file for file in (affinity_file, plan_file) if file], test),
     )
 
@@ -179,25 +179,28 @@ def load_trial(
     return look_ahead(request, context, options=devices, write=write, exclusions=own)
 
 
-def count_budget(chains: Sequence[Outlook], request: CompareRequest) -> Budget:
-    """Return the amount that all chains train together; a shared stage counts once."""
+def count_budget(chains: Sequence[Outlook], request: CompareRequest, test_cases: int = 0) -> Budget:
+    """Return the amount that all chains train together; a shared stage counts once.
+
+    ``test_cases``: cases of a test set that every model predicts.
+    """
     left: dict[str, tuple[Outlook, Stage]] = {}
-    done = set()
+    done, seconds, preprocessing = set[str](), dict[str, float](), dict[str, float]()
     for chain in chains:
+        preprocessing |= chain.preprocessing
         for stage, action in chain.actions.items():
+            seconds[stage.key] = chain.seconds[stage]
+            if stage.role == "target" and not chain.is_finished:
+                seconds[stage.key] += chain.survey.clock.stage(stage.recipe, 0, test_cases)
             if action in (Action.START, Action.RESUME):
                 left.setdefault(stage.key, (chain, stage))
             elif action is not Action.NOT_NEEDED:
                 done.add(stage.key)
-    seconds = [
-        chain.seconds[stage] if request.epoch_seconds is None else request.epoch_seconds * stage.recipe.epochs
-        for chain, stage in left.values()
-    ]
     return Budget(
         stages=len(left.keys() | done),
         finished=len(done - left.keys()),
         iterations=sum(stage.recipe.epochs * stage.recipe.iterations for _, stage in left.values()),
-        hours=sum(seconds) / 3600,
+        hours=sum((*seconds.values(), *preprocessing.values())) / 3600,
         target_iterations=request.recipe.epochs * request.recipe.iterations,
     )
 
@@ -269,7 +272,7 @@ def _plan(
         if not write:
             raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
         context.notify(f"no plan for {affinity.target} yet; making one")
-        _make_plan(request, affinity, file, test)
+        _make_plan(request, affinity, file, test, context)
     plan = read_plan(path)
     require_fitting(plan, path, names, "nnUNetv2_seq_plan")
     if plan.metric != affinity.metric:
@@ -285,11 +288,12 @@ def _plan(
     return plan, path
 
 
-def _make_plan(request: CompareRequest, affinity: Affinity, file: Path, test: str | None) -> None:
+def _make_plan(request: CompareRequest, affinity: Affinity, file: Path, test: str | None, context: Context) -> None:
     names = (affinity.target, affinity.plans, affinity.configuration)
     training = Training(request.recipe.epochs, request.source_epochs, request.recipe.iterations, len(request.folds))
     avoid = () if test is None or test not in affinity.sources else (test,)
-    write_plan(plan_file(*names), plan_with(affinity, file, PlanOptions(training=training, avoid=avoid)))
+    options = PlanOptions(training=training, avoid=avoid)
+    write_plan(plan_file(*names), plan_with(affinity, file, options, context, device=request.devices.device))
 
 
 def _other_metrics(affinity: Affinity) -> list[Affinity]:

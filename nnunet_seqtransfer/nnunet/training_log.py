@@ -1,4 +1,4 @@
-"""Read nnU-Net's training log: losses, pseudo Dice, learning rate and duration of each epoch."""
+"""Read nnU-Net's training log: losses, pseudo Dice, learning rate and duration of each epoch, validated cases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,20 @@ LOGS = "training_log_*.txt"
 TAIL = 32 * 1024
 """Bytes that suffice for the last 80 epochs or so."""
 
+ITERATION = "seq_transfer: iteration {} of {}"
+"""Line that our trainer prints while an epoch runs; nnU-Net prints nothing then."""
+
 _LINE = re.compile(
-    r"(?:^|: )(?:"
+    r"^(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{6})?)?.*?(?:^|: )(?:"
     r"Epoch (?P<number>\d{1,9})\s*$|"
     r"Current learning rate: (?P<learning_rate>\S+)|"
     r"train_loss (?P<train_loss>\S+)|"
     r"val_loss (?P<validation_loss>\S+)|"
     r"Pseudo dice \[(?P<pseudo_dice>.*)\]|"
-    r"Epoch time: (?P<seconds>\S+) s)"
+    r"Epoch time: (?P<seconds>\S+) s|"
+    r"iteration (?P<iteration>\d+ of \d+)$|"
+    r"predicting (?P<case>\S+)|"
+    r"(?P<validated>Validation complete))"
 )
 _NUMBER = re.compile(r"(?<![\w.])-?(?:nan|\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])")
 _TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?:\s*")
@@ -68,6 +76,14 @@ class TrainingLog:
     "Epoch that has started but not finished, or None."
     error: str | None = None
     "Last error printed, if no epoch started after it."
+    iteration: tuple[int, int] | None = None
+    "Finished iterations of the running epoch and all of them, as our trainer prints them."
+    predicted: int = 0
+    "Cases in the final validation whose prediction has begun, the present one included."
+    case_seconds: float | None = None
+    "Median seconds from one prediction to the next; None with fewer than two."
+    validation_seconds: float | None = None
+    "Seconds from the first prediction to the end of the final validation; None before that."
 
     @property
     def last(self) -> Epoch | None:
@@ -93,11 +109,24 @@ class LogReader:
         self._running: int | None = None
         self._values: dict[str, Any] = {}
         self._error: str | None = None
+        self._iteration: tuple[int, int] | None = None
+        self._predicted: list[datetime | None] = []
+        self._validated: datetime | None = None
 
     @property
     def log(self) -> TrainingLog:
         """Return everything read so far."""
-        return TrainingLog(tuple(self._epochs.values()), self._running, self._error)
+        times = [time for time in self._predicted if time is not None]
+        steps = [(after - before).total_seconds() for before, after in pairwise(times)]
+        return TrainingLog(
+            tuple(self._epochs.values()),
+            self._running,
+            self._error,
+            self._iteration,
+            len(self._predicted),
+            statistics.median(steps) if steps else None,
+            (self._validated - times[0]).total_seconds() if self._validated and times else None,
+        )
 
     def feed(self, line: str) -> Epoch | None:
         """Read one more line. Return the epoch that it finishes, if any."""
@@ -107,28 +136,36 @@ class LogReader:
             self._read_error(line)
         elif name == "number":
             self._start(int(match[name]))
+        elif name == "iteration":
+            done, _, whole = match[name].split()
+            self._iteration = int(done), int(whole)
+        elif name == "case":
+            self._predicted.append(_time(match["time"]))
+        elif name == "validated":
+            self._validated = _time(match["time"])
         elif name == "pseudo_dice":
             self._values[name] = _numbers(match[name])
         else:
             self._values[name] = next(iter(_numbers(match[name])), math.nan)
         return self._finish() if name == "seconds" else None
 
-    def forget_error(self) -> None:
-        """Forget the last error: another log begins."""
-        self._error = None
+    def begin_log(self) -> None:
+        """Forget the last error and the validated cases: another process begins, which validates all of them."""
+        self._error, self._iteration = None, None
+        self._predicted, self._validated = [], None
 
     def _start(self, number: int) -> None:
         # A resumed training repeats the epochs since its checkpoint; those of the earlier process no longer count.
         if self._epochs and next(reversed(self._epochs)) >= number:
             self._epochs = {known: epoch for known, epoch in self._epochs.items() if known < number}
-        self._running, self._values, self._error = number, {}, None
+        self._running, self._values, self._error, self._iteration = number, {}, None, None
 
     def _finish(self) -> Epoch | None:
         values, number = self._values, self._running
         if number is None or math.isnan(values["seconds"]):  # a cut-off or damaged epoch
             return None
         self._epochs[number] = Epoch(number, **values)
-        self._running, self._values, self._error = None, {}, None
+        self._running, self._values, self._error, self._iteration = None, {}, None, None
         return self._epochs[number]
 
     def _read_error(self, line: str) -> None:
@@ -171,7 +208,7 @@ def read_training(folder: Path, tail: int | None = None) -> TrainingLog:
             break
     reader = LogReader()
     for lines in reversed(read):
-        reader.forget_error()  # a resumed training has overcome it
+        reader.begin_log()  # a resumed training has overcome it
         for line in lines:
             reader.feed(line)
     return reader.log
@@ -194,6 +231,10 @@ def _time_in(path: Path) -> tuple[int, ...]:
     Names do not sort by time as text: nnU-Net writes months and days without leading zeros.
     """
     return tuple(int(number) for number in re.findall(r"\d{1,9}", path.name))
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _numbers(text: str) -> tuple[float, ...]:

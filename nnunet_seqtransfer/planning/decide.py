@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path as FilePath
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from nnunet_seqtransfer.planning.options import (
     Finished,
     History,
     PlanOptions,
-    stage_price,
+    Unit,
 )
 from nnunet_seqtransfer.planning.paths import Candidate, Decision, GainStrategy, Request, Strategy
 from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem, whole
@@ -174,7 +174,7 @@ def make_plan(
         as_it_is=_as_it_is(problem, known),
         resamples=len(resampled),
         longer=_longer(request, max(1, len(sources)), options, history),
-        gpu_hours=_hours(request.constraints, chosen.path, options, history),
+        gpu_hours=_price(request, chosen.path, options, history, "GPU hours"),
         epoch_time=history.epoch,
         finished=tuple(path[-1] for path in beginnings if path in own_stages.paths),
         other_recipes={
@@ -265,10 +265,6 @@ def _request(
     places = {name: index for index, name in enumerate(problem.names)}
     raise_collected([_not_usable(name, gone) for name in options.must if name not in places])
     rows = (*shipped_table().rows, *(known.own.rows if known.own else ()))
-    price_of_target, price_of_source = (
-        stage_price(options.training, history.epoch, options.budget_unit, is_target=is_target)
-        for is_target in (True, False)
-    )
     given = options.scratch_dice
     return Request(
         problem=problem,
@@ -278,8 +274,7 @@ def _request(
             avoid=tuple(places[name] for name in options.avoid if name in places),
             landmark_cases=options.landmark_cases,
             budget=math.inf if options.budget is None else options.budget,
-            source_price=price_of_source,
-            target_price=price_of_target,
+            **_prices(problem, options, history, options.budget_unit),
             finished=frozenset(
                 tuple(places[name] for name in path)
                 for path in history.finished.paths
@@ -367,19 +362,14 @@ def _close(request: Request, decision: Decision, resampled: Sequence[Sequence[Ev
 
 def _candidate(request: Request, candidate: Candidate, options: PlanOptions, history: History) -> CandidatePath:
     problem, prediction = request.problem, candidate.prediction
-    in_epochs = replace(
-        request.constraints,
-        source_price=stage_price(options.training, history.epoch, "epochs", is_target=False),
-        target_price=stage_price(options.training, history.epoch, "epochs", is_target=True),
-    )
     return CandidatePath(
         path=_named(problem, candidate.path),
         gain=prediction.gain,
         low=prediction.low,
         high=prediction.high,
         harm=prediction.harm,
-        epochs=in_epochs.price(candidate.path),
-        gpu_hours=_hours(request.constraints, candidate.path, options, history),
+        epochs=_price(request, candidate.path, options, history, "epochs"),
+        gpu_hours=_price(request, candidate.path, options, history, "GPU hours"),
         ruled_out=candidate.ruled_out,  # type: ignore[arg-type]
         cost=candidate.cost,
         clash=_clash(problem, candidate.path),
@@ -395,18 +385,26 @@ def _clash(problem: SequenceProblem, path: Path) -> str:
     return match_names(source, target).clash or ""
 
 
-def _hours(constraints: Constraints, path: Path, options: PlanOptions, history: History) -> float:
-    priced = replace(
-        constraints,
-        source_price=stage_price(options.training, history.epoch, "GPU hours", is_target=False),
-        target_price=stage_price(options.training, history.epoch, "GPU hours", is_target=True),
-    )
-    return priced.price(path)
+def _price(request: Request, path: Path, options: PlanOptions, history: History, unit: Unit) -> float:
+    return replace(request.constraints, **_prices(request.problem, options, history, unit)).price(path)
+
+
+def _prices(problem: SequenceProblem, options: PlanOptions, history: History, unit: Unit) -> dict[str, Any]:
+    """Return the prices of stages, as `Constraints` has them."""
+    training = options.training
+    prices: tuple[float, float, Mapping[int, float]]
+    if unit == "epochs":
+        prices = training.source_epochs, training.epochs * training.folds, {}
+    else:
+        extra = {place: history.preprocessing.get(name, 0.0) for place, name in enumerate(problem.names)}
+        prices = history.source_hours, history.target_hours, extra
+    return dict(zip(("source_price", "target_price", "preprocessing"), prices, strict=True))
 
 
 def _longer(request: Request, sources: int, options: PlanOptions, history: History) -> LongerScratch:
     length = options.training.longer(sources)
-    hours = stage_price(options.training, history.epoch, "GPU hours", is_target=True) * length
+    epochs = (length - 1) * options.training.epochs * options.training.folds
+    hours = history.target_hours + epochs * history.epoch.seconds / 3600
     iterations = options.training.epochs * options.training.iterations
     predicted = request.model.longer(iterations, length, request.scratch_dice)
     if predicted is None:

@@ -49,7 +49,7 @@ class EpochTime:
     seconds: float
     "Seconds of one epoch, above 0."
     origin: Literal["given", "logged", "published"]
-    "Given by the user, the median of logged epochs, or nnU-Net's published time."
+    "Given by the user, the median of logged epochs, or a guess from nnU-Net's published time and the plans."
     epochs: int = 0
     "Number of logged epochs behind a median."
 
@@ -74,6 +74,12 @@ class History:
     "Stages that cost nothing."
     scratch_dice: float | None = None
     "Validation Dice of a finished scratch model of the target; None if there is none."
+    source_hours: float = 0.0
+    "Hours for the stage of any source, without preprocessing. A stage that may end early counts as a whole."
+    target_hours: float = 0.0
+    "Hours for the target's stages, all folds with their final validation."
+    preprocessing: Mapping[str, float] = field(default_factory=dict)
+    "Source -> hours to preprocess what is missing of it."
 
 
 @dataclass(frozen=True)
@@ -104,15 +110,3 @@ class PlanOptions:
     "Dice of the target trained from scratch, 0 to 1; None to take it from a finished model, if there is one."
     allow_overlap: bool = False
     "True to plan with sources that hold cases of the target."
-
-
-def stage_price(training: Training, epoch: EpochTime, unit: Unit, *, is_target: bool) -> float:
-    """Return the price of one stage in epochs or GPU hours, of all its folds for the target.
-
-    Hours are in proportion to the iterations of an epoch. A stage that may end early has the full price.
-    """
-    source_epochs, iterations = training.of_source
-    epochs = training.epochs * training.folds if is_target else source_epochs
-    if unit == "epochs":
-        return float(epochs)
-    return epochs * epoch.seconds * (1.0 if is_target else iterations / training.iterations) / 3600

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -118,13 +118,15 @@ class Constraints:
     "Price of the target's stage, in the unit of the budget."
     finished: frozenset[Path] = frozenset()
     "Beginnings of paths, as indices of sources in training order, whose last stage is trained."
+    preprocessing: Mapping[int, float] = field(default_factory=dict)
+    "Source -> what its stage costs on top of `source_price`."
     only_first: frozenset[int] = frozenset()
     "Sources known by a ready model alone: they can begin a path, but not be trained."
 
     def price(self, path: Path) -> float:
         """Return what the stages of ``path`` that are still to train cost together."""
-        left = sum(tuple(path[: k + 1]) not in self.finished for k in range(len(path) - 1))
-        return self.target_price + left * self.source_price
+        left = [path[k] for k in range(len(path) - 1) if tuple(path[: k + 1]) not in self.finished]
+        return self.target_price + sum(self.source_price + self.preprocessing.get(task, 0.0) for task in left)
 
     def broken(self, problem: SequenceProblem, path: Path) -> str:
         """Return which constraint ``path`` breaks first, "must", "avoid", "cases" or "budget"; else an empty text."""

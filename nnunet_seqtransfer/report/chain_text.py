@@ -19,9 +19,10 @@ from nnunet_seqtransfer.transfer.handoff import InitialWeights
 def chain_text(outlook: Outlook) -> str:
     """Return lines about every stage that is left: what is read, written, and how long it takes."""
     lines = [line for stage in outlook.stages for line in _stage_lines(outlook, stage)]
-    place = "two CPU cores" if outlook.survey.options.device == "cpu" else "one GPU"
-    total = duration(sum(outlook.seconds.values()))
-    return "\n".join([*lines, f"in all about {total} on {place} (a rough estimate), nothing was done (--dry_run)"])
+    total = duration(sum((*outlook.seconds.values(), *outlook.preprocessing.values())))
+    clock = outlook.survey.clock
+    basis = "by the newest training" if clock.pace.epochs else "a guess, this network was not trained here yet"
+    return "\n".join([*lines, f"in all about {total} on {clock.device} ({basis}), nothing was done (--dry_run)"])
 
 
 def _stage_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
@@ -52,7 +53,8 @@ def _data_lines(outlook: Outlook, stage: Stage, name: str, excluded: Sequence[st
     if missing:
         survey = outlook.survey
         size = preprocessed_bytes(survey.tasks[name], survey.aligned[name], stage.configuration, len(missing))
-        yield f"           preprocessing {len(missing)} cases of it first, up to {size_text(size)}"
+        time = duration(outlook.preprocessing[name])
+        yield f"           preprocessing {len(missing)} cases of it first, about {time}, up to {size_text(size)}"
     if excluded:
         yield f"  without  {', '.join(excluded)}: fold {stage.without} of the target validates on them"
 

@@ -32,7 +32,7 @@ def budget_text(arms: Sequence[Arm], budget: Budget, seeds: Sequence[int]) -> st
             "",
             f"{counted(len(arms), 'path')}, {counted(len(seeds), 'seed')}: {counted(budget.stages, 'stage')}, "
             f"shared ones counted once; {budget.finished} finished, {left} left.",
-            f"Left: {budget.iterations} iterations, roughly {duration(budget.hours * 3600)} of training. "
+            f"Left: {budget.iterations} iterations, about {duration(budget.hours * 3600)}. "
             f"Every target stage has {budget.target_iterations} iterations{exception}.",
         ]
     )

@@ -89,7 +89,7 @@ def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:
         harm = Cell(MISSING if is_scratch else percent(entry.harm), float(entry.harm))
         rows.append((_path_cell(entry, plan, path), gain, harm, Cell(hours(entry.gpu_hours), float(entry.gpu_hours))))
     marked = tuple(entry.path == tuple(path) for entry in plan.candidates)
-    header = ("path", "expected gain of Dice", "chance of harm", "GPU hours")
+    header = ("path", "expected gain of Dice", "chance of harm", "hours")
     return Table("Candidate paths, best first", header, tuple(rows), marked)
 
 

@@ -41,14 +41,14 @@ RULED_OUT = {
 EPOCH_TIMES = {
     "given": "as given",
     "logged": "median of {epochs} logged epochs",
-    "published": "nnU-Net's on an A100, not measured here",
+    "published": "a guess, not measured here",
 }
 
 
 def plan_text(plan: SequencePlan) -> str:
     """Return the plan in under 25 lines: the verdict, then the candidates."""
     show_cost = any(entry.cost is not None for entry in plan.candidates)
-    header = ["", "sources", *(["path cost"] if show_cost else []), "gain", "95 % interval", "harm", "GPU hours", ""]
+    header = ["", "sources", *(["path cost"] if show_cost else []), "gain", "95 % interval", "harm", "hours", ""]
     # The chosen path and scratch are shown wherever they stand.
     shown = [
         entry
@@ -117,7 +117,7 @@ def _rivals(plan: SequencePlan) -> Iterator[str]:
     longer = plan.longer
     if longer is None:
         return
-    what = f"Scratch trained {longer.length:.2g} times as long takes {hours(longer.gpu_hours)} GPU hours"
+    what = f"Scratch trained {longer.length:.2g} times as long takes {hours(longer.gpu_hours)} hours"
     if longer.gain is None:
         yield f"{what}; its gain was measured for short trainings only."
     else:
@@ -128,7 +128,7 @@ def _effort(plan: SequencePlan) -> Iterator[str]:
     time = plan.epoch_time
     origin = EPOCH_TIMES[time.origin].format(epochs=time.epochs)
     yield (
-        f"To train: {plan.chosen.epochs:g} epochs, about {hours(plan.gpu_hours)} GPU hours at {time.seconds:.3g} s an "
+        f"To train: {plan.chosen.epochs:g} epochs, about {hours(plan.gpu_hours)} hours at {time.seconds:.3g} s an "
         f"epoch ({origin})."
     )
     if plan.models:

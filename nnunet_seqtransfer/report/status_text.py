@@ -9,7 +9,7 @@ from textwrap import shorten
 from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.report.training_text import recipe_text
 from nnunet_seqtransfer.report.words import decimals, duration, mixed_words, path_words, text_table
-from nnunet_seqtransfer.training.status import DONE, RunStatus, StageStatus, State
+from nnunet_seqtransfer.training.status import RunStatus, StageStatus, State
 
 _BAR = 10
 _HEADER = ("stage", "state", "epochs", "", "pseudo Dice", "Dice", "an epoch", "left", "wrote")
@@ -49,7 +49,7 @@ def _state_of_run(status: RunStatus) -> str:
     at_work = [str(stage.on_disk.holder) for stage in status.stages if stage.state in (State.RUNNING, State.SILENT)]
     words = status.state.value + (f" by {', '.join(dict.fromkeys(at_work))}" if at_work else "")
     if status.is_left and status.seconds_left:
-        words += f", about {duration(status.seconds_left)} of training left"
+        words += f", about {duration(status.seconds_left)} left"
     return words
 
 
@@ -65,7 +65,7 @@ def _row(stage: StageStatus, now: float) -> list[str]:
         decimals(end.last.mean_dice, missing="") if end.last and is_shown else "",
         decimals(validated, missing=""),
         duration(end.median_seconds) if end.median_seconds else "",
-        duration(stage.seconds_left) if stage.seconds_left else "" if stage.state in DONE else "?",
+        duration(stage.seconds_left) if stage.seconds_left else "",
         f"{duration(max(0.0, now - stage.on_disk.written))} ago" if stage.on_disk.written is not None else "",
     ]
 
@@ -74,6 +74,8 @@ def _state(stage: StageStatus) -> str:
     words = stage.state.value
     if stage.state is State.SILENT and stage.on_disk.holder is not None:
         words = f"last sign {duration(stage.on_disk.holder.seconds_ago)} ago"
+    if stage.state is State.RUNNING and stage.on_disk.final and stage.cases:
+        words = f"validating {stage.on_disk.log.predicted}/{stage.cases}"
     return words if stage.queue is None else f"{words} ({stage.queue})"
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
 from nnunet_seqtransfer.errors import CheckpointError, SeqTransferError
+from nnunet_seqtransfer.nnunet.training_log import ITERATION
 from nnunet_seqtransfer.signals import STOPPED
 from nnunet_seqtransfer.storage import disk_errors_as_user_errors, found_json, mend_json, replacing
 from nnunet_seqtransfer.trainers.stopping import StopRequest, any_process
@@ -26,6 +27,8 @@ from nnunet_seqtransfer.transfer.checkpoints import save
 
 PICTURE_SECONDS = 30.0
 """Seconds between two drawings of progress.png."""
+PROGRESS_SECONDS = 5.0
+"""Seconds between two lines about the iterations of an epoch."""
 
 CheckpointTimes = dict[str, tuple[int, int]]
 """Checkpoint name -> modification time in ns and size in bytes."""
@@ -79,6 +82,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         self._checkpoint_seconds = checkpoint_seconds()
         self._written_at = time.monotonic()  # monotonic: setting the clock must not matter
         self._drawn_at = -PICTURE_SECONDS
+        self._iteration, self._told_at = 0, -PROGRESS_SECONDS
 
     @property
     def is_stage(self) -> bool:
@@ -129,7 +133,18 @@ class InterruptibleTrainer(nnUNetTrainer):
             self._stop_here()
         if self.current_epoch and time.monotonic() - self._written_at >= self._checkpoint_seconds:
             self._write_latest()
+        self._iteration = 0
         super().on_epoch_start()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Extend nnU-Net's method: print how far the epoch is, every few seconds."""
+        result: dict[str, Any] = super().train_step(batch)
+        self._iteration += 1
+        if self.local_rank == 0 and time.monotonic() - self._told_at >= PROGRESS_SECONDS:
+            self._told_at = time.monotonic()
+            with suppress(OSError):  # a closed terminal: the next line for nnU-Net's log handles it
+                print(ITERATION.format(self._iteration, self.num_iterations_per_epoch), flush=True)  # noqa: T201
+        return result
 
     def on_epoch_end(self) -> None:
         """Extend nnU-Net's hook: draw progress.png, which takes a second, only every half minute."""

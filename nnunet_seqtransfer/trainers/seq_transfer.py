@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.nnunet.folders import results_folder
+from nnunet_seqtransfer.parallel import cores
 from nnunet_seqtransfer.storage import write_json
 from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
@@ -189,7 +190,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Extend nnU-Net's method: use the heads and the loss of the dataset that the batch comes from."""
         if self.mixing is None:
-            return super().train_step(batch)  # type: ignore[no-any-return]
+            return super().train_step(batch)
         with self.mixing.using(self, batch["dataset"]) as channels:
             data = placed(batch["data"].to(self.device, non_blocking=True), channels)
             return {**super().train_step({**batch, "data": data}), "dataset": batch["dataset"]}
@@ -307,6 +308,5 @@ def without_timing(transforms: Any) -> Any:
 
 def allowed_threads(limit: int) -> int:
     """Return the threads that OMP_NUM_THREADS and the CPU affinity allow this process, at most ``limit``."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is for nested parallel regions
-    return min(limit, cores, int(text) if text.isdecimal() and int(text) > 0 else limit)
+    return min(limit, cores(), int(text) if text.isdecimal() and int(text) > 0 else limit)

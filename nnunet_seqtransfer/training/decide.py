@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, StageError, collecting
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, results_folder
+from nnunet_seqtransfer.nnunet.preprocessing import resampled_shapes
+from nnunet_seqtransfer.nnunet.training_log import TrainingLog
 from nnunet_seqtransfer.storage import size_text
 from nnunet_seqtransfer.tasks.check import size_problems
 from nnunet_seqtransfer.training.actions import DONE, Action, Link, needed_actions
-from nnunet_seqtransfer.training.estimate import default_epoch_seconds, paces, stage_seconds
+from nnunet_seqtransfer.training.estimate import preprocessing_seconds
 from nnunet_seqtransfer.training.on_disk import StageOnDisk
 from nnunet_seqtransfer.training.prepare import preprocessed_bytes
 from nnunet_seqtransfer.training.recipe import KEY, MixedDataset
@@ -33,7 +34,7 @@ class Outlook:
     actions: Mapping[Stage, Action]
     "What each stage needs."
     seconds: Mapping[Stage, float]
-    "Estimated training seconds per stage; 0 if nothing is left."
+    "Estimated seconds per stage, without preprocessing; 0 if nothing is left."
     request_problems: tuple[SeqTransferError, ...] = ()
     "Problems with the whole request."
     stage_problems: Mapping[Stage, tuple[SeqTransferError, ...]] | None = None
@@ -77,6 +78,36 @@ class Outlook:
     def folder(self) -> Path:
         """Return the folder for record and logs."""
         return run_folder(self.request, self.stages)
+
+    @property
+    def preprocessing(self) -> dict[str, float]:
+        """Return source -> estimated seconds to preprocess what is missing of it."""
+        survey, configuration = self.survey, self.request.configuration
+        return {
+            name: preprocessing_seconds(
+                resampled_shapes(survey.tasks[name].fingerprint, dict(survey.target_plans), configuration),
+                len(cases),
+                survey.processes,
+            )
+            for name, cases in self.to_preprocess.items()
+        }
+
+    def seconds_left(self, stage: Stage, log: TrainingLog) -> float:
+        """Return the seconds until the chain is finished while ``stage`` trains, given what it has logged so far."""
+        clock = self.survey.clock.with_log(log, stage.recipe)
+        epochs, cases = _left(self.survey, stage, self.actions[stage])
+        epochs = min(epochs, max(0, stage.recipe.epochs - log.epochs_done)) if not log.predicted else 0
+        left = clock.stage(stage.recipe, epochs, max(0, cases - log.predicted), begins=False)
+        if log.iteration is not None:
+            left -= clock.epoch(stage.recipe) * log.iteration[0] / log.iteration[1]
+        later = self.stages[self.stages.index(stage) + 1 :]
+        left += sum(clock.stage(one.recipe, *_left(self.survey, one, self.actions[one])) for one in later)
+        datasets = {name for one in later for name in one.datasets} - set(stage.datasets)
+        return left + sum(seconds for name, seconds in self.preprocessing.items() if name in datasets)
+
+    def cases_left(self, stage: Stage) -> int:
+        """Return how many cases the final validation of a stage predicts; 0 if there is none."""
+        return _left(self.survey, stage, self.actions[stage])[1]
 
     def previous(self, stage: Stage) -> Stage | None:
         """Return the stage that hands weights to ``stage``."""
@@ -184,17 +215,16 @@ def _link(survey: Survey, stage: Stage) -> Link:
     return Link(stage.key, stage.role, after, on_disk, stage.has_own_weights, weights_fit(stage, on_disk))
 
 
+def _left(survey: Survey, stage: Stage, action: Action) -> tuple[int, int]:
+    """Return the epochs, and the cases of the final validation, that a stage has left."""
+    done = survey.on_disk[stage].log.epochs_done if action is Action.RESUME else 0
+    epochs = max(0, stage.recipe.epochs - done) if action in (Action.START, Action.RESUME) else 0
+    is_validated = stage.role == "target" and action not in DONE
+    return epochs, survey.clock.held_out(stage.fold) if is_validated else 0
+
+
 def _seconds(survey: Survey, actions: Mapping[Stage, Action]) -> dict[Stage, float]:
-    known = paces((stage.recipe, on_disk) for stage, on_disk in survey.on_disk.items())
-    seconds = {}
-    for stage, action in actions.items():
-        settings, on_disk = survey.plans[stage]["configurations"][stage.configuration], survey.on_disk[stage]
-        voxels = math.prod(settings["patch_size"]) * settings["batch_size"]
-        pace = known.get(stage.recipe.iterations) or default_epoch_seconds(stage.recipe, survey.options.device, voxels)
-        done = on_disk.log.epochs_done if action is Action.RESUME else 0
-        epochs = max(0, stage.recipe.epochs - done) if action in (Action.START, Action.RESUME) else 0
-        seconds[stage] = stage_seconds(stage.recipe, on_disk, epochs, pace) or 0.0
-    return seconds
+    return {stage: survey.clock.stage(stage.recipe, *_left(survey, stage, action)) for stage, action in actions.items()}
 
 
 def _request_problems(outlook: Outlook) -> Iterator[SeqTransferError]:

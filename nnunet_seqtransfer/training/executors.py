@@ -291,7 +291,7 @@ class _RunningStage:
         log.touch()
         self.output: Path = log.with_name(f"{log.stem}_command.log")  # the training writes the other log by itself
         self.output.unlink(missing_ok=True)
-        self._bar = TrainingBar(log, self.title, stage.recipe.epochs, line)
+        self._bar = TrainingBar(log, self.title, stage.recipe.epochs, chain.cases_left(stage), line=line)
         self.process = start_process(command, self.output, environment)
 
     def has_ended(self) -> bool:

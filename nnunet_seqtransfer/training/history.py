@@ -5,42 +5,102 @@ from __future__ import annotations
 import contextlib
 import glob
 import statistics
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
-from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError
-from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
-from nnunet_seqtransfer.nnunet.training_log import read_training
+from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError, SeqTransferError
+from nnunet_seqtransfer.nnunet.datasets import split_cases
+from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.plans import read_plans
+from nnunet_seqtransfer.nnunet.training_log import LOGS, read_training
 from nnunet_seqtransfer.planning.options import EpochTime, Finished, History, Training
-from nnunet_seqtransfer.training.estimate import default_epoch_seconds
+from nnunet_seqtransfer.storage import found_json
+from nnunet_seqtransfer.training.estimate import Clock, Pace, preprocessing_seconds
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.training.stages import TRAINER, ChainRequest, chain_stages
 
 
-def find_history(training: Training, target: str, plans: str, configuration: str) -> History:
-    """Return all that earlier trainings say about planning a path to a target."""
+def find_history(
+    training: Training,
+    names: tuple[str, str, str],
+    sources: Sequence[str],
+    device: str = "cuda",
+    processes: int = 1,
+) -> History:
+    """Return all that earlier trainings say about planning a path to a target, and what the stages take.
+
+    Args:
+        training: how the stages will be trained.
+        names: target, plans and configuration.
+        sources: datasets that the path may go through.
+        device: where to train.
+        processes: workers that preprocess.
+    """
+    clock, recipe = find_clock(*names, device), Recipe(training.epochs, training.iterations)
+    origin: Literal["given", "logged", "published"] = "logged" if clock.pace.epochs else "published"
+    if training.epoch_time is not None:
+        factor = training.epoch_time / replace(clock, pace=Pace()).epoch(recipe)
+        clock, origin = replace(clock, pace=replace(clock.pace, training=factor, epochs=0)), "given"
+    of_source = Recipe(*training.of_source)
     return History(
-        find_epoch_time(training, target, plans, configuration),
-        find_finished(target, plans, configuration, training),
-        find_scratch_dice(target, plans, configuration),
+        EpochTime(clock.epoch(recipe), origin, clock.pace.epochs),
+        find_finished(*names, training),
+        find_scratch_dice(*names),
+        source_hours=clock.stage(of_source, of_source.epochs) / 3600,
+        target_hours=training.folds * clock.stage(recipe, recipe.epochs, clock.held_out("0")) / 3600,
+        preprocessing={name: missing_preprocessing(name, names, processes) / 3600 for name in sources},
     )
 
 
-def find_epoch_time(training: Training, target: str, plans: str, configuration: str) -> EpochTime:
-    """Return the given epoch time, otherwise the logged median, otherwise nnU-Net's published time.
+def read_clock(target: str, plans_name: str, configuration: str, device: str) -> Clock:
+    """Return how long the stages of a target should take by its plans and cases. What is missing is guessed."""
+    from nnunet_seqtransfer.nnunet.fingerprints import read_fingerprint  # noqa: PLC0415 - imports NumPy
+    from nnunet_seqtransfer.nnunet.preprocessing import resampled_shapes  # noqa: PLC0415
 
-    Logs for the target count if they have as many iterations as requested: an epoch with few iterations
-    is mostly overhead.
-    """
-    if training.epoch_time is not None:
-        return EpochTime(training.epoch_time, "given")
-    measured = list(_logged_epochs(target, plans, configuration, training.iterations))
-    if measured:
-        return EpochTime(statistics.median(measured), "logged", len(measured))
-    seconds = default_epoch_seconds(Recipe(iterations=training.iterations))
-    return EpochTime(seconds, "published")
+    settings, shapes, folds = dict[str, Any](), list[tuple[int, ...]](), dict[str, int]()
+    with contextlib.suppress(SeqTransferError):
+        plans = read_plans(target, plans_name, configuration)
+        settings = plans["configurations"][configuration]
+        shapes = resampled_shapes(read_fingerprint(target), plans, configuration)
+        folds = {fold: len(split["val"]) for fold, split in split_cases(target, ()).items()}
+    return Clock(settings, shapes, folds, device)
+
+
+def find_clock(target: str, plans_name: str, configuration: str, device: str) -> Clock:
+    """Return the clock of a target's network by the newest logged epochs and validation of any stage that trains it."""
+    clock = read_clock(target, plans_name, configuration, device)
+    for fold in _newest_folds(target, plans_name, configuration, device):
+        block = _read(fold.parent).block
+        if block is not None and block.target != target:
+            continue
+        known, recipe = clock.pace, block.recipe if block else Recipe()  # nnU-Net's own trainings have no block
+        found = clock.with_log(read_training(fold), recipe).pace
+        if known.epochs:
+            found = replace(found, training=known.training, compilation=known.compilation, epochs=known.epochs)
+        clock = replace(clock, pace=found)
+        if found.epochs and found.pools is not None:
+            break
+    return clock
+
+
+def missing_preprocessing(source: str, names: tuple[str, str, str], processes: int) -> float:
+    """Return the seconds to preprocess what is missing of a source, 0 if that is unknown."""
+    from nnunet_seqtransfer.nnunet.fingerprints import read_fingerprint  # noqa: PLC0415 - imports NumPy
+    from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases, resampled_shapes  # noqa: PLC0415
+
+    target, plans_name, configuration = names
+    with contextlib.suppress(SeqTransferError):
+        shapes = resampled_shapes(
+            read_fingerprint(source), read_plans(target, plans_name, configuration), configuration
+        )
+        made = f"{plans_name}_for{dataset_id(target)}_{configuration}_*"
+        done = max((len(preprocessed_cases(folder)) for folder in cache_folder(source).parent.glob(made)), default=0)
+        return preprocessing_seconds(shapes, len(shapes) - done, processes)
+    return 0.0
 
 
 def find_finished(target: str, plans: str, configuration: str, training: Training) -> Finished:
@@ -84,20 +144,18 @@ def find_scratch_dice(target: str, plans: str, configuration: str) -> float | No
     return None
 
 
-def _logged_epochs(target: str, plans: str, configuration: str, iterations: int) -> Iterable[float]:
-    """Yield seconds for every logged epoch with the target's network, sources and target alike."""
+def _newest_folds(target: str, plans: str, configuration: str, device: str) -> list[Path]:
+    """Return the results folders of trainings with the target's network on ``device``, the newest log first."""
     bases = (
         *_bases("*", TRAINER, f"{plans}_for{dataset_id(target)}", configuration),
         *_bases(target, TRAINER, f"{plans}_", configuration),
         *_bases(target, "nnUNetTrainer", f"{plans}__", configuration),
     )
-    for base in bases:
-        block = _read(base).block
-        recipe = block.recipe if block else Recipe()  # nnU-Net's own trainings have no block
-        if (block is not None and block.target != target) or recipe.iterations != iterations:
-            continue
-        for fold in sorted(base.glob("fold_*")):
-            yield from (epoch.seconds for epoch in read_training(fold).epochs)
+    logs = [log for base in bases for log in base.glob(f"fold_*/{LOGS}")]
+    folds = dict.fromkeys(log.parent for log in sorted(logs, key=lambda log: log.stat().st_mtime, reverse=True))
+    # nnU-Net's notes on a training name the device, "cuda:0" or "cpu"; they may be gone
+    noted = {fold: found_json(fold / "debug.json") or {} for fold in folds}
+    return [fold for fold in folds if str(noted[fold].get("device", device)).startswith(device)]
 
 
 def _bases(dataset: str, trainer: str, plans: str, configuration: str) -> list[Path]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import external_trainers, installed_command
+from nnunet_seqtransfer.nnunet.training_log import TrainingLog
 from nnunet_seqtransfer.signals import PARENT_VARIABLE
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.stages import TRAINER, Stage
@@ -34,6 +35,10 @@ class Job:
     "File that receives the output."
     epochs: int
     "Epochs in the whole training, for the progress bar."
+    cases: int = 0
+    "Cases in the final validation, for the progress bar."
+    left: Callable[[TrainingLog], float] | None = None
+    "Seconds until the chain is finished, given what the training has logged; None if unknown."
     workers_outlive_parent: bool = False
     "True for DDP: workers finish their checkpoint after the launcher has exited."
 
@@ -52,8 +57,16 @@ class DeviceOptions:
     "Minutes between checkpoints, checked after every epoch; 0 for nnU-Net's checkpoints alone."
 
 
-def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, log: Path) -> Job:
-    """Return the nnUNetv2_train command for what a stage needs."""
+def stage_job(
+    stage: Stage,
+    action: Action,
+    options: DeviceOptions,
+    title: str,
+    log: Path,
+    cases: int = 0,
+    left: Callable[[TrainingLog], float] | None = None,
+) -> Job:
+    """Return the nnUNetv2_train command for what a stage needs; ``cases`` and ``left`` as in `Job`."""
     command = [
         train_command(),
         *(stage.dataset, stage.configuration, stage.fold),
@@ -69,7 +82,8 @@ def stage_job(stage: Stage, action: Action, options: DeviceOptions, title: str, 
         CHECKPOINT_VARIABLE: f"{options.checkpoint_minutes:g}",
         PARENT_VARIABLE: str(os.getpid()),
     }
-    return Job(title, tuple(command), environment, log, stage.recipe.epochs, workers_outlive_parent=options.gpus > 1)
+    epochs = stage.recipe.epochs
+    return Job(title, tuple(command), environment, log, epochs, cases, left, workers_outlive_parent=options.gpus > 1)
 
 
 def train_command() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def read_stage(
         own_weights=files.own_weights.is_file(),
         weights_sha256=_weights_sha256(files, block) if checksums else None,
         has_siblings=_has_siblings(files),
-        log=TrainingLog(log.epochs, log.running, error),
+        log=replace(log, error=error),
         written=max([*(time for name, time in times.items() if name != "validation"), *printed], default=None),
         holder=other_holder(files.locks, now),
         command_log=command_log if printed else None,

@@ -72,6 +72,8 @@ class PlanRequest:
     "The user's measured transfers; None for those that `calibrate` wrote, if there are any."
     models: tuple[Path, ...] | None = ()
     "Models to start from, besides those in nnUNet_results; None to train every source."
+    device: str = "cuda"
+    "Where to train, for the times."
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -96,7 +98,7 @@ def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> S
     models = {}
     if request.models is not None and options.strategy == DEFAULT_STRATEGY:
         models = find_ready_models(*request.key, request.models, context, allow_overlap=options.allow_overlap)
-    plan = plan_with(affinity, file, options, request.calibration, models)
+    plan = plan_with(affinity, file, options, context, request.calibration, models, request.device)
     errors: list[SeqTransferError] = []
     # they may have changed since the affinity was measured
     for name in {*datasets_on(plan.path)} & {*registered_datasets()}:
@@ -117,12 +119,15 @@ def plan_with(
     affinity: Affinity,
     affinity_file: Path,
     options: PlanOptions,
+    context: Context,
     calibration: Path | None = None,
     models: Mapping[str, ReadyModel] | None = None,
+    device: str = "cuda",
 ) -> SequencePlan:
     """Return the plan on an affinity that was read already; nothing is written."""
-    history = find_history(options.training, affinity.target, affinity.plans, affinity.configuration)
+    names = affinity.target, affinity.plans, affinity.configuration
     here = [task.dataset for task in affinity.tasks[:-1] if task.registered]
+    history = find_history(options.training, names, here, device, context.processes)
     known = Known(
         zero_shot={source: probe.dice for source, probe in read_probes(affinity.target).items()},
         shared=frozenset(sharing_sources(affinity.target, here)),
@@ -154,6 +159,7 @@ def planned_path(
     training: Training,
     context: Context,
     *,
+    device: str = "cuda",
     write: bool = True,
 ) -> PlannedPath:
     """Return the planned sources in order, and what they start from.
@@ -163,6 +169,7 @@ def planned_path(
         folds: folds of the target to train; checked before a missing plan is made.
         training: recipe that a missing plan is priced with.
         context: progress and worker processes.
+        device: where to train, for the times of a missing plan.
         write: whether a missing plan is made; otherwise it is an error.
 
     Raises RecordError if the plan is missing, damaged or made for something else, CheckpointError if the model that it
@@ -181,7 +188,7 @@ def planned_path(
     else:
         require_folds(target, folds, load_target(*key)[0].cases)
         context.notify(f"no plan for {target} yet; making one")
-        plan = plan_path(PlanRequest(*key), PlanOptions(training=training), context)
+        plan = plan_path(PlanRequest(*key, device=device), PlanOptions(training=training), context)
     gain = f", expected gain {plan.chosen.gain:+.2f} Dice" if plan.sources else ""
     context.notify(f"planned: {' -> '.join(plan.starred(plan.path))}{gain}")
     model = plan.model.model if plan.model else None

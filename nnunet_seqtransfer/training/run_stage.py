@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError, raise_collected
@@ -60,7 +61,8 @@ def run_stage(
         recover(stage, action, context.notify)
         # stale: the final checkpoint was deleted, or --npz was added; the next validation rewrites it
         stage.files.summary.unlink(missing_ok=True)
-        train(stage_job(stage, action, now.survey.options, title, now.log(stage)))
+        left = partial(now.seconds_left, stage)
+        train(stage_job(stage, action, now.survey.options, title, now.log(stage), now.cases_left(stage), left))
 
 
 def read_again(outlook: Outlook, stage: Stage) -> Outlook:

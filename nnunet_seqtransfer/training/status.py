@@ -13,7 +13,8 @@ from typing import Any
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import DATASET_NAME
 from nnunet_seqtransfer.training.actions import Action, Link, needed_actions
-from nnunet_seqtransfer.training.estimate import epochs_done, paces, stage_seconds
+from nnunet_seqtransfer.training.estimate import GUESS, Clock, epochs_done
+from nnunet_seqtransfer.training.history import find_clock, missing_preprocessing, read_clock
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
 from nnunet_seqtransfer.training.run_record import RECORD, Run, StageEntry, find_run, find_runs, read_run, run_name
 
@@ -54,8 +55,10 @@ class StageStatus:
     "Trained epochs; fewer than requested in a finished stage that ended early."
     epochs_left: int
     "Epochs left to train."
-    seconds_left: float | None
-    "Estimated seconds for `epochs_left`; None if neither this stage nor a similar one has logged epochs."
+    seconds_left: float
+    "Estimated seconds for all that is left of the stage."
+    cases: int = 0
+    "Cases in the final validation; 0 for a source."
     queue: str | None = None
     "Job state in a scheduler's queue."
     ended: str | None = None
@@ -95,10 +98,9 @@ class RunStatus:
         return ("nnUNetv2_seq_continue", self.name) if self.is_left else None
 
     @property
-    def seconds_left(self) -> float | None:
-        """Return the estimated training seconds, one stage after the other; None if a stage's time is unknown."""
-        times = [stage.seconds_left for stage in self.stages]
-        return None if None in times or not times else sum(time for time in times if time is not None)
+    def seconds_left(self) -> float:
+        """Return the estimated seconds until the run is finished, one stage after the other."""
+        return sum(stage.seconds_left for stage in self.stages)
 
     @property
     def written(self) -> float | None:
@@ -135,7 +137,13 @@ def read_status(folder: Path, now: float, queue: Queue = Queue()) -> RunStatus:
         run = read_run(folder)
         on_disk = {entry.key: read_stage(entry.files, run=folder, now=now) for entry in run.stages}
         queued = _asked(queue.queued, folder)
-        return status_of(run, on_disk, queued, _asked(queue.ended, folder, queued))
+        names = run.request.target, run.request.plans, run.request.configuration
+        begun = sorted((entry for entry in run.stages if on_disk[entry.key].log.epochs), key=_written(on_disk))
+        clock = (read_clock if begun else find_clock)(*names, run.options.device)
+        for entry in begun:  # the newest measurement wins
+            clock = clock.with_log(on_disk[entry.key].log, entry.recipe)
+        preprocessing = {name: missing_preprocessing(name, names, run.processes) for name in run.request.datasets}
+        return status_of(run, on_disk, clock, preprocessing, queued, _asked(queue.ended, folder, queued))
     except SeqTransferError as error:
         problem = str(error)
     except (OSError, ValueError) as error:
@@ -146,6 +154,8 @@ def read_status(folder: Path, now: float, queue: Queue = Queue()) -> RunStatus:
 def status_of(
     run: Run,
     on_disk: Mapping[str, StageOnDisk],
+    clock: Clock = GUESS,
+    preprocessing: Mapping[str, float] | None = None,
     queued: Mapping[str, str] | None = None,
     ended: Mapping[str, str] | None = None,
 ) -> RunStatus:
@@ -154,6 +164,8 @@ def status_of(
     Args:
         run: the record.
         on_disk: stage key -> state on disk.
+        clock: how long stages take.
+        preprocessing: source -> seconds to preprocess what is missing of it.
         queued: stage key -> job state in a scheduler's queue.
         ended: stage key without a job -> why the last job ended.
     """
@@ -170,17 +182,23 @@ def status_of(
         for entry in run.stages
     ]
     actions = needed_actions(links)
-    known = paces((entry.recipe, on_disk[entry.key]) for entry in run.stages)
+    missing = dict(preprocessing or {})
     stages = []
     for entry in run.stages:
         disk, role = on_disk[entry.key], run.role(entry)
         state = stage_state(disk, role, actions[entry.key])
         done = epochs_done(entry.recipe, disk)
         left = _epochs_left(entry, disk, state, done)
-        seconds = stage_seconds(entry.recipe, disk, left, known.get(entry.recipe.iterations))
+        cases = clock.held_out(entry.fold) if role == "target" else 0
+        seconds = 0.0
+        if state not in DONE:
+            begins = state is not State.RUNNING
+            predicted = 0 if begins else min(cases, disk.log.predicted)
+            seconds = clock.stage(entry.recipe, left, cases - predicted, begins=begins)
+            seconds += sum(missing.pop(name, 0.0) for name in entry.datasets)
         in_queue = None if state in DONE else (queued or {}).get(entry.key)
         why = (ended or {}).get(entry.key)
-        stages.append(StageStatus(entry, disk, role, state, done, left, seconds, in_queue, why))
+        stages.append(StageStatus(entry, disk, role, state, done, left, seconds, cases, in_queue, why))
     return RunStatus(run.name, run.folder, run, tuple(stages), _state_of_run(stages))
 
 
@@ -263,6 +281,10 @@ def _iso_time(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
+def _written(on_disk: Mapping[str, StageOnDisk]) -> Callable[[StageEntry], float]:
+    return lambda entry: on_disk[entry.key].written or 0.0
 
 
 def _asked(ask: Callable[..., Mapping[str, str]], *arguments: Any) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import psutil
 from tqdm import tqdm
 
 from nnunet_seqtransfer.errors import StageError
-from nnunet_seqtransfer.nnunet.training_log import LogReader
+from nnunet_seqtransfer.nnunet.training_log import LogReader, TrainingLog
 from nnunet_seqtransfer.signals import STOPPED, Stopped
 from nnunet_seqtransfer.training.job import Job
 
@@ -42,7 +42,7 @@ def run_job(job: Job) -> None:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     job.log.touch()
     last: deque[str] = deque(maxlen=200)
-    bar = TrainingBar(job.log, job.title, job.epochs)
+    bar = TrainingBar(job.log, job.title, job.epochs, job.cases, job.left)
     child = start_process(job.command, job.log, job.environment)
     try:
         _follow(child, bar, last)
@@ -87,35 +87,58 @@ def start_process(
 class TrainingBar:
     """Progress bar for one training, fed from new lines in the log."""
 
-    def __init__(self, log: Path, title: str, epochs: int, line: int = 0) -> None:
+    def __init__(
+        self,
+        log: Path,
+        title: str,
+        epochs: int,
+        cases: int = 0,
+        left: Callable[[TrainingLog], float] | None = None,
+        line: int = 0,
+    ) -> None:
         self._log = log.open(errors="replace")
         self._log.seek(0, os.SEEK_END)
         self._reader, self._rest = LogReader(), ""
+        self._cases, self._left = cases, left
         quiet = not sys.stderr.isatty()
+        self._pause, self._shown_at = 10.0 if quiet else 0.5, -math.inf
         self._bar = tqdm(
             total=epochs,
             desc=title,
-            unit="epoch",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             position=line,
-            mininterval=10 if quiet else 0.5,
             ascii=quiet or None,
             leave=line == 0,
         )
 
     def update(self) -> Sequence[str]:
-        """Show the epochs that have ended; return the new whole lines of the log."""
+        """Show what the log tells; return the new whole lines of the log."""
         *lines, self._rest = (self._rest + self._log.read()).split("\n")
-        for line in lines:
-            epoch = self._reader.feed(line.rstrip())
-            if epoch is None:
-                continue
-            if self._bar.n == 0:  # a resumed training: only its own epochs count for the speed
-                self._bar.initial = epoch.number
-            self._bar.n = epoch.number + 1
-            if not math.isnan(epoch.mean_dice):
-                self._bar.set_postfix_str(f"pseudo Dice {epoch.mean_dice:.3f}", refresh=False)
-            self._bar.refresh()
+        epochs = [self._reader.feed(line.rstrip()) for line in lines]
+        is_due = time.monotonic() - self._shown_at >= self._pause
+        if any(epochs) or (lines and is_due):
+            self._shown_at = time.monotonic()
+            self._show(self._reader.log)
         return [line.rstrip() for line in lines]
+
+    def _show(self, log: TrainingLog) -> None:
+        done, words = float(log.epochs_done), []
+        if log.predicted:
+            done = self._bar.total
+            words.append(f"validating {log.predicted}/{max(self._cases, log.predicted)}")
+        elif log.running is not None:
+            words.append(f"epoch {log.running + 1}/{self._bar.total}")
+            if log.iteration is not None:
+                done += log.iteration[0] / log.iteration[1]
+                words.append("iteration {}/{}".format(*log.iteration))
+        if log.last is not None:
+            words.append(f"{log.median_seconds:.3g} s an epoch")
+            if not math.isnan(log.last.mean_dice):
+                words.append(f"pseudo Dice {log.last.mean_dice:.3f}")
+        if self._left is not None:
+            words.append(f"{tqdm.format_interval(self._left(log))} left")
+        self._bar.n = min(done, self._bar.total)
+        self._bar.set_postfix_str(", ".join(words))
 
     def close(self) -> str:
         """End the bar and close the log; return what was left of a line without an end."""

@@ -17,6 +17,8 @@ from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.alignment import align_plans, require_same_dimension
 from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks
+from nnunet_seqtransfer.training.estimate import GUESS, Clock
+from nnunet_seqtransfer.training.history import find_clock
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
 from nnunet_seqtransfer.training.prepare import missing_cases, stage_plans
@@ -49,6 +51,10 @@ class Survey:
     "Source -> identifiers for cases that are not preprocessed yet."
     final_sha256: Mapping[Stage, str] = field(default_factory=dict)
     "Source stage -> final checkpoint's SHA-256, if weights were handed over from it."
+    clock: Clock = GUESS
+    "How long the stages take."
+    processes: int = 1
+    "Workers that preprocess."
     free_bytes: int = 0
     "Free space in nnUNet_preprocessed."
     memory: float = math.inf
@@ -128,4 +134,5 @@ def take_survey(request: ChainRequest, options: DeviceOptions, context: Context,
     tasks[target.dataset] = target
     with collecting(errors):
         require_folds(target.dataset, request.folds, target.cases)
-    return Survey(request, options, tasks, plans, tuple(errors))
+    clock = find_clock(request.target, request.plans, request.configuration, options.device)
+    return Survey(request, options, tasks, plans, tuple(errors), clock=clock, processes=context.processes)
