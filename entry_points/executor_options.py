@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from nnunet_seqtransfer.entry_points import common
-from nnunet_seqtransfer.report.training_text import results_text
 from nnunet_seqtransfer.training.executors import (
     LOCAL,
     SLURM,
@@ -15,7 +14,7 @@ from nnunet_seqtransfer.training.executors import (
     executors,
     make_executor,
 )
-from nnunet_seqtransfer.training.run_record import Run
+from nnunet_seqtransfer.training.run_record import REPORT, Run
 from nnunet_seqtransfer.training.status import State, run_status
 
 
@@ -62,10 +61,17 @@ def chosen_executor(options: argparse.Namespace) -> Executor:
     return make_executor(options.executor, given)
 
 
-def print_results(run: Run, executor: Executor) -> None:
-    """Print the folders of finished targets and how to predict with them, if all of the run is finished.
+def print_results(run: Run, executor: Executor, *, report: bool = True) -> None:
+    """Write the report, and print the Dice and how to predict, if all of the run is finished.
 
-    They go to standard error if standard output is a list of commands.
+    The text goes to standard error if standard output is a list of commands.
     """
-    if executor.waits or run_status([str(run.folder)])[0].state is State.FINISHED:
-        print(results_text(run), file=sys.stderr if isinstance(executor, RecordExecutor) else sys.stdout)
+    if not executor.waits and run_status([str(run.folder)])[0].state is not State.FINISHED:
+        return
+    from nnunet_seqtransfer.report.findings import read_findings
+    from nnunet_seqtransfer.report.page import write_report
+    from nnunet_seqtransfer.report.run_text import results_text
+
+    found = write_report(run.folder) if report else read_findings(run.folder)
+    text = results_text(found, run.folder / REPORT if report else None)
+    print(text, file=sys.stderr if isinstance(executor, RecordExecutor) else sys.stdout)

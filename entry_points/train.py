@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace) -> None:
         print("\n".join((*executor.describe(outlook, devices, context), chain_text(outlook))))
         return
     run = train_chain(request, context, options=devices, executor=executor, before_replacing=require_nothing_queued)
-    executor_options.print_results(run, executor)
+    executor_options.print_results(run, executor, report=not options.no_report)
 
 
 def _request(options: argparse.Namespace, context: Context) -> ChainRequest:
@@ -97,6 +97,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     common.add(execution, "--dry_run", "Print every stage and what it would do; do nothing")
     common.add_processes(execution)
     common.add(parser.expert, "--npz", "Keep the softmax outputs of the target's validation, for ensembles")
+    common.add(parser.expert, "--no_report", "Write no report at the end")
     common.add_execution(parser.expert)
     executor_options.add_executor(parser)
     common.add_checkpoint_minutes(parser.expert)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from nnunet_seqtransfer.report.words import sentence
 from nnunet_seqtransfer.storage import read_json
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
 from nnunet_seqtransfer.training.run_record import Run, StageEntry, read_run
+from nnunet_seqtransfer.training.stages import chain_stages
 
 Content = TypeVar("Content")
 DEFAULT_METRIC = "descriptors"
@@ -77,6 +78,8 @@ class Findings:
     "Comparisons between paths to this target: on the folds, then on test sets."
     cases: tuple[ValidatedCase, ...] = ()
     "Validated cases. Fold all counts only if no other fold is validated: its cases were trained on."
+    scratch: tuple[ValidatedCase, ...] = ()
+    "The same cases by a finished training from scratch with the target's recipe; none without such a training."
     labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     "Name of each label -> label values."
     target_json: dict[str, Any] = field(default_factory=dict)
@@ -192,7 +195,26 @@ def _with_cases(found: Findings, notes: list[str]) -> Findings:
             cases += _tried(partial(read_validation, *source, labels, str(target_json["file_ending"])), notes) or ()
     # fold all validates on training cases: its scores would be mixed with honest ones
     held_out = tuple(case for case in cases if case.fold != ALL)
-    return replace(found, target_json=target_json, labels=labels, cases=held_out or tuple(cases))
+    scratch = _scratch_cases(found.run, held_out, labels, str(target_json["file_ending"]))
+    return replace(found, target_json=target_json, labels=labels, cases=held_out or tuple(cases), scratch=scratch)
+
+
+def _scratch_cases(
+    run: Run, cases: Sequence[ValidatedCase], labels: dict[str, tuple[int, ...]], ending: str
+) -> tuple[ValidatedCase, ...]:
+    request = run.request
+    if not request.sources and request.pretrained is None:
+        return ()
+    asked = {(case.case, case.fold) for case in cases}
+    scratch = replace(request, sources=(), source_recipes=(), pretrained=None, replay=0.0)
+    found = list[ValidatedCase]()
+    for stage in chain_stages(scratch):
+        disk = _tried(partial(read_stage, stage.files, details=True), [])
+        block = disk.block if disk is not None and disk.is_finished("target") else None
+        if block is not None and block.recipe == stage.recipe:
+            read = partial(read_validation, stage.files.summary.parent, stage.fold, labels, ending)
+            found += _tried(read, []) or ()
+    return tuple(case for case in found if (case.case, case.fold) in asked)
 
 
 def _count(dataset: str) -> int:

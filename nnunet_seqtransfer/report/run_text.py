@@ -14,7 +14,7 @@ from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
-from nnunet_seqtransfer.nnunet.validation import case_dice, mean_dice
+from nnunet_seqtransfer.nnunet.validation import case_dice, label_means, mean_dice
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_file
 from nnunet_seqtransfer.report.comparison_text import evaluated_on
 from nnunet_seqtransfer.report.findings import Findings, StageFound
@@ -82,6 +82,22 @@ def result(found: Findings) -> str:
     return f"Dice {decimals(mean_dice(case_dice(found.cases)))} {_evaluated_on(found)}; {progress}.{few}"
 
 
+def results_text(found: Findings, report: Path | None) -> str:
+    """Return what a finished run has reached, and what to do next: lines for the terminal."""
+    commands = predict_commands(found.run)
+    lines = [f"done: {results_folder() / folder}" for folder in commands]
+    if found.trained_on_cases:
+        lines.append("no Dice: fold all holds no case out")
+    elif found.cases:
+        means = label_means(case_dice(found.cases)).items()
+        labels = ", ".join(f"{label} {decimals(value)}" for label, value in means)
+        lines.append(f"Dice {decimals(mean_dice(case_dice(found.cases)))} {_evaluated_on(found)}: {labels}")
+        verdict, scratch = against_scratch(found)
+        lines += [f"compare with scratch: {scratch}"] if scratch else [verdict] if verdict else []
+    lines += [f"report: {report}"] if report else []
+    return "\n".join([*lines, *(f"predict with: {command}" for command in commands.values())])
+
+
 def _evaluated_on(found: Findings) -> str:
     cases = counted(len(found.cases), "case")
     if found.trained_on_cases:
@@ -97,7 +113,7 @@ def against_scratch(found: Findings) -> tuple[str, str]:
     Without sources there is nothing to compare: both are empty.
     """
     request = found.run.request
-    if not request.sources:
+    if not request.sources and request.pretrained is None:
         return "", ""
     for comparison in found.comparisons:
         entry = _difference(found, comparison)
@@ -105,7 +121,14 @@ def against_scratch(found: Findings) -> tuple[str, str]:
             where = f" on the test set {comparison.test_set}" if comparison.test_set else ""
             words = interval(entry.mean, entry.low, entry.high, "+")
             return f"Dice {words} against scratch{where}, over {counted(entry.cases, 'case')}.", ""
-    command = seq_train_command(replace(request, sources=(), replay=0.0), found.run.options)
+    if found.scratch:
+        both = {(case.case, case.fold) for case in found.scratch}
+        ours = [case for case in found.cases if (case.case, case.fold) in both]
+        difference = mean_dice(case_dice(ours)) - mean_dice(case_dice(found.scratch))
+        cases = counted(len(both), "case")
+        return f"Dice {decimals(difference, sign='+')} against scratch, over {cases}, one training each.", ""
+    scratch = replace(request, sources=(), source_recipes=(), pretrained=None, replay=0.0)
+    command = seq_train_command(scratch, found.run.options)
     return "Whether this beats training from scratch is unknown. To find out, train from scratch too:", shlex.join(
         command
     )

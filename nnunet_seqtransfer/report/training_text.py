@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields
 
-from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.folders import dataset_id
 from nnunet_seqtransfer.report.words import text_table, without_folders
 from nnunet_seqtransfer.storage import size_text
 from nnunet_seqtransfer.training.clean import CATEGORIES, Item
@@ -46,12 +46,6 @@ def _listed(items: Sized) -> list[str]:
 
 def _total(items: Sized) -> int:
     return sum(size for _, size in items)
-
-
-def results_text(run: Run) -> str:
-    """Return the results folder of each trained target, and the command that predicts with it."""
-    commands = predict_commands(run).items()
-    return "\n".join(f"done: {results_folder() / folder}\npredict with: {command}" for folder, command in commands)
 
 
 def predict_commands(run: Run) -> dict[str, str]:

@@ -60,12 +60,15 @@ def test_the_budget_counts_shared_and_finished_stages_once(world):
     arms = [Arm(str(path), path, ("own",)) for path in ((), (NEAR,), (FAR,), (NEAR, FAR))]
     base = replace(BASE, target=TARGET)
     chains = [look_ahead(trial_request(base, Trial(one, 0)), Context(), exclusions={}) for one in arms]
-    request = CompareRequest(TARGET, recipe=RECIPE, epoch_seconds=36.0)
+    request = CompareRequest(TARGET, recipe=RECIPE)
     whole = count_budget(chains, request)
     # four targets of 4 epochs; 902, 903 and 903 after 902 of 3 epochs
     assert (whole.stages, whole.finished, whole.iterations) == (7, 0, (4 * 4 + 3 * 3) * 10)
-    assert whole.target_iterations == 40 and whole.hours == pytest.approx(25 * 36 / 3600)
-    assert count_budget(chains, replace(request, epoch_seconds=None)).hours > 0
+    stages = {stage.key: chain.seconds[stage] for chain in chains for stage in chain.stages}
+    sources = chains[-1].preprocessing
+    assert whole.target_iterations == 40 and len(sources) == 2 and all(sources.values())
+    assert whole.hours == pytest.approx((sum(stages.values()) + sum(sources.values())) / 3600)
+    assert count_budget(chains, request, test_cases=9).hours > whole.hours
     done = [
         replace(
             chain,

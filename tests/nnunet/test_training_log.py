@@ -76,7 +76,6 @@ def test_the_mean_leaves_out_labels_without_dice() -> None:
         "This is Epoch 3",
         "Epoch 99999999999999999999999",
         "Mean Validation Dice:  0.87",
-        "predicting hippocampus_003",
         "Epoch time:",
         "Epoch time: . s",
         "Epoch time: nan s",
@@ -159,3 +158,17 @@ def test_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
     )
     assert read_log(tmp_path / "none.txt") == TrainingLog()
     assert read_training(tmp_path).epochs == ()
+
+
+def test_the_final_validation_and_running_iterations_are_read() -> None:
+    """Cases, the median time of one, the whole time; another process validates all cases again."""
+    lines = ["2026-05-01 10:00:00.000000: Epoch 4", "seq_transfer: iteration 50 of 250"]
+    assert read_lines(lines).iteration == (50, 250)
+    starts = [f"2026-05-01 10:01:{second:02d}.500000: predicting case_{second}" for second in (0, 20, 22, 24)]
+    log = read_lines([*lines, *starts, "2026-05-01 10:01:40.500000: Validation complete"])
+    assert (log.predicted, log.case_seconds, log.validation_seconds) == (4, 2.0, 40.0)
+    reader = LogReader()
+    for line in starts:
+        reader.feed(line)
+    reader.begin_log()
+    assert reader.log == TrainingLog()

@@ -30,6 +30,9 @@ PLACES = {A: (0.3, 0.0), B: (0.9, 0.0), C: (0.0, 2.0), T: (0.0, 0.0)}
 COUNTS = {A: 20, B: 400, C: 90, T: 80, "Dataset030_Away": 50}
 
 
+HISTORY = History(EpochTime(36.0, "logged", 12), source_hours=2.5, target_hours=3.0, preprocessing={B: 0.25})
+
+
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     """A is nearest to T, B is larger, C is far; distances hardly scatter."""
@@ -43,7 +46,7 @@ def made(
     """A plan on such an affinity."""
     file = archive.add_affinity(places, COUNTS, scatter=scatter, elsewhere=elsewhere)
     affinity: Affinity = read_affinity(file)
-    return make_plan(affinity, file, PlanOptions(**options), history or History(), known or Known())  # type: ignore[arg-type]
+    return make_plan(affinity, file, PlanOptions(**options), history or HISTORY, known or Known())  # type: ignore[arg-type]
 
 
 def test_the_nearest_source_is_planned_though_all_have_fewer_cases(archive: Archive) -> None:
@@ -136,11 +139,11 @@ def test_zero_shot_and_track_records_are_evidence(archive: Archive) -> None:
 def test_prices_and_finished_stages(archive: Archive) -> None:
     """Hours and epochs of each candidate; what is trained costs nothing, what is trained otherwise is named."""
     finished = Finished(frozenset({(A,)}), {(B,): (100, 250)})
-    history = History(EpochTime(36.0, "logged", 12), finished)
+    history = replace(HISTORY, finished=finished)
     plan = made(archive, history=history)
     hours = {entry.path[:-1]: (entry.epochs, entry.gpu_hours) for entry in plan.candidates}
-    assert hours[()] == hours[(A,)] == (250, pytest.approx(2.5)) and hours[(B,)] == (500, pytest.approx(5.0))
-    assert (plan.finished, plan.gpu_hours) == ((A,), pytest.approx(2.5))
+    assert hours[()] == hours[(A,)] == (250, pytest.approx(3.0)) and hours[(B,)] == (500, pytest.approx(5.75))
+    assert (plan.finished, plan.gpu_hours) == ((A,), pytest.approx(3.0))
     must = made(archive, history=history, must=(B,), max_sources=1)
     assert must.other_recipes == {B: (100, 250)}
 
@@ -153,7 +156,7 @@ def test_prices_and_finished_stages(archive: Archive) -> None:
         ({"landmark_cases": 21}, (B,)),
         ({"budget": 300, "budget_unit": "epochs"}, ()),
         ({"budget": 7.0}, (A,)),
-        ({"budget": 7.0, "training": Training(epochs=500)}, ()),
+        ({"budget": 5.0}, ()),
         ({"max_sources": 0}, ()),
         ({"strategy": "published", "communities": 1, "max_sources": 1}, (B,)),
     ],
@@ -177,7 +180,7 @@ def test_scratch_that_is_trained_as_long(archive: Archive) -> None:
     """It has the iterations of the path; its gain is known for short trainings alone."""
     longer = made(archive).longer
     assert longer is not None and (longer.length, longer.gain) == (2.0, None)
-    assert longer.gpu_hours == pytest.approx(2 * 250 * 45 / 3600)
+    assert longer.gpu_hours == pytest.approx(3.0 + 250 * 36 / 3600)
     short = Training(epochs=2, source_epochs=8, iterations=100)
     measured = made(archive, training=short, scratch_dice=0.5).longer
     assert measured is not None and measured.length == 5.0 and measured.gain == pytest.approx(0.22, abs=0.02)

@@ -11,7 +11,15 @@ import pytest
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
 from nnunet_seqtransfer.report.findings import Findings, read_findings
 from nnunet_seqtransfer.report.page import render
-from nnunet_seqtransfer.report.run_text import against_scratch, commands, decision, gain_origin, reasons, result
+from nnunet_seqtransfer.report.run_text import (
+    against_scratch,
+    commands,
+    decision,
+    gain_origin,
+    reasons,
+    result,
+    results_text,
+)
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support import made_run
 from support.made_run import FAR, NEAR, SMALL, TARGET
@@ -84,6 +92,34 @@ def test_the_comparison_with_scratch(folders: Path) -> None:
     assert against_scratch(compared) == ("Dice +0.060 (+0.020 to +0.100) against scratch, over 8 cases.", "")
     assert against_scratch(with_request(compared, sources=(FAR,)))[1]
     assert against_scratch(with_request(compared, sources=())) == ("", "")
+
+
+def test_a_finished_scratch_training_is_compared_case_by_case(folders: Path) -> None:
+    """With an equal recipe on the same fold; another recipe or fold says nothing."""
+    found = made(folders)
+    made_run.write_made_run((), ("1",), begun=1)
+    assert read_findings(found.run.folder).scratch == ()
+    made_run.write_made_run((), epochs=13, begun=1, tag="other")
+    made_run.write_made_run((), begun=1)
+    compared = read_findings(found.run.folder)
+    assert {case.case for case in compared.scratch} == {case.case for case in compared.cases}
+    assert against_scratch(compared) == ("Dice +0.000 against scratch, over 3 cases, one training each.", "")
+    lines = results_text(compared, None).splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "done",
+        "Dice 0.810 in the validation of fold 0 (3 cases)",
+        "Dice +0.000 against scratch, over 3 cases, one training each.",
+        "predict with",
+    ]
+
+
+def test_the_end_of_a_training_without_a_comparison(folders: Path) -> None:
+    """It names the report and the command that measures scratch; fold all has no Dice."""
+    found = made(folders)
+    lines = dict(line.split(": ", 1) for line in results_text(found, Path("/report.html")).splitlines())
+    assert lines["report"] == "/report.html" and " -s none " in lines["compare with scratch"]
+    every = read_findings(made_run.write_made_run((), ("all",), begun=1))
+    assert "no Dice: fold all holds no case out" in results_text(every, None).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nnunet_seqtransfer.errors import raise_collected
 from nnunet_seqtransfer.training.actions import Action, Link, needed_actions
 from nnunet_seqtransfer.training.decide import Outlook, decide, weights_fit
+from nnunet_seqtransfer.training.estimate import GUESS, Clock
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.on_disk import StageOnDisk
 from nnunet_seqtransfer.training.recipe import Init, StageBlock
@@ -66,8 +68,11 @@ def actions_of(
     return {stage: actions[stage.key] for stage in stages}
 
 
-def outlook_of(stages: Sequence[Stage], states: Mapping[Stage, StageOnDisk], **options: Any) -> Outlook:
-    """Return the outlook of stages in these states; ``options`` of the devices."""
+def outlook_of(
+    stages: Sequence[Stage], states: Mapping[Stage, StageOnDisk], clock: Clock = GUESS, **options: Any
+) -> Outlook:
+    """Return the outlook of stages in these states, by default empty; ``options`` of the devices."""
+    states = {stage: states.get(stage, StageOnDisk(stage.files)) for stage in stages}
     last = stages[-1]
     plans = {"configurations": {last.configuration: {"patch_size": [8, 8, 8], "batch_size": 2}}}
     request = ChainRequest(
@@ -75,6 +80,7 @@ def outlook_of(stages: Sequence[Stage], states: Mapping[Stage, StageOnDisk], **o
     )
     of_each = dict.fromkeys(stages, plans)
     survey = Survey(request, DeviceOptions(**options), {}, plans, stages=tuple(stages), on_disk=states, plans=of_each)
+    survey = replace(survey, clock=clock)
     return decide(survey)
 
 

@@ -15,7 +15,8 @@ from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.nnunet.training_log import Epoch, TrainingLog
 from nnunet_seqtransfer.storage import write_json
 from nnunet_seqtransfer.training.actions import Action
-from nnunet_seqtransfer.training.decide import weights_fit
+from nnunet_seqtransfer.training.decide import decide, weights_fit
+from nnunet_seqtransfer.training.estimate import COMPILE_SECONDS
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
 from nnunet_seqtransfer.training.recipe import KEY, Recipe, with_block
 from nnunet_seqtransfer.training.stage_files import FINAL, LATEST
@@ -362,10 +363,31 @@ def test_the_estimate_uses_measured_epochs() -> None:
     stages = stages_of(1)
     source, target = stages
     states = {source: state_of(source, final=True), target: nothing(target)}
-    published = outlook_of(stages, states).seconds
-    assert published == {source: 0.0, target: pytest.approx(100 * 45.0)}
-    states[source] = replace(states[source], log=TrainingLog((Epoch(0, seconds=10.0),)))
-    assert outlook_of(stages, states).seconds[target] == pytest.approx(100 * 10.0)
+    guessed = outlook_of(stages, states).seconds
+    clock = outlook_of(stages, states).survey.clock
+    assert guessed == {source: 0.0, target: clock.stage(target.recipe, 100, clock.held_out("0"))}
+    measured = clock.with_log(TrainingLog((Epoch(5, seconds=10.0),)), source.recipe)
+    outlook = decide(replace(outlook_of(stages, states).survey, clock=measured))
+    validation = measured.stage(target.recipe, 0, measured.held_out("0"))
+    assert outlook.seconds[target] == pytest.approx(validation + 100 * 10.0 + COMPILE_SECONDS)
+
+
+def test_the_time_left_shrinks_with_what_is_logged() -> None:
+    """Epochs, iterations and validated cases of the running stage count, and the later stage at the measured pace."""
+    stages = stages_of(1)
+    source, target = stages
+    outlook = outlook_of(stages, {stage: nothing(stage) for stage in stages})
+    logs = [
+        TrainingLog(),
+        TrainingLog((Epoch(0, seconds=10.0), Epoch(1, seconds=10.0)), running=2),
+        TrainingLog((Epoch(0, seconds=10.0), Epoch(1, seconds=10.0)), running=2, iteration=(125, 250)),
+    ]
+    left = [outlook.seconds_left(source, log) for log in logs]
+    assert left[1] - left[2] == pytest.approx(5.0) and left[0] > left[1]
+    whole = tuple(Epoch(number, seconds=10.0) for number in range(100))
+    assert left[1] - outlook.seconds_left(source, TrainingLog(whole)) == pytest.approx(98 * 10.0)
+    before, after = (outlook.seconds_left(target, TrainingLog(whole, predicted=cases)) for cases in (0, 1))
+    assert before > after == 0
 
 
 def test_softmax_outputs_count_where_every_case_has_them() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from nnunet_seqtransfer.training.estimate import START_SECONDS
+from nnunet_seqtransfer.training.history import read_clock
 from nnunet_seqtransfer.training.run_record import RECORD
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.status import Queue, RunStatus, StageStatus, State, run_status
@@ -70,7 +72,10 @@ def test_a_run_that_never_began_waits():
     status = only()
     assert status.state is State.NOT_STARTED and status.is_left
     assert {found.state for found in status.stages} == {State.WAITING}
-    assert status.seconds_left is None
+    recipe = status.stages[0].entry.recipe
+    clock = read_clock(TARGET, "nnUNetPlans", "3d_fullres", "cpu")
+    stages = 2 * clock.stage(recipe, 250) + clock.stage(recipe, 250, clock.held_out("0"))
+    assert status.seconds_left == pytest.approx(stages), "as a plan and a dry run guess it"
 
 
 def test_an_interrupted_stage_goes_on_where_its_log_ends():
@@ -81,12 +86,25 @@ def test_an_interrupted_stage_goes_on_where_its_log_ends():
     checkpoint(chain.stages[1].output / "checkpoint_latest.pth")
     found = stage_status(chain.stages[1])
     assert (found.state, found.epochs_done, found.epochs_left) == (State.INTERRUPTED, 37, 213)
-    assert found.seconds_left == 2130
+    assert found.seconds_left == pytest.approx(START_SECONDS + 213 * 10)
     assert found.on_disk.log.last.mean_dice == pytest.approx(0.7)
     assert only().state is State.INTERRUPTED
     waiting = stage_status(chain.stages[2])
-    assert waiting.seconds_left == 250 * (10 + 45) / 2, "at the median pace of the stages with as many iterations"
-    assert only().seconds_left == 2130 + waiting.seconds_left
+    clock = read_clock(TARGET, "nnUNetPlans", "3d_fullres", "cpu").with_log(found.on_disk.log, found.entry.recipe)
+    whole = clock.stage(waiting.entry.recipe, 250, clock.held_out("0"))
+    assert clock.epoch(waiting.entry.recipe) == pytest.approx(10.0) and waiting.seconds_left == pytest.approx(whole)
+    assert only().seconds_left == found.seconds_left + waiting.seconds_left
+
+
+def test_a_final_validation_counts_its_cases(folders: Path):
+    """While the target is validated, the time left is that of the other cases."""
+    chain = record(sources=())
+    (stage,) = chain.stages
+    training_log(stage, [*epoch_lines(range(250)), "2026-05-02 10:00:00.000000: predicting case0"])
+    checkpoint(stage.output / "checkpoint_final.pth")
+    lock(stage.files.lock, os.getppid(), socket.gethostname())
+    found = stage_status(stage)
+    assert (found.state, found.on_disk.log.predicted, found.cases, found.seconds_left) == (State.RUNNING, 1, 1, 0.0)
 
 
 def test_without_a_checkpoint_all_epochs_are_left():

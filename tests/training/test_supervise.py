@@ -141,3 +141,26 @@ def test_the_bar_reads_whole_lines_that_are_added_to_the_log(tmp_path):
     assert bar.update() == ["x: Epoch time: 2.0 s"]
     assert bar._bar.n == 8
     assert bar.close() == "Killed"
+
+
+def test_the_bar_shows_iterations_validated_cases_and_the_time_left(tmp_path):
+    """An epoch counts by its iterations; the time of an epoch is that of the epochs alone."""
+    log = tmp_path / "log"
+    log.touch()
+    bar = TrainingBar(log, "stage", 4, 16, lambda found: 60.0 * (4 - found.epochs_done))
+    shown = []
+    for lines in (
+        ["x: Epoch 0", "x: Epoch time: 10.0 s", "x: Epoch 1", "seq_transfer: iteration 50 of 200"],
+        ["x: Epoch time: 10.0 s", "x: Epoch 2", "x: Epoch time: 10.0 s", "x: Epoch 3", "x: Epoch time: 10.0 s"],
+        [f"2026-05-01 10:00:0{case}.000000: predicting case{case}" for case in range(7)],
+    ):
+        log.open("a").write("\n".join(lines) + "\n")
+        bar._pause = 0.0
+        bar.update()
+        shown.append((bar._bar.n, bar._bar.postfix.split(", ")))
+    bar.close()
+    assert shown == [
+        (1.25, ["epoch 2/4", "iteration 50/200", "10 s an epoch", "03:00 left"]),
+        (4, ["10 s an epoch", "00:00 left"]),
+        (4, ["validating 7/16", "10 s an epoch", "00:00 left"]),
+    ]
