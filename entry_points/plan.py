@@ -115,7 +115,7 @@ def add_training(parser: common.SeqArgumentParser) -> None:
     add_recipe(parser, MAIN, MAIN)
     text = "Number of folds of the target that will be trained"
     common.add(parser.expert, "-n_folds N", text, common.positive_int, DEFAULTS.training.folds)
-    text = "Time of one epoch. Default: measured on trainings for the target in nnUNet_results, or a guess from the plans"
+    text = "Time of one epoch. Default: that of the newest training of this network, or a guess from the plans"
     common.add(parser.expert, "-epoch_time SECONDS", text, common.positive_float)
     common.add(parser.expert, "-device", "Where to train, for the hours", common.DEVICES, "cuda")
 
