@@ -1,7 +1,5 @@
 """Pass progress reports and worker processes from a command down to the work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

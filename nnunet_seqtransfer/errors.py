@@ -1,7 +1,5 @@
 """Errors that a user can act on. Every command prints one line per problem and exits with status 2."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 

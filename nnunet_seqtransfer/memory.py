@@ -1,7 +1,5 @@
 """Estimate the memory that a case needs, and find how much this process can get."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

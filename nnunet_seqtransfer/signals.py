@@ -1,7 +1,5 @@
 """Requests to stop a process: signals, and the end of the command that started it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

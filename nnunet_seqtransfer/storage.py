@@ -1,7 +1,5 @@
 """Write files that are never half-written, and records that are checked when they are read."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The user's own measured transfers: joined with the affinities of their targets, added to the shipped ones, judged."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Finished runs: from a table that a user wrote, and from the chains in nnUNet_results."""
 
-from __future__ import annotations
-
 import csv
 import math
 import re

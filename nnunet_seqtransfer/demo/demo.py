@@ -1,7 +1,5 @@
 """The whole demo: draw phantoms, plan the target, compare paths to it, and write the report."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import sys

@@ -1,7 +1,5 @@
 """Brain-like phantoms: axial head slices, drawn from a seed, with masks for their structures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

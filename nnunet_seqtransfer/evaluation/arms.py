@@ -1,7 +1,5 @@
 """The request of a comparison, and a pure function that chooses the paths."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Compare paths to one target: train what is left, evaluate, and write the record after every trial."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from nnunet_seqtransfer.context import Context

@@ -1,7 +1,5 @@
 """The record of a comparison: trained paths, their Dice on unseen cases, and the differences."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

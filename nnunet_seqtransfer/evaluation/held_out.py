@@ -1,7 +1,5 @@
 """Held-out cases: the test set, the guard against leaks, and predictions by nnU-Net's own command."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

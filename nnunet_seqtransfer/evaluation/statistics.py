@@ -1,7 +1,5 @@
 """From single cases to differences between arms, and to how well distances ranked the direct transfers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Survey a comparison: the request, the chain for every arm and seed, and the amount to train."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Mapping, Sequence

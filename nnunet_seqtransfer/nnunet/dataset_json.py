@@ -1,7 +1,5 @@
 """Find what is wrong in a dataset.json, by the rules of nnU-Net's LabelManager and integrity check."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

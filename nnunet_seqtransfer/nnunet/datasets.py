@@ -1,7 +1,5 @@
 """Read what nnU-Net knows about a dataset: dataset.json, the files of each case, and the folds."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

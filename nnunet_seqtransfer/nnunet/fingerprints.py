@@ -1,7 +1,5 @@
 """Read nnU-Net's dataset fingerprints with checks, and have nnU-Net extract missing ones."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

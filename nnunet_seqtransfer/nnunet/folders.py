@@ -1,7 +1,5 @@
 """Locate nnU-Net's folders, commands and registered datasets, and find what a user means by a name."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Image file formats: nnU-Net's reader for a file, colour formats, 2-D files, truncated files."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

@@ -1,7 +1,5 @@
 """Check a raw case as nnU-Net's --verify_dataset_integrity does, on arrays that are read only once."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re
@@ -38,7 +36,7 @@ class Declared:
     "Highest label value, the ignore label included; all values from 0 are declared, see `dataset_json_problems`."
 
     @classmethod
-    def by(cls, dataset: str, dataset_json: dict[str, Any]) -> Declared:
+    def by(cls, dataset: str, dataset_json: dict[str, Any]) -> "Declared":
         """Return what a dataset.json without problems declares."""
         values = [value if isinstance(value, list) else [value] for value in dataset_json["labels"].values()]
         highest = max(int(part) for group in values for part in group if part is not None)
@@ -58,7 +56,7 @@ class ReadCase:
     label_properties: dict[str, Any]
     "Spacing and header of the label."
 
-    def __call__(self) -> ReadCase:
+    def __call__(self) -> "ReadCase":
         """Stand in for nnU-Net's reader class: its functions instantiate the class and read again."""
         return self
 

@@ -1,7 +1,5 @@
 """Rewrite label files with new label values; header and geometry stay as they are."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

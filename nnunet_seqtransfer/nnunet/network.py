@@ -1,7 +1,5 @@
 """Build the network that nnU-Net builds from plans, or list the tensors and outputs."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re
@@ -51,7 +49,7 @@ def network_outputs(dataset_json: dict[str, Any]) -> Outputs:
     return Outputs(tuple(by_value[value] for value in sorted(by_value)), regions=False)
 
 
-def network_tensors(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Tensor]:
+def network_tensors(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> "dict[str, Tensor]":
     """Return names and shapes of all tensors for these plans, on torch's meta device."""
     import torch  # noqa: PLC0415 - planning and parsing need no network
 
@@ -60,7 +58,9 @@ def network_tensors(plans: dict[str, Any], configuration: str, dataset_json: dic
     return tensors
 
 
-def fresh_network(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], seed: int = 0) -> nn.Module:
+def fresh_network(
+    plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], seed: int = 0
+) -> "nn.Module":
     """Return the network for these plans on the CPU, initialised by nnU-Net. Equal seeds give equal values."""
     import torch  # noqa: PLC0415
 
@@ -82,7 +82,7 @@ def _build(
     *,
     initialise: bool = True,
     deep_supervision: bool = True,
-) -> nn.Module:
+) -> "nn.Module":
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans  # noqa: PLC0415 - slow imports
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels  # noqa: PLC0415
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415

@@ -1,7 +1,5 @@
 """Read nnU-Net's plans with checks, and choose normalisation and reader as nnU-Net does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Preprocess single cases with nnU-Net, in memory or to disk, and read cases back."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

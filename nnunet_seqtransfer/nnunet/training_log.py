@@ -1,7 +1,5 @@
 """Read nnU-Net's training log: losses, pseudo Dice, learning rate and duration of each epoch, validated cases."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """Read nnU-Net's summary.json: the Dice of every case and label, and means as nnU-Net computes them."""
 
-from __future__ import annotations
-
 import ast
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Show what an affinity and a plan say: figures, and sections of pages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

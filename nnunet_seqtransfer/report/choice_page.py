@@ -1,7 +1,5 @@
 """Write the page of an affinity and the plan that rests on it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nnunet_seqtransfer import __version__

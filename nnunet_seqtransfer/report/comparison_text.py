@@ -1,7 +1,5 @@
 """A comparison in words and tables, for the terminal."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Distances: bars from the sources to the target, and a heat map with all pairs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from statistics import fmean

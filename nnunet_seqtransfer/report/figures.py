@@ -1,7 +1,5 @@
 """What all figures share: style, hover texts, files, and embedding in the page."""
 
-from __future__ import annotations
-
 import io
 import re
 from itertools import count

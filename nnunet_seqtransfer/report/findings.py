@@ -1,7 +1,5 @@
 """Everything that a report shows, read from the files of a run. Missing and damaged files become notes, not errors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

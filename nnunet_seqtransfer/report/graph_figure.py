@@ -1,7 +1,5 @@
 """The source graph: tasks on a plane, near if alike, with the path that is trained and the one that is planned."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Overlays: slices from held-out images with the contours of reference and predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

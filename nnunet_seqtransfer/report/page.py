@@ -1,7 +1,5 @@
 """The report as one HTML file that can be mailed: it loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables for the page: what each cell shows and sorts by. The template draws them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

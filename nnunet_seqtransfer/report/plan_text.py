@@ -1,7 +1,5 @@
 """Affinities, plans and calibrations in words and tables, for the terminal and the report."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 
 from nnunet_seqtransfer.affinity.base import Counterparts

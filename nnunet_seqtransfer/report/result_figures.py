@@ -1,7 +1,5 @@
 """Results: the curves of one stage, and the differences that a comparison found between paths."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run in sentences: the decision, its reasons, the result, and whether it beats training from scratch."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import shlex

@@ -1,7 +1,5 @@
 """Fill a page's template into one HTML file that can be mailed: it loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import importlib.metadata

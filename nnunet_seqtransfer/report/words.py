@@ -1,7 +1,5 @@
 """How text and page write names, paths, numbers, counts, durations, tables and file names."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

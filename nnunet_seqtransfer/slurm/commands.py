@@ -1,7 +1,5 @@
 """Slurm's commands: the only module that runs them, as lists of arguments without a shell."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

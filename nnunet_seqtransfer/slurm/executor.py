@@ -1,7 +1,5 @@
 """Chains on Slurm: one job per stage, submitted in order and found again by name."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,18 @@ _GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
 @dataclass(frozen=True)
+class SubmissionPlan:
+    """Jobs to submit, keep and replace for a chain."""
+
+    submit: tuple[BatchJob, ...]
+    "Jobs to submit, in this order."
+    keep: Mapping[str, QueuedJob]
+    "Stage key -> queued job, from this chain or another one with the same stage."
+    replace: tuple[QueuedJob, ...]
+    "Queued jobs that wait for a failed one: they are cancelled and submitted again."
+
+
+@dataclass(frozen=True)
 class SlurmExecutor(Executor):
     """Executor that submits one job per unfinished stage."""
 
@@ -36,7 +46,7 @@ class SlurmExecutor(Executor):
     "False: Slurm runs the jobs later."
 
     @classmethod
-    def from_options(cls, options: ExecutorOptions) -> SlurmExecutor:
+    def from_options(cls, options: ExecutorOptions) -> "SlurmExecutor":
         """Return the executor for a command's options. Raises SeqTransferError for a wrong option of sbatch."""
         return cls(site_options(options.slurm, options.slurm_config))
 
@@ -100,18 +110,6 @@ class SlurmExecutor(Executor):
                 context.notify(f"{titles[job.key]}: job {number}")
         finally:  # Slurm may refuse a job, as at a user's limit; the same command submits the rest later
             write_jobs(chain.folder, jobs)
-
-
-@dataclass(frozen=True)
-class SubmissionPlan:
-    """Jobs to submit, keep and replace for a chain."""
-
-    submit: tuple[BatchJob, ...]
-    "Jobs to submit, in this order."
-    keep: Mapping[str, QueuedJob]
-    "Stage key -> queued job, from this chain or another one with the same stage."
-    replace: tuple[QueuedJob, ...]
-    "Queued jobs that wait for a failed one: they are cancelled and submitted again."
 
 
 def stage_jobs(chain: Outlook, processes: int) -> tuple[BatchJob, ...]:

@@ -1,7 +1,5 @@
 """The jobs of a run: their record, their state in the queue, and why they ended."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

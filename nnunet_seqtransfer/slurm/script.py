@@ -1,7 +1,5 @@
 """A Slurm job as text: site options, batch script and sbatch command. Pure functions, tested without Slurm."""
 
-from __future__ import annotations
-
 import configparser
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Adapt the target's plans to a source: geometry and network stay, normalisation becomes the source's own."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Select cases by a table, for example by site or scanner: a CSV next to dataset.json or elsewhere."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Check a dataset before anything is preprocessed or trained: every case once, results kept by file size and time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field

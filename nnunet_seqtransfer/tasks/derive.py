@@ -3,8 +3,6 @@
 Images are referenced, not copied. Label files are rewritten only if label values change.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from dataclasses import dataclass

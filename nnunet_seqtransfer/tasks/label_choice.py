@@ -1,7 +1,5 @@
 """Choose labels for a derived dataset: consecutive label values, or regions if classes overlap."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

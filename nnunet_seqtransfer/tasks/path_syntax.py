@@ -1,7 +1,5 @@
 """Paths: elements in training order. An element is a dataset, or several joined by "+" that train together."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 

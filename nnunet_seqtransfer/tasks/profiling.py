@@ -1,7 +1,5 @@
 """Turn tasks into signatures: read all sampled cases once, in one process pool."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

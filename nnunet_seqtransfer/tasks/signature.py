@@ -1,7 +1,5 @@
 """Store signatures: what a metric needs from a task, without images, computed once and cached (a few MB)."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass, field, replace

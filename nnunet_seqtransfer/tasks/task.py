@@ -1,7 +1,5 @@
 """Load tasks: a task is a registered dataset with the channels, labels and cases that nnU-Net sees in it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Frozen parts of the network: only the heads train first, then all but the encoder, then everything."""
 
-from __future__ import annotations
-
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

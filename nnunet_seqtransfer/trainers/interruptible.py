@@ -1,7 +1,5 @@
 """nnU-Net's trainer, extended so that a signal, a kill or a full disk costs at most the running epoch."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

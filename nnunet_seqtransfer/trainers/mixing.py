@@ -1,7 +1,5 @@
 """Mixed stages: batches of several datasets in turns, one body, and separate heads and losses for each dataset."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout

@@ -1,7 +1,5 @@
 """Learning rates per epoch and parameter, and the end of training at a plateau."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

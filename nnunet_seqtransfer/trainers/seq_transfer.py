@@ -1,7 +1,5 @@
 """The trainer of every stage: nnU-Net's own, with a recipe and starting weights from the plans file."""
 
-from __future__ import annotations
-
 import os
 import random
 from pathlib import Path
@@ -47,7 +45,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
 
     def __new__(
         cls, plans: dict[str, Any] | None = None, configuration: str = "", fold: int | str = "all", *_: Any, **__: Any
-    ) -> nnUNetTrainerSeqTransfer:
+    ) -> "nnUNetTrainerSeqTransfer":
         """Return a trainer that also extends the trainer in the recipe."""
         block = read_block(plans, configuration, fold) if cls is nnUNetTrainerSeqTransfer and plans else None
         kind = block.recipe.trainer if block is not None else STOCK_TRAINER

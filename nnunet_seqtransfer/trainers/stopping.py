@@ -1,7 +1,5 @@
 """The request to stop a training: signals are noted, and obeyed between two epochs."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Adapt the weights of one network to another, and account for what was copied, adapted or new."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,7 +1,5 @@
 """Load checkpoints safely, and write and read the weights that a stage starts from."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import re

@@ -1,7 +1,5 @@
 """Match input channels and heads of two networks by name, and channels by what the affinity compared."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

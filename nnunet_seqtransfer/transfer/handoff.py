@@ -1,7 +1,5 @@
 """Make the weights that a stage starts from, given the previous stage or a pretrained model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

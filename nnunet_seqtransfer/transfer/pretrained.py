@@ -1,7 +1,5 @@
 """Find and load pretrained models: checkpoints, results folders, exports. None is trusted."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 import zlib
@@ -107,7 +105,7 @@ def channel_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
     return ordered if len(ordered) == input_channels(checkpoint) else ()
 
 
-def outputs(checkpoint: dict[str, Any]) -> Outputs | None:
+def outputs(checkpoint: dict[str, Any]) -> "Outputs | None":
     """Return the outputs of a model; None if the checkpoint does not name all."""
     from nnunet_seqtransfer.nnunet.network import network_outputs  # noqa: PLC0415 - imports torch
     from nnunet_seqtransfer.transfer.tensor_roles import HEADS  # noqa: PLC0415

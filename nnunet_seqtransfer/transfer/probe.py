@@ -1,7 +1,5 @@
 """Probe sources with the models that exist: the Dice of each source's network on the target's labelled cases."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Tell from names what tensors in nnU-Net's U-Nets do, how deep they lie, and which ones correspond."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
