@@ -12,19 +12,13 @@ from scipy.stats import weightedtau
 from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
 from nnunet_seqtransfer.affinity.name_match import match_names
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
-from nnunet_seqtransfer.calibration.runs import MeasuredRun, find_name, read_measurements, read_trained
+from nnunet_seqtransfer.calibration.runs import MeasuredRun, read_measurements, read_trained
 from nnunet_seqtransfer.context import Context, Notify
 from nnunet_seqtransfer.errors import DatasetError, RecordError, SequenceError
-from nnunet_seqtransfer.nnunet.folders import registered_datasets
+from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from nnunet_seqtransfer.planning import measured
 from nnunet_seqtransfer.planning.gain import GainModel
-from nnunet_seqtransfer.planning.measured import (
-    MeasuredSource,
-    MeasuredTable,
-    MeasuredTransfer,
-    shipped_table,
-    write_table,
-)
 from nnunet_seqtransfer.tasks.path_syntax import given_members
 from nnunet_seqtransfer.training.ready_models import find_named_model
 
@@ -59,7 +53,7 @@ class CalibrationRequest:
 class HeldOutGain:
     """One measured transfer, predicted without the target's own runs."""
 
-    transfer: MeasuredTransfer
+    transfer: measured.MeasuredTransfer
     "What was measured."
     shipped: float
     "Gain predicted from the shipped measurements alone."
@@ -71,7 +65,7 @@ class HeldOutGain:
 class Calibration:
     """The user's measured transfers, and how well gains are predicted with and without them."""
 
-    table: MeasuredTable
+    table: measured.MeasuredTable
     "The user's measured transfers."
     metric: str
     "Metric of the affinities."
@@ -102,15 +96,15 @@ def calibrate(request: CalibrationRequest, context: Context) -> Calibration:
         raise SequenceError(
             "no measured transfer is left to calibrate on; measure scratch and at least one path to one target"
         )
-    table = MeasuredTable(request.output.stem, rows)
+    table = measured.MeasuredTable(request.output.stem, rows)
     calibration = judge(table, metric, request.seed)
-    write_table(request.output, table)
+    measured.write_table(request.output, table)
     return calibration
 
 
 def join(
     runs: Sequence[MeasuredRun], affinities: Mapping[str, Affinity], notify: Notify
-) -> tuple[MeasuredTransfer, ...]:
+) -> tuple[measured.MeasuredTransfer, ...]:
     """Return one row for each path, sorted by target and path; runs along one path are averaged.
 
     A target without a run from scratch is left out, since its gains are unknown. ``notify`` receives one line for each
@@ -132,7 +126,7 @@ def join(
             notify(f"left out: {target}: there is no run from scratch, so gains are unknown; train {target} -s none")
     means = {key: sum(run.dice for run in found) / len(found) for key, found in dice.items()}
     return tuple(
-        MeasuredTransfer(
+        measured.MeasuredTransfer(
             target=target,
             sources=path,
             evidence=tuple(_evidence(affinities[target], name) for name in path),
@@ -146,10 +140,10 @@ def join(
     )
 
 
-def judge(table: MeasuredTable, metric: str, seed: int) -> Calibration:
+def judge(table: measured.MeasuredTable, metric: str, seed: int) -> Calibration:
     """Return how well each target is predicted without it, with and without the user's other targets."""
     rows = [row for row in table.rows if row.sources]
-    shipped, targets = shipped_table().rows, sorted({row.target for row in rows})
+    shipped, targets = measured.shipped_table().rows, sorted({row.target for row in rows})
     models = {
         target: [
             GainModel([row for row in some if row.target != target], metric) for some in (shipped, (*shipped, *rows))
@@ -193,21 +187,21 @@ def _regret(entries: Sequence[HeldOutGain], *, own: bool) -> float:
     return max(0.0, *(entry.transfer.gain for entry in entries)) - chosen
 
 
-def _evidence(affinity: Affinity, source: str) -> MeasuredSource:
+def _evidence(affinity: Affinity, source: str) -> measured.MeasuredSource:
     """Return what the affinity says of a source, with the components that gains are predicted from."""
     place, target = affinity.names.index(source), affinity.tasks[-1]
     task = affinity.tasks[place]
     names = match_names(task, target)
     known = {
         name
-        for row in shipped_table().rows
+        for row in measured.shipped_table().rows
         for entry in row.evidence
         for name in entry.components.get(affinity.metric, ())
     }
     components = {
         name: float(values[place][-1]) for name, values in affinity.components.items() if name in known or not known
     }
-    return MeasuredSource(
+    return measured.MeasuredSource(
         {affinity.metric: components}, names.labels, names.channels, zero_shot=None, cases=task.labelled_cases
     )
 
@@ -217,7 +211,7 @@ def _path(run: MeasuredRun, affinities: Mapping[str, Affinity]) -> tuple[Affinit
     if math.isnan(run.dice):
         raise DatasetError("it has no Dice")
     try:
-        affinity = affinities[find_name(run.target, tuple(affinities))]
+        affinity = affinities[dataset_name(run.target, tuple(affinities))]
     except DatasetError:
         raise DatasetError(
             f"there is no affinity of target {run.target!r}; run nnUNetv2_seq_affinity -t {run.target}"
@@ -225,11 +219,9 @@ def _path(run: MeasuredRun, affinities: Mapping[str, Affinity]) -> tuple[Affinit
     if any(len(given_members(element)) > 1 for element in run.sources if element not in affinity.names):
         raise DatasetError("gains are not predicted for datasets that train together")
     try:
-        names = [find_name(source, affinity.names) for source in run.sources]
+        names = [dataset_name(source, affinity.names) for source in run.sources]
     except DatasetError as error:
-        raise DatasetError(
-            f"{error} in the affinity of {affinity.target}; correct it, or add it to the affinity"
-        ) from None
+        raise DatasetError(f"{error}, as in the affinity of {affinity.target}, or add it there") from None
     if names and names[-1] == affinity.target:
         names.pop()
     if affinity.target in names:
@@ -249,10 +241,9 @@ def _affinities(request: CalibrationRequest, runs: Iterable[MeasuredRun], notify
     """Return the affinity of each target by full name. Raises RecordError if the given files do not fit together."""
     found: dict[str, Affinity] = {}
     if not request.affinities:
-        registered = registered_datasets()
         for given in dict.fromkeys(run.target for run in runs):
             try:
-                target = find_name(given, registered)
+                target = dataset_name(given)
             except DatasetError:
                 continue  # its runs are named when they are left out
             path = affinity_path(target, request.plans, request.configuration, request.metric)

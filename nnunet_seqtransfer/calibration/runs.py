@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnunet_seqtransfer.context import Notify
-from nnunet_seqtransfer.errors import DatasetError, RecordError
+from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 from nnunet_seqtransfer.training.on_disk import read_stage
@@ -52,49 +52,33 @@ def read_measurements(path: Path) -> tuple[MeasuredRun, ...]:
 
     Raises RecordError if the file is missing or is not such a CSV, or a Dice is not a number from 0 to 1.
     """
+    columns = f"the columns {', '.join(NEEDED)} and optionally seed"
     try:
         # Spreadsheets begin their CSV files with a byte order mark.
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.reader(stream, strict=True))
-    except FileNotFoundError:
-        raise RecordError(f"there is no table of measurements {path}; give a CSV with {_columns()}") from None
-    except IsADirectoryError:
-        raise RecordError(f"the table of measurements {path} is a folder; give a CSV with {_columns()}") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise RecordError(f"there is no table of measurements {path} ({error}); give a CSV with {columns}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise RecordError(f"the table of measurements {path} is not CSV text ({error}); save it as UTF-8") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
-    _check_header(header, path)
-    return tuple(
-        _run(dict(zip(header, row, strict=True)), f"row {number} of {path.name}")
-        for number, row in enumerate(rows[1:], start=2)
-        if any(cell.strip() for cell in row) and _fits(row, header, number, path)
-    )
-
-
-def _columns() -> str:
-    return f"the columns {', '.join(NEEDED)} and optionally seed"
-
-
-def _check_header(header: list[str], path: Path) -> None:
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise RecordError(f"the table of measurements has the column {repeated[0]} twice: {path}; remove one")
     missing = [name for name in NEEDED if name not in header]
     if missing:
-        found = ", ".join(header) or "an empty first row"
         raise RecordError(
-            f"the table of measurements lacks the column {' and '.join(missing)} (it has {found}): {path}; its first "
-            f"row names {_columns()}, separated by commas"
+            f"the table of measurements lacks the column {' and '.join(missing)} (it has "
+            f"{', '.join(header) or 'an empty first row'}): {path}; its first row names {columns}, separated by commas"
         )
-
-
-def _fits(row: list[str], header: list[str], number: int, path: Path) -> bool:
-    if len(row) != len(header):
-        raise RecordError(
-            f"row {number} of the measurements has {len(row)} cells, the header {len(header)}: {path}; correct it "
-            "(a path with commas needs quotes)"
-        )
-    return True
+    filled = [(number, row) for number, row in enumerate(rows[1:], start=2) if any(cell.strip() for cell in row)]
+    for number, row in filled:
+        if len(row) != len(header):
+            raise RecordError(
+                f"row {number} of the measurements has {len(row)} cells, the header {len(header)}: {path}; correct it "
+                "(a path with commas needs quotes)"
+            )
+    return tuple(_run(dict(zip(header, row, strict=True)), f"row {number} of {path.name}") for number, row in filled)
 
 
 def _run(row: dict[str, str], place: str) -> MeasuredRun:
@@ -121,24 +105,6 @@ def _dice(text: str, place: str) -> float:
     if not math.isnan(value) and not 0 <= value <= 1:
         raise RecordError(f"the Dice in {place} is {value:g}; give a number from 0 to 1")
     return value
-
-
-def find_name(name_or_number: str, known: tuple[str, ...]) -> str:
-    """Return the full name, among ``known`` ones, of a dataset given by name or number. Raises DatasetError."""
-    if name_or_number in known:
-        return name_or_number
-    found = [
-        name
-        for name in known
-        if name_or_number.isdecimal()
-        and (match := re.match(r"Dataset(\d+)_", name))
-        and int(match[1]) == int(name_or_number)
-    ]
-    if not found:
-        raise DatasetError(f"dataset {name_or_number!r} is unknown")
-    if len(found) > 1:
-        raise DatasetError(f"dataset number {name_or_number} is ambiguous: {', '.join(found)}")
-    return found[0]
 
 
 @dataclass(frozen=True)
@@ -179,8 +145,9 @@ def read_trained(
     one of ``models``, or from the model of a plan, count as paths from its dataset.
     """
     by_target: dict[str, list[TrainedFold]] = {}
-    leaking = _overlap_allowed()
-    started = [run.request.pretrained for run in _runs()]
+    runs = list(_runs())
+    leaking = {entry.output for run in runs if run.request.overlap == "allow" for entry in run.stages}
+    started = [run.request.pretrained for run in runs]
     known = {model.sha256: model.dataset for model in (*started, *models) if model and model.dataset}
     for fold in _finished_folds(plans, configuration, known, notify):
         if fold.place in leaking:
@@ -210,15 +177,6 @@ def _finished_folds(plans: str, configuration: str, models: Mapping[str, str], n
                     yield TrainedFold(block, on_disk.files.fold, dice, str(folder.relative_to(root)))
         except RecordError as error:
             notify(f"left out: {error}")
-
-
-def _overlap_allowed() -> set[str]:
-    """Return the folders below nnUNet_results of all stages of runs with --allow_overlap, from the runs' records."""
-    outputs: set[str] = set()
-    for run in _runs():
-        if run.request.overlap == "allow":
-            outputs.update(entry.output for entry in run.stages)
-    return outputs
 
 
 def _runs() -> Iterator[Run]:

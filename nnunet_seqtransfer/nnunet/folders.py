@@ -64,32 +64,27 @@ def _dataset_names(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entries if entry.is_dir()}))
 
 
-def dataset_name(name_or_id: str | int) -> str:
-    """Return the full name of a registered dataset, given that name ("Dataset004_X") or a number ("4").
+def dataset_name(name_or_id: str | int, known: Sequence[str] | None = None) -> str:
+    """Return the full name of a dataset, given that name ("Dataset004_X") or a number ("4").
+
+    ``known``: names to choose from; None for those of all registered datasets.
 
     Raises DatasetError if no dataset, or more than one, has that name or number.
     """
     text = str(name_or_id)
-    registered = registered_datasets()
-    if text in registered:
+    known = registered_datasets() if known is None else known
+    if text in known:
         return text
-    if not text.isdecimal():
-        raise DatasetError(
-            f"unknown dataset {text!r}; give the number or full name of one of: {_registered_text(registered)}"
-        )
     # as numbers: nnU-Net takes "4" and "004" alike
-    matches = [name for name in registered if dataset_id(name) == int(text)]
+    matches = [name for name in known if text.isdecimal() and dataset_id(name) == int(text)]
     if len(matches) > 1:
         raise DatasetError(
             f"dataset number {text} is ambiguous: {', '.join(matches)}; give the full name or remove one"
         )
     if not matches:
-        raise DatasetError(f"there is no dataset with number {text}; registered are: {_registered_text(registered)}")
+        choice = shortened(known) or "none (nnUNet_raw and nnUNet_preprocessed hold no dataset)"
+        raise DatasetError(f"unknown dataset {text!r}; give the number or full name of one of: {choice}")
     return matches[0]
-
-
-def _registered_text(names: tuple[str, ...]) -> str:
-    return shortened(names) if names else "none (nnUNet_raw and nnUNet_preprocessed hold no dataset)"
 
 
 def shortened(names: Sequence[str], most: int = 10) -> str:

@@ -108,10 +108,10 @@ def predict_cases(
     checkpoint: dict[str, Any],
     cases: Sequence[Sequence[Path]],
     device: str,
-    *,
-    mirroring: bool = False,
 ) -> Iterator[NDArray[np.int16]]:
     """Yield the segmentation of each case by nnU-Net's own predictor, shape (z, y, x) as in the image file.
+
+    Nothing is mirrored, as with ``nnUNetv2_predict --disable_tta``.
 
     Args:
         plans, dataset_json: of the model's folder.
@@ -119,7 +119,6 @@ def predict_cases(
         checkpoint: loaded safely, with ``network_weights``.
         cases: files of each case, one per input channel in the model's order.
         device: cuda, cpu or mps.
-        mirroring: nnU-Net's test time augmentation; False equals ``nnUNetv2_predict --disable_tta``.
 
     Raises CheckpointError if the plans name a network other than nnU-Net's U-Nets (foreign plans could name any code),
     if the weights do not fit the plans, or if the configuration is a cascade.
@@ -142,7 +141,7 @@ def predict_cases(
     # nnU-Net expects an index for GPUs
     where = torch.device(device, 0) if device == "cuda" else torch.device(device)
     with contextlib.redirect_stdout(io.StringIO()):
-        predictor = nnUNetPredictor(use_mirroring=mirroring, device=where, allow_tqdm=False)
+        predictor = nnUNetPredictor(use_mirroring=False, device=where, allow_tqdm=False)
         axes = checkpoint.get("inference_allowed_mirroring_axes")
         trainer = str(checkpoint.get("trainer_name", "nnUNetTrainer"))
         predictor.manual_initialization(network, manager, settings, [weights], dataset_json, trainer, axes)

@@ -122,7 +122,3 @@ def _mean(seeds: Mapping[int, float]) -> float:
 
 def _known(value: float | None, sign: str = "") -> str:
     return decimals(value, missing="", sign=sign)
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}"

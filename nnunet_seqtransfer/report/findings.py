@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison, comparison_path, read_comparison
@@ -23,7 +24,6 @@ from nnunet_seqtransfer.training.run_record import Run, StageEntry, read_run
 from nnunet_seqtransfer.training.stages import chain_stages
 
 Content = TypeVar("Content")
-DEFAULT_METRIC = "descriptors"
 ALL = "all"
 """nnU-Net's fold that trains on every case, and validates on the same cases."""
 

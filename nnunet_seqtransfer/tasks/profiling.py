@@ -11,18 +11,10 @@ from numpy.typing import NDArray
 
 from nnunet_seqtransfer.errors import DatasetError, Problems, RecordError, SeqTransferError
 from nnunet_seqtransfer.memory import available_memory
+from nnunet_seqtransfer.nnunet import preprocessing
 from nnunet_seqtransfer.nnunet.folders import cache_folder, preprocessed_folder
 from nnunet_seqtransfer.nnunet.integrity import Declared
 from nnunet_seqtransfer.nnunet.plans import data_folder
-from nnunet_seqtransfer.nnunet.preprocessing import (
-    CaseData,
-    load_preprocessed_case,
-    preprocess_case,
-    preprocessed_cases,
-    read_raw_case,
-    read_raw_labels,
-    require_declared,
-)
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import checksum
 from nnunet_seqtransfer.tasks.alignment import preprocessing_of, target_preprocessing_of
@@ -52,7 +44,7 @@ class Profiler(Protocol):
     view: View
     "Voxels that the metric needs."
 
-    def profile(self, case: CaseData, labels: Labels) -> dict[str, NDArray[Any]]:
+    def profile(self, case: preprocessing.CaseData, labels: Labels) -> dict[str, NDArray[Any]]:
         """Return arrays that describe one case."""
         ...
 
@@ -104,15 +96,15 @@ class ProfileRequest:
         """Return a checksum per case over file names, sizes and times; a changed case is profiled again."""
         return tuple(checksum([case, *self._file_stats(case)])[:16] for case in self.cases)
 
-    def load(self, case: str, view: View) -> CaseData:
+    def load(self, case: str, view: View) -> preprocessing.CaseData:
         """Load one case and check it; preprocess in memory if there is no preprocessed copy."""
         raw, reader = self.task.raw.get(case), self.plans["image_reader_writer"]
         declared = Declared.by(self.task.dataset, self.task.dataset_json)
-        if view == "preprocessed" and case in preprocessed_cases(self._data_folder):
+        if view == "preprocessed" and case in preprocessing.preprocessed_cases(self._data_folder):
             if raw is not None:  # nnU-Net's preprocessing has cut off fractions
-                read_raw_labels(case, raw.label, reader, declared)
-            data = load_preprocessed_case(self._data_folder, case)
-            require_declared(case, data, declared)
+                preprocessing.read_raw_labels(case, raw.label, reader, declared)
+            data = preprocessing.load_preprocessed_case(self._data_folder, case)
+            preprocessing.require_declared(case, data, declared)
             return data
         if raw is None:
             aligned = "" if view != "preprocessed" else ", and it is not preprocessed as the target is"
@@ -120,8 +112,8 @@ class ProfileRequest:
                 f"{self.task.dataset} has no raw images of {case}{aligned}; copy the dataset to nnUNet_raw"
             )
         if view != "preprocessed":
-            return read_raw_case(case, raw, reader, declared)
-        return preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
+            return preprocessing.read_raw_case(case, raw, reader, declared)
+        return preprocessing.preprocess_case(case, raw, self.plans, self.configuration, self.task.dataset_json)
 
     def geometry(self) -> NDArray[np.float64]:
         """Return spacing and extent in mm, shape (cases, 2, axes), axes as preprocessed."""
@@ -133,7 +125,7 @@ class ProfileRequest:
 
     def size_problems(self) -> list[SeqTransferError]:
         """Return why cases that are not preprocessed yet do not fit at the target's spacing."""
-        done = set(preprocessed_cases(self._data_folder))
+        done = set(preprocessing.preprocessed_cases(self._data_folder))
         cases = [case for case in self.cases if case not in done]
         return size_problems(self.task, self.plans, self.configuration, cases, available_memory())
 

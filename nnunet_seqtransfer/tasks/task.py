@@ -8,20 +8,13 @@ from typing import Any
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError, collecting, raise_collected
+from nnunet_seqtransfer.nnunet import fingerprints
 from nnunet_seqtransfer.nnunet.datasets import (
     RawCase,
     channel_names,
     foreground_labels,
     raw_cases,
     read_dataset_json,
-)
-from nnunet_seqtransfer.nnunet.fingerprints import (
-    CaseAnalysis,
-    analyse_case,
-    extract_fingerprints,
-    has_fingerprint,
-    read_fingerprint,
-    sample_fingerprint,
 )
 from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, dataset_name, preprocessed_folder
 from nnunet_seqtransfer.nnunet.image_formats import is_planar_file, reader_writer
@@ -83,7 +76,7 @@ def load_target(name: str, plans_name: str, configuration: str) -> tuple[Task, d
     plans = read_plans(name, plans_name, configuration)
     folder = data_folder(name, plans, configuration)
     command = f"nnUNetv2_plan_and_preprocess -d {dataset_id(name)} -c {configuration}"
-    if not has_fingerprint(name):
+    if not fingerprints.has_fingerprint(name):
         raise DatasetError(f"{name} has plans but no fingerprint; run {command}")
     # a missing case would change nnU-Net's folds
     task = load_task(name)
@@ -139,7 +132,7 @@ def load_each(datasets: Sequence[str], context: Context) -> list[Task | SeqTrans
     missing = [name for name, task in loaded.items() if task is None]
     for name in missing:
         context.notify(f"extracting the fingerprint of {name}, which has none yet (once)")
-    failed = extract_fingerprints(missing, context.processes) if missing else {}
+    failed = fingerprints.extract_fingerprints(missing, context.processes) if missing else {}
     for name in missing:
         try:
             loaded[name] = failed.get(name) or load_task(name)
@@ -162,7 +155,7 @@ def load_sampled(
     for name in datasets:
         try:
             content, raw = _read_parts(name)
-            if has_fingerprint(name) or not raw:
+            if fingerprints.has_fingerprint(name) or not raw:
                 continue
             example = next(iter(raw.values())).images[0]
             planar = is_planar_file(example)
@@ -180,7 +173,7 @@ def load_sampled(
         except SeqTransferError as error:
             sampled[name] = error
     work = [(name, case_files, reader) for name, _, case_files, reader in jobs]
-    analyses = run_in_processes(analyse_case, work, context.processes, "Sampling cases")
+    analyses = run_in_processes(fingerprints.analyse_case, work, context.processes, "Sampling cases")
     for name in dict.fromkeys(name for name, *_ in jobs):
         found = {job[1]: analysis for job, analysis in zip(jobs, analyses, strict=True) if job[0] == name}
         sampled[name] = _sampled_task(name, found)
@@ -197,14 +190,14 @@ def other_dimension(source: str, planar: bool, target: str) -> DatasetError:
     )
 
 
-def _sampled_task(name: str, found: dict[str, CaseAnalysis | DatasetError]) -> Task | SeqTransferError:
+def _sampled_task(name: str, found: dict[str, fingerprints.CaseAnalysis | DatasetError]) -> Task | SeqTransferError:
     """Build a task from the analyses of the sampled cases and keep the fingerprint; or return the first error."""
     errors = [result for result in found.values() if isinstance(result, DatasetError)]
     if errors:
         return errors[0]
     content, raw = _read_parts(name)
-    analyses = [result for result in found.values() if isinstance(result, CaseAnalysis)]
-    fingerprint = sample_fingerprint(tuple(found), analyses)
+    analyses = [result for result in found.values() if isinstance(result, fingerprints.CaseAnalysis)]
+    fingerprint = fingerprints.sample_fingerprint(tuple(found), analyses)
     kept = {"depends_on": _sample_key(content, raw, tuple(found)), "fingerprint": fingerprint}
     write_record(_sample_path(name), SAMPLE_KIND, SAMPLE_FORMAT, kept)
     return Task(name, content, fingerprint, raw, tuple(sorted(raw)))
@@ -236,7 +229,7 @@ def _sample_key(content: dict[str, Any], raw: dict[str, RawCase], cases: tuple[s
 def _known_task(name: str, *, extract: bool = True) -> Task | None:
     """Load a dataset that has a fingerprint, or return None if it can be extracted. Raises as `load_tasks`."""
     parts = _read_parts(name)
-    if has_fingerprint(name):
+    if fingerprints.has_fingerprint(name):
         return _task(name, *parts)
     if not parts[1]:
         raise DatasetError(f"{name} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
@@ -259,7 +252,7 @@ def _read_parts(dataset: str) -> tuple[dict[str, Any], dict[str, RawCase]]:
 
 
 def _task(dataset: str, dataset_json: dict[str, Any], raw: dict[str, RawCase]) -> Task:
-    fingerprint = read_fingerprint(dataset)
+    fingerprint = fingerprints.read_fingerprint(dataset)
     cases = tuple(sorted(raw)) or _preprocessed_only(dataset)
     again = f"nnUNetv2_extract_fingerprint -d {dataset_id(dataset)} --clean"
     # Without raw data the fingerprint may count cases that were never copied here.

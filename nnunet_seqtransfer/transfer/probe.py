@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError, SeqTransferError
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, foreground_labels, raw_cases, read_dataset_json
-from nnunet_seqtransfer.nnunet.folders import cache_folder, results_folder
+from nnunet_seqtransfer.nnunet.folders import FINAL_CHECKPOINT, cache_folder, results_folder
 from nnunet_seqtransfer.nnunet.image_formats import reader_writer
 from nnunet_seqtransfer.nnunet.preprocessing import read_raw_labels
 from nnunet_seqtransfer.storage import read_dataclass, read_json, sha256, write_dataclass
@@ -21,7 +21,6 @@ KIND = "probe"
 FORMAT = 1
 DEFAULT_CASES = 6
 """Cases of the target that each model predicts, unless asked otherwise."""
-FINAL = "checkpoint_final.pth"
 MODEL_FOLDERS = ("*__*__*", "*/*__*__*")
 """Where results folders lie in a folder of models, such as a copy of nnUNet_results."""
 
@@ -45,7 +44,7 @@ class Model:
     @property
     def checkpoint(self) -> Path:
         """Path of the final checkpoint."""
-        return self.folder / f"fold_{self.fold}" / FINAL
+        return self.folder / f"fold_{self.fold}" / FINAL_CHECKPOINT
 
     @property
     def name(self) -> str:
@@ -137,7 +136,9 @@ def models_in(paths: Sequence[Path], configuration: str) -> dict[str, Model]:
         folders = [folder for folder in model_folders(path) or [path] if (folder / "plans.json").is_file()]
         models = [model for folder in folders for model in _models(_trained_on(folder), folder)]
         if not models:
-            raise CheckpointError(f"{path} is no results folder with plans.json and fold_*/{FINAL}; correct -models")
+            raise CheckpointError(
+                f"{path} is no results folder with plans.json and fold_*/{FINAL_CHECKPOINT}; correct -models"
+            )
         for model in models:
             found.setdefault(model.dataset, []).append(model)
     return {name: max(models, key=lambda one: _preference(one, configuration)) for name, models in found.items()}
@@ -148,7 +149,7 @@ def _trained_on(folder: Path) -> str:
 
 
 def _models(dataset: str, folder: Path) -> Iterator[Model]:
-    folds = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{FINAL}"))
+    folds = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{FINAL_CHECKPOINT}"))
     if folds and len(folder.name.split("__")) == 3:
         yield Model(dataset, folder, "all" if "all" in folds else folds[0])
 
@@ -165,7 +166,6 @@ def probe_models(
     *,
     cases: int = DEFAULT_CASES,
     device: str = "cpu",
-    mirroring: bool = False,
 ) -> tuple[dict[str, Probe], dict[str, str]]:
     """Predict labelled cases of the target with each model, and keep the results.
 
@@ -178,7 +178,6 @@ def probe_models(
         context: receives one line per model.
         cases: how many labelled cases to predict, the first by identifier.
         device: cuda, cpu or mps.
-        mirroring: test time augmentation.
 
     Returns:
         Probes by source, and source -> reason for each model that could not be used.
@@ -198,7 +197,7 @@ def probe_models(
             continue
         context.notify(f"probing {model.name} on {len(chosen)} cases of {target} ({number} of {len(models)})")
         try:
-            made = _probe(model, dataset_json, chosen, device, mirroring=mirroring)
+            made = _probe(model, dataset_json, chosen, device)
         except SeqTransferError as error:
             left_out[source] = f"{model.name}: {error}"
             known.pop(source, None)
@@ -209,9 +208,7 @@ def probe_models(
     return {source: known[source] for source in models if source in known}, left_out
 
 
-def _probe(
-    model: Model, dataset_json: dict[str, Any], cases: Mapping[str, RawCase], device: str, *, mirroring: bool
-) -> Probe:
+def _probe(model: Model, dataset_json: dict[str, Any], cases: Mapping[str, RawCase], device: str) -> Probe:
     from nnunet_seqtransfer.nnunet.network import predict_cases  # noqa: PLC0415 - imports torch
     from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint  # noqa: PLC0415 - imports torch
 
@@ -227,7 +224,7 @@ def _probe(
     reader = reader_writer(dataset_json, next(iter(cases.values())).images[0])
     ours, theirs = foreground_labels(dataset_json), foreground_labels(own_json)
     scores = []
-    predictions = predict_cases(plans, model.configuration, own_json, checkpoint, files, device, mirroring=mirroring)
+    predictions = predict_cases(plans, model.configuration, own_json, checkpoint, files, device)
     for (identifier, case), predicted in zip(cases.items(), predictions, strict=True):
         reference = read_raw_labels(identifier, case.label, reader)
         scores.append(dice_table(reference, ours, predicted, theirs))

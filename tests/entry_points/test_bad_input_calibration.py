@@ -39,8 +39,8 @@ def calibrated_beside(world: World, command: Command, rows: list[Row], header: s
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (("777", "900", 0.5), ("dataset '777' is unknown", "affinity of Dataset900_Target")),
-        (("Dataset100_Other", "900", 0.5), ("dataset 'Dataset100_Other' is unknown",)),
+        (("777", "900", 0.5), ("unknown dataset '777'", "affinity of Dataset900_Target")),
+        (("Dataset100_Other", "900", 0.5), ("unknown dataset 'Dataset100_Other'",)),
         (("100", "901", 0.5), ("no affinity of target '901'", "nnUNetv2_seq_affinity -t 901")),
         (("100 -> 900 -> 101", "900", 0.5), ("goes through its own target Dataset900_Target",)),
         (("100 -> 101 -> 100", "900", 0.5), ("goes through one dataset twice",)),
@@ -121,7 +121,7 @@ def test_files_that_are_no_tables(measured: World, command: Command) -> None:
     table.unlink()
     assert_refused(world, command, arguments(world), str(table), "there is no table")
     table.mkdir()
-    assert_refused(world, command, arguments(world), str(table), "is a folder")
+    assert_refused(world, command, arguments(world), str(table), "Is a directory")
 
 
 def test_options_that_do_not_go_together(measured: World, command: Command) -> None:

@@ -65,11 +65,11 @@ def test_environment(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("affinity", "-t", "7"), ("no dataset with number 7", "registered are: Dataset901_Target")),
+        (("affinity", "-t", "7"), ("unknown dataset '7'", "one of: Dataset901_Target")),
         (("affinity", "-t", "Hippocampus"), ("unknown dataset 'Hippocampus'", "Dataset901_Target")),
         (("affinity", "-t", "../raw"), ("unknown dataset '../raw'",)),
         (("affinity", "-t", ""), ("unknown dataset ''",)),
-        (("affinity", "-t", "901", "-s", "902", "7"), ("no dataset with number 7",)),
+        (("affinity", "-t", "901", "-s", "902", "7"), ("unknown dataset '7'",)),
         (("affinity", "-t", "901", "-s", "all", "902"), ("unknown dataset 'all'",)),
         (
             ("affinity", "-t", "901", "-s", "901"),
@@ -77,9 +77,9 @@ def test_environment(
         ),
         (("affinity", "-t", "901", "-s", "902", TARGET), ("target Dataset901_Target is among its sources",)),
         (("affinity", "-t", "901", "-s", "902", "903", NEAR), ("Dataset902_Near is named more than once",)),
-        (("plan", "-t", "7"), ("no dataset with number 7",)),
-        ((*TRAIN[:1], "7", "3d_fullres", "0"), ("no dataset with number 7",)),
-        ((*TRAIN, "-s", "7"), ("no dataset with number 7",)),
+        (("plan", "-t", "7"), ("unknown dataset '7'",)),
+        ((*TRAIN[:1], "7", "3d_fullres", "0"), ("unknown dataset '7'",)),
+        ((*TRAIN, "-s", "7"), ("unknown dataset '7'",)),
         ((*TRAIN, "-s", "all"), ("unknown dataset 'all'",)),
         ((*TRAIN, "-s", "none", "902"), ("unknown dataset 'none'",)),
         ((*TRAIN, "-s", "902", "901"), ("target Dataset901_Target is among its sources",)),

@@ -292,7 +292,7 @@ def test_bad_input_is_one_line(world: World, command: Callable[..., Any]) -> Non
         (("-t", "901", "-s", "902"), "case3 cannot be read"),
         (("-t", "902", "-s", "901"), "case3 cannot be read"),
         (("-t", "901", "-s", "901"), "among its sources"),
-        (("-t", "901", "-s", "77"), "no dataset with number 77"),
+        (("-t", "901", "-s", "77"), "unknown dataset '77'"),
     ):
         outcome = command("overlap", *arguments, "-np", "1")
         errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]

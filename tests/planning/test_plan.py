@@ -172,7 +172,7 @@ def test_own_measurements_are_used(archive: Archive, command: Command, tmp_path:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("-must", "99"), "no dataset with number 99"),
+        (("-must", "99"), "unknown dataset '99'"),
         (("-must", "4"), "is not among the sources|must names Dataset004_T, which is the target"),
         (("-must", "21", "-avoid", "21"), "must and avoid both name Dataset021_A"),
         (("-must", "30"), "Dataset030_Other must be on the path, but is not among the sources"),
