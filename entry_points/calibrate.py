@@ -53,7 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = "With --results: models that chains started from. Such chains count as paths from the dataset "
     text += "that the model names; those that a plan started count without this. Default: none"
     common.add(parser, "-init MODEL ...", text, Path, [])
-    common.add(parser, "-seed N", "Seed of the bootstrap over targets", common.seed, 0)
+    common.add_seed(parser, "bootstrap over targets")
     options = parser.parse(arguments)
     if options.a is not None and options.m is not None:
         parser.error("-m and -a exclude each other: an affinity file has its metric")

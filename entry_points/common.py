@@ -261,7 +261,7 @@ def target_of(parser: SeqArgumentParser, options: argparse.Namespace, needed: st
     if options.d is None:
         options.d = words.pop(0) if words else None
     if hasattr(options, "c") and options.c is None:
-        options.c = next((word for word in words if not _is_fold(word)), None)
+        options.c = next((word for word in words if word != "all" and not word.isdecimal()), None)
         words = [word for word in words if word != options.c]
     if words and (not hasattr(options, "f") or options.f):
         parser.error(f"unexpected word {words[-1]!r}; give the target, then {'-c and -f' if needed else '-c'} once")
@@ -272,10 +272,6 @@ def target_of(parser: SeqArgumentParser, options: argparse.Namespace, needed: st
         parser.error(f"name the target{', configuration and folds' * bool(needed)}, for example: {example}")
     if hasattr(options, "c"):
         options.c = options.c or DEFAULT_CONFIGURATION
-
-
-def _is_fold(word: str) -> bool:
-    return word == "all" or word.isdecimal()
 
 
 def dataset_numbers(**_: object) -> list[str]:

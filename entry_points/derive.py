@@ -83,7 +83,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     common.add(parser, "-where CONDITION ...", text, default=[])
     common.add(parser, "-case_ids CASE ...", "Identifiers of the cases. Default: all", default=[])
     common.add(parser, "-most N", "Draw at most this many of these cases. Default: all", common.positive_int)
-    common.add(parser, "-seed N", "Seed of the draw", common.seed, 0)
+    common.add_seed(parser, "draw")
     common.add(
         parser, "-table FILE", "Table of cases, a CSV. Default: cases.csv next to dataset.json of the original", Path
     )

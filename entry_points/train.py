@@ -91,7 +91,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = "Model whose weights the first stage starts from: checkpoint, results folder or exported ZIP"
     common.add(what, "-init MODEL", text, Path)
     recipe_options.add_coverage(parser.expert)
-    _add_overlap(what)
+    switches = what.add_mutually_exclusive_group()
+    common.add(switches, "--allow_overlap", "Train on cases that the target validates on. Default: an error")
+    common.add(switches, "--exclude_overlap", "Exclude such cases from the sources, fold by fold")
     execution = parser.add_argument_group("execution")
     common.add_device(execution)
     common.add(execution, "--dry_run", "Print every stage and what it would do; do nothing")
@@ -106,12 +108,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     recipe_options.settle_coverage(parser, options)
     executor_options.require_consistent(parser, options)
     return options
-
-
-def _add_overlap(parser: common.Options) -> None:
-    switches = parser.add_mutually_exclusive_group()
-    common.add(switches, "--allow_overlap", "Train on cases that the target validates on. Default: an error")
-    common.add(switches, "--exclude_overlap", "Exclude such cases from the sources, fold by fold")
 
 
 main = common.command(_parse, _run)

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -218,6 +218,12 @@ def checksum(content: Any) -> str:
     """Return the SHA-256 of ``content`` as canonical JSON. The key order does not matter."""
     # Read back first, since keys become text in JSON and must be sorted as text.
     return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
+
+
+def file_stats(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return name, size in bytes and modification time in ns of each file; a changed file has others."""
+    stats = [(path.name, path.stat()) for path in files]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def is_whole_archive(path: Path | BinaryIO) -> bool:

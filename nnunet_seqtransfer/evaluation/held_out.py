@@ -11,7 +11,7 @@ from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases
 from nnunet_seqtransfer.nnunet.folders import installed_command
 from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_cases, sketch_dataset
 from nnunet_seqtransfer.overlap.matching import SharedCase, announced_sketches, match_datasets
-from nnunet_seqtransfer.storage import checksum, read_record, sha256, write_record
+from nnunet_seqtransfer.storage import checksum, file_stats, read_record, sha256, write_record
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.job import Job
 from nnunet_seqtransfer.training.locks import locked_in_turn
@@ -42,8 +42,7 @@ class HeldOutSet:
 
     def stamp(self) -> str:
         """Return a checksum over names, sizes and times of all files; a changed file is evaluated again."""
-        files = [path for case in sorted(self.cases) for path in (*self.cases[case].images, self.cases[case].label)]
-        return checksum([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files])
+        return checksum(file_stats(path for case in sorted(self.cases) for path in self.cases[case].files))
 
 
 def load_held_out(dataset: str, target: Task) -> HeldOutSet:
@@ -77,15 +76,7 @@ def predict(
     """Predict all cases with one model unless that is done; return the folders with references and predictions.
 
     Predictions remember their checkpoint and files, and are replaced if these change. If another process predicts the
-    same cases, wait for it.
-
-    Args:
-        test: the cases.
-        stage: target stage with the final checkpoint to use.
-        folder: the comparison's folder.
-        device: cuda, cpu or mps.
-        context: reports the wait.
-        mirroring: use nnU-Net's test time augmentation.
+    same cases, wait for it. ``folder`` is the comparison's.
     """
     final = folder / "predictions" / f"{test.dataset}_{stage.plans_name}_fold_{stage.fold}"
     with locked_in_turn(final.with_name(f".{final.name}.lock"), f"the predictions {final}", context.notify):

@@ -270,7 +270,10 @@ def _plan(
         if not write:
             raise RecordError(f"there is no plan yet: {path}; run nnUNetv2_seq_plan first, --dry_run writes nothing")
         context.notify(f"no plan for {affinity.target} yet; making one")
-        _make_plan(request, affinity, file, test, context)
+        recipe = request.recipe
+        training = Training(recipe.epochs, request.source_epochs, recipe.iterations, len(request.folds))
+        options = PlanOptions(training=training, avoid=() if test not in affinity.sources else (str(test),))
+        write_plan(path, plan_with(affinity, file, options, context, device=request.devices.device))
     plan = read_plan(path)
     require_fitting(plan, path, names, "nnUNetv2_seq_plan")
     if plan.metric != affinity.metric:
@@ -284,14 +287,6 @@ def _plan(
     if sha256(file) != plan.affinity_sha256:
         context.notify(f"the plan rests on another affinity than {file}; nnUNetv2_seq_plan makes a new one")
     return plan, path
-
-
-def _make_plan(request: CompareRequest, affinity: Affinity, file: Path, test: str | None, context: Context) -> None:
-    names = (affinity.target, affinity.plans, affinity.configuration)
-    training = Training(request.recipe.epochs, request.source_epochs, request.recipe.iterations, len(request.folds))
-    avoid = () if test is None or test not in affinity.sources else (test,)
-    options = PlanOptions(training=training, avoid=avoid)
-    write_plan(plan_file(*names), plan_with(affinity, file, options, context, device=request.devices.device))
 
 
 def _other_metrics(affinity: Affinity) -> list[Affinity]:

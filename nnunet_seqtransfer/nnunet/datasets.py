@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.errors import DatasetError, raise_collected
-from nnunet_seqtransfer.nnunet.dataset_json import dataset_json_problems
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder, raw_folder
 from nnunet_seqtransfer.nnunet.image_formats import COLOUR_FORMATS
 from nnunet_seqtransfer.storage import read_json, write_json
@@ -26,6 +25,11 @@ class RawCase:
     "One file per channel in channel order; a colour image is a single file."
     label: Path
     "Reference segmentation."
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return all files, the label last."""
+        return (*self.images, self.label)
 
 
 def read_dataset_json(dataset: str) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def raw_test_cases(dataset: str, dataset_json: dict[str, Any]) -> dict[str, RawC
 
 
 def _missing_files(cases: dict[str, RawCase]) -> list[Path]:
-    return [path for case in cases.values() for path in (*case.images, case.label) if not path.is_file()]
+    return [path for case in cases.values() for path in case.files if not path.is_file()]
 
 
 def _listed_cases(folder: Path, dataset_json: dict[str, Any]) -> Iterator[tuple[str, RawCase]]:
@@ -300,3 +304,75 @@ def _read_splits(dataset: str, path: Path) -> list[dict[str, list[str]]]:
     ):
         raise DatasetError(f"the splits of {dataset} are no list of folds with train and val: {path}; {remedy}")
     return splits
+
+
+def dataset_json_problems(content: dict[str, Any]) -> Iterator[str]:
+    """Yield each problem as words that follow "it has"."""
+    yield from _channel_problems(content.get("channel_names", content.get("modality")))
+    yield from _label_problems(content)
+    if not isinstance(content.get("file_ending"), str):
+        yield "no file_ending"
+    if not isinstance(content.get("numTraining"), int):
+        yield "no numTraining"
+
+
+def _channel_problems(channels: Any) -> Iterator[str]:
+    if not isinstance(channels, dict) or not channels:
+        yield "no channel_names"
+    elif not all(str(key).isdecimal() for key in channels):
+        yield "channel_names whose keys are no numbers"
+    elif not all(isinstance(name, str) for name in channels.values()):
+        yield "channel_names that are no text"
+
+
+def _label_problems(content: dict[str, Any]) -> Iterator[str]:
+    labels = content.get("labels")
+    if not isinstance(labels, dict) or _whole(labels.get("background")) != 0:
+        yield "labels without background 0"
+        return
+    values = {name: _values(value) for name, value in labels.items() if name != "ignore"}
+    wrong = [name for name, numbers in values.items() if not numbers]
+    if wrong:
+        yield f"labels that are no whole numbers ({', '.join(f'{name}: {labels[name]!r}' for name in wrong)})"
+        return
+    used = sorted({number for numbers in values.values() for number in numbers})
+    if used == [0]:
+        yield "no label but background"
+        return
+    lacking = sorted(set(range(used[-1])) - set(used))
+    if lacking:
+        yield (
+            f"labels that are not consecutive (values {', '.join(map(str, used))} without "
+            f"{', '.join(map(str, lacking))}; the label files must be renumbered too)"
+        )
+    ignore, highest = labels.get("ignore"), used[-1] + 1
+    # nnU-Net converts the other labels with int(), this one must be a number already
+    if ignore is not None and (not isinstance(ignore, int) or ignore != highest):
+        yield f"the ignore label {ignore!r} instead of {highest}, one above the highest label"
+    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):
+        yield from _region_problems(labels, values, content.get("regions_class_order"))
+
+
+def _region_problems(labels: dict[str, Any], values: dict[str, tuple[int, ...]], order: Any) -> Iterator[str]:
+    parts = [part for value in labels.values() for part in (value if isinstance(value, list) else [value])]
+    if any(isinstance(part, str) for part in parts):
+        yield "regions with values as text, which nnU-Net's training does not find in label files"
+    regions = [name for name, numbers in values.items() if set(numbers) != {0}]
+    if not isinstance(order, list):
+        yield "regions, but no regions_class_order"
+    elif len(order) != len(regions):
+        yield f"a regions_class_order of length {len(order)} for {len(regions)} regions ({', '.join(regions)})"
+
+
+def _values(value: Any) -> tuple[int, ...]:
+    """Return the label values of one label or region, or nothing if any is no whole number from 0."""
+    numbers = [_whole(part) for part in (value if isinstance(value, list) else [value])]
+    return tuple(number for number in numbers if number is not None) if None not in numbers else ()
+
+
+def _whole(value: Any) -> int | None:
+    """Return a label value as nnU-Net's int() does, or None if it is negative or int() would change it."""
+    if isinstance(value, str):
+        return int(value) if value.strip().isdecimal() else None
+    is_whole = isinstance(value, int | float) and value >= 0 and float(value).is_integer()
+    return int(value) if is_whole else None

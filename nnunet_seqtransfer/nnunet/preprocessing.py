@@ -215,7 +215,7 @@ def _managers(plans: dict[str, Any], configuration: str) -> tuple[Any, Any]:
 def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
     printed = io.StringIO()
     try:
-        for path in (*case.images, case.label):
+        for path in case.files:
             require_whole(path)
         with contextlib.redirect_stdout(printed):
             yield
@@ -226,9 +226,7 @@ def _naming_case(identifier: str, case: RawCase) -> Iterator[None]:
         if "ERROR! Not all input images" in text:  # nnU-Net's readers print the reason and raise nothing but the type
             reason = text[text.index("Not all input images") :]
             raise DatasetError(f"case {identifier}: {reason}; give all its channels the same grid") from error
-        raise _broken(identifier, case, error) from error
-
-
-def _broken(identifier: str, case: RawCase, error: Exception) -> DatasetError:
-    files = " with ".join(str(path) for path in (*case.images[:1], case.label))
-    return DatasetError(f"case {identifier} cannot be read ({reason_of(error)}): {files}; restore these files")
+        files = " with ".join(str(path) for path in (*case.images[:1], case.label))
+        raise DatasetError(
+            f"case {identifier} cannot be read ({reason_of(error)}): {files}; restore these files"
+        ) from error

@@ -181,11 +181,9 @@ def read_lines(lines: Iterable[str]) -> TrainingLog:
 
 
 def read_log(path: Path, tail: int | None = None) -> TrainingLog:
-    """Return what one log tells, empty if it cannot be read.
+    """Return what nnU-Net's log or the output of a training tells, empty if it cannot be read.
 
-    Args:
-        path: nnU-Net's log, or a file with the output of a training.
-        tail: read only the last ``tail`` bytes, for instance `TAIL`.
+    ``tail``: read only so many bytes at the end, for instance `TAIL`.
     """
     return read_lines(_lines(path, tail))
 
@@ -194,10 +192,7 @@ def read_training(folder: Path, tail: int | None = None) -> TrainingLog:
     """Return what all logs in the results folder of a fold tell, joined by time.
 
     A repeated epoch counts as the last process trained it. Epochs after it from an earlier process do not count.
-
-    Args:
-        folder: results folder of a fold.
-        tail: read only the last ``tail`` bytes per log, and no logs older than needed for one finished epoch.
+    ``tail``: read only so many bytes at the end of a log, and no logs older than needed for one finished epoch.
     """
     read = []
     for path in sorted(folder.glob(LOGS), key=_time_in, reverse=True):  # newest first

@@ -50,13 +50,9 @@ class ValidatedCase:
 def read_validation(
     folder: Path, fold: str, labels: Mapping[str, tuple[int, ...]], ending: str
 ) -> tuple[ValidatedCase, ...]:
-    """Return the cases in ``folder``/summary.json, sorted by case; none without a summary.
+    """Return the cases in summary.json of a fold's ``folder``, sorted by case; none without a summary.
 
-    Args:
-        folder: folder ``validation`` of a fold.
-        fold: name of the fold.
-        labels: label or region name -> label values.
-        ending: file ending of the predictions, such as .nii.gz.
+    ``labels``: label or region name -> label values. ``ending``: that of the predictions, such as .nii.gz.
 
     Raises RecordError if the summary is broken or incomplete.
     """
@@ -136,14 +132,8 @@ def evaluate_folder(
 ) -> tuple[CaseDice, ...]:
     """Return the Dice of every case and label by nnU-Net's compute_metrics_on_folder.
 
-    The result is kept as ``predictions``/summary.json and read from there the next time.
-
-    Args:
-        references: folder with reference segmentations, named like the predictions.
-        predictions: folder with predicted segmentations; all are evaluated.
-        reader_writer: nnU-Net class that reads both.
-        dataset_json: labels and file ending.
-        processes: worker processes.
+    All segmentations in ``predictions`` are compared with those of the same name in ``references``, both read by
+    nnU-Net's class ``reader_writer``. The result is kept as ``predictions``/summary.json and read from there next time.
 
     Raises DatasetError if a segmentation is missing, unreadable, or does not fit the reference.
     """

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from nnunet_seqtransfer.affinity.record import Affinity
@@ -29,7 +28,11 @@ def choice_parts(affinity: Affinity | None, plan: SequencePlan | None, path: Seq
 
     ``path``: full names on the path to mark, the target last.
     """
-    figures = {name: _both_widths(*drawing) for name, drawing in drawings(affinity, plan, path).items()}
+    # one for wide screens and one for phones: the page shows the one that fits
+    figures = {
+        name: embed(draw(width), label, "wide") + embed(draw(NARROW), label, "narrow")
+        for name, (draw, width, label) in drawings(affinity, plan, path).items()
+    }
     parts: dict[str, Any] = {
         "follows_plan": plan is not None and plan.path == tuple(path),
         "why": [arrows(line) for line in sentences(plan)] if plan else [],
@@ -75,8 +78,3 @@ def _graph(affinity: Affinity, plan: SequencePlan | None, path: Sequence[str], w
     ways = [[known[name] for name in datasets_on(names) if name in known] for names in (path, planned)]
     communities = [[known[name] for name in members if name in known] for members in plan.communities] if plan else []
     return draw_graph(problem, ways[0], communities, proposed=ways[1], width=width)
-
-
-def _both_widths(draw: Callable[[float], Figure], width: float, label: str) -> Markup:
-    """Return a figure for wide screens and one for phones. The page shows the one that fits."""
-    return embed(draw(width), label, "wide") + embed(draw(NARROW), label, "narrow")

@@ -14,10 +14,7 @@ def write_choice(affinity: Affinity, file: Path) -> Path:
     """Write one folder for people: a page and its figures, as SVG and PDF. Return the page.
 
     Drawing takes seconds, so nothing is drawn again if the page rests on the same affinity and plan.
-
-    Args:
-        affinity: the distances.
-        file: the record of these distances. The target's plan is shown if it rests on this file.
+    The target's plan is shown if it rests on ``file``, the record of these distances.
     """
     key = affinity.target, affinity.plans, affinity.configuration
     rests_on = sha256(file)

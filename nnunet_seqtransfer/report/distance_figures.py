@@ -41,7 +41,8 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
     _name_rows(axes, affinity, order, marked, narrow=width < 5)
     uncertain = [row for row in range(min(len(order), MAX_ROWS) - 1) if affinity.indistinct[row]]
     for row in uncertain:
-        _bracket(axes, row)
+        x, y = [1.005, 1.02, 1.02, 1.005], [row + 0.1, row + 0.1, row + 0.9, row + 0.9]
+        axes.plot(x, y, transform=axes.get_yaxis_transform(), color=PATH, linewidth=1.4, clip_on=False)
     metric = f" ({affinity.metric})" if width >= 5 else ""
     axes.set_xlabel(f"distance to the target{metric}" + "\nbracket: order uncertain" * bool(uncertain))
     return figure
@@ -111,11 +112,6 @@ def _name_rows(
         tick.set_fontweight("bold" if task.dataset in marked else "normal")
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-
-
-def _bracket(axes: Axes, row: int) -> None:
-    x, y = [1.005, 1.02, 1.02, 1.005], [row + 0.1, row + 0.1, row + 0.9, row + 0.9]
-    axes.plot(x, y, transform=axes.get_yaxis_transform(), color=PATH, linewidth=1.4, clip_on=False)
 
 
 @mpl.rc_context(STYLE)

@@ -70,10 +70,7 @@ def save(figure: Figure, path: Path) -> tuple[Path, ...]:
 def embed(figure: Figure, label: str, look: str = "") -> Markup:
     """Return a figure as inline SVG for the page: no inline styles, unique ids, the page's colours.
 
-    Args:
-        figure: drawn under `STYLE`.
-        label: text for screen readers.
-        look: further CSS classes.
+    ``label``: text for screen readers. ``look``: further CSS classes.
     """
     # ids of two figures on one page must differ
     svg, prefix = _tree(figure), f"f{next(_numbers)}-"

@@ -59,7 +59,7 @@ def draw_graph(
     """Draw the nearest sources around the target.
 
     Args:
-        problem: the tasks and their distances.
+        problem: tasks and distances.
         path: tasks on the trained path, the target last.
         communities: sources by community if the strategy has any. Each gets a colour and a marker.
         proposed: the planned path if it differs, drawn dashed.
@@ -92,8 +92,7 @@ def draw_graph(
 def place(distances: Points) -> Points:
     """Place tasks on a plane so that their distances are kept as well as two dimensions allow.
 
-    Args:
-        distances: (n, n), >= 0. Both directions are averaged; inf counts as a bit farther than the farthest pair.
+    Both directions in ``distances``, (n, n), are averaged; inf counts as a bit farther than the farthest pair.
 
     Returns (n, 2) points by metric multidimensional scaling (SMACOF), the last task on the right half.
     """

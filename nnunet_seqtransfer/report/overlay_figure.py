@@ -45,10 +45,7 @@ class Overlay:
 def draw_overlays(rows: Sequence[Overlay], labels: Labels, *, channel: str = "image") -> Figure:
     """Draw each slice as a row: the plain image, the reference, and the prediction on the reference.
 
-    Args:
-        rows: slices.
-        labels: name and label values. Each label has another line style.
-        channel: caption for the plain image.
+    ``channel``: caption for the plain image. Each label has another line style.
     """
     columns, side = 3, 2.6
     heights = [max(0.4, min(2.0, row.image.shape[0] / row.image.shape[1] * row.aspect)) for row in rows]

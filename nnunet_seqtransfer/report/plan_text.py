@@ -219,10 +219,8 @@ def affinity_table(
 ) -> str:
     """Return the sources, nearest first, with interval and components of the distance to the target.
 
-    Args:
-        affinity: the distances.
-        zero_shot: source -> Dice of the source's own network on the target's labelled cases.
-        shared: sources that hold cases of the target; they are marked.
+    ``zero_shot``: source -> Dice of the source's own network on the target. ``shared``: sources that hold cases of the
+    target; they are marked.
     """
     probed = ["zero-shot"] if zero_shot else []
     header = ["source", "distance", "95 % interval", "", *affinity.components, "names", *probed, "cases", "compared"]

@@ -27,12 +27,9 @@ MAX_ROWS = 15
 
 @mpl.rc_context(STYLE)
 def draw_stage(curve: Sequence[Epoch], labels: Sequence[str], epochs: int) -> Figure:
-    """Draw the mean pseudo Dice (thick) and each label (thin) above the losses.
+    """Draw the mean pseudo Dice (thick) and each label (thin, named if known) above the losses.
 
-    Args:
-        curve: the finished epochs, at least one.
-        labels: names if known.
-        epochs: requested epochs, the end of the axis.
+    ``curve``: at least one finished epoch. ``epochs``: requested number, the end of the axis.
     """
     curve = thinned(curve)
     numbers = [epoch.number + 1 for epoch in curve]

@@ -113,11 +113,8 @@ class SiteOptions:
 def site_options(given: Iterable[str], file: Path | None) -> SiteOptions:
     """Return the options of a configuration file, replaced by those given as NAME=VALUE or NAME.
 
-    Options are passed through; sbatch judges them (see `require_accepted`).
-
-    Args:
-        given: options from the command line.
-        file: configuration file that must exist; None for `user_file`, which may be missing.
+    Options are passed through; sbatch judges them (see `require_accepted`). Without a ``file``, which must exist,
+    `user_file` is read if there is one.
 
     Raises SeqTransferError for options that the submission sets itself and for values that cannot be passed on.
     """

@@ -17,11 +17,6 @@ READER_FORMAT = 1
 READER_KIND = "reader"
 
 
-def aligned_name(target_plans: dict[str, Any], target_number: int) -> str:
-    """Return the plans name for data prepared for a target: "nnUNetPlans_for4"."""
-    return f"{target_plans['plans_name']}_for{target_number}"
-
-
 def align_plans(target_plans: dict[str, Any], target: Task, source: Task) -> dict[str, Any]:
     """Return plans for ``source`` with the target's architecture, patch size, spacing, batch size and transposition.
 
@@ -36,7 +31,7 @@ def align_plans(target_plans: dict[str, Any], target: Task, source: Task) -> dic
 
 def plans_for(target_plans: dict[str, Any], target_number: int, source: Task) -> dict[str, Any]:
     """Return plans like `align_plans` if only the target's plans, not the target, are available."""
-    name = aligned_name(target_plans, target_number)
+    name = f"{target_plans['plans_name']}_for{target_number}"
     plans = deepcopy(target_plans)
     forward = plans["transpose_forward"]
     # fingerprints of old nnU-Net versions lack the entry

@@ -50,11 +50,7 @@ class CheckRecord:
 def check_dataset(dataset: str, context: Context, cases: Collection[str] | None = None, *, write: bool = True) -> None:
     """Check dataset.json, the list of files and the raw cases of a dataset; notify about what nnU-Net warns of.
 
-    Args:
-        dataset: full name.
-        context: progress and worker processes.
-        cases: identifiers to check; None for all.
-        write: whether the results are kept for the next time.
+    ``cases``: identifiers to check; None for all. ``write``: whether the results are kept for the next time.
 
     Raises DatasetError, or Problems with all problems at once. Does nothing for a dataset without raw images.
     """
@@ -63,7 +59,8 @@ def check_dataset(dataset: str, context: Context, cases: Collection[str] | None 
     wanted = {case: files for case, files in raw.items() if cases is None or case in cases}
     if not wanted:
         return
-    notify_lone_labels(dataset, content, raw, context)
+    if lone := lone_labels(raw_folder() / dataset, content, raw):
+        context.notify(f"{dataset}: {len(lone)} labels without image are ignored: {shortened(lone, 3)}")
     checked = _checked(dataset, content, wanted, context, write=write)
     warnings = [f"case {case}: {warning}" for case in wanted for warning in checked[case].warnings]
     if warnings:
@@ -73,13 +70,6 @@ def check_dataset(dataset: str, context: Context, cases: Collection[str] | None 
         there = f"; all are in {cache_folder(dataset) / CHECK_NAME}" if write else ""
         lines = [*lines[:MOST_LINES], f"{dataset} has {len(lines) - MOST_LINES} more problems{there}"]
     raise_collected([DatasetError(line) for line in lines])
-
-
-def notify_lone_labels(dataset: str, dataset_json: dict[str, Any], cases: Collection[str], context: Context) -> None:
-    """Mention labels without an image, which nnU-Net ignores."""
-    lone = lone_labels(raw_folder() / dataset, dataset_json, cases) if cases else []
-    if lone:
-        context.notify(f"{dataset}: {len(lone)} labels without image are ignored: {shortened(lone, 3)}")
 
 
 def _checked(
@@ -114,7 +104,7 @@ def _read(path: Path, base: str) -> dict[str, CheckedCase]:
 
 
 def _stats(case: RawCase) -> list[tuple[str, int, int]]:
-    stats = [(path, path.stat()) for path in (*case.images, case.label)]
+    stats = [(path, path.stat()) for path in case.files]
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 

@@ -14,8 +14,7 @@ from nnunet_seqtransfer.context import Context, Notify
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, collecting, raise_collected
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, read_dataset_json, reference_from
 from nnunet_seqtransfer.nnunet.folders import dataset_id, datasets_with_number, find_name, raw_folder
-from nnunet_seqtransfer.nnunet.image_formats import reader_writer
-from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
+from nnunet_seqtransfer.nnunet.image_formats import LabelJob, reader_writer, rewrite_label_file
 from nnunet_seqtransfer.parallel import run_in_processes
 from nnunet_seqtransfer.storage import read_record, write_json, write_record
 from nnunet_seqtransfer.tasks.case_table import TABLE_NAME, CaseTable, read_case_table, select_cases, write_case_table

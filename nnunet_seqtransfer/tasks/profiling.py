@@ -16,7 +16,7 @@ from nnunet_seqtransfer.nnunet.folders import cache_folder, preprocessed_folder
 from nnunet_seqtransfer.nnunet.integrity import Declared
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.parallel import run_in_processes
-from nnunet_seqtransfer.storage import checksum
+from nnunet_seqtransfer.storage import checksum, file_stats
 from nnunet_seqtransfer.tasks.alignment import preprocessing_of, target_preprocessing_of
 from nnunet_seqtransfer.tasks.check import MOST_LINES, size_problems
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
@@ -94,7 +94,7 @@ class ProfileRequest:
 
     def stamps(self) -> tuple[str, ...]:
         """Return a checksum per case over file names, sizes and times; a changed case is profiled again."""
-        return tuple(checksum([case, *self._file_stats(case)])[:16] for case in self.cases)
+        return tuple(checksum([case, *file_stats(self._files(case))])[:16] for case in self.cases)
 
     def load(self, case: str, view: View) -> preprocessing.CaseData:
         """Load one case and check it; preprocess in memory if there is no preprocessed copy."""
@@ -133,19 +133,12 @@ class ProfileRequest:
     def _data_folder(self) -> Path:
         return data_folder(self.task.dataset, self.plans, self.configuration)
 
-    @property
-    def _label_copies(self) -> Path:
-        return preprocessed_folder() / self.task.dataset / "gt_segmentations"
-
-    def _file_stats(self, case: str) -> list[list[Any]]:
+    def _files(self, case: str) -> Sequence[Path]:
         raw = self.task.raw.get(case)
-        if raw is None:
-            copies = self._label_copies.glob(f"{case}.*")
-            files: list[Path] = sorted([*self._data_folder.glob(f"{case}[._]*"), *copies])
-        else:
-            files = [*raw.images, raw.label]
-        stats = [(path.name, path.stat()) for path in files]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        if raw is not None:
+            return raw.files
+        copies = preprocessed_folder() / self.task.dataset / "gt_segmentations"
+        return sorted([*self._data_folder.glob(f"{case}[._]*"), *copies.glob(f"{case}.*")])
 
 
 def request_profile(

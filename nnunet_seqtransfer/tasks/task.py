@@ -21,7 +21,7 @@ from nnunet_seqtransfer.nnunet.image_formats import is_planar_file, reader_write
 from nnunet_seqtransfer.nnunet.plans import data_folder, normalization, read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.parallel import run_in_processes
-from nnunet_seqtransfer.storage import checksum, read_record, write_record
+from nnunet_seqtransfer.storage import checksum, file_stats, read_record, write_record
 
 SAMPLE_KIND = "fingerprint-sample"
 SAMPLE_FORMAT = 1
@@ -221,9 +221,7 @@ def _sample_path(name: str) -> Path:
 
 
 def _sample_key(content: dict[str, Any], raw: dict[str, RawCase], cases: tuple[str, ...]) -> str:
-    files = [path for case in cases for path in (*raw[case].images, raw[case].label)]
-    stats = [(path.name, path.stat()) for path in files]
-    return checksum([content, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)])
+    return checksum([content, *file_stats(path for case in cases for path in raw[case].files)])
 
 
 def _known_task(name: str, *, extract: bool = True) -> Task | None:

@@ -41,10 +41,7 @@ def checkpoint_times(folder: Path) -> CheckpointTimes:
 def objection(before: CheckpointTimes, now: CheckpointTimes, loaded: str | None) -> str | None:
     """Return why a training must not begin, or None if it may.
 
-    Args:
-        before: checkpoints when this process began.
-        now: checkpoints since it holds the lock.
-        loaded: name of the resumed checkpoint; None if it starts from epoch 0.
+    ``before``, ``now``: checkpoints when this process began, and since it holds the lock. ``loaded``: the resumed one.
     """
     if now != before:
         return "another process has trained here since this one began; start it again to resume from there"
@@ -287,11 +284,8 @@ class CheckpointNotWrittenError(CheckpointError):
 def write_checkpoint(path: Path, checkpoint: dict[str, Any], *, same_training: bool = True) -> None:
     """Write a checkpoint aside and rename it; the latest one becomes the previous one.
 
-    Args:
-        path: file of the checkpoint.
-        checkpoint: what nnU-Net stores in it.
-        same_training: whether the files there are of this training. If not (nnUNetv2_train was called again without
-            --c), the previous checkpoint is deleted, so that recovery never falls back to another training.
+    Unless the files there are of the ``same_training`` (nnUNetv2_train was called again without --c), the previous
+    checkpoint is deleted, so that recovery never falls back to another training.
 
     Raises SeqTransferError if the disk is full or read-only, OSError if writing fails otherwise; then nothing has
     changed.

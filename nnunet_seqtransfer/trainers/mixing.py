@@ -110,12 +110,7 @@ class Mixing:
     """
 
     def __init__(self, trainer: Any, network: nn.Module, optimizer: Optimizer) -> None:
-        """Make new heads, and add them to the optimiser as the last parameter group.
-
-        Args:
-            trainer: nnU-Net's trainer, initialised.
-            network: the bare network.
-            optimizer: the optimiser of the network.
+        """Make new heads, and add them to the bare network's optimiser as the last parameter group.
 
         Raises StageError if a dataset cannot be mixed in.
         """

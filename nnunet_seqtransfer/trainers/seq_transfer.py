@@ -16,13 +16,17 @@ from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.parallel import cores
 from nnunet_seqtransfer.storage import write_json
-from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, rewrapped, set_trainable, summary
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
 from nnunet_seqtransfer.trainers.mixing import MIXED_HEADS, Mixing, batch_order, last_epochs, placed
 from nnunet_seqtransfer.trainers.schedule import (
     PlateauReached,
     WarmupPolyLRScheduler,
+    freezes,
+    hold_statistics,
+    rewrapped,
+    set_trainable,
     stop_at_plateau,
+    summary,
     with_layer_decay,
 )
 from nnunet_seqtransfer.training.recipe import KEY, STOCK_TRAINER, StageBlock, read_block

@@ -350,16 +350,11 @@ def place_in(fresh: Tensor, weight: Tensor, groups: int = 1) -> tuple[Tensor, fl
     """Place ``weight`` in the leading channels; both (out, in, ...) with equal kernels, or (out,).
 
     The leading outputs ignore new inputs: these weights are 0. So if a network only grows wider, the leading features
-    stay exactly the same, as in Net2Net (Chen, Goodfellow and Shlens, ICLR 2016).
+    stay exactly the same, as in Net2Net (Chen, Goodfellow and Shlens, ICLR 2016). The inputs have so many ``groups``,
+    each with leading channels of its own.
 
-    Args:
-        fresh: tensor as nnU-Net initialises it.
-        weight: tensor of the old network.
-        groups: number of parts in the inputs, each with leading channels of its own.
-
-    Returns:
-        The tensor, and how many values come from ``weight``. A filter that has lost inputs counts only by the share of
-        inputs that it still reads.
+    Returns the tensor, and how many values come from ``weight``. A filter that has lost inputs counts only by the share
+    of inputs that it still reads.
     """
     result = fresh.clone()
     rows = min(len(fresh), len(weight))

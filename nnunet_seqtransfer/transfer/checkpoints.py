@@ -34,11 +34,8 @@ REMEDY = "train that stage again, or restore the file"
 def load_checkpoint(path: Path, remedy: str = REMEDY, *, lazy: bool = False, compared: bool = False) -> dict[str, Any]:
     """Load a checkpoint of nnU-Net on the CPU without running code in it (``weights_only=True``).
 
-    Args:
-        path: the checkpoint.
-        remedy: advice for users in error messages.
-        lazy: map the file into memory, so that values are only read when used.
-        compared: compare all checksums first, for weights that others start from.
+    ``lazy``: map the file into memory, so that values are only read when used. ``compared``: compare all checksums
+    first, for weights that others start from. ``remedy``: advice in error messages.
 
     Raises CheckpointError if the file is missing, truncated, damaged, unsafe, or not from nnU-Net.
     """

@@ -85,14 +85,9 @@ def match_stages(previous: Task, new: NewNetwork, compared: Pairs = ()) -> Corre
 def from_stage(
     checkpoint: Path, previous: Task, new: NewNetwork, match: Correspondence, *, check_only: bool = False
 ) -> InitialWeights:
-    """Make initial weights from the previous stage.
+    """Make initial weights from the final checkpoint of the stage on ``previous``; ``match`` is from `match_stages`.
 
-    Args:
-        checkpoint: final checkpoint of the previous stage.
-        previous: task of the previous stage.
-        new: network of the stage that starts.
-        match: matching channels and heads, from `match_stages`.
-        check_only: compare names and shapes only, in milliseconds, and return no weights.
+    ``check_only``: compare names and shapes only, in milliseconds, and return no weights.
 
     Raises CheckpointError if the checkpoint is damaged, has another architecture, or (unless ``check_only``) holds NaN.
     """
@@ -108,13 +103,9 @@ def from_stage(
 def from_model(
     model: PretrainedModel, new: NewNetwork, min_coverage: float, *, check_only: bool = False
 ) -> InitialWeights:
-    """Make initial weights from a pretrained model.
+    """Make initial weights from a pretrained model, which must give ``min_coverage`` (0 to 1) of the parameters.
 
-    Args:
-        model: the pretrained model.
-        new: network of the stage that starts.
-        min_coverage: least share of parameters that the model must give, 0 to 1.
-        check_only: compare names and shapes only, and return no weights.
+    ``check_only``: compare names and shapes only, and return no weights.
 
     Raises CheckpointError if the model cannot be read, cannot be matched, or gives less than ``min_coverage``.
     """

@@ -170,17 +170,9 @@ def probe_models(
     """Predict labelled cases of the target with each model, and keep the results.
 
     A model that was probed on these cases before is not run again. Models are loaded without running code that they
-    may carry.
+    may carry. So many labelled ``cases`` are predicted, the first by identifier.
 
-    Args:
-        target: full name of the target.
-        models: source -> model, from `find_models`.
-        context: receives one line per model.
-        cases: how many labelled cases to predict, the first by identifier.
-        device: cuda, cpu or mps.
-
-    Returns:
-        Probes by source, and source -> reason for each model that could not be used.
+    Returns probes by source, and source -> reason for each model that could not be used.
 
     Raises DatasetError if the target has no labelled cases in nnUNet_raw.
     """
@@ -274,12 +266,9 @@ def match_labels(
 ) -> tuple[float, dict[str, str]]:
     """Match labels one to one so that the mean Dice is highest (Hungarian method).
 
-    Args:
-        tables: shape (cases, target labels, model labels), from `dice_table`.
-        ours, theirs: names of the target's and of the model's labels.
+    ``tables``: shape (cases, target labels, model labels), from `dice_table`. ``ours``, ``theirs``: label names.
 
-    Returns:
-        Mean Dice over the target's labels, and target label -> model label.
+    Returns the mean Dice over the target's labels, and target label -> model label.
     """
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - slow import
 

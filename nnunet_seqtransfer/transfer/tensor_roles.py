@@ -135,11 +135,7 @@ def _depth(role: TensorRole, stages: int) -> int:
 def require_parts(names: Iterable[str], *, levels: bool, heads: bool, encoder: bool) -> None:
     """Raise StageError if a recipe treats a part separately that these tensors do not show.
 
-    Args:
-        names: tensors of the network.
-        levels: True if the recipe needs depths (-layer_decay).
-        heads: True if it needs the heads (-heads_first_epochs).
-        encoder: True if it needs the encoder (-frozen_encoder_epochs).
+    Layer decay needs ``levels``, the first epochs of the ``heads`` alone need them, a frozen ``encoder`` needs it.
     """
     known = list(names)
     if levels:
@@ -174,12 +170,9 @@ def standard_names(weights: Mapping[str, Tensor], like: Mapping[str, Tensor], or
     Names are tried first: without the parts that wrappers add, without a prefix such as "model.", and as nnU-Net v1
     has them. Otherwise tensors are matched by order and shape.
 
-    Args:
-        weights: tensors of a model, under any names.
-        like: tensors of the new network; only names and shapes are used.
-        origin: the model, for the error message.
+    ``like`` holds the tensors of the new network; only names and shapes are used.
 
-    Raises CheckpointError if the tensors cannot be matched.
+    Raises CheckpointError, which names ``origin``, if the tensors cannot be matched.
     """
     # Wrappers also occur inside of names, if only a part of the network was compiled.
     plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in weights.items()}

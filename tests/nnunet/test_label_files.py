@@ -1,4 +1,4 @@
-"""Tests of nnunet/label_files.py: label values change, header and geometry stay."""
+"""Label files are written again: label values change, header and geometry stay."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from nnunet_seqtransfer.nnunet import label_files
-from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
+from nnunet_seqtransfer.nnunet import image_formats
+from nnunet_seqtransfer.nnunet.image_formats import LabelJob, rewrite_label_file
 
 
 def read(path: Path) -> np.ndarray:
@@ -98,9 +98,9 @@ def test_values_are_replaced_as_by_a_dictionary() -> None:
     for dtype in (np.uint8, np.int32, np.float64):
         labels = rng.choice([0, 3, 7, 40], (4, 5, 6)).astype(dtype)
         values = {0: 0, 3: 300, 7: 0, 40: 1}
-        replaced = label_files._with_values(labels, values)
+        replaced = image_formats._with_values(labels, values)
         assert replaced.dtype == np.uint16
         assert replaced.tolist() == [[[values[int(v)] for v in row] for row in plane] for plane in labels]
     for strange in (np.nan, 0.5, -1, 41):
         with pytest.raises(ValueError, match=f"the value {strange:g}"):
-            label_files._with_values(np.array([0, 3, strange]), values)
+            image_formats._with_values(np.array([0, 3, strange]), values)

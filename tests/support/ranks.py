@@ -9,7 +9,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_seqtransfer.trainers.freezing import rewrapped, set_trainable
+from nnunet_seqtransfer.trainers.schedule import rewrapped, set_trainable
 from nnunet_seqtransfer.trainers.stopping import any_process
 from nnunet_seqtransfer.training.recipe import Recipe
 from support.u_nets import batch, loss_of, snapshot, u_net

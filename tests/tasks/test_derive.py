@@ -19,7 +19,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_seqtransfer.nnunet.datasets import raw_cases, read_dataset_json
-from nnunet_seqtransfer.nnunet.label_files import LabelJob, rewrite_label_file
+from nnunet_seqtransfer.nnunet.image_formats import LabelJob, rewrite_label_file
 from nnunet_seqtransfer.tasks import derive
 from nnunet_seqtransfer.tasks.task import sample_cases
 from support.world import Outcome, World, load_script, make_dataset, make_flat_dataset

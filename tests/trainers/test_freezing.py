@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import multiprocessing, nn
 
-from nnunet_seqtransfer.trainers.freezing import freezes, hold_statistics, set_trainable, trains
+from nnunet_seqtransfer.trainers.schedule import freezes, hold_statistics, set_trainable, trains
 from nnunet_seqtransfer.training.recipe import Recipe
 from nnunet_seqtransfer.transfer.checkpoints import HEADS
 from support.ranks import BOTH, sgd, step, train_rank
