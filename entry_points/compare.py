@@ -9,7 +9,7 @@ from nnunet_seqtransfer.calibration.runs import split_path
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.entry_points import common, recipe_options
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.evaluation.arms import KINDS, CompareRequest
+from nnunet_seqtransfer.evaluation.comparison import KINDS, CompareRequest
 from nnunet_seqtransfer.storage import json_text
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.ready_models import find_named_model

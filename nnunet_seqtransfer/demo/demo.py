@@ -27,9 +27,8 @@ from nnunet_seqtransfer.demo.phantoms import (
     write_task,
 )
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.evaluation.arms import CompareRequest
 from nnunet_seqtransfer.evaluation.compare import run_comparison
-from nnunet_seqtransfer.evaluation.comparison import Comparison
+from nnunet_seqtransfer.evaluation.comparison import CompareRequest, Comparison
 from nnunet_seqtransfer.evaluation.trials import CompareSurvey, Trial, load_trial, survey_comparison
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS, plans_path

@@ -4,8 +4,13 @@ from collections.abc import Mapping
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError
-from nnunet_seqtransfer.evaluation.arms import CompareRequest
-from nnunet_seqtransfer.evaluation.comparison import Comparison, ModelScores, read_comparison, write_comparison
+from nnunet_seqtransfer.evaluation.comparison import (
+    CompareRequest,
+    Comparison,
+    ModelScores,
+    read_comparison,
+    write_comparison,
+)
 from nnunet_seqtransfer.evaluation.held_out import predict
 from nnunet_seqtransfer.evaluation.statistics import differences, direct_dice, measurements, rankings
 from nnunet_seqtransfer.evaluation.trials import CompareSurvey, Trial, load_trial, survey_comparison

@@ -13,8 +13,7 @@ from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC, metric_names
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError, collecting, raise_collected
-from nnunet_seqtransfer.evaluation.arms import CompareRequest, choose_arms
-from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, comparison_path
+from nnunet_seqtransfer.evaluation.comparison import Arm, Budget, CompareRequest, choose_arms, comparison_path
 from nnunet_seqtransfer.evaluation.held_out import HeldOutSet, load_held_out, require_unseen_folds, require_unseen_test
 from nnunet_seqtransfer.nnunet.datasets import split_cases
 from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name, registered_datasets

@@ -53,7 +53,13 @@ def test_what_cannot_be_used_is_named() -> None:
         replace(run(SOURCES[0], seed="1"), place="copy"),
     )
     assert join(runs, {TARGET: target_affinity()}, lines.append) == ()
-    for words in ("'999' is unknown", "its own target", "has 3 sources", "seed 1 of this path", "no run from scratch"):
+    for words in (
+        "unknown dataset '999'",
+        "its own target",
+        "has 3 sources",
+        "seed 1 of this path",
+        "no run from scratch",
+    ):
         assert any(words in line for line in lines), (words, lines)
     assert len(lines) == 5
 

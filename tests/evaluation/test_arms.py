@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.evaluation.arms import KINDS, CompareRequest, choose_arms
+from nnunet_seqtransfer.evaluation.comparison import KINDS, CompareRequest, choose_arms
 from nnunet_seqtransfer.evaluation.trials import Trial, trial_request
 from nnunet_seqtransfer.planning.record import ReadyModel
 from nnunet_seqtransfer.training.recipe import Recipe

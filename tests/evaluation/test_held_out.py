@@ -14,7 +14,7 @@ import pytest
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import DatasetError, StageError
 from nnunet_seqtransfer.evaluation import held_out as prediction
-from nnunet_seqtransfer.evaluation.arms import CompareRequest
+from nnunet_seqtransfer.evaluation.comparison import CompareRequest
 from nnunet_seqtransfer.evaluation.held_out import (
     HeldOutSet,
     load_held_out,

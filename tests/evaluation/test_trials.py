@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.evaluation.arms import CompareRequest
-from nnunet_seqtransfer.evaluation.comparison import Arm
+from nnunet_seqtransfer.evaluation.comparison import Arm, CompareRequest
 from nnunet_seqtransfer.evaluation.trials import Trial, count_budget, exclusions_along, trial_request
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.recipe import Recipe
