@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from nnunet_seqtransfer.affinity.measure import AffinityRequest, MeasuredAffinity, measure_affinity
     from nnunet_seqtransfer.calibration.calibrate import Calibration, CalibrationRequest, calibrate
     from nnunet_seqtransfer.context import Context
-    from nnunet_seqtransfer.evaluation.arms import CompareRequest
     from nnunet_seqtransfer.evaluation.compare import compare_paths
-    from nnunet_seqtransfer.evaluation.comparison import Comparison
+    from nnunet_seqtransfer.evaluation.comparison import CompareRequest, Comparison
     from nnunet_seqtransfer.planning.decide import plan_sequence
     from nnunet_seqtransfer.planning.options import PlanOptions
     from nnunet_seqtransfer.planning.record import SequencePlan
@@ -55,7 +54,7 @@ _HOMES = {
     "Calibration": "calibration.calibrate",
     "CalibrationRequest": "calibration.calibrate",
     "ChainRequest": "training.stages",
-    "CompareRequest": "evaluation.arms",
+    "CompareRequest": "evaluation.comparison",
     "Comparison": "evaluation.comparison",
     "Context": "context",
     "DeviceOptions": "training.job",
