@@ -6,8 +6,9 @@ from pathlib import Path
 
 from nnunet_seqtransfer import Context
 from nnunet_seqtransfer.affinity import measure
-from nnunet_seqtransfer.affinity.measure import ALL_SOURCES, AffinityRequest, MeasuredAffinity
+from nnunet_seqtransfer.affinity.measure import MeasuredAffinity
 from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.affinity.sources import ALL_SOURCES, AUTO_CASES, FIRST_CASES, AffinityRequest, left_out_text
 from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
@@ -27,6 +28,8 @@ def _run(options: argparse.Namespace) -> None:
         metric=options.m,
         cases=options.n_cases,
         seed=options.seed,
+        exclude=tuple(options.exclude),
+        same_modality=options.same_modality,
         allow_overlap=options.allow_overlap,
     )
     context = Context(common.notify, options.np)
@@ -43,12 +46,9 @@ def _run(options: argparse.Namespace) -> None:
             print(f"\n{_unstable(measured)}")
         print(f"\nwritten: {measured.path}\npage:    {page}")
     # Sources that "all" stands for may be left out. Sources named by the user must not.
-    named = [name for name in measured.left_out if ALL_SOURCES not in options.s or name in options.s]
+    named = {name: reason for name, reason in measured.left_out.items() if request.names(name)}
     if named:
-        raise SequenceError(
-            f"{len(named)} of the sources named had to be left out, the others are above; leaving out {named[0]}: "
-            f"{measured.left_out[named[0]]}"
-        )
+        raise SequenceError(f"{len(named)} of the sources named had to be left out: {left_out_text(named)}")
 
 
 def _probe(affinity: Affinity, sources: list[str], options: argparse.Namespace, context: Context) -> dict[str, float]:
@@ -71,12 +71,12 @@ def _probe(affinity: Affinity, sources: list[str], options: argparse.Namespace, 
 def _unstable(measured: MeasuredAffinity) -> str:
     places = min(measure.NEAREST, len(measured.affinity.sources))
     looked = max(len(task.sampled_cases) for task in measured.affinity.tasks)
-    more = "there are no more cases" if measured.affinity.cases == measure.AUTO_CASES else "try -n_cases auto"
+    more = "there are no more cases" if measured.affinity.cases == AUTO_CASES else "try -n_cases auto"
     return f"The order of the nearest {places} is not certain with up to {looked} cases a task; {more}."
 
 
 def _case_count(text: str) -> int:
-    return measure.AUTO_CASES if text == "auto" else common.positive_int(text)
+    return AUTO_CASES if text == "auto" else common.positive_int(text)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -90,13 +90,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = "Names or numbers of the sources, or signature files (.npz) of datasets elsewhere, or "
     text += f"{ALL_SOURCES}: every registered dataset that fits the target. Default: {ALL_SOURCES}"
     common.add(tasks, "-s SOURCE ...", text, default=[ALL_SOURCES])
+    common.add(tasks, "-exclude DATASET ...", "Names or numbers of datasets that are no sources", default=[])
+    text = "Leave out sources of another modality (MR, CT, PET, RGB, ultrasound), told from the names of channels"
+    common.add(tasks, "--same_modality", text)
     common.add_json(tasks)
     comparison = parser.add_argument_group("comparison")
     common.add_metric(comparison)
     text = (
         f"Cases to sample per task, or auto: sample more until the order of the nearest {measure.NEAREST} sources is "
     )
-    common.add(comparison, "-n_cases N", text + "certain", _case_count, measure.FIRST_CASES)
+    common.add(comparison, "-n_cases N", text + "certain", _case_count, FIRST_CASES)
     common.add_seed(comparison)
     text = "Compare sources that share cases with the target too. Default: leave them out"
     common.add(comparison, "--allow_overlap", text)

@@ -18,7 +18,7 @@ def _run(options: argparse.Namespace) -> None:
     run = replace(run, options=replace(run.options, **given))
     executor, context = executor_options.chosen_executor(options), Context(common.notify, options.np or run.processes)
     if options.dry_run:
-        outlook = look_ahead(run.request, context, options=run.options, write=False)
+        outlook = look_ahead(run.request, context, options=run.options)
         print("\n".join((*executor.describe(outlook, run.options, context), chain_text(outlook))))
     elif options.prepare_only:
         prepare_run(run, context)

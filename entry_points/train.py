@@ -29,7 +29,7 @@ def _run(options: argparse.Namespace) -> None:
     executor, context = executor_options.chosen_executor(options), Context(common.notify, options.np)
     request = _request(options, context)
     if options.dry_run:
-        outlook = look_ahead(request, context, options=devices, write=False)
+        outlook = look_ahead(request, context, options=devices)
         print("\n".join((*executor.describe(outlook, devices, context), chain_text(outlook))))
         return
     run = train_chain(request, context, options=devices, executor=executor, before_replacing=require_nothing_queued)

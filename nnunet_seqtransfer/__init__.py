@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_seqtransfer.affinity.measure import AffinityRequest, MeasuredAffinity, measure_affinity
+    from nnunet_seqtransfer.affinity.measure import MeasuredAffinity, measure_affinity
+    from nnunet_seqtransfer.affinity.sources import AffinityRequest
     from nnunet_seqtransfer.calibration.calibrate import Calibration, CalibrationRequest, calibrate
     from nnunet_seqtransfer.context import Context
     from nnunet_seqtransfer.evaluation.compare import compare_paths
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AffinityRequest": "affinity.measure",
+    "AffinityRequest": "affinity.sources",
     "Calibration": "calibration.calibrate",
     "CalibrationRequest": "calibration.calibrate",
     "ChainRequest": "training.stages",

@@ -33,10 +33,10 @@ class HeldOutSet:
     cases: Mapping[str, RawCase]
     "Case identifier -> files."
 
-    def sketched(self, processes: int, *, write: bool) -> SketchedDataset:
-        """Sketch the cases; keep the sketches if ``write`` is True and the cases are a whole dataset."""
+    def sketched(self, processes: int) -> SketchedDataset:
+        """Sketch the cases; keep the sketches if the cases are a whole dataset."""
         if self.name == self.dataset:
-            return sketch_dataset(self.dataset, processes, write=write)
+            return sketch_dataset(self.dataset, processes)
         # imagesTs is no dataset of its own, so its sketches have no place to be kept
         return sketch_cases(self.name, self.cases, read_dataset_json(self.dataset), processes)
 
@@ -160,10 +160,10 @@ Splits = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Fold -> "train" and "val" -> case identifiers."""
 
 
-def require_unseen_folds(target: Task, folds: Sequence[str], splits: Splits, context: Context, *, write: bool) -> None:
+def require_unseen_folds(target: Task, folds: Sequence[str], splits: Splits, context: Context) -> None:
     """Check that no fold trains on a case that it validates on, under the same or another name.
 
-    Cases in sources are found by `find_exclusions`. ``write`` keeps sketches.
+    Cases in sources are found by `find_exclusions`.
 
     Raises StageError for fold "all", which holds no case out, and if a case is on both sides.
     """
@@ -171,7 +171,7 @@ def require_unseen_folds(target: Task, folds: Sequence[str], splits: Splits, con
         raise StageError(
             "fold all holds no case out, so nothing is left to evaluate; choose other folds with -f, or give -test"
         )
-    own = announced_sketches(target.dataset, context, write=write)
+    own = announced_sketches(target.dataset, context)
     matches = match_datasets(own, own)
     pairs = [pair for pair in matches if pair.source_case != pair.target_case]
     # splits_final.json may list a case on both sides
@@ -184,21 +184,20 @@ def require_unseen_folds(target: Task, folds: Sequence[str], splits: Splits, con
 
 def require_unseen_test(
     test: HeldOutSet, target: Task, sources: Iterable[Task], folds: Sequence[str], splits: Splits, context: Context,
-    *, write: bool,
 ) -> None:  # fmt: skip
     """Check that no test case is trained on, in the target's folds or in any source.
 
-    Cases are compared by file, by content and, in the target, by name. ``write`` keeps sketches.
+    Cases are compared by file, by content and, in the target, by name.
 
     Raises StageError if one is.
     """
-    own = test.sketched(context.processes, write=write)
+    own = test.sketched(context.processes)
     numbered = [fold for fold in folds if fold != "all"]
     in_target = set(target.cases) if "all" in folds else {case for fold in numbered for case in splits[fold]["train"]}
     for task in (target, *sources):
         trained = in_target if task is target else set(task.cases)
         pairs = list(same_files(task.dataset, task.raw, test.cases))
-        other = announced_sketches(task.dataset, context, write=write)
+        other = announced_sketches(task.dataset, context)
         pairs += match_datasets(own, other) if other.sketches else []
         remedy = "leave that dataset out of the sources, or derive a test set without these cases"
         _refuse([pair for pair in pairs if pair.source_case in trained], test.name, remedy)

@@ -19,6 +19,7 @@ from nnunet_seqtransfer.nnunet.datasets import split_cases
 from nnunet_seqtransfer.nnunet.folders import dataset_id, dataset_name, registered_datasets
 from nnunet_seqtransfer.nnunet.plans import data_folder
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.parallel import one_pool
 from nnunet_seqtransfer.planning.options import PlanOptions, Training
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_file, read_plan, write_plan
 from nnunet_seqtransfer.storage import sha256
@@ -83,11 +84,11 @@ class CompareSurvey:
     "Recipe, device, versions, and files with their SHA-256."
 
 
+@one_pool()
 def survey_comparison(request: CompareRequest, context: Context, *, write: bool = True) -> CompareSurvey:
     """Choose the paths, load all chains and check them; train nothing.
 
-    ``write`` allows to make a missing affinity or plan and to keep fingerprints and sketches; if False, a missing one
-    is an error.
+    ``write`` allows to make a missing affinity or plan; if False, a missing one is an error.
 
     Raises a SeqTransferError for whatever would stop the comparison later.
     """
@@ -107,15 +108,15 @@ def survey_comparison(request: CompareRequest, context: Context, *, write: bool 
     task, plans = load_target(target, base.plans, base.configuration)
     splits = split_cases(target, preprocessed_cases(data_folder(target, plans, base.configuration)))
     test = None if test_name is None else load_held_out(test_name, task)
-    chains, exclusions = _load_chains(base, arms, request, context, write=write)
+    chains, exclusions = _load_chains(base, arms, request, context)
     if test is None:
-        require_unseen_folds(task, base.folds, splits, context, write=write)
+        require_unseen_folds(task, base.folds, splits, context)
         cases = sum(len(splits[fold]["val"]) for fold in base.folds)
     else:
         tasks = {name: one for chain in chains.values() for name, one in chain.survey.tasks.items() if name != target}
         of_models = {arm.model.dataset for arm in arms if arm.model and arm.model.dataset in registered_datasets()}
-        tasks |= {one.dataset: one for one in load_tasks(sorted(filter(None, of_models)), context, extract=write)}
-        require_unseen_test(test, task, tasks.values(), base.folds, splits, context, write=write)
+        tasks |= {one.dataset: one for one in load_tasks(sorted(filter(None, of_models)), context)}
+        require_unseen_test(test, task, tasks.values(), base.folds, splits, context)
         cases = len(test.cases)
     return CompareSurvey(
         request=request,
@@ -162,18 +163,12 @@ def exclusions_along(exclusions: Exclusions, sources: Sequence[str]) -> Exclusio
 
 
 def load_trial(
-    base: ChainRequest,
-    trial: Trial,
-    exclusions: Exclusions,
-    devices: DeviceOptions,
-    context: Context,
-    *,
-    write: bool = True,
+    base: ChainRequest, trial: Trial, exclusions: Exclusions, devices: DeviceOptions, context: Context
 ) -> Outlook:
     """Return the outlook of a trial's chain as it is on disk now. Raises as `look_ahead`."""
     own = exclusions_along(exclusions, trial.arm.sources)
     request = trial_request(base, trial)
-    return look_ahead(request, context, options=devices, write=write, exclusions=own)
+    return look_ahead(request, context, options=devices, exclusions=own)
 
 
 def count_budget(chains: Sequence[Outlook], request: CompareRequest, test_cases: int = 0) -> Budget:
@@ -203,7 +198,7 @@ def count_budget(chains: Sequence[Outlook], request: CompareRequest, test_cases:
 
 
 def _load_chains(
-    base: ChainRequest, arms: Sequence[Arm], request: CompareRequest, context: Context, *, write: bool
+    base: ChainRequest, arms: Sequence[Arm], request: CompareRequest, context: Context
 ) -> tuple[dict[Trial, Outlook], Exclusions]:
     """Return all trials with their chains, one seed after the other, and the exclusions.
 
@@ -211,15 +206,15 @@ def _load_chains(
     """
     whole = replace(base, sources=tuple(element for arm in arms for element in arm.sources))
     target, plans = load_target(base.target, base.plans, base.configuration)
-    tasks = load_tasks(whole.datasets, context, extract=write)
+    tasks = load_tasks(whole.datasets, context)
     by_name = {task.dataset: task for task in [*tasks, target]}
-    exclusions = find_exclusions(whole, by_name, plans, context, write=write)
+    exclusions = find_exclusions(whole, by_name, plans, context)
     for model in dict.fromkeys(arm.model for arm in arms if arm.model is not None):
         require_unchanged(model, base.configuration)
         # nothing can be excluded from a model: raises if it has seen validation cases
-        find_exclusions(replace(base, pretrained=model), by_name, plans, context, write=write)
+        find_exclusions(replace(base, pretrained=model), by_name, plans, context)
     trials = [Trial(arm, seed) for seed in dict.fromkeys(request.seeds) for arm in arms]
-    loaded = {trial: load_trial(base, trial, exclusions, request.devices, context, write=write) for trial in trials}
+    loaded = {trial: load_trial(base, trial, exclusions, request.devices, context) for trial in trials}
     return loaded, exclusions
 
 

@@ -31,6 +31,11 @@ class RawCase:
         """Return all files, the label last."""
         return (*self.images, self.label)
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of all files."""
+        return sum(path.stat().st_size for path in self.files)
+
 
 def read_dataset_json(dataset: str) -> dict[str, Any]:
     """Read dataset.json from nnUNet_raw, otherwise from nnUNet_preprocessed, and check the entries.

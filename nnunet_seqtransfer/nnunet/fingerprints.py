@@ -1,28 +1,27 @@
-"""Read nnU-Net's dataset fingerprints with checks, and have nnU-Net extract missing ones."""
+"""Read nnU-Net's dataset fingerprints with checks, and extract missing ones."""
 
-import contextlib
-import io
 import math
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnunet_seqtransfer.errors import DatasetError, reason_of
-from nnunet_seqtransfer.nnunet.datasets import RawCase, raw_cases, read_dataset_json
+from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import dataset_id, preprocessed_folder
 from nnunet_seqtransfer.nnunet.image_formats import reader_writer
-from nnunet_seqtransfer.storage import disk_errors_as_user_errors, read_json
+from nnunet_seqtransfer.nnunet.plans import normalization
+from nnunet_seqtransfer.parallel import results_of
+from nnunet_seqtransfer.storage import read_json, write_json
 
 FINGERPRINT = "dataset_fingerprint.json"
+ALL_SAMPLES = 10e7
+"""Foreground voxels that nnU-Net draws from a dataset for its intensity statistics."""
+SAMPLES = 10_000
+"""Foreground voxels to draw from a case if its intensity statistics decide nothing."""
 
 
 def read_fingerprint(dataset: str) -> dict[str, Any]:
@@ -55,89 +54,44 @@ def has_fingerprint(dataset: str) -> bool:
 
 
 def extract_fingerprints(datasets: Sequence[str], processes: int) -> dict[str, DatasetError]:
-    """Have nnU-Net extract fingerprints, which reads every case once.
+    """Extract nnU-Net's fingerprints, which reads every case once. Each is written when its last case was read.
 
-    Each fingerprint is moved into place when complete: nnU-Net writes in place, and a killed run would leave half a
-    file. Several datasets run at once, because nnU-Net spends most of the time on starting worker processes.
+    Values are nnU-Net's. Only the intensity statistics rest on fewer voxels (`SAMPLES` for a case, nnU-Net 100 million
+    for a dataset) if no channel is CT, because nothing uses them then.
 
     Returns dataset -> error for those with a case that cannot be read; the others are extracted.
     """
-    failed = _unreadable(datasets)
-    datasets = [dataset for dataset in datasets if dataset not in failed]
-    if not datasets:
-        return failed
-    home = preprocessed_folder()
-    staging = home / f".seqtransfer_fingerprints_{os.getpid()}"
-    at_once = max(1, min(processes, len(datasets)))
-    with disk_errors_as_user_errors(home):
-        staging.mkdir(exist_ok=True)  # a killed process may have had the same process id
-        try:
-            with (
-                _redirected_nnunet(staging),
-                ThreadPoolExecutor(at_once) as pool,
-                tqdm(total=len(datasets), desc="Extracting fingerprints", unit="dataset") as bar,
-            ):
-                # each extractor starts a process pool of its own
-                workers = max(1, processes // at_once)
-                jobs = {pool.submit(_extract, name, workers, len(datasets) == 1): name for name in datasets}
-                for job in as_completed(jobs):
-                    bar.update()
-                    try:
-                        job.result()
-                    except DatasetError as error:
-                        failed[jobs[job]] = error
-                        continue
-                    (home / jobs[job]).mkdir(exist_ok=True)
-                    (staging / jobs[job] / FINGERPRINT).replace(home / jobs[job] / FINGERPRINT)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return failed
-
-
-@contextlib.contextmanager
-def _redirected_nnunet(staging: Path) -> Iterator[None]:
-    """Let nnU-Net write to ``staging``, silently, and list file names with threads.
-
-    nnU-Net lists file names in a forking pool; a fork may hang, because this process has threads.
-    """
-    from nnunetv2.utilities import utils  # noqa: PLC0415 - slow import
-
-    pool, folder = utils.Pool, os.environ["nnUNet_preprocessed"]
-    # nnU-Net looks the variable up at every use.
-    utils.Pool, os.environ["nnUNet_preprocessed"] = ThreadPool, str(staging)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        utils.Pool, os.environ["nnUNet_preprocessed"] = pool, folder
-
-
-def _unreadable(datasets: Sequence[str]) -> dict[str, DatasetError]:
-    """Return an error per dataset whose first image has no reader; nnU-Net would print a traceback for each."""
     failed: dict[str, DatasetError] = {}
+    jobs: list[tuple[str, RawCase, str, int]] = []
     for dataset in datasets:
         content = read_dataset_json(dataset)
-        example = next(iter(raw_cases(dataset, content).values())).images[0]
+        cases = [*raw_cases(dataset, content).values()]
         try:
-            reader_writer(content, example)
+            reader = reader_writer(content, cases[0].images[0])
         except DatasetError as error:
             failed[dataset] = error
+            continue
+        samples = int(ALL_SAMPLES // len(cases)) if has_ct(content) else SAMPLES
+        jobs += [(dataset, case, reader, samples) for case in cases]
+    size = sum(case.size for _, case, *_ in jobs)
+    found: dict[str, dict[int, CaseAnalysis | DatasetError]] = {}
+    counts = Counter(dataset for dataset, *_ in jobs)
+    for index, analysis in results_of(analyse_case, jobs, processes, "Extracting fingerprints", size):
+        dataset = jobs[index][0]
+        found.setdefault(dataset, {})[index] = analysis
+        if len(found[dataset]) == counts[dataset]:
+            try:
+                fingerprint = fingerprint_of([result for _, result in sorted(found.pop(dataset).items())], dataset)
+            except DatasetError as error:
+                failed[dataset] = error
+            else:
+                write_json(preprocessed_folder() / dataset / FINGERPRINT, fingerprint)
     return failed
 
 
-def _extract(dataset: str, workers: int, show_progress: bool) -> None:
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: PLC0415 - slow import
-        DatasetFingerprintExtractor,
-    )
-
-    try:
-        extractor = DatasetFingerprintExtractor(dataset, workers)
-        extractor.show_progress_bar = show_progress
-        extractor.run(overwrite_existing=True)
-    except Exception as error:  # image readers raise all kinds for a damaged file
-        if isinstance(error, OSError) and error.errno is not None:  # a full disk, a permission
-            raise
-        raise _not_extracted(dataset, error) from error
+def has_ct(dataset_json: dict[str, Any]) -> bool:
+    """Return True if nnU-Net normalises a channel by the statistics of all cases."""
+    return "CTNormalization" in normalization(channel_names(dataset_json), 1.0)[0]
 
 
 @dataclass(frozen=True)
@@ -154,26 +108,36 @@ class CaseAnalysis:
     "Voxels after cropping divided by voxels before."
 
 
-def analyse_case(job: tuple[str, RawCase, str]) -> CaseAnalysis | DatasetError:
-    """Measure one case, given dataset, files and name of the reader; runs in a worker process."""
+def analyse_case(job: tuple[str, RawCase, str, int]) -> CaseAnalysis | DatasetError:
+    """Measure one case, given dataset, files, name of the reader and voxels to draw; runs in a worker process."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: PLC0415 - slow import
         DatasetFingerprintExtractor,
     )
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415
 
-    dataset, case, reader = job
+    dataset, case, reader, samples = job
     try:
         shape, spacing, intensities, _, relative_size = DatasetFingerprintExtractor.analyze_case(
-            [str(image) for image in case.images], str(case.label), recursive_find_reader_writer_by_name(reader)
+            [str(image) for image in case.images],
+            str(case.label),
+            recursive_find_reader_writer_by_name(reader),
+            samples,
         )
     except Exception as error:  # image readers raise all kinds for a damaged file
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk, a permission
+            raise
         return _not_extracted(dataset, error)
-    arrays = [np.asarray(values, dtype=np.float64) for values in intensities]
+    arrays = [np.asarray(values) for values in intensities]
     return CaseAnalysis(tuple(map(int, shape)), tuple(map(float, spacing)), arrays, float(relative_size))
 
 
-def sample_fingerprint(cases: Sequence[str], analyses: Sequence[CaseAnalysis]) -> dict[str, Any]:
-    """Return a fingerprint of sampled cases in nnU-Net's layout, with the identifiers of the cases added."""
+def fingerprint_of(results: Sequence[CaseAnalysis | DatasetError], dataset: str) -> dict[str, Any]:
+    """Return the fingerprint of analysed cases in nnU-Net's layout. Raises the first error among them."""
+    analyses = []
+    for result in results:
+        if isinstance(result, DatasetError):
+            raise result
+        analyses.append(result)
     properties = {}
     for channel in range(len(analyses[0].intensities)):
         values = np.concatenate([analysis.intensities[channel] for analysis in analyses])
@@ -182,8 +146,9 @@ def sample_fingerprint(cases: Sequence[str], analyses: Sequence[CaseAnalysis]) -
         statistics = (values.mean(), median, values.std(), values.min(), values.max(), high, low)
         names = ("mean", "median", "std", "min", "max", "percentile_99_5", "percentile_00_5")
         properties[str(channel)] = dict(zip(names, map(float, statistics), strict=True))
+        if not all(map(math.isfinite, properties[str(channel)].values())):
+            raise DatasetError(f"{dataset} holds infinite intensities in channel {channel}; repair the images")
     return {
-        "cases": list(cases),
         "spacings": [list(analysis.spacing) for analysis in analyses],
         "shapes_after_crop": [list(analysis.shape) for analysis in analyses],
         "foreground_intensity_properties_per_channel": properties,

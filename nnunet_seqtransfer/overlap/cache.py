@@ -66,20 +66,20 @@ class _CaseSource:
         return checksum([stamps, self.labels])
 
 
-def sketch_dataset(dataset: str, processes: int, *, write: bool = True) -> SketchedDataset:
-    """Return sketches for a dataset's labelled cases; read only cases that the cache lacks.
+def sketch_dataset(dataset: str, processes: int) -> SketchedDataset:
+    """Return sketches for a dataset's labelled cases; read only cases that the cache lacks, and cache them.
 
-    ``write`` keeps new sketches. Raises DatasetError or RecordError if the dataset or a case cannot be read.
+    Raises DatasetError or RecordError if the dataset or a case cannot be read.
     """
     dataset_json = read_dataset_json(dataset)
     sources = _case_sources(dataset, dataset_json)
     cached = _read(dataset)
     known, missing = _split(sources, cached)
-    made = run_in_processes(_sketch_one, _with_reader(missing, dataset_json), processes, f"Sketching {dataset}")
+    made = _sketch(_with_reader(missing, dataset_json), processes, dataset)
     known |= {source.case: (source.stamp(), one) for source, one in zip(missing, made, strict=True)}
     # drop deleted cases, keep the order of the dataset
     known = {source.case: known[source.case] for source in sources}
-    if write and (missing or set(cached) != set(known)):
+    if missing or set(cached) != set(known):
         _write(dataset, known)
     return _sketched(dataset, dataset_json, sources, known)
 
@@ -99,8 +99,13 @@ def sketch_cases(
 ) -> SketchedDataset:
     """Sketch raw cases outside imagesTr without caching; ``name`` is shown to users. Raises as `sketch_dataset`."""
     sources = _with_reader(_raw_sources(cases, dataset_json), dataset_json)
-    made = run_in_processes(_sketch_one, sources, processes, f"Sketching {name}")
+    made = _sketch(sources, processes, name)
     return SketchedDataset(name, channel_names(dataset_json), dict(zip(cases, made, strict=True)))
+
+
+def _sketch(sources: list[_CaseSource], processes: int, name: str) -> list[Sketch]:
+    size = sum(source.raw.size for source in sources if source.raw is not None)
+    return run_in_processes(_sketch_one, sources, processes, f"Sketching {name}", size)
 
 
 def _sketched(dataset: str, dataset_json: dict[str, Any], sources: list[_CaseSource], known: Known) -> SketchedDataset:

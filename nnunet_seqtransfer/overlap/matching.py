@@ -26,6 +26,7 @@ from nnunet_seqtransfer.errors import DatasetError, SeqTransferError
 from nnunet_seqtransfer.nnunet.folders import registered_datasets
 from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_dataset
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch
+from nnunet_seqtransfer.parallel import one_pool
 
 LEAST_COMMON = 4
 """Minimum common patterns."""
@@ -118,9 +119,8 @@ class SourceOverlap:
     "Shared cases, sorted by source case; empty if there are none."
 
 
-def find_overlap(
-    target: str, sources: Sequence[str] | None, context: Context, *, write: bool = True
-) -> tuple[SourceOverlap, ...]:
+@one_pool()
+def find_overlap(target: str, sources: Sequence[str] | None, context: Context) -> tuple[SourceOverlap, ...]:
     """Return the cases that a target shares with each source.
 
     Args:
@@ -128,17 +128,16 @@ def find_overlap(
         sources: full dataset names; None compares all other registered datasets and skips unreadable ones with a
             progress line.
         context: progress reports, and worker processes for cases that are not sketched yet.
-        write: keep the sketches for the next time.
 
     Raises DatasetError or RecordError if a named dataset cannot be read, or if the target has no images.
     """
-    target_sketches = announced_sketches(target, context, write=write)
+    target_sketches = announced_sketches(target, context)
     if not target_sketches.sketches:
         raise DatasetError(f"{target} has no images to compare with; copy it to nnUNet_raw")
     overlaps = []
     for source in _everything_but(target) if sources is None else sources:
         try:
-            shared = match_datasets(target_sketches, announced_sketches(source, context, write=write))
+            shared = match_datasets(target_sketches, announced_sketches(source, context))
         except SeqTransferError as error:
             if sources is not None:
                 raise
@@ -155,9 +154,9 @@ def _everything_but(target: str) -> tuple[str, ...]:
     return others
 
 
-def announced_sketches(dataset: str, context: Context, *, write: bool = True) -> SketchedDataset:
+def announced_sketches(dataset: str, context: Context) -> SketchedDataset:
     """Return a dataset's sketches, see `sketch_dataset`; report if there are no images, or only resampled ones."""
-    sketched = sketch_dataset(dataset, context.processes, write=write)
+    sketched = sketch_dataset(dataset, context.processes)
     if not sketched.sketches:
         context.notify(f"{dataset} has neither raw nor preprocessed images here: its cases cannot be compared")
     elif sketched.resampled:

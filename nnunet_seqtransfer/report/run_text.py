@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nnunet_seqtransfer.affinity.measure import AUTO_CASES, SIGNATURE_ENDING
 from nnunet_seqtransfer.affinity.record import Affinity
+from nnunet_seqtransfer.affinity.sources import AUTO_CASES, SIGNATURE_ENDING
 from nnunet_seqtransfer.evaluation.comparison import Comparison, Difference
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS

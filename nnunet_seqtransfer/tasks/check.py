@@ -21,8 +21,6 @@ from nnunet_seqtransfer.tasks.task import Task
 CHECK_NAME, CHECK_KIND, CHECK_FORMAT = "check.json", "check", 1
 MOST_LINES = 10
 """Problems of one dataset that are written out; the record holds all."""
-QUICK_BYTES, QUICK_CASES = 50e6, 500
-"""Fewer bytes and cases are read before worker processes would have started."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,10 @@ class CheckRecord:
     "Identifier -> result."
 
 
-def check_dataset(dataset: str, context: Context, cases: Collection[str] | None = None, *, write: bool = True) -> None:
+def check_dataset(dataset: str, context: Context, cases: Collection[str] | None = None) -> None:
     """Check dataset.json, the list of files and the raw cases of a dataset; notify about what nnU-Net warns of.
 
-    ``cases``: identifiers to check; None for all. ``write``: whether the results are kept for the next time.
+    ``cases``: identifiers to check; None for all.
 
     Raises DatasetError, or Problems with all problems at once. Does nothing for a dataset without raw images.
     """
@@ -61,19 +59,19 @@ def check_dataset(dataset: str, context: Context, cases: Collection[str] | None 
         return
     if lone := lone_labels(raw_folder() / dataset, content, raw):
         context.notify(f"{dataset}: {len(lone)} labels without image are ignored: {shortened(lone, 3)}")
-    checked = _checked(dataset, content, wanted, context, write=write)
+    checked = _checked(dataset, content, wanted, context)
     warnings = [f"case {case}: {warning}" for case in wanted for warning in checked[case].warnings]
     if warnings:
         context.notify(f"{dataset}: nnU-Net warns of {len(warnings)} cases, the first is {warnings[0]}")
     lines = [error for case in wanted for error in checked[case].errors]
     if len(lines) > MOST_LINES:
-        there = f"; all are in {cache_folder(dataset) / CHECK_NAME}" if write else ""
-        lines = [*lines[:MOST_LINES], f"{dataset} has {len(lines) - MOST_LINES} more problems{there}"]
+        rest = f"{dataset} has {len(lines) - MOST_LINES} more problems; all are in {cache_folder(dataset) / CHECK_NAME}"
+        lines = [*lines[:MOST_LINES], rest]
     raise_collected([DatasetError(line) for line in lines])
 
 
 def _checked(
-    dataset: str, content: dict[str, Any], cases: dict[str, RawCase], context: Context, *, write: bool
+    dataset: str, content: dict[str, Any], cases: dict[str, RawCase], context: Context
 ) -> dict[str, CheckedCase]:
     """Return the result of each case, from the record if its files have not changed."""
     declared = Declared.by(dataset, content)
@@ -88,10 +86,9 @@ def _checked(
         reader = reader_writer(content, cases[missing[0]].images[0])
         jobs = [(case, cases[case], reader, declared, stamps[case]) for case in missing]
         size = sum(size for case in missing for _, size, _ in stats[case])
-        processes = context.processes if size > QUICK_BYTES or len(jobs) > QUICK_CASES else 1
-        known |= dict(zip(missing, run_in_processes(_check_case, jobs, processes, f"Checking {dataset}"), strict=True))
-        if write:
-            write_dataclass(path, CHECK_KIND, CHECK_FORMAT, CheckRecord(base, known), compact=True)
+        checked = run_in_processes(_check_case, jobs, context.processes, f"Checking {dataset}", size)
+        known |= dict(zip(missing, checked, strict=True))
+        write_dataclass(path, CHECK_KIND, CHECK_FORMAT, CheckRecord(base, known), compact=True)
     return known
 
 

@@ -1,7 +1,7 @@
 """Turn tasks into signatures: read all sampled cases once, in one process pool."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,13 +15,15 @@ from nnunet_seqtransfer.nnunet import preprocessing
 from nnunet_seqtransfer.nnunet.folders import cache_folder, preprocessed_folder
 from nnunet_seqtransfer.nnunet.integrity import Declared
 from nnunet_seqtransfer.nnunet.plans import data_folder
-from nnunet_seqtransfer.parallel import run_in_processes
+from nnunet_seqtransfer.parallel import results_of
 from nnunet_seqtransfer.storage import checksum, file_stats
 from nnunet_seqtransfer.tasks.alignment import preprocessing_of, target_preprocessing_of
 from nnunet_seqtransfer.tasks.check import MOST_LINES, size_problems
 from nnunet_seqtransfer.tasks.signature import INTENSITY_PROPERTIES, Signature, read_signature, write_signature
 from nnunet_seqtransfer.tasks.task import Task, sample_cases
 
+PROFILE = 3
+"""Time of preprocessing and profiling a case, divided by the time of reading it."""
 _MAX_OLDER = 8
 """Maximum number of older signatures that are searched for profiled cases."""
 Labels = tuple[tuple[int, ...], ...]
@@ -171,10 +173,8 @@ def profile_tasks(
         if problems := request.size_problems():  # before anything is read
             known[path] = problems[0]
             del missing[path]
-    profiles = {path: _older_profiles(request, metric) for path, request in missing.items()}
-    _add_missing(profiles, missing, metric, processes)
-    for path, request in missing.items():
-        known[path] = _signature_or_error(request, metric, profiles[path])
+    for path, profiles in _complete_profiles(missing, metric, processes):
+        known[path] = _signature_or_error(missing[path], metric, profiles)
         if isinstance(made := known[path], Signature):
             write_signature(path, made)
     return tuple(known[path] for path in paths)
@@ -214,10 +214,13 @@ def _older_profiles(request: ProfileRequest, metric: Profiler) -> Profiles:
     return profiles
 
 
-def _add_missing(
-    profiles: dict[Path, Profiles], missing: dict[Path, ProfileRequest], metric: Profiler, processes: int
-) -> None:
-    """Profile all cases that ``profiles`` lacks and add them."""
+def _complete_profiles(
+    missing: dict[Path, ProfileRequest], metric: Profiler, processes: int
+) -> Iterator[tuple[Path, Profiles]]:
+    """Yield each signature's path and profiles once all cases are profiled, so that an interrupted run keeps them."""
+    profiles = {path: _older_profiles(request, metric) for path, request in missing.items()}
+    left = {path: len(request.cases) - len(profiles[path]) for path, request in missing.items()}
+    yield from ((path, profiles[path]) for path, count in left.items() if count == 0)
     # Tasks that share an image form one job: the image is read once, and a metric may cache it.
     groups: dict[Any, list[tuple[Path, str]]] = {}
     for path, request in missing.items():
@@ -228,11 +231,16 @@ def _add_missing(
                 # derived datasets reference the images of their original
                 key = tuple(image.resolve() for image in raw.images) if raw and shared else (path, case)
                 groups.setdefault(key, []).append((path, case))
-    jobs = [[(missing[path], case, metric) for path, case in group] for group in groups.values()]
-    results = run_in_processes(_profile_job, jobs, processes, "Profiling cases")
-    for group, made in zip(groups.values(), results, strict=True):
-        for (path, case), profile in zip(group, made, strict=True):
+    ordered = [*groups.values()]
+    jobs = [[(missing[path], case, metric) for path, case in group] for group in ordered]
+    files = [missing[path].task.raw.get(case) for (path, case), *_ in ordered]
+    size = PROFILE * sum(case.size for case in files if case is not None)
+    for index, made in results_of(_profile_job, jobs, processes, "Profiling cases", size):
+        for (path, case), profile in zip(ordered[index], made, strict=True):
             profiles[path][case] = profile
+            left[path] -= 1
+            if left[path] == 0:
+                yield path, profiles[path]
 
 
 def _profile_job(job: list[tuple[ProfileRequest, str, Profiler]]) -> list[CaseProfile | SeqTransferError]:

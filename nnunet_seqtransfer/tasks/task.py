@@ -1,7 +1,7 @@
 """Load tasks: a task is a registered dataset with the channels, labels and cases that nnU-Net sees in it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from nnunet_seqtransfer.nnunet.datasets import (
 )
 from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, dataset_name, preprocessed_folder
 from nnunet_seqtransfer.nnunet.image_formats import is_planar_file, reader_writer
-from nnunet_seqtransfer.nnunet.plans import data_folder, normalization, read_plans
+from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
-from nnunet_seqtransfer.parallel import run_in_processes
+from nnunet_seqtransfer.parallel import results_of
 from nnunet_seqtransfer.storage import checksum, file_stats, read_record, write_record
 
 SAMPLE_KIND = "fingerprint-sample"
 SAMPLE_FORMAT = 1
+WHOLE_BYTES = 50e6
+"""Size of a dataset, in bytes, up to which an affinity reads all cases: 10 s on one core."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,15 @@ def named_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def load_tasks(datasets: Sequence[str], context: Context, *, extract: bool = True) -> list[Task]:
+def load_tasks(datasets: Sequence[str], context: Context) -> list[Task]:
     """Load datasets, and extract missing fingerprints.
 
-    Raises DatasetError, RecordError or Problems if datasets are incomplete or broken, or if a fingerprint is missing
-    and ``extract`` is False.
+    Raises DatasetError, RecordError or Problems if datasets are incomplete or broken.
     """
     errors: list[SeqTransferError] = []
     for name in datasets:  # all checks come first: an extraction may take minutes
         with collecting(errors):
-            _known_task(name, extract=extract)
+            _known_task(name)
     raise_collected(errors)
     loaded = load_each(datasets, context)
     raise_collected([result for result in loaded if isinstance(result, SeqTransferError)])
@@ -130,9 +131,7 @@ def load_each(datasets: Sequence[str], context: Context) -> list[Task | SeqTrans
         except SeqTransferError as error:
             loaded[name] = error
     missing = [name for name, task in loaded.items() if task is None]
-    for name in missing:
-        context.notify(f"extracting the fingerprint of {name}, which has none yet (once)")
-    failed = fingerprints.extract_fingerprints(missing, context.processes) if missing else {}
+    failed = fingerprints.extract_fingerprints(missing, context.processes)
     for name in missing:
         try:
             loaded[name] = failed.get(name) or load_task(name)
@@ -141,45 +140,56 @@ def load_each(datasets: Sequence[str], context: Context) -> list[Task | SeqTrans
     return [task for name in datasets if (task := loaded[name]) is not None]
 
 
-def load_sampled(
-    datasets: Sequence[str], target: Task, count: int, seed: int, context: Context
-) -> list[Task | SeqTransferError]:
-    """Load sources like `load_each`, but read only ``count`` sampled cases of those without a fingerprint.
+def load_sampled(datasets: Sequence[str], count: int, seed: int, context: Context) -> list[Task | SeqTransferError]:
+    """Load sources like `load_each`, but read only ``count`` sampled cases of large ones without a fingerprint.
 
-    The fingerprint of such a task covers the sample. nnU-Net's own fingerprint is extracted before a training, and for
-    datasets with a CT channel, because CT normalisation needs the statistics of all cases. One header tells whether a
-    dataset has 2-D images or volumes.
+    The fingerprint of such a task covers the sample. nnU-Net's own fingerprint is extracted before a training, for
+    datasets that `is_read_whole`, and for those with a CT channel, because CT normalisation needs the statistics of
+    all cases.
     """
     sampled: dict[str, Task | SeqTransferError] = {}
     jobs: list[tuple[str, str, RawCase, str]] = []
     for name in datasets:
         try:
             content, raw = _read_parts(name)
-            if fingerprints.has_fingerprint(name) or not raw:
-                continue
-            example = next(iter(raw.values())).images[0]
-            planar = is_planar_file(example)
-            if planar is not None and planar != target.is_planar:
-                raise other_dimension(name, planar, target.dataset)
-            if "CTNormalization" in normalization(channel_names(content), 1.0)[0]:
+            if fingerprints.has_fingerprint(name) or not raw or is_read_whole(raw) or fingerprints.has_ct(content):
                 continue
             cases = sample_cases(tuple(sorted(raw)), count, seed)
             kept = _kept_sample(name, content, raw, cases)
             if kept is not None:
                 sampled[name] = kept
             else:
-                reader = reader_writer(content, example)
+                reader = reader_writer(content, raw[cases[0]].images[0])
                 jobs += [(name, case, raw[case], reader) for case in cases]
         except SeqTransferError as error:
             sampled[name] = error
-    work = [(name, case_files, reader) for name, _, case_files, reader in jobs]
-    analyses = run_in_processes(fingerprints.analyse_case, work, context.processes, "Sampling cases")
-    for name in dict.fromkeys(name for name, *_ in jobs):
-        found = {job[1]: analysis for job, analysis in zip(jobs, analyses, strict=True) if job[0] == name}
-        sampled[name] = _sampled_task(name, found)
+    found: dict[str, dict[str, fingerprints.CaseAnalysis | DatasetError]] = {}
+    work = [(name, files, reader, fingerprints.SAMPLES) for name, _, files, reader in jobs]
+    size = sum(files.size for _, files, *_ in work)
+    for index, analysis in results_of(fingerprints.analyse_case, work, context.processes, "Sampling cases", size):
+        name, case, *_ = jobs[index]
+        found.setdefault(name, {})[case] = analysis
+        if len(found[name]) == sum(job[0] == name for job in jobs):
+            sampled[name] = _sampled_task(name, dict(sorted(found[name].items())))
     others = [name for name in datasets if name not in sampled]
     loaded = dict(zip(others, load_each(others, context), strict=True)) | sampled
     return [loaded[name] for name in datasets]
+
+
+def is_read_whole(cases: Mapping[str, RawCase]) -> bool:
+    """Return True if an affinity reads all cases because they are small: all later commands then start at once."""
+    return sum(case.size for case in cases.values()) <= WHOLE_BYTES
+
+
+def is_planar_dataset(dataset: str) -> bool | None:
+    """Return True for 2-D images and False for volumes, from fingerprint or one header; None if neither tells.
+
+    Raises DatasetError or RecordError if the dataset is incomplete or broken.
+    """
+    if fingerprints.has_fingerprint(dataset):
+        return all(shape[0] == 1 for shape in fingerprints.read_fingerprint(dataset)["shapes_after_crop"])
+    cases = _read_parts(dataset)[1]
+    return is_planar_file(next(iter(cases.values())).images[0]) if cases else None
 
 
 def other_dimension(source: str, planar: bool, target: str) -> DatasetError:
@@ -192,12 +202,11 @@ def other_dimension(source: str, planar: bool, target: str) -> DatasetError:
 
 def _sampled_task(name: str, found: dict[str, fingerprints.CaseAnalysis | DatasetError]) -> Task | SeqTransferError:
     """Build a task from the analyses of the sampled cases and keep the fingerprint; or return the first error."""
-    errors = [result for result in found.values() if isinstance(result, DatasetError)]
-    if errors:
-        return errors[0]
+    try:
+        fingerprint = {"cases": list(found), **fingerprints.fingerprint_of([*found.values()], name)}
+    except DatasetError as error:
+        return error
     content, raw = _read_parts(name)
-    analyses = [result for result in found.values() if isinstance(result, fingerprints.CaseAnalysis)]
-    fingerprint = fingerprints.sample_fingerprint(tuple(found), analyses)
     kept = {"depends_on": _sample_key(content, raw, tuple(found)), "fingerprint": fingerprint}
     write_record(_sample_path(name), SAMPLE_KIND, SAMPLE_FORMAT, kept)
     return Task(name, content, fingerprint, raw, tuple(sorted(raw)))
@@ -224,18 +233,13 @@ def _sample_key(content: dict[str, Any], raw: dict[str, RawCase], cases: tuple[s
     return checksum([content, *file_stats(path for case in cases for path in raw[case].files)])
 
 
-def _known_task(name: str, *, extract: bool = True) -> Task | None:
+def _known_task(name: str) -> Task | None:
     """Load a dataset that has a fingerprint, or return None if it can be extracted. Raises as `load_tasks`."""
     parts = _read_parts(name)
     if fingerprints.has_fingerprint(name):
         return _task(name, *parts)
     if not parts[1]:
         raise DatasetError(f"{name} has neither raw images nor a fingerprint; copy it to nnUNet_raw")
-    if not extract:
-        raise DatasetError(
-            f"{name} has no fingerprint yet, and --dry_run writes nothing; "
-            f"run nnUNetv2_extract_fingerprint -d {dataset_id(name)} first"
-        )
     return None
 
 

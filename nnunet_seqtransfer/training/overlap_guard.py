@@ -17,7 +17,7 @@ from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions
 
 
 def find_exclusions(
-    request: ChainRequest, tasks: Mapping[str, Task], plans: Mapping[str, Any], context: Context, *, write: bool
+    request: ChainRequest, tasks: Mapping[str, Task], plans: Mapping[str, Any], context: Context
 ) -> Exclusions:
     """Return the cases that the sources must be trained without; empty if there are none, or the request allows them.
 
@@ -26,7 +26,6 @@ def find_exclusions(
         tasks: full name -> task for every dataset in the chain.
         plans: the target's plans.
         context: worker processes; notified about what cannot be checked, and about shared cases that are allowed.
-        write: whether sketches are kept for the next time.
 
     Raises StageError if a source holds validation cases for a requested fold and the request refuses that, or if no
     case of a source would be left.
@@ -43,7 +42,7 @@ def find_exclusions(
             )
         return {}
     sources = tuple(dict.fromkeys((*request.datasets, *ready)))
-    overlaps = find_overlap(request.target, sources, context, write=write)
+    overlaps = find_overlap(request.target, sources, context)
     shared = [case for overlap in overlaps for case in overlap.shared]
     if request.overlap == "exclude" and not any(case.source in ready for case in shared):
         exclusions = exclusions_of(shared, held_out)

@@ -166,7 +166,8 @@ def preprocess_missing(task: Task, plans: dict[str, Any], configuration: str, pr
         folder.mkdir(exist_ok=True)
         jobs = [(folder, staging, case, task.raw[case], plans, configuration, task.dataset_json) for case in missing]
         try:
-            run_in_processes(_preprocess_one, jobs, processes, f"Preprocessing {task.dataset}")
+            size = sum(task.raw[case].size for case in missing)
+            run_in_processes(_preprocess_one, jobs, processes, f"Preprocessing {task.dataset}", size)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

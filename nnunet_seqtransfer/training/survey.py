@@ -16,7 +16,7 @@ from nnunet_seqtransfer.nnunet.fingerprints import has_fingerprint
 from nnunet_seqtransfer.nnunet.folders import preprocessed_folder
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.alignment import align_plans, require_same_dimension
-from nnunet_seqtransfer.tasks.task import Task, load_target, load_tasks
+from nnunet_seqtransfer.tasks.task import Task, is_planar_dataset, load_target, load_task, load_tasks, other_dimension
 from nnunet_seqtransfer.training.estimate import GUESS, Clock
 from nnunet_seqtransfer.training.history import find_clock
 from nnunet_seqtransfer.training.job import DeviceOptions
@@ -100,14 +100,13 @@ class Survey:
         return found
 
 
-def take_survey(request: ChainRequest, options: DeviceOptions, context: Context, *, write: bool = True) -> Survey:
+def take_survey(request: ChainRequest, options: DeviceOptions, context: Context) -> Survey:
     """Return a request's tasks and target plans; stages follow with `Survey.with_stages`.
 
     Args:
         request: what to train.
         options: where to train.
         context: progress and worker processes.
-        write: whether missing fingerprints are extracted; otherwise they are problems.
 
     Raises a SeqTransferError with every problem if the target cannot be used; problems with sources and folds are
     collected in the survey.
@@ -117,12 +116,17 @@ def take_survey(request: ChainRequest, options: DeviceOptions, context: Context,
     target = None
     with collecting(errors):
         target, plans = load_target(request.target, request.plans, request.configuration)
-    known = [source for source in request.datasets if has_fingerprint(source) or not write]
+    known = [source for source in request.datasets if has_fingerprint(source)]
     for source in known:
         with collecting(errors):
-            tasks[source] = load_tasks([source], context, extract=False)[0]
+            tasks[source] = load_task(source)
+    rest = [source for source in request.datasets if source not in known]
+    for source in rest:
+        with collecting(errors):
+            planar = is_planar_dataset(source)
+            if target is not None and planar not in (None, target.is_planar):
+                raise other_dimension(source, planar, target.dataset)
     if not errors:  # extraction takes minutes, so a request with problems ends before
-        rest = [source for source in request.datasets if source not in known]
         with collecting(errors):
             tasks |= {task.dataset: task for task in load_tasks(rest, context)}
     if target is None:

@@ -16,6 +16,7 @@ from nnunet_seqtransfer.errors import (
     collecting,
     raise_collected,
 )
+from nnunet_seqtransfer.parallel import one_pool
 from nnunet_seqtransfer.tasks.check import check_dataset
 from nnunet_seqtransfer.training.decide import Outlook, decide
 from nnunet_seqtransfer.training.executors import Executor, LocalExecutor, run_chain
@@ -89,28 +90,27 @@ def prepare_run(run: Run, context: Context) -> None:
     prepare_data(look_ahead(run.request, context, options=run.options), context)
 
 
+@one_pool()
 def look_ahead(
     request: ChainRequest,
     context: Context = Context(),
     *,
     options: DeviceOptions = DeviceOptions(),
-    write: bool = True,
     check: Callable[[], None] | None = None,
     exclusions: Exclusions | None = None,
 ) -> Outlook:
-    """Return what would happen to a chain. Write nothing but missing fingerprints and sketches.
+    """Return what would happen to a chain. Write nothing but what is known about cases, so that the next call is quick.
 
     Args:
         request: path, folds and recipes.
         context: progress and worker processes.
         options: devices to train on.
-        write: whether missing fingerprints and sketches are made and kept; otherwise the first are a problem.
         check: called unless nothing is left to do, before the minutes-long search for shared patients; may raise.
         exclusions: cases to exclude from the sources if they are known; None to search for shared patients.
 
     Raises a SeqTransferError with every problem that would stop the chain later.
     """
-    survey = take_survey(request, options, context, write=write)
+    survey = take_survey(request, options, context)
     is_known = exclusions is not None or request.overlap != "exclude"
     outlook = _outlook(survey, exclusions or {})
     errors = list(outlook.problems if is_known else outlook.request_problems)
@@ -120,9 +120,9 @@ def look_ahead(
             check()
     raise_collected(errors)
     if not outlook.is_finished and not _is_finished_without_shared(survey):
-        _check_datasets(outlook, context, write=write)
+        _check_datasets(outlook, context)
     if exclusions is None:
-        exclusions = find_exclusions(request, survey.tasks, survey.target_plans, context, write=write)
+        exclusions = find_exclusions(request, survey.tasks, survey.target_plans, context)
         outlook = _outlook(survey, exclusions) if exclusions else outlook
         raise_collected(outlook.problems)
     if check is not None and not is_checked and not outlook.is_finished:
@@ -136,12 +136,12 @@ def _outlook(survey: Survey, exclusions: Exclusions) -> Outlook:
     return decide(survey.with_stages(exclusions) if names <= survey.tasks.keys() else survey)
 
 
-def _check_datasets(outlook: Outlook, context: Context, *, write: bool) -> None:
+def _check_datasets(outlook: Outlook, context: Context) -> None:
     """Check every case of the datasets that will be trained on. Raise all problems together."""
     errors: list[SeqTransferError] = []
     for name in dict.fromkeys(name for stage in outlook.unfinished for name in stage.datasets):
         try:
-            check_dataset(name, context, write=write)
+            check_dataset(name, context)
         except (DatasetError, Problems) as error:  # a full disk ends the command at once
             errors.append(error)
     raise_collected(errors)

@@ -19,8 +19,9 @@ import SimpleITK as sitk
 from nnunet_seqtransfer.affinity.base import AffinityMetric, BatchMetric
 from nnunet_seqtransfer.affinity.bootstrap import resample, scatter_to_target
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.measure import AffinityRequest, compute_affinity
+from nnunet_seqtransfer.affinity.measure import compute_affinity
 from nnunet_seqtransfer.affinity.metrics import find_metric, metric_names
+from nnunet_seqtransfer.affinity.sources import AffinityRequest
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData

@@ -154,6 +154,6 @@ def test_unfit_signatures_leave_the_other_sources_their_distance(
     line = error_line(outcome)
     assert "7 of the sources named had to be left out" in line
     for path, (_, words) in zip(files, cases.values(), strict=True):
-        assert any(f"leaving out {path}" in row and words in row for row in outcome.err.splitlines()), words
-    assert f"leaving out {missing}" in outcome.err
+        assert str(path) in line and words in line
+    assert str(missing) in line
     assert affinity().sources == (FAR, TWO_CHANNELS)

@@ -123,10 +123,10 @@ def guard(*folds: str, test: str | None = None, sources: tuple[str, ...] = ()) -
     target, _ = load_target(TARGET, "nnUNetPlans", "3d_fullres")
     splits = split_cases(TARGET, target.cases)
     if test is None:
-        require_unseen_folds(target, folds, splits, Context(), write=True)
+        require_unseen_folds(target, folds, splits, Context())
     else:
         tasks = [load_task(source) for source in sources]
-        require_unseen_test(load_held_out(test, target), target, tasks, folds, splits, Context(), write=True)
+        require_unseen_test(load_held_out(test, target), target, tasks, folds, splits, Context())
 
 
 def share(world: World, source: str, own: str, case: str) -> None:

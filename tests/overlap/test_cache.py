@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.overlap import cache as sketch_cache
 from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_dataset
-from nnunet_seqtransfer.overlap.matching import (
-    find_overlap,
-)
 from nnunet_seqtransfer.overlap.sketch import Sketch
 from support.world import NEAR, TARGET, World
 
@@ -70,11 +66,3 @@ def test_the_cache_is_small_and_opens_without_pickle(world: World) -> None:
         arrays = {name: archive[name] for name in archive.files}
     assert set(arrays) == {"header", "counts", "limits", "wholes", "patterns"}
     assert arrays["patterns"].dtype == np.uint64 and arrays["patterns"].size < 6 * 1000
-
-
-def test_nothing_is_written_where_that_is_not_wanted(world: World) -> None:
-    """write=False, as in a dry run, leaves every folder as it is and finds the same."""
-    before = world.snapshot()
-    quiet = find_overlap(TARGET, [NEAR], Context(), write=False)
-    assert world.snapshot() == before
-    assert find_overlap(TARGET, [NEAR], Context()) == quiet

@@ -276,9 +276,9 @@ def preprocess(folder: Path, plans: dict[str, Any]) -> None:
         chosen.preprocessor_class(verbose=False).run_case(case["images"], case["label"], manager, chosen, content)
 
 
-def ours(write: bool = False) -> str:
+def ours() -> str:
     try:
-        check_dataset(NAME, Context(), write=write)
+        check_dataset(NAME, Context())
     except SeqTransferError as error:
         return "; ".join(error.problems)
     return ""
@@ -331,15 +331,15 @@ def test_only_changed_cases_are_read_again(folders: Path, monkeypatch: pytest.Mo
     looked: list[str] = []
     check = module._check_case
     monkeypatch.setattr(module, "_check_case", lambda job: (looked.append(job[0]), check(job))[1])
-    reason = ours(write=True)
+    reason = ours()
     assert "values 3, 6" in reason and looked == ["a", "b"]
-    assert ours(write=True) == reason and looked == ["a", "b"]
+    assert ours() == reason and looked == ["a", "b"]
     volume(folder / "labelsTr/a.nii.gz", np.ones((8, 9, 10), np.uint8))
-    assert ours(write=True) == "" and looked == ["a", "b", "a"]
+    assert ours() == "" and looked == ["a", "b", "a"]
     os.utime(folder / "imagesTr/b_0000.nii.gz", ns=(5, 5))
-    assert ours(write=True) == "" and looked == ["a", "b", "a", "b"]
+    assert ours() == "" and looked == ["a", "b", "a", "b"]
     entry(labels={"background": 0, "x": 1})(folder)
-    assert "value 2" in ours(write=True) and looked[4:] == ["a", "b"]
+    assert "value 2" in ours() and looked[4:] == ["a", "b"]
 
 
 def test_what_nnunet_only_warns_of_is_mentioned(folders: Path) -> None:
