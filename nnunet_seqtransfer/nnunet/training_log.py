@@ -79,7 +79,7 @@ class TrainingLog:
     predicted: int = 0
     "Cases in the final validation whose prediction has begun, the present one included."
     case_seconds: float | None = None
-    "Median seconds from one prediction to the next; None with fewer than two."
+    "Median seconds from one prediction to the next; None for fewer than three, since worker processes start first."
     validation_seconds: float | None = None
     "Seconds from the first prediction to the end of the final validation; None before that."
 
@@ -92,6 +92,11 @@ class TrainingLog:
     def epochs_done(self) -> int:
         """Return the number of finished epochs since the training started."""
         return self.running if self.running is not None else self.epochs[-1].number + 1 if self.epochs else 0
+
+    @property
+    def validated(self) -> int:
+        """Return the number of cases that the final validation is done with."""
+        return self.predicted if self.validation_seconds is not None else max(0, self.predicted - 1)
 
     @property
     def median_seconds(self) -> float | None:
@@ -122,7 +127,7 @@ class LogReader:
             self._error,
             self._iteration,
             len(self._predicted),
-            statistics.median(steps) if steps else None,
+            statistics.median_low(steps) if len(steps) > 1 else None,
             (self._validated - times[0]).total_seconds() if self._validated and times else None,
         )
 

@@ -97,7 +97,7 @@ class Outlook:
         clock = self.survey.clock.with_log(log, stage.recipe)
         epochs, cases = _left(self.survey, stage, self.actions[stage])
         epochs = min(epochs, max(0, stage.recipe.epochs - log.epochs_done)) if not log.predicted else 0
-        left = clock.stage(stage.recipe, epochs, max(0, cases - log.predicted), begins=False)
+        left = clock.stage(stage.recipe, epochs, max(0, cases - log.validated), begins=False)
         if log.iteration is not None:
             left -= clock.epoch(stage.recipe) * log.iteration[0] / log.iteration[1]
         later = self.stages[self.stages.index(stage) + 1 :]

@@ -15,10 +15,10 @@ from nnunet_seqtransfer.training.recipe import Recipe
 
 SECONDS_PER_EPOCH = 45.0
 """nnU-Net publishes 41 to 47 s on an A100 for 250 iterations and 50 of validation, mostly with `USUAL`."""
-USUAL = 1900.0, 890.0
+USUAL = 1877.0, 714.0
 """GFLOP and million activations of one forward pass: batch 2 of patch 128 x 128 x 128, 32 to 320 features."""
 USUAL_VOXELS = 2 * 128**3
-CPU_SECONDS = 0.021, 0.007
+CPU_SECONDS = 0.021, 0.009
 """Training iteration on one core, per GFLOP and per million activations of the forward pass; measured on an EPYC."""
 CPU_SCALING = 0.8
 """The speed grows with the number of cores to this power: 1.5 to 1.9 times with two cores."""
@@ -29,7 +29,7 @@ ITERATION_SECONDS = 0.01
 START_SECONDS = 8.0
 """From the start of a stage to the first epoch, and from the last one to the end: imports, batches, checkpoints."""
 COMPILE_SECONDS = 30.0
-"""torch.compile in the first epoch on a GPU: 12 to 69 s on an H100."""
+"""torch.compile in the first epoch on CUDA: 12 to 69 s on an H100."""
 PROCESS_SECONDS = 4.0
 """Processor seconds that a worker process takes to start: it imports torch."""
 CASE_SECONDS = 0.1
@@ -46,8 +46,8 @@ class Pace:
     "Measured seconds of an epoch as a multiple of the model's."
     prediction: float | None = None
     "Likewise for a predicted case; None to take that of `training`."
-    compilation: float | None = None
-    "Seconds that the first epoch takes longer than others; None if not measured."
+    start: float | None = None
+    "Seconds of a start, with what the first epoch takes longer than others; None if not measured."
     pools: float | None = None
     "Seconds of a final validation besides the cases; None if not measured."
     epochs: int = 0
@@ -92,12 +92,14 @@ class Clock:
         """
         if epochs + cases == 0:
             return 0.0
-        start = START_SECONDS + (self._compilation() if epochs else 0) if begins else 0
+        start = self.pace.start
+        if start is None:
+            start = START_SECONDS + COMPILE_SECONDS * (self.device == "cuda")
         pools = self.pace.pools
         if pools is None:  # one pool writes the predictions, another one evaluates them
             processes = int(os.environ.get("nnUNet_def_n_proc") or 8)
             pools = 2 * PROCESS_SECONDS * max(2 if self.device == "cuda" else 1, processes / cores())
-        return start + epochs * self.epoch(recipe) + (pools + cases * self.case() if cases else 0)
+        return begins * start + epochs * self.epoch(recipe) + (pools + cases * self.case() if cases else 0)
 
     def held_out(self, fold: str) -> int:
         """Return the number of cases in the final validation of a fold, a fifth if unknown."""
@@ -111,17 +113,13 @@ class Clock:
         if median is not None:
             pace = replace(pace, training=median / model.epoch(recipe), epochs=len(log.epochs))
             if log.epochs[0].number == 0 and len(log.epochs) > 1:
-                pace = replace(pace, compilation=max(0.0, log.epochs[0].seconds - median))
+                pace = replace(pace, start=START_SECONDS + max(0.0, log.epochs[0].seconds - median))
         if log.case_seconds is not None:
             pace = replace(pace, prediction=log.case_seconds / model.case())
             if log.validation_seconds is not None:
                 rest = log.validation_seconds - log.predicted * log.case_seconds
                 pace = replace(pace, pools=max(0.0, rest))
         return replace(self, pace=pace)
-
-    def _compilation(self) -> float:
-        guess = COMPILE_SECONDS if self.device == "cuda" else 0.0
-        return guess if self.pace.compilation is None else self.pace.compilation
 
     def _iteration(self) -> float:
         """Return the model's seconds of a training iteration."""
@@ -150,20 +148,13 @@ def forward_pass(settings: Mapping[str, Any]) -> tuple[float, float]:
         features, kernels, strides = (parts[name] for name in ("features_per_stage", "kernel_sizes", "strides"))
         # a residual block has two convolutions
         encoder = parts.get("n_conv_per_stage") or [2 * blocks for blocks in parts["n_blocks_per_stage"]]
-        convolutions = [*encoder, *reversed(parts["n_conv_per_stage_decoder"])]
-        levels = [*range(len(features)), *reversed(range(len(features) - 1))]
+        decoder = [*reversed(parts["n_conv_per_stage_decoder"])]  # skipped features double the first one's inputs
         size = [voxels / math.prod(map(math.prod, strides[: level + 1])) for level in range(len(features))]
-        flops = activations = 0.0
-        before = 1
-        for place, (level, count) in enumerate(zip(levels, convolutions, strict=True)):
-            if place >= len(features):  # the decoder: an upsampling, then both halves together
-                flops += 2 * size[level + 1] * features[level + 1] * features[level] * math.prod(strides[level + 1])
-                activations += size[level] * features[level]
-                before = 2 * features[level]
-            for _ in range(count):
-                flops += 2 * size[level] * before * features[level] * math.prod(kernels[level])
-                activations += size[level] * features[level]
-                before = features[level]
+        inputs = [(level, ([1, *features][level], *[features[level]] * (n - 1))) for level, n in enumerate(encoder)]
+        inputs += [(level, (2 * features[level], *[features[level]] * (n - 1))) for level, n in enumerate(decoder)]
+        outputs = [size[level] * features[level] for level in range(len(features))]
+        flops = sum(2 * outputs[level] * sum(each) * math.prod(kernels[level]) for level, each in inputs)
+        activations = sum(outputs[level] * len(each) for level, each in inputs)
     except (KeyError, TypeError, ValueError, IndexError):
         flops, activations = (amount * voxels / USUAL_VOXELS for amount in (USUAL[0] * 1e9, USUAL[1] * 1e6))
     return flops / 1e9, activations / 1e6

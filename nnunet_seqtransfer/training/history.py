@@ -33,12 +33,7 @@ def find_history(
 ) -> History:
     """Return all that earlier trainings say about planning a path to a target, and what the stages take.
 
-    Args:
-        training: how the stages will be trained.
-        names: target, plans and configuration.
-        sources: datasets that the path may go through.
-        device: where to train.
-        processes: workers that preprocess.
+    ``names`` are the target, its plans and the configuration. ``device`` and ``processes`` are for training.
     """
     clock, recipe = find_clock(*names, device), Recipe(training.epochs, training.iterations)
     origin: Literal["given", "logged", "published"] = "logged" if clock.pace.epochs else "published"
@@ -80,7 +75,7 @@ def find_clock(target: str, plans_name: str, configuration: str, device: str) ->
         known, recipe = clock.pace, block.recipe if block else Recipe()  # nnU-Net's own trainings have no block
         found = clock.with_log(read_training(fold), recipe).pace
         if known.epochs:
-            found = replace(found, training=known.training, compilation=known.compilation, epochs=known.epochs)
+            found = replace(found, training=known.training, start=known.start, epochs=known.epochs)
         clock = replace(clock, pace=found)
         if found.epochs and found.pools is not None:
             break

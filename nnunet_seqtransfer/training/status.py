@@ -193,8 +193,8 @@ def status_of(
         seconds = 0.0
         if state not in DONE:
             begins = state is not State.RUNNING
-            predicted = 0 if begins else min(cases, disk.log.predicted)
-            seconds = clock.stage(entry.recipe, left, cases - predicted, begins=begins)
+            validated = 0 if begins else min(cases, disk.log.validated)
+            seconds = clock.stage(entry.recipe, left, cases - validated, begins=begins)
             seconds += sum(missing.pop(name, 0.0) for name in entry.datasets)
         in_queue = None if state in DONE else (queued or {}).get(entry.key)
         why = (ended or {}).get(entry.key)

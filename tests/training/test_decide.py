@@ -16,7 +16,6 @@ from nnunet_seqtransfer.nnunet.training_log import Epoch, TrainingLog
 from nnunet_seqtransfer.storage import write_json
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.decide import decide, weights_fit
-from nnunet_seqtransfer.training.estimate import COMPILE_SECONDS
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
 from nnunet_seqtransfer.training.recipe import KEY, Recipe, with_block
 from nnunet_seqtransfer.training.stage_files import FINAL, LATEST
@@ -369,7 +368,7 @@ def test_the_estimate_uses_measured_epochs() -> None:
     measured = clock.with_log(TrainingLog((Epoch(5, seconds=10.0),)), source.recipe)
     outlook = decide(replace(outlook_of(stages, states).survey, clock=measured))
     validation = measured.stage(target.recipe, 0, measured.held_out("0"))
-    assert outlook.seconds[target] == pytest.approx(validation + 100 * 10.0 + COMPILE_SECONDS)
+    assert outlook.seconds[target] == pytest.approx(validation + 100 * 10.0)
 
 
 def test_the_time_left_shrinks_with_what_is_logged() -> None:
@@ -386,8 +385,8 @@ def test_the_time_left_shrinks_with_what_is_logged() -> None:
     assert left[1] - left[2] == pytest.approx(5.0) and left[0] > left[1]
     whole = tuple(Epoch(number, seconds=10.0) for number in range(100))
     assert left[1] - outlook.seconds_left(source, TrainingLog(whole)) == pytest.approx(98 * 10.0)
-    before, after = (outlook.seconds_left(target, TrainingLog(whole, predicted=cases)) for cases in (0, 1))
-    assert before > after == 0
+    begun, done = TrainingLog(whole, predicted=1), TrainingLog(whole, predicted=1, validation_seconds=9.0)
+    assert outlook.seconds_left(target, begun) > outlook.seconds_left(target, done) == 0
 
 
 def test_softmax_outputs_count_where_every_case_has_them() -> None:

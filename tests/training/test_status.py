@@ -100,7 +100,9 @@ def test_a_final_validation_counts_its_cases(folders: Path):
     """While the target is validated, the time left is that of the other cases."""
     chain = record(sources=())
     (stage,) = chain.stages
-    training_log(stage, [*epoch_lines(range(250)), "2026-05-02 10:00:00.000000: predicting case0"])
+    times = {"predicting case0": "10:00:00", "Validation complete": "10:00:09"}
+    lines = [f"2026-05-02 {time}.000000: {text}" for text, time in times.items()]
+    training_log(stage, [*epoch_lines(range(250)), *lines])
     checkpoint(stage.output / "checkpoint_final.pth")
     lock(stage.files.lock, os.getppid(), socket.gethostname())
     found = stage_status(stage)
