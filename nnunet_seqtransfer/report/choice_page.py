@@ -30,8 +30,8 @@ def write_choice(affinity: Affinity, file: Path) -> Path:
     if page.is_file() and page.read_text().endswith(mark):
         return page
 
-    from nnunet_seqtransfer.report.choice import choice_parts, drawings  # noqa: PLC0415 - imports matplotlib
     from nnunet_seqtransfer.report.figures import save  # noqa: PLC0415
+    from nnunet_seqtransfer.report.page_parts import choice_parts, drawings  # noqa: PLC0415 - imports matplotlib
     from nnunet_seqtransfer.report.plan_text import headline  # noqa: PLC0415
     from nnunet_seqtransfer.report.template import fill, write_page  # noqa: PLC0415
     from nnunet_seqtransfer.report.words import arrows, short  # noqa: PLC0415

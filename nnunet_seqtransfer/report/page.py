@@ -11,8 +11,7 @@ from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases
 from nnunet_seqtransfer.nnunet.preprocessing import read_raw_case, read_raw_labels, read_spacing
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, label_means, telling
-from nnunet_seqtransfer.report import page_tables, run_text
-from nnunet_seqtransfer.report.choice import choice_parts
+from nnunet_seqtransfer.report import page_parts, run_text
 from nnunet_seqtransfer.report.distance_figures import draw_ranking_and_dice
 from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.findings import Findings, StageFound, read_findings
@@ -41,13 +40,13 @@ def render(found: Findings) -> str:
     notes = list(found.notes)  # overlays add theirs while they are drawn
     parts = {
         **_heading(found),
-        **choice_parts(found.affinity, found.plan, found.path),
+        **page_parts.choice_parts(found.affinity, found.plan, found.path),
         "why": run_text.reasons(found),
         **_results(found, notes),
         "comparisons": [_comparison(record, place, found.affinity) for place, record in enumerate(found.comparisons)],
         "facts": run_text.facts(found),
         "commands": run_text.commands(found),
-        "files": page_tables.files_table(run_text.files(found)),
+        "files": page_parts.files_table(run_text.files(found)),
         "notes": [without_folders(note) for note in notes],
     }
     parts["contents"] = _contents(parts)
@@ -111,7 +110,7 @@ def _results(found: Findings, notes: list[str]) -> dict[str, Any]:
     means = label_means(case_dice(found.cases))
     return {
         "stages": [_curves(found, stage) for stage in found.stages],
-        "cases": page_tables.cases_table(found.cases) if found.cases else None,
+        "cases": page_parts.cases_table(found.cases) if found.cases else None,
         "per_label": ", ".join(f"{label} {decimals(value)}" for label, value in means.items()),
         "views": _views(found, notes) if found.cases else [],
         "trained_on": found.trained_on_cases,
@@ -189,5 +188,5 @@ def _comparison(comparison: Comparison, place: int, affinity: Affinity | None) -
         "words": run_text.comparison_words(comparison),
         "ranking": None if ranking is None else embed(ranking, label, "fit"),
         "picture": None if differences is None else embed(differences, other, "fit"),
-        "tables": page_tables.comparison_tables(comparison),
+        "tables": page_parts.comparison_tables(comparison),
     }

@@ -14,7 +14,7 @@ from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.nnunet.plans import data_folder, plans_path
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan, read_plan, write_plan
-from nnunet_seqtransfer.report.page_tables import candidates_table
+from nnunet_seqtransfer.report.page_parts import candidates_table
 from nnunet_seqtransfer.report.plan_text import headline
 from nnunet_seqtransfer.report.status_text import status_text
 from nnunet_seqtransfer.storage import read_json, sha256, write_json
