@@ -12,25 +12,12 @@ from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase
 from nnunet_seqtransfer.planning.decide import problem_of
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
+from nnunet_seqtransfer.report import words
 from nnunet_seqtransfer.report.distance_figures import MAX_ROWS, draw_heat_map, draw_ranking
 from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.graph_figure import draw_graph
 from nnunet_seqtransfer.report.plan_text import RULED_OUT, counterpart_words, sentences
 from nnunet_seqtransfer.report.result_figures import draw_gains
-from nnunet_seqtransfer.report.words import (
-    ARROW,
-    MISSING,
-    arrows,
-    counted,
-    decimals,
-    hours,
-    interval,
-    number,
-    path_words,
-    percent,
-    short,
-    span,
-)
 from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 
 NARROW = 3.7
@@ -51,7 +38,7 @@ def choice_parts(affinity: Affinity | None, plan: SequencePlan | None, path: Seq
     }
     parts: dict[str, Any] = {
         "follows_plan": plan is not None and plan.path == tuple(path),
-        "why": [arrows(line) for line in sentences(plan)] if plan else [],
+        "why": [words.arrows(line) for line in sentences(plan)] if plan else [],
         "gains": figures.get("gains"),
         "candidates": candidates_table(plan, path) if plan and plan.candidates else None,
         "heat_map": figures.get("heat_map"),
@@ -74,11 +61,14 @@ def drawings(affinity: Affinity | None, plan: SequencePlan | None, path: Sequenc
     """Return name -> drawing for everything that is known."""
     found: dict[str, Drawing] = {}
     if plan is not None and plan.candidates:
-        label = f"Expected gains of {counted(len(plan.candidates), 'candidate path')}; the table below has the numbers"
+        count = words.counted(len(plan.candidates), "candidate path")
+        label = f"Expected gains of {count}; the table below has the numbers"
         found["gains"] = (lambda width: draw_gains(plan, path, width=width), 7.6, label)
     if affinity is None or len(affinity.names) < 2:
         return found
-    label = f"Graph of {counted(len(affinity.sources), 'source')} around the target; path: {path_words(path)}"
+    label = (
+        f"Graph of {words.counted(len(affinity.sources), 'source')} around the target; path: {words.path_words(path)}"
+    )
     found["graph"] = (lambda width: _graph(affinity, plan, path, width), 11.6, label)
     label = "Distances of the sources to the target; the table below has the numbers"
     found["ranking"] = (lambda width: draw_ranking(affinity, datasets_on(path), width=width), 5.5, label)
@@ -148,7 +138,7 @@ def text_cell(value: str, look: str = "") -> Cell:
 
 def number_cell(value: float | None, places: int = 3) -> Cell:
     """Return a cell with a number, a dash if it is unknown."""
-    return Cell(decimals(value, places), math.nan if value is None else float(value))
+    return Cell(words.decimals(value, places), math.nan if value is None else float(value))
 
 
 def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:
@@ -156,20 +146,24 @@ def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:
     rows = []
     for entry in plan.candidates:
         is_scratch = len(entry.path) == 1
-        gain = Cell(MISSING if is_scratch else interval(entry.gain, entry.low, entry.high, "+"), float(entry.gain))
-        harm = Cell(MISSING if is_scratch else percent(entry.harm), float(entry.harm))
-        rows.append((_path_cell(entry, plan, path), gain, harm, Cell(hours(entry.gpu_hours), float(entry.gpu_hours))))
+        gain = Cell(
+            words.MISSING if is_scratch else words.interval(entry.gain, entry.low, entry.high, "+"), float(entry.gain)
+        )
+        harm = Cell(words.MISSING if is_scratch else words.percent(entry.harm), float(entry.harm))
+        rows.append(
+            (_path_cell(entry, plan, path), gain, harm, Cell(words.hours(entry.gpu_hours), float(entry.gpu_hours)))
+        )
     marked = tuple(entry.path == tuple(path) for entry in plan.candidates)
     header = ("path", "expected gain of Dice", "chance of harm", "hours")
     return Table("Candidate paths, best first", header, tuple(rows), marked)
 
 
 def _path_cell(entry: CandidatePath, plan: SequencePlan, path: Sequence[str]) -> Cell:
-    notes = [ARROW.join(short(name).removeprefix(name[7:10]).strip() for name in entry.path)]
+    notes = [words.ARROW.join(words.short(name).removeprefix(name[7:10]).strip() for name in entry.path)]
     notes += ["planned"] if entry.path == plan.path != tuple(path) else []
     notes += [f"ruled out: {RULED_OUT[entry.ruled_out]}"] if entry.ruled_out else []
-    words = path_words(plan.starred(entry.path))
-    return Cell(words if len(entry.path) > 1 else f"{number(entry.path[0])} from scratch", words, "; ".join(notes))
+    told = words.path_words(plan.starred(entry.path))
+    return Cell(told if len(entry.path) > 1 else f"{words.number(entry.path[0])} from scratch", told, "; ".join(notes))
 
 
 def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
@@ -178,10 +172,10 @@ def sources_table(affinity: Affinity, path: Sequence[str]) -> Table:
     rows = []
     for i in ranking:
         task, low, high = affinity.tasks[i], affinity.low[i], affinity.high[i]
-        name = short(task.dataset) + ("" if task.registered else " (signature)")
-        matches = arrows(counterpart_words(affinity.counterparts[i])) if i < len(affinity.counterparts) else ""
+        name = words.short(task.dataset) + ("" if task.registered else " (signature)")
+        matches = words.arrows(counterpart_words(affinity.counterparts[i])) if i < len(affinity.counterparts) else ""
         cells = [Cell(name, task.dataset, matches), number_cell(affinity.distances[i][-1])]
-        cells.append(Cell(span(low, high, "unknown (one case)"), float(low)))
+        cells.append(Cell(words.span(low, high, "unknown (one case)"), float(low)))
         cells += [number_cell(table[i][-1]) for table in affinity.components.values()]
         rows.append((*cells, Cell(str(task.labelled_cases), float(task.labelled_cases))))
     header = ("source", "distance", "95 % interval", *affinity.components, "cases")
@@ -206,9 +200,9 @@ def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
     """Return title and table for the differences and for the rankings, if there are any."""
     differences = tuple(
         (
-            text_cell(arrows(f"{entry.arm} against {entry.against}")),
-            Cell(interval(entry.mean, entry.low, entry.high, "+"), float(entry.mean)),
-            Cell(MISSING, math.nan) if entry.p_holm is None else Cell(f"{entry.p_holm:.2g}", float(entry.p_holm)),
+            text_cell(words.arrows(f"{entry.arm} against {entry.against}")),
+            Cell(words.interval(entry.mean, entry.low, entry.high, "+"), float(entry.mean)),
+            Cell(words.MISSING, math.nan) if entry.p_holm is None else Cell(f"{entry.p_holm:.2g}", float(entry.p_holm)),
             Cell(str(entry.cases), float(entry.cases)),
         )
         for entry in comparison.differences

@@ -8,17 +8,7 @@ from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry
 from nnunet_seqtransfer.calibration.calibrate import Calibration
 from nnunet_seqtransfer.planning.measured import SHIPPED_CASES
 from nnunet_seqtransfer.planning.record import CandidatePath, SequencePlan
-from nnunet_seqtransfer.report.words import (
-    counted,
-    decimals,
-    hours,
-    interval,
-    listed,
-    path_words,
-    percent,
-    span,
-    text_table,
-)
+from nnunet_seqtransfer.report import words
 
 MOST_ROWS = 8
 """Candidates in the table; the plan's file has all."""
@@ -54,7 +44,7 @@ def plan_text(plan: SequencePlan) -> str:
         if place < MOST_ROWS or entry.path == plan.path or len(entry.path) == 1
     ]
     rows = [_row(plan, entry, show_cost=show_cost) for entry in shown]
-    return "\n".join([headline(plan), *sentences(plan), "", text_table(header, rows)])
+    return "\n".join([headline(plan), *sentences(plan), "", words.text_table(header, rows)])
 
 
 def headline(plan: SequencePlan) -> str:
@@ -77,7 +67,7 @@ def _worth(plan: SequencePlan) -> Iterator[str]:
     if plan.sources:
         yield (
             f"Against scratch of equal target epochs: Dice {_gain(chosen)} for a single run; chance of harm "
-            f"{percent(chosen.harm)}."
+            f"{words.percent(chosen.harm)}."
         )
         if not plan.supported:
             yield "The interval contains 0: a gain is likely at best, not certain."
@@ -91,7 +81,7 @@ def _worth(plan: SequencePlan) -> Iterator[str]:
             expected = "likely enough to help" if best.gain > 0 else "expected to help"
             yield (
                 f"No source is {expected}. The best, {_words(plan, best.path)}: Dice {_gain(best)}; "
-                f"chance of harm {percent(best.harm)}."
+                f"chance of harm {words.percent(best.harm)}."
             )
     if chosen.clash:
         yield f"The modalities of the last source and the target differ ({chosen.clash})."
@@ -115,24 +105,24 @@ def _rivals(plan: SequencePlan) -> Iterator[str]:
     longer = plan.longer
     if longer is None:
         return
-    what = f"Scratch trained {longer.length:.2g} times as long takes {hours(longer.gpu_hours)} hours"
+    what = f"Scratch trained {longer.length:.2g} times as long takes {words.hours(longer.gpu_hours)} hours"
     if longer.gain is None:
         yield f"{what}; its gain was measured for short trainings only."
     else:
-        yield f"{what}: {interval(longer.gain, longer.low, longer.high, '+', 2)}."
+        yield f"{what}: {words.interval(longer.gain, longer.low, longer.high, '+', 2)}."
 
 
 def _effort(plan: SequencePlan) -> Iterator[str]:
     time = plan.epoch_time
     origin = EPOCH_TIMES[time.origin].format(epochs=time.epochs)
     yield (
-        f"To train: {plan.chosen.epochs:g} epochs, about {hours(plan.gpu_hours)} hours at {time.seconds:.3g} s an "
-        f"epoch ({origin})."
+        f"To train: {plan.chosen.epochs:g} epochs, about {words.hours(plan.gpu_hours)} hours at {time.seconds:.3g} s "
+        f"an epoch ({origin})."
     )
     if plan.models:
         yield "* starts from a ready model: that source costs nothing (-models none trains all)."
     if plan.model:
-        yield f"The model gives {percent(plan.model.coverage)} of the network: {plan.model.model}."
+        yield f"The model gives {words.percent(plan.model.coverage)} of the network: {plan.model.model}."
     if plan.finished:
         yield f"Trained already: {', '.join(plan.finished)}."
     for name, (epochs, iterations) in plan.other_recipes.items():
@@ -142,7 +132,7 @@ def _effort(plan: SequencePlan) -> Iterator[str]:
 def _basis(plan: SequencePlan) -> Iterator[str]:
     own = f", among them those of {plan.calibration}" if plan.calibration else ""
     transfers, targets = plan.measured
-    terms = listed([TERMS[name] for name in plan.evidence])
+    terms = words.listed([TERMS[name] for name in plan.evidence])
     rest = f"Gains rest on {terms}" if terms else "Nothing is known of the sources: gains are averages"
     yield f"{rest}, fitted on {transfers} measured transfers to {targets} targets (short trainings){own}."
     if plan.target_cases is not None and plan.target_cases > 2 * SHIPPED_CASES:
@@ -162,25 +152,25 @@ def _left_out(plan: SequencePlan) -> Iterator[str]:
 
 
 def _words(plan: SequencePlan, path: tuple[str, ...]) -> str:
-    return path_words(plan.starred(path), " -> ")
+    return words.path_words(plan.starred(path), " -> ")
 
 
 def _gain(entry: CandidatePath) -> str:
-    return interval(entry.gain, entry.low, entry.high, "+", 2)
+    return words.interval(entry.gain, entry.low, entry.high, "+", 2)
 
 
 def _row(plan: SequencePlan, entry: CandidatePath, *, show_cost: bool) -> list[str]:
     mark = ">" if entry.path == plan.path else "x" if entry.ruled_out else "~" if entry.path in plan.close else ""
     is_scratch = len(entry.path) == 1
-    cost = [decimals(entry.cost, missing="-")] if show_cost else []
+    cost = [words.decimals(entry.cost, missing="-")] if show_cost else []
     return [
         mark,
         "scratch" if is_scratch else " -> ".join(plan.starred(entry.path)[:-1]),
         *cost,
-        decimals(entry.gain, sign="+"),
-        "-" if is_scratch else span(entry.low, entry.high, places=2, sign="+"),
-        "-" if is_scratch else percent(entry.harm),
-        hours(entry.gpu_hours),
+        words.decimals(entry.gain, sign="+"),
+        "-" if is_scratch else words.span(entry.low, entry.high, places=2, sign="+"),
+        "-" if is_scratch else words.percent(entry.harm),
+        words.hours(entry.gpu_hours),
         RULED_OUT.get(entry.ruled_out, "") or entry.clash,
     ]
 
@@ -188,17 +178,18 @@ def _row(plan: SequencePlan, entry: CandidatePath, *, show_cost: bool) -> list[s
 def calibration_text(calibration: Calibration) -> str:
     """Return what was measured, and how well it is predicted without and with the user's other targets."""
     rows = calibration.table.rows
-    targets = len({row.target for row in rows})
+    transfers = words.counted(len(rows), "measured transfer")
+    targets = words.counted(len({row.target for row in rows}), "target")
     table = [
-        [name, decimals(calibration.weighted_tau[place]), decimals(calibration.regret[place])]
+        [name, words.decimals(calibration.weighted_tau[place]), words.decimals(calibration.regret[place])]
         for place, name in enumerate(("shipped measurements", "with your other targets"))
     ]
     return "\n".join(
         [
-            f"{counted(len(rows), 'measured transfer')} to {counted(targets, 'target')} ({calibration.metric})",
+            f"{transfers} to {targets} ({calibration.metric})",
             "",
             "Each target predicted without it:",
-            text_table(["predicted from", "weighted tau", "regret of the first choice"], table),
+            words.text_table(["predicted from", "weighted tau", "regret of the first choice"], table),
             "",
             _verdict(calibration),
         ]
@@ -208,7 +199,7 @@ def calibration_text(calibration: Calibration) -> str:
 def _verdict(calibration: Calibration) -> str:
     if calibration.lead is None:
         return "With one target it cannot be said whether your measurements help other targets."
-    fall = f"95 % interval of the fall of the regret {span(*calibration.lead, sign='+')}"
+    fall = f"95 % interval of the fall of the regret {words.span(*calibration.lead, sign='+')}"
     if calibration.lead[0] > 0:
         return f"Your measurements help: {fall}."
     return f"It is not clear that your measurements help: {fall}. Measure more targets."
@@ -229,12 +220,16 @@ def affinity_table(
     rows = [
         [
             f"{affinity.names[i]}{_mark(affinity.tasks[i], shared)}",
-            decimals(affinity.distances[i][-1]),
-            span(affinity.low[i], affinity.high[i], "unknown (one case)"),
+            words.decimals(affinity.distances[i][-1]),
+            words.span(affinity.low[i], affinity.high[i], "unknown (one case)"),
             "~" if place < len(affinity.indistinct) and affinity.indistinct[place] else "",
-            *(decimals(component[i][-1]) for component in affinity.components.values()),
+            *(words.decimals(component[i][-1]) for component in affinity.components.values()),
             f"{names[i].score:.2f}",
-            *([decimals(zero_shot[affinity.names[i]]) if affinity.names[i] in zero_shot else "-"] if zero_shot else []),
+            *(
+                [words.decimals(zero_shot[affinity.names[i]]) if affinity.names[i] in zero_shot else "-"]
+                if zero_shot
+                else []
+            ),
             str(affinity.tasks[i].labelled_cases),
             counterpart_words(affinity.counterparts[i]) + (f"; differs: {names[i].clash}" if names[i].clash else ""),
         ]
@@ -248,7 +243,7 @@ def affinity_table(
     same = [affinity.names[i] for i in affinity.ranking() if affinity.low[i] == 0 and affinity.names[i] not in shared]
     if same:
         notes.append(f"No different from the target: {', '.join(same)}. If the patients are the same, leave it out.")
-    return "\n".join([title, "", text_table(header, rows), "", *notes])
+    return "\n".join([title, "", words.text_table(header, rows), "", *notes])
 
 
 def _mark(task: TaskEntry, shared: Collection[str]) -> str:

@@ -14,22 +14,11 @@ from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_PLANS
 from nnunet_seqtransfer.nnunet.validation import case_dice, label_means, mean_dice
 from nnunet_seqtransfer.planning.record import SequencePlan, plan_file
+from nnunet_seqtransfer.report import words
 from nnunet_seqtransfer.report.comparison_text import evaluated_on
 from nnunet_seqtransfer.report.findings import Findings, StageFound
 from nnunet_seqtransfer.report.plan_text import sentences
 from nnunet_seqtransfer.report.training_text import predict_commands
-from nnunet_seqtransfer.report.words import (
-    arrows,
-    counted,
-    decimals,
-    interval,
-    listed,
-    mixed_words,
-    path_words,
-    percent,
-    short,
-    without_folders,
-)  # fmt: skip
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.path_syntax import members
 from nnunet_seqtransfer.training.command import seq_train_command
@@ -45,7 +34,7 @@ def decision(found: Findings) -> str:
     together = [" together with ".join(members(element)) for element in request.path]
     alone = (" alone" if request.sources == () else "") if begin else " from scratch"
     after = f" after {' and then '.join(together[:-1])}" if together[:-1] else alone
-    replayed = f", which keep {percent(request.replay)} of the batches of later stages" if request.replay else ""
+    replayed = f", which keep {words.percent(request.replay)} of the batches of later stages" if request.replay else ""
     return f"{together[-1]} is trained{after}{replayed}{begin}{_reason(found)}."
 
 
@@ -55,29 +44,29 @@ def _reason(found: Findings) -> str:
         return ", as requested: there is no plan for this target"
     if not found.follows_plan:
         sources = found.plan.sources
-        return f", as requested: the plan proposes {path_words(found.planned_path) if sources else 'scratch'}"
+        return f", as requested: the plan proposes {words.path_words(found.planned_path) if sources else 'scratch'}"
     if not found.plan.sources:
         return ": no source is expected to help"
     chosen = found.plan.chosen
-    gain = interval(chosen.gain, chosen.low, chosen.high, "+")
-    return f": expected gain over scratch {gain} Dice, chance of harm {percent(chosen.harm)}"
+    gain = words.interval(chosen.gain, chosen.low, chosen.high, "+")
+    return f": expected gain over scratch {gain} Dice, chance of harm {words.percent(chosen.harm)}"
 
 
 def reasons(found: Findings) -> list[str]:
     """Return the plan's own reasons. What the plan would take to train is left out: the run has its own recipe."""
     if found.plan is None:
         return []
-    return [arrows(line) for line in sentences(found.plan) if not line.startswith("To train: ")]
+    return [words.arrows(line) for line in sentences(found.plan) if not line.startswith("To train: ")]
 
 
 def result(found: Findings) -> str:
     """Return what the run has reached so far, in a sentence or two."""
     done = sum(stage.is_finished for stage in found.stages)
-    progress = f"{done} of {counted(len(found.stages), 'stage')} finished"
+    progress = f"{done} of {words.counted(len(found.stages), 'stage')} finished"
     if not found.cases:
         return f"{progress}; no fold of the target has been validated yet."
     few = " With so few cases this is a rough figure." if len(found.cases) < FEW_CASES else ""
-    return f"Dice {decimals(mean_dice(case_dice(found.cases)))} {_evaluated_on(found)}; {progress}.{few}"
+    return f"Dice {words.decimals(mean_dice(case_dice(found.cases)))} {_evaluated_on(found)}; {progress}.{few}"
 
 
 def results_text(found: Findings, report: Path | None) -> str:
@@ -88,8 +77,8 @@ def results_text(found: Findings, report: Path | None) -> str:
         lines.append("no Dice: fold all holds no case out")
     elif found.cases:
         means = label_means(case_dice(found.cases)).items()
-        labels = ", ".join(f"{label} {decimals(value)}" for label, value in means)
-        lines.append(f"Dice {decimals(mean_dice(case_dice(found.cases)))} {_evaluated_on(found)}: {labels}")
+        labels = ", ".join(f"{label} {words.decimals(value)}" for label, value in means)
+        lines.append(f"Dice {words.decimals(mean_dice(case_dice(found.cases)))} {_evaluated_on(found)}: {labels}")
         verdict, scratch = against_scratch(found)
         lines += [f"compare with scratch: {scratch}"] if scratch else [verdict] if verdict else []
     lines += [f"report: {report}"] if report else []
@@ -97,12 +86,12 @@ def results_text(found: Findings, report: Path | None) -> str:
 
 
 def _evaluated_on(found: Findings) -> str:
-    cases = counted(len(found.cases), "case")
+    cases = words.counted(len(found.cases), "case")
     if found.trained_on_cases:
         return f"on the training cases themselves ({cases}), since fold all holds none out"
     folds = list(dict.fromkeys(case.fold for case in found.cases))
     shared = ", some of which sources may hold" if found.sources_may_hold_cases else ""
-    return f"in the validation of fold{'' if len(folds) == 1 else 's'} {listed(folds)} ({cases}{shared})"
+    return f"in the validation of fold{'' if len(folds) == 1 else 's'} {words.listed(folds)} ({cases}{shared})"
 
 
 def against_scratch(found: Findings) -> tuple[str, str]:
@@ -117,14 +106,14 @@ def against_scratch(found: Findings) -> tuple[str, str]:
         entry = _difference(found, comparison)
         if entry is not None:
             where = f" on the test set {comparison.test_set}" if comparison.test_set else ""
-            words = interval(entry.mean, entry.low, entry.high, "+")
-            return f"Dice {words} against scratch{where}, over {counted(entry.cases, 'case')}.", ""
+            told = words.interval(entry.mean, entry.low, entry.high, "+")
+            return f"Dice {told} against scratch{where}, over {words.counted(entry.cases, 'case')}.", ""
     if found.scratch:
         both = {(case.case, case.fold) for case in found.scratch}
         ours = [case for case in found.cases if (case.case, case.fold) in both]
         difference = mean_dice(case_dice(ours)) - mean_dice(case_dice(found.scratch))
-        cases = counted(len(both), "case")
-        return f"Dice {decimals(difference, sign='+')} against scratch, over {cases}, one training each.", ""
+        cases = words.counted(len(both), "case")
+        return f"Dice {words.decimals(difference, sign='+')} against scratch, over {cases}, one training each.", ""
     scratch = replace(request, sources=(), source_recipes=(), pretrained=None, replay=0.0)
     command = seq_train_command(scratch, found.run.options)
     return "Whether this beats training from scratch is unknown. To find out, train from scratch too:", shlex.join(
@@ -143,7 +132,7 @@ def _difference(found: Findings, comparison: Comparison) -> Difference | None:
 def comparison_words(comparison: Comparison) -> str:
     """Return what was compared, on which cases, and whether it is complete."""
     state = "complete" if comparison.complete else "not complete yet"
-    arms, seeds = counted(len(comparison.arms), "path"), counted(len(comparison.seeds), "seed")
+    arms, seeds = words.counted(len(comparison.arms), "path"), words.counted(len(comparison.seeds), "seed")
     return f"{arms} to this target, trained alike with {seeds}; {state}. Scores are of {evaluated_on(comparison)}."
 
 
@@ -153,14 +142,14 @@ def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
     for stage in stages:
         fold = f"fold {stage.entry.fold}: " if stage.role == "target" else ""
         left_out = stage.entry.excluded_count
-        without = f" (without {counted(left_out, 'shared case')})" if left_out else ""
+        without = f" (without {words.counted(left_out, 'shared case')})" if left_out else ""
         told.append((f"{fold}{stage.status}{without}", stage.is_finished))
     return told
 
 
 def stage_title(stage: StageFound) -> str:
     """Return dataset and fold."""
-    return f"{short(stage.entry.dataset)}{mixed_words(stage.entry.shares)}, fold {stage.entry.fold}"
+    return f"{words.short(stage.entry.dataset)}{words.mixed_words(stage.entry.shares)}, fold {stage.entry.fold}"
 
 
 PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "batchgenerators", "acvl-utils")
@@ -207,7 +196,7 @@ def gain_origin(plan: SequencePlan) -> str:
 def files(found: Findings) -> list[tuple[str, str]]:
     """Return every file that the report rests on, relative to nnU-Net's folders, with the SHA-256."""
     # absolute paths would tell readers about this machine
-    return [(without_folders(str(path)), sha256(path)) for path in dict.fromkeys(_files(found)) if path.is_file()]
+    return [(words.without_folders(str(path)), sha256(path)) for path in dict.fromkeys(_files(found)) if path.is_file()]
 
 
 def commands(found: Findings) -> list[tuple[str, str]]:
@@ -223,7 +212,7 @@ def commands(found: Findings) -> list[tuple[str, str]]:
     made.append(("Train", seq_train_command(request, found.run.options)))
     made.append(("Continue this run", ["nnUNetv2_seq_continue", found.run.name]))
     return [
-        *((what, shlex.join(words)) for what, words in made),
+        *((what, shlex.join(command)) for what, command in made),
         *(("Predict", command) for command in predict_commands(found.run).values()),
     ]
 
@@ -235,7 +224,7 @@ def _affinity_command(affinity: Affinity, key: list[str]) -> tuple[str, list[str
     sources = ["-s", *here, *(f"{name}{SIGNATURE_ENDING}" for name in elsewhere)]
     cases = "auto" if affinity.cases == AUTO_CASES else str(affinity.cases)
     own = ["-m", affinity.metric, "-n_cases", cases, "-seed", str(affinity.seed)]
-    needed = f" (with the signature file{'s' * (len(elsewhere) > 1)} of {listed(elsewhere)})" if elsewhere else ""
+    needed = f" (with the signature file{'s' * (len(elsewhere) > 1)} of {words.listed(elsewhere)})" if elsewhere else ""
     return f"Measure the distances{needed}", ["nnUNetv2_seq_affinity", *key, *sources, *own]
 
 
@@ -253,9 +242,9 @@ def _machines(found: Findings) -> list[str]:
     for stage in found.stages:
         noted = {key: stage.machine.get(key) for key in ("gpu_name", "torch_version", "cudnn_version")}
         # nnU-Net writes "None" without a GPU
-        words = [f"{key.replace('_', ' ')} {value}" for key, value in noted.items() if value not in (None, "None")]
-        if words:
-            told.append(", ".join(words))
+        parts = [f"{key.replace('_', ' ')} {value}" for key, value in noted.items() if value not in (None, "None")]
+        if parts:
+            told.append(", ".join(parts))
     return list(dict.fromkeys(told))
 
 
