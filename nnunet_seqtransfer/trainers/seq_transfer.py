@@ -16,19 +16,9 @@ from nnunet_seqtransfer.errors import CheckpointError, DatasetError
 from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.parallel import cores
 from nnunet_seqtransfer.storage import write_json
+from nnunet_seqtransfer.trainers import schedule
 from nnunet_seqtransfer.trainers.interruptible import InterruptibleTrainer
 from nnunet_seqtransfer.trainers.mixing import MIXED_HEADS, Mixing, batch_order, last_epochs, placed
-from nnunet_seqtransfer.trainers.schedule import (
-    PlateauReached,
-    WarmupPolyLRScheduler,
-    freezes,
-    hold_statistics,
-    rewrapped,
-    set_trainable,
-    stop_at_plateau,
-    summary,
-    with_layer_decay,
-)
 from nnunet_seqtransfer.training.recipe import KEY, STOCK_TRAINER, StageBlock, read_block
 from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_body
 
@@ -110,9 +100,11 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             return optimizer, scheduler
         recipe = self.seq_transfer.recipe
         if recipe.layer_decay != 1:
-            optimizer = with_layer_decay(optimizer, self._bare_network(), recipe.layer_decay)
+            optimizer = schedule.with_layer_decay(optimizer, self._bare_network(), recipe.layer_decay)
         if recipe.warmup_epochs > 0 or recipe.layer_decay != 1:
-            scheduler = WarmupPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, recipe.warmup_epochs)
+            scheduler = schedule.WarmupPolyLRScheduler(
+                optimizer, self.initial_lr, self.num_epochs, recipe.warmup_epochs
+            )
         return optimizer, scheduler
 
     def on_train_start(self) -> None:
@@ -148,7 +140,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             self.mixing.load_state(Path(self.output_folder) / str(self.loaded))
         else:
             self.mixing.load_published()
-        self.network = rewrapped(self.network, self.mixing.heads)
+        self.network = schedule.rewrapped(self.network, self.mixing.heads)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Extend nnU-Net's method: batches of all datasets that are mixed in now."""
@@ -173,7 +165,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
             ends = last_epochs(self.seq_transfer.mixed, self.num_epochs)
             # what follows the last change of the mix is like a new training
             settled = max((end for end in ends if end < self.num_epochs), default=0)
-            stop_at_plateau(self.logger.get_value("ema_fg_dice", step=None), recipe, settled)
+            schedule.stop_at_plateau(self.logger.get_value("ema_fg_dice", step=None), recipe, settled)
             if self.mixing is not None:
                 self._take_turns(self.mixing)
             if recipe.seed is not None:
@@ -214,21 +206,21 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
 
     def on_train_epoch_start(self) -> None:
         """Extend nnU-Net's hook: freeze the parts of the network that the recipe freezes in this epoch."""
-        freezing = self.seq_transfer is not None and freezes(self.seq_transfer.recipe)
+        freezing = self.seq_transfer is not None and schedule.freezes(self.seq_transfer.recipe)
         if self.seq_transfer is not None and freezing:
             bare = self._bare_network()
-            if set_trainable(bare, self.current_epoch, self.seq_transfer.recipe):
-                self.network = rewrapped(self.network, self.mixing.heads if self.mixing else None)
-                self.print_to_log_file(f"seq_transfer: {summary(bare)}")
+            if schedule.set_trainable(bare, self.current_epoch, self.seq_transfer.recipe):
+                self.network = schedule.rewrapped(self.network, self.mixing.heads if self.mixing else None)
+                self.print_to_log_file(f"seq_transfer: {schedule.summary(bare)}")
         super().on_train_epoch_start()
         if freezing:
-            hold_statistics(self._bare_network())  # super has set everything to training mode
+            schedule.hold_statistics(self._bare_network())  # super has set everything to training mode
 
     def run_epochs(self) -> None:
         """Run nnU-Net's loop over the epochs; at a plateau, end as after the last epoch."""
         try:
             super().run_epochs()
-        except PlateauReached as reached:
+        except schedule.PlateauReached as reached:
             self.print_to_log_file(f"seq_transfer: {reached}")
             self.on_train_end()
 
