@@ -21,14 +21,12 @@ RESAMPLES = 9999
 LEVEL = 0.95
 
 
-def differences(arms: Sequence[Arm], scores: Iterable[ModelScores], seed: int = 0) -> tuple[Difference, ...]:
+def differences(arms: Sequence[Arm], scores: Iterable[ModelScores]) -> tuple[Difference, ...]:
     """Compare every arm with scratch, and the planned path with every other arm.
 
     Both groups are a family for Holm's correction. The unit is the case: labels are averaged first, then
     the models that both arms have. The interval therefore holds for models averaged over these seeds. It does not
     include the spread between seeds.
-
-    ``seed`` is for the bootstrap.
     """
     values = case_values(scores)
     names = [arm.name for arm in arms]
@@ -40,7 +38,7 @@ def differences(arms: Sequence[Arm], scores: Iterable[ModelScores], seed: int = 
     return tuple(
         entry
         for family in (against_scratch, against_others)
-        for entry in _family([(str(one), str(other)) for one, other in family], values, seed)
+        for entry in _family([(str(one), str(other)) for one, other in family], values)
     )
 
 
@@ -146,13 +144,13 @@ def holm(p: Sequence[float | None]) -> tuple[float | None, ...]:
     return tuple(corrected)
 
 
-def _family(names: Sequence[tuple[str, str]], values: Mapping[str, CaseMeans], seed: int) -> list[Difference]:
+def _family(names: Sequence[tuple[str, str]], values: Mapping[str, CaseMeans]) -> list[Difference]:
     entries = []
     for one, other in names:
         pairs = paired_means(values.get(one, {}), values.get(other, {})).values()
         by_case = np.array([first - second for first, second in pairs], dtype=np.float64)
         if len(by_case):
-            low, high = mean_interval(by_case, seed) or (None, None)
+            low, high = mean_interval(by_case) or (None, None)
             p = signed_rank_p(by_case)
             entries.append(Difference(one, other, float(by_case.mean()), low, high, p, p, len(by_case)))
     # after all differences are known: the correction depends on their number

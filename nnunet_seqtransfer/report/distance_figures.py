@@ -49,7 +49,7 @@ def draw_ranking(affinity: Affinity, marked: Collection[str] = (), *, width: flo
 
 
 @mpl.rc_context(STYLE)
-def draw_ranking_and_dice(affinity: Affinity, comparison: Comparison, *, width: float = 9.0) -> Figure | None:
+def draw_ranking_and_dice(affinity: Affinity, comparison: Comparison) -> Figure | None:
     """Draw the distances of the sources that were compared alone next to the Dice of the target after each.
 
     Return None if fewer than two sources were. Dots are seeds. Lines are the means of scratch.
@@ -60,7 +60,7 @@ def draw_ranking_and_dice(affinity: Affinity, comparison: Comparison, *, width: 
         return None
     planned = [name for name, arm in alone.items() if "planned" in arm.roles]
     reached = {name: seed_means(models) for name, models in case_values(comparison.scores).items()}
-    figure = Figure(figsize=(width, 1.3 + 0.3 * len(order)), layout="constrained")
+    figure = Figure(figsize=(9.0, 1.3 + 0.3 * len(order)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_bars(left, affinity, order)
     _name_rows(left, affinity, order, planned, narrow=False)

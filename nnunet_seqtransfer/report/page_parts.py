@@ -136,9 +136,9 @@ def text_cell(value: str, look: str = "") -> Cell:
     return Cell(value, value, look=look)
 
 
-def number_cell(value: float | None, places: int = 3) -> Cell:
+def number_cell(value: float | None) -> Cell:
     """Return a cell with a number, a dash if it is unknown."""
-    return Cell(words.decimals(value, places), math.nan if value is None else float(value))
+    return Cell(words.decimals(value), math.nan if value is None else float(value))
 
 
 def candidates_table(plan: SequencePlan, path: Sequence[str]) -> Table:

@@ -92,7 +92,7 @@ def drawn_differences(comparison: Comparison) -> list[Difference]:
 
 
 @mpl.rc_context(STYLE)
-def draw_differences(comparison: Comparison, *, width: float = 7.5) -> Figure | None:
+def draw_differences(comparison: Comparison) -> Figure | None:
     """Draw one row per difference: a dot per case, the mean and the 95 % interval, largest on top.
 
     Cases are averaged over labels and over the models that both paths have. Planned paths are coloured.
@@ -102,7 +102,7 @@ def draw_differences(comparison: Comparison, *, width: float = 7.5) -> Figure | 
         return None
     planned = {arm.name for arm in comparison.arms if "planned" in arm.roles}
     others = list(dict.fromkeys(one.against for one in shown))
-    figure = Figure(figsize=(width, 0.9 + (0.34 if len(others) == 1 else 0.42) * len(shown)), layout="constrained")
+    figure = Figure(figsize=(7.5, 0.9 + (0.34 if len(others) == 1 else 0.42) * len(shown)), layout="constrained")
     axes = figure.subplots()
     rng = np.random.default_rng(0)  # the same jitter whenever it is drawn
     values = case_values(comparison.scores)

@@ -74,9 +74,9 @@ def interval(middle: float, low: float | None, high: float | None, sign: str = "
     return decimals(middle, places, sign=sign) + (f" ({known})" if known else "")
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return "1 case" or "12 cases"; ``plural`` replaces the plural in s."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+def counted(count: int, noun: str) -> str:
+    """Return "1 case" or "12 cases"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Choose labels for a derived dataset: consecutive label values, or regions if classes overlap."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nnunet_seqtransfer.errors import DatasetError
@@ -52,11 +52,10 @@ def choose_labels(dataset_json: Mapping[str, Any], wanted: Sequence[str], datase
     choice = _regions(classes) if overlapping else _plain_labels(classes)
     values = {value: choice.values.get(value, 0) for value in known}
     if ignore is None:
-        return LabelChoice(choice.labels, choice.regions_class_order, values, choice.indistinct)
+        return replace(choice, values=values)
     # nnU-Net requires the ignore label to be the highest
     highest = max(choice.values.values()) + 1
-    labels = {**choice.labels, "ignore": highest}
-    return LabelChoice(labels, choice.regions_class_order, {**values, int(ignore): highest}, choice.indistinct)
+    return replace(choice, labels={**choice.labels, "ignore": highest}, values={**values, int(ignore): highest})
 
 
 def _classes(wanted: Sequence[str], old: Mapping[str, tuple[int, ...]], dataset: str) -> dict[str, frozenset[int]]:

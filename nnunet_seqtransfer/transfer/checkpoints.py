@@ -31,21 +31,21 @@ _NAMED = re.compile(r"GLOBAL ([\w.]+)|but got <class '([\w.]+)'>")
 REMEDY = "train that stage again, or restore the file"
 
 
-def load_checkpoint(path: Path, remedy: str = REMEDY, *, lazy: bool = False, compared: bool = False) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, lazy: bool = False, compared: bool = False) -> dict[str, Any]:
     """Load a checkpoint of nnU-Net on the CPU without running code in it (``weights_only=True``).
 
     ``lazy``: map the file into memory, so that values are only read when used. ``compared``: compare all checksums
-    first, for weights that others start from. ``remedy``: advice in error messages.
+    first, for weights that others start from.
 
     Raises CheckpointError if the file is missing, truncated, damaged, unsafe, or not from nnU-Net.
     """
     if not path.is_file():
-        raise CheckpointError(f"the checkpoint is missing: {path}; {remedy}")
+        raise CheckpointError(f"the checkpoint is missing: {path}; {REMEDY}")
     if not is_whole_archive(path):
-        raise CheckpointError(f"the checkpoint is truncated: {path}; {remedy}")
-    checkpoint = load_file(path, remedy, lazy=lazy, compared=compared)
+        raise CheckpointError(f"the checkpoint is truncated: {path}; {REMEDY}")
+    checkpoint = load_file(path, REMEDY, lazy=lazy, compared=compared)
     if not isinstance(checkpoint, dict) or not is_state_dict(checkpoint.get("network_weights")):
-        raise CheckpointError(f"this is no checkpoint of nnU-Net (no network_weights): {path}; {remedy}")
+        raise CheckpointError(f"this is no checkpoint of nnU-Net (no network_weights): {path}; {REMEDY}")
     return checkpoint
 
 

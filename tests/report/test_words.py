@@ -29,7 +29,7 @@ def test_names_numbers_and_counts() -> None:
     assert {share: words.percent(share) for share in shares} == shares
     assert words.interval(0.1, 0.0, 0.2, "+") == "+0.100 (+0.000 to +0.200)"
     assert words.interval(0.1, None, None) == words.interval(0.1, math.nan, 0.2) == "0.100"
-    assert words.counted(1, "case") == "1 case" and words.counted(2, "hop", "hops") == "2 hops"
+    assert words.counted(1, "case") == "1 case" and words.counted(2, "hop") == "2 hops"
     assert [words.listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
     assert [words.hours(value) for value in (0.004, 6.25, 31.4)] == ["0.004", "6.2", "31"]
     assert words.sentence("a  line\nof text") == "A line of text."
