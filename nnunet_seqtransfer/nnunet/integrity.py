@@ -69,18 +69,11 @@ class ReadCase:
         return self.labels, self.label_properties
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Faults of one case, one line each without the case's name."""
+def judge_case(case: RawCase, read: ReadCase, declared: Declared) -> tuple[list[str], list[str]]:
+    """Return the faults of a case that was read, one line each without the case's name.
 
-    errors: tuple[str, ...] = ()
-    "Reasons to refuse the case, with file, value and remedy."
-    warnings: tuple[str, ...] = ()
-    "Differences that nnU-Net only warns of."
-
-
-def judge_case(case: RawCase, read: ReadCase, declared: Declared) -> Verdict:
-    """Return the faults of a case that was read."""
+    First reasons to refuse it, with file, value and remedy, then differences that nnU-Net only warns of.
+    """
     errors = [*_channel_faults(case, read.images, declared), *label_faults(case.label, read.labels, declared)]
     if not all(np.isfinite(image).all() for image in read.images):
         errors.append(f"NaN or infinite intensities in {_files(case)}; repair the image")
@@ -90,7 +83,7 @@ def judge_case(case: RawCase, read: ReadCase, declared: Declared) -> Verdict:
             text = reason.removeprefix("Error: ")
             remedy = _REMEDIES.get(text.split()[0], "correct these files")
             errors.append(f"{text.rstrip('. ')}; {remedy}")
-    return Verdict(tuple(errors), tuple(reason for reason in reasons if reason.startswith("Warning")))
+    return errors, [reason for reason in reasons if reason.startswith("Warning")]
 
 
 def _channel_faults(case: RawCase, images: NDArray[Any], declared: Declared) -> Iterator[str]:

@@ -86,14 +86,11 @@ def read_arrays(identifier: str, case: RawCase, reader_writer: str) -> ReadCase:
 
 def _require_sound(identifier: str, case: RawCase, read: ReadCase, declared: Declared | None) -> None:
     if declared is not None:
-        errors = judge_case(case, read, declared).errors
+        errors, _ = judge_case(case, read, declared)
     else:
-        errors = tuple(label_faults(case.label, read.labels, None))
+        errors = list(label_faults(case.label, read.labels, None))
         if read.images.shape[1:] != read.labels.shape[1:]:
-            errors = (
-                *errors,
-                f"shape {read.images.shape[1:]} of {case.images[0]}, {read.labels.shape[1:]} of its label",
-            )
+            errors.append(f"shape {read.images.shape[1:]} of {case.images[0]}, {read.labels.shape[1:]} of its label")
     name = f"case {identifier}{f' of {declared.dataset}' if declared is not None else ''}"
     raise_collected([DatasetError(f"{name} has {error}") for error in errors])
 

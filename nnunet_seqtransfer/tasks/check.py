@@ -109,11 +109,11 @@ def _check_case(job: tuple[str, RawCase, str, Declared, str]) -> CheckedCase:
     """Read and judge one case, in a worker process."""
     case, files, reader, declared, stamp = job
     try:
-        verdict = judge_case(files, read_arrays(case, files, reader), declared)
+        faults, warnings = judge_case(files, read_arrays(case, files, reader), declared)
     except SeqTransferError as error:
         return CheckedCase(stamp, error.problems)
-    errors = tuple(f"case {case} of {declared.dataset} has {error}" for error in verdict.errors)
-    return CheckedCase(stamp, errors, verdict.warnings)
+    errors = tuple(f"case {case} of {declared.dataset} has {fault}" for fault in faults)
+    return CheckedCase(stamp, errors, tuple(warnings))
 
 
 def size_problems(
