@@ -9,14 +9,14 @@ from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.overlap.matching import SharedCase, SourceOverlap, find_overlap
 from nnunet_seqtransfer.report.words import text_table
 from nnunet_seqtransfer.storage import json_text
-from nnunet_seqtransfer.tasks.task import named_sources
+from nnunet_seqtransfer.tasks.path_syntax import named_path
 
 ALL = "all"
 
 
 def _run(options: argparse.Namespace) -> None:
     target = dataset_name(options.d)
-    sources = None if options.s == [ALL] else named_sources(target, options.s)
+    sources = None if options.s == [ALL] else named_path(target, options.s, joined=False)
     overlaps = find_overlap(target, sources, Context(common.notify, options.np))
     print(json_text(overlaps) if options.json else overlap_text(target, overlaps, every_pair=options.all))
 

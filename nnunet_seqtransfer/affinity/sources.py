@@ -24,7 +24,8 @@ from nnunet_seqtransfer.parallel import SECONDS_PER_MB, expect_work, expected_se
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profiling import PROFILE, preprocessing_for
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature
-from nnunet_seqtransfer.tasks.task import Task, is_planar_dataset, is_read_whole, load_each, load_sampled, named_sources
+from nnunet_seqtransfer.tasks.path_syntax import named_path
+from nnunet_seqtransfer.tasks.task import Task, is_planar_dataset, is_read_whole, load_each, load_sampled
 
 WORTH_TELLING = 10
 """Seconds of reading from which on an affinity announces how long it will take."""
@@ -126,7 +127,7 @@ def load_sources(target: Registered, request: AffinityRequest, metric: AffinityM
     """
     paths = [name for name in request.sources if name.endswith(SIGNATURE_ENDING)]
     others = [name for name in request.sources if name not in paths]
-    names = _all_but(target.name) if others == [ALL_SOURCES] else named_sources(target.name, others)
+    names = _all_but(target.name) if others == [ALL_SOURCES] else named_path(target.name, others, joined=False)
     excluded = {dataset_name(name) for name in request.exclude}
     names = tuple(name for name in names if name not in excluded)
     failed: dict[str, SeqTransferError] = {}

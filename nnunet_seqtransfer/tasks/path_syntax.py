@@ -36,10 +36,11 @@ def numbers(element: str) -> str:
     return PLUS.join(str(dataset_id(name)) for name in members(element))
 
 
-def named_path(target: str, elements: Sequence[str]) -> tuple[str, ...]:
+def named_path(target: str, elements: Sequence[str], *, joined: bool = True) -> tuple[str, ...]:
     """Return the elements that users write before a target, such as "21", "21+22", or "21+4" last, by full names.
 
     Datasets that join the target in the last element train together with it; the target's name comes first there.
+    Unless elements can be ``joined``, each is one dataset.
 
     Raises a SeqTransferError with every problem: an unknown dataset, an element or member that is given twice, the
     target alone or before the end.
@@ -48,13 +49,11 @@ def named_path(target: str, elements: Sequence[str]) -> tuple[str, ...]:
     errors: list[SeqTransferError] = []
     for place, text in enumerate(elements, start=1):
         with collecting(errors):
-            parts = (text,) if text in registered_datasets() else given_members(text)
+            parts = given_members(text) if joined and text not in registered_datasets() else (text,)
             names = [dataset_name(part) for part in parts]
             if target in names and (len(names) == 1 or place < len(elements)):
-                raise DatasetError(
-                    f"the target {target} is among its sources; leave it out of -s (others may join it in the last "
-                    f"element: 21{PLUS}{dataset_id(target)})"
-                )
+                hint = f" (others may join it in the last element: 21{PLUS}{dataset_id(target)})" if joined else ""
+                raise DatasetError(f"the target {target} is among its sources; leave it out of -s{hint}")
             element = PLUS.join(sorted(names, key=lambda name: name != target))
             repeated = [name for name in names if names.count(name) > 1] or [element] * (element in path)
             if repeated:

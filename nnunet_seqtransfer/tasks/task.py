@@ -16,7 +16,7 @@ from nnunet_seqtransfer.nnunet.datasets import (
     raw_cases,
     read_dataset_json,
 )
-from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, dataset_name, preprocessed_folder
+from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, preprocessed_folder
 from nnunet_seqtransfer.nnunet.image_formats import is_planar_file, reader_writer
 from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
@@ -89,22 +89,6 @@ def load_target(name: str, plans_name: str, configuration: str) -> tuple[Task, d
             f"or incomplete in {folder}; run {command}"
         )
     return task, plans
-
-
-def named_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
-    """Return the sources' full names. Raises if one is unknown, given twice, or the target itself."""
-    names: list[str] = []
-    errors: list[SeqTransferError] = []
-    for source in sources:
-        with collecting(errors):
-            name = dataset_name(source)
-            if name == target:
-                raise DatasetError(f"the target {target} is among its sources; leave it out of -s")
-            if name in names:
-                raise DatasetError(f"{name} is named more than once among the sources; name it once")
-            names.append(name)
-    raise_collected(errors)
-    return tuple(names)
 
 
 def load_tasks(datasets: Sequence[str], context: Context) -> list[Task]:
