@@ -155,6 +155,14 @@ def read_record(path: Path, kind: str, version: int, remedy: str) -> dict[str, A
     return content
 
 
+def found_record(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """Return the content like `read_record`, but an empty one if the file must be made again anyway."""
+    try:
+        return read_record(path, kind, version, "delete it")
+    except RecordError:
+        return {}
+
+
 def write_dataclass(path: Path, kind: str, version: int, record: Any, *, compact: bool = False) -> None:
     """Write a dataclass as a record, see `write_record` and `to_json`.
 

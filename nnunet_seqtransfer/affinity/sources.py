@@ -22,9 +22,9 @@ from nnunet_seqtransfer.overlap.cache import sketch_dataset
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.parallel import SECONDS_PER_MB, expect_work, expected_seconds
 from nnunet_seqtransfer.tasks.alignment import align_plans
+from nnunet_seqtransfer.tasks.path_syntax import named_path
 from nnunet_seqtransfer.tasks.profiling import PROFILE, preprocessing_for
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature
-from nnunet_seqtransfer.tasks.path_syntax import named_path
 from nnunet_seqtransfer.tasks.task import Task, is_planar_dataset, is_read_whole, load_each, load_sampled
 
 WORTH_TELLING = 10

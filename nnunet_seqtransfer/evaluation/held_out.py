@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import DatasetError, RecordError, StageError
+from nnunet_seqtransfer.errors import DatasetError, StageError
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases, raw_test_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import installed_command
 from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_cases, sketch_dataset
 from nnunet_seqtransfer.overlap.matching import SharedCase, announced_sketches, match_datasets
-from nnunet_seqtransfer.storage import checksum, file_stats, read_record, sha256, write_record
+from nnunet_seqtransfer.storage import checksum, file_stats, found_record, sha256, write_record
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.training.job import Job
 from nnunet_seqtransfer.training.locks import locked_in_turn
@@ -124,10 +124,7 @@ def _predict(
 
 
 def _is_made_by(folder: Path, made_by: dict[str, object]) -> bool:
-    try:
-        found = read_record(folder / MARK, KIND, FORMAT, "")
-    except RecordError:
-        return False
+    found = found_record(folder / MARK, KIND, FORMAT)
     return found == made_by and all(any(folder.glob(f"{case}.*")) for case in found["cases"])
 
 

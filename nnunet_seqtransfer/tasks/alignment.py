@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import cache_folder
 from nnunet_seqtransfer.nnunet.image_formats import reader_writer
 from nnunet_seqtransfer.nnunet.plans import normalization
-from nnunet_seqtransfer.storage import checksum, read_record, write_record
+from nnunet_seqtransfer.storage import checksum, found_record, write_record
 from nnunet_seqtransfer.tasks.task import Task, other_dimension
 
 READER_FORMAT = 1
@@ -106,12 +105,7 @@ def remember_reader(task: Task, reader: str) -> None:
 
 
 def _remembered(task: Task) -> str | None:
-    if not _reader_path(task).is_file():
-        return None
-    try:
-        content = read_record(_reader_path(task), READER_KIND, READER_FORMAT, "delete it")
-    except RecordError:  # the reader is determined again
-        return None
+    content = found_record(_reader_path(task), READER_KIND, READER_FORMAT)
     # everything else in the record must match the current files
     reader = content.pop("reader", None)
     return str(reader) if reader and content == _reader_inputs(task) else None

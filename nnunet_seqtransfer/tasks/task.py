@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError, collecting, raise_collected
+from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, collecting, raise_collected
 from nnunet_seqtransfer.nnunet import fingerprints
 from nnunet_seqtransfer.nnunet.datasets import (
     RawCase,
@@ -21,7 +21,7 @@ from nnunet_seqtransfer.nnunet.image_formats import is_planar_file, reader_write
 from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
 from nnunet_seqtransfer.parallel import results_of
-from nnunet_seqtransfer.storage import checksum, file_stats, read_record, write_record
+from nnunet_seqtransfer.storage import checksum, file_stats, found_record, write_record
 
 SAMPLE_KIND = "fingerprint-sample"
 SAMPLE_FORMAT = 1
@@ -198,12 +198,7 @@ def _sampled_task(name: str, found: dict[str, fingerprints.CaseAnalysis | Datase
 
 def _kept_sample(name: str, content: dict[str, Any], raw: dict[str, RawCase], cases: tuple[str, ...]) -> Task | None:
     """Return the task from an earlier sample if the cases, their files and dataset.json are the same."""
-    if not _sample_path(name).is_file():
-        return None
-    try:
-        kept = read_record(_sample_path(name), SAMPLE_KIND, SAMPLE_FORMAT, "delete it")
-    except RecordError:  # a damaged record is made again
-        return None
+    kept = found_record(_sample_path(name), SAMPLE_KIND, SAMPLE_FORMAT)
     if kept.get("depends_on") != _sample_key(content, raw, cases):
         return None
     return Task(name, content, kept["fingerprint"], raw, tuple(sorted(raw)))
