@@ -11,7 +11,6 @@ from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.decide import Outlook, weights_fit
 from nnunet_seqtransfer.training.recipe import Init, MixedDataset
 from nnunet_seqtransfer.training.stages import Stage
-from nnunet_seqtransfer.transfer.checkpoints import write_weights
 from nnunet_seqtransfer.transfer.handoff import InitialWeights, from_model, from_stage
 
 
@@ -63,6 +62,8 @@ def mixed_datasets(outlook: Outlook, stage: Stage) -> tuple[MixedDataset, ...]:
 
 def write_initial(initial: InitialWeights, stage: Stage) -> Init:
     """Write the weights that a stage starts from, and return their record."""
+    from nnunet_seqtransfer.transfer.checkpoints import write_weights  # noqa: PLC0415 - imports torch
+
     # checkpoints of stages are recorded relative to nnUNet_results, which may be moved; models of others are not
     from_stage_before = len(stage.path) > 1
     origin = str(Path(initial.origin).relative_to(results_folder())) if from_stage_before else initial.origin

@@ -11,7 +11,6 @@ from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.on_disk import fault_of
 from nnunet_seqtransfer.training.stage_files import BEST, FINAL, LATEST, PREVIOUS, UNFINISHED
 from nnunet_seqtransfer.training.stages import Stage
-from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,8 @@ def _is_kept(path: Path, notify: Notify, *, deeply: bool) -> bool:
 
 
 def _epoch(path: Path) -> int:
+    from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint  # noqa: PLC0415 - imports torch
+
     try:
         return int(load_checkpoint(path)["current_epoch"])
     except (CheckpointError, KeyError, TypeError, ValueError):  # nnU-Net may be able to read it, but the epoch is lost

@@ -1,15 +1,16 @@
 """Adapt the weights of one network to another, and account for what was copied, adapted or new."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING, Literal
 
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.transfer.tensor_roles import TensorRole, counterpart, replaces_plain_stage, tensor_roles
+
+if TYPE_CHECKING:  # importing torch takes a second
+    from torch import Tensor
 
 How = Literal["copied", "adapted", "new"]
 _HOWS: tuple[How, ...] = ("copied", "adapted", "new")
@@ -117,10 +118,7 @@ def account(
     inputs: tuple[int, int] | None = None,
 ) -> Adaptation:
     """Return the account that `adapt` would give, from names and shapes alone; tensors may be on the meta device."""
-    shapes, wanted = (
-        {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-        for tensors in (weights, fresh)
-    )
+    shapes, wanted = ({name: tensor.to("meta") for name, tensor in tensors.items()} for tensors in (weights, fresh))
     return _adapt(shapes, wanted, channels, keep_heads, inputs)[1]
 
 
@@ -305,6 +303,8 @@ def match_channels(weight: Tensor, matched: Sequence[int | None]) -> Tensor:
     A channel without counterpart gets the mean of all old ones. Unless all channels are matched one to one, each
     filter is scaled to the old Euclidean norm. On independent z-scored channels the output then keeps the old variance.
     """
+    import torch  # noqa: PLC0415 - slow import
+
     mean = weight.mean(dim=1)
     chosen = torch.stack([mean if old is None else weight[:, old] for old in matched], dim=1)
     if sorted(old for old in matched if old is not None) == list(range(weight.shape[1])) and None not in matched:
@@ -322,6 +322,8 @@ def resize_convolution(weight: Tensor, size: Sequence[int]) -> Tensor:
     CVPR 2017) would change it at the border, and everywhere unless images are constant along the axis. Shrinking adds
     the removed taps to the outermost remaining ones: no change for images that are constant along the axis.
     """
+    import torch  # noqa: PLC0415 - slow import
+
     weight = weight[:, :, None] if weight.ndim - 2 < len(size) else weight
     weight = weight.sum(dim=2) if weight.ndim - 2 > len(size) else weight
     for axis, wanted in enumerate(size, start=2):
@@ -341,6 +343,8 @@ def resize_upsampling(weight: Tensor, size: Sequence[int]) -> Tensor:
     Growing repeats values, so the new output is the old one by nearest neighbours. Shrinking averages, so the new
     output is the mean of the old voxels.
     """
+    from torch.nn import functional  # noqa: PLC0415 - slow import
+
     weight = weight[:, :, None] if weight.ndim - 2 < len(size) else weight
     weight = weight.mean(dim=2) if weight.ndim - 2 > len(size) else weight
     return functional.interpolate(weight, size=list(size), mode="area")

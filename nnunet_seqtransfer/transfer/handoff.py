@@ -1,19 +1,18 @@
 """Make the weights that a stage starts from, given the previous stage or a pretrained model."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from nnunet_seqtransfer.errors import CheckpointError
 from nnunet_seqtransfer.nnunet.network import fresh_network, is_u_net, network_outputs, network_tensors
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.task import Task
 from nnunet_seqtransfer.transfer.adapt import Adaptation, account, adapt, require_coverage, require_same_architecture
-from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
 from nnunet_seqtransfer.transfer.correspondence import (
     Correspondence,
     HeadMatch,
@@ -24,6 +23,9 @@ from nnunet_seqtransfer.transfer.correspondence import (
 )
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel, channel_names, outputs
 from nnunet_seqtransfer.transfer.tensor_roles import standard_names
+
+if TYPE_CHECKING:  # importing torch takes a second
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def from_stage(
 
     Raises CheckpointError if the checkpoint is damaged, has another architecture, or (unless ``check_only``) holds NaN.
     """
+    from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint  # noqa: PLC0415 - imports torch
+
     weights = load_checkpoint(checkpoint, lazy=check_only, compared=not check_only)["network_weights"]
     inputs = len(previous.channels), len(new.task.channels)
     # Before channels are matched: the match would look for channels that another network may not have.

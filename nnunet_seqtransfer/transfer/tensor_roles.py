@@ -1,14 +1,17 @@
 """Tell from names what tensors in nnU-Net's U-Nets do, how deep they lie, and which ones correspond."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from nnunet_seqtransfer.errors import CheckpointError, StageError
+
+if TYPE_CHECKING:  # importing torch takes a second
+    from torch import Tensor
 
 HEADS = ".seg_layers."
 """Part of the name of every segmentation head. nnU-Net itself leaves out heads by it."""

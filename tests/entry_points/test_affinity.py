@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunet_seqtransfer.affinity.record import affinity_path, read_affinity
 from nnunet_seqtransfer.planning.record import plan_file, read_plan
 from support.bad_inputs import Command
-from support.world import NEAR, TARGET, World
+from support.world import NEAR, TARGET, World, python_environment
 
 PLANS = ("nnUNetPlans", "3d_fullres")
 
@@ -79,3 +81,25 @@ def test_a_dataset_is_nearest_to_a_random_part_of_it(
     assert outcome.status == 0, outcome.err
     affinity = read_affinity(affinity_path(target, *PLANS, metric))
     assert affinity.names[affinity.ranking()[0]].startswith("Dataset004")
+
+
+def test_a_dry_run_after_an_affinity_reads_little(world: World, command: Command) -> None:
+    """It sketches nothing and does without torch, whose import takes longer than all the rest."""
+    assert command("affinity", "-t", "901", "-s", "902", "-np", "1").status == 0
+    before = {path: stamp for path, stamp in world.snapshot().items() if "sketches_" in path}
+    assert len(before) == 2
+    words = ["train", "901", "3d_fullres", "0", "-s", "902", "--dry_run"]
+    code = (
+        f"import sys; sys.argv = {words}\nfrom nnunet_seqtransfer.entry_points.train import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=python_environment(world),
+        cwd=world.root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert {path: stamp for path, stamp in world.snapshot().items() if "sketches_" in path} == before

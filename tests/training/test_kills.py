@@ -103,7 +103,7 @@ def test_a_chain_killed_at_every_step_finishes_and_loses_nothing(world):
     repeated = log_text(stage.first).count("Epoch 0 ")
 
     # hand-off: before the weights are written, and after it but before the plans say so
-    kill_inside(world, "initial", "write_weights")
+    kill_inside(world, "run_stage", "write_initial")
     assert log_text(stage.first).count("Epoch 0 ") == repeated
     first = sha256(stage.first / "checkpoint_final.pth")
     kill_inside(world, "run_stage", "write_initial", before="real(*arguments, **options)")
@@ -154,7 +154,7 @@ def test_a_chain_that_begins_with_a_model_survives_kills(world, tmp_path):
     base = world.results / TARGET / f"{TRAINER}__{name}__3d_fullres"
     plans = world.preprocessed / TARGET / f"{name}.json"
 
-    kill_inside(world, "initial", "write_weights", command=chain)
+    kill_inside(world, "run_stage", "write_initial", command=chain)
     assert not list(base.glob("*.pth")) and not plans.is_file()
     kill_inside(world, "run_stage", "write_initial", before="real(*arguments, **options)", command=chain)
     weights = sha256(base / "seq_transfer_init.pth")
