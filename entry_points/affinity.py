@@ -18,7 +18,7 @@ from nnunet_seqtransfer.transfer.probe import DEFAULT_CASES, find_models, models
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nnunet_seqtransfer.report.choice_page import write_choice
+    from nnunet_seqtransfer.report.pages import write_choice
 
     request = AffinityRequest(
         target=options.d,

@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _page(plan: SequencePlan, request: PlanRequest) -> Path:
     """Write the page with the plan and its distances."""
-    from nnunet_seqtransfer.report.choice_page import write_choice
+    from nnunet_seqtransfer.report.pages import write_choice
 
     file = request.affinity_file or affinity_path(*request.key, plan.metric)
     return write_choice(read_affinity(file), file)

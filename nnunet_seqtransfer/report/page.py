@@ -16,8 +16,8 @@ from nnunet_seqtransfer.report.distance_figures import draw_ranking_and_dice
 from nnunet_seqtransfer.report.figures import embed
 from nnunet_seqtransfer.report.findings import Findings, StageFound, read_findings
 from nnunet_seqtransfer.report.overlay_figure import draw_overlays, telling_slices
+from nnunet_seqtransfer.report.pages import fill, write_page
 from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
-from nnunet_seqtransfer.report.template import fill, write_page
 from nnunet_seqtransfer.report.words import counted, decimals, duration, mixed_words, sentence, short, without_folders
 from nnunet_seqtransfer.training.run_record import REPORT
 

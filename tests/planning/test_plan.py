@@ -12,7 +12,7 @@ from nnunet_seqtransfer import Context, PlanOptions, PlanRequest, plan_path
 from nnunet_seqtransfer.affinity.record import read_affinity
 from nnunet_seqtransfer.planning.measured import MeasuredTable, write_table
 from nnunet_seqtransfer.planning.record import plan_file, read_plan
-from nnunet_seqtransfer.report.choice_page import write_choice
+from nnunet_seqtransfer.report.pages import write_choice
 from nnunet_seqtransfer.storage import write_record
 from nnunet_seqtransfer.tasks.derive import RECORD_FORMAT, RECORD_KIND, RECORD_NAME
 from nnunet_seqtransfer.training.history import find_scratch_dice
@@ -32,7 +32,7 @@ Command = Callable[..., Outcome]
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take seconds and have tests of their own; one test here draws them."""
     if request.function is not test_everything_for_people_is_in_one_folder:
-        monkeypatch.setattr("nnunet_seqtransfer.report.choice_page.write_choice", lambda *_: None)
+        monkeypatch.setattr("nnunet_seqtransfer.report.pages.write_choice", lambda *_: None)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from nnunet_seqtransfer.report.figures import (
     save,
     tip,
 )
-from nnunet_seqtransfer.report.template import TEMPLATES
+from nnunet_seqtransfer.report.pages import TEMPLATES
 
 
 @mpl.rc_context(STYLE)

@@ -14,7 +14,7 @@ import pytest
 from nnunet_seqtransfer.affinity.record import read_affinity, write_affinity
 from nnunet_seqtransfer.report.findings import read_findings
 from nnunet_seqtransfer.report.page import render, write_report
-from nnunet_seqtransfer.report.template import policy
+from nnunet_seqtransfer.report.pages import policy
 from support import made_run
 from support.made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
 from support.world import Outcome
