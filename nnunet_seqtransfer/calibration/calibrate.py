@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import weightedtau
 
 from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
 from nnunet_seqtransfer.affinity.name_match import match_names
@@ -14,7 +15,6 @@ from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_aff
 from nnunet_seqtransfer.calibration.runs import MeasuredRun, read_measurements, read_trained
 from nnunet_seqtransfer.context import Context, Notify
 from nnunet_seqtransfer.errors import DatasetError, RecordError, SequenceError
-from nnunet_seqtransfer.evaluation.statistics import rank_agreement
 from nnunet_seqtransfer.nnunet.folders import dataset_name
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.planning import measured
@@ -156,8 +156,8 @@ def judge(table: measured.MeasuredTable, metric: str, seed: int) -> Calibration:
         one, other = (model.gain(evidence, row.scratch) for model in models[row.target])
         held_out.append(HeldOutGain(row, one, other))
     by_target = [[entry for entry in held_out if entry.transfer.target == target] for target in targets]
-    judged = np.array([[_agreement(some, own=own) for own in (False, True)] for some in by_target])
-    taus, regrets = judged[..., 0], judged[..., 1]
+    taus = np.array([[_tau(some, own=own) for own in (False, True)] for some in by_target])
+    regrets = np.array([[_regret(some, own=own) for own in (False, True)] for some in by_target])
     lead = None
     if len(targets) > 1:
         drawn = np.random.default_rng(seed).integers(len(targets), size=(RESAMPLES, len(targets)))
@@ -173,13 +173,18 @@ def judge(table: measured.MeasuredTable, metric: str, seed: int) -> Calibration:
     )
 
 
-def _agreement(entries: Sequence[HeldOutGain], *, own: bool) -> tuple[float, float]:
-    """Return weighted tau of predicted and measured gains, and the regret if scratch, of gain 0, can be chosen too."""
-    gains = np.array([entry.transfer.gain for entry in entries])
-    predicted = np.array([entry.own if own else entry.shipped for entry in entries])
-    _, tau, _ = rank_agreement(gains, -predicted)
-    _, _, regret = rank_agreement(np.append(gains, 0.0), -np.append(predicted, 0.0))
-    return tau, regret
+def _tau(entries: Sequence[HeldOutGain], *, own: bool) -> float:
+    """Return the weighted tau of predicted and measured gains; 0 if one of them does not vary."""
+    predicted = [entry.own if own else entry.shipped for entry in entries]
+    value = weightedtau(predicted, [entry.transfer.gain for entry in entries]).statistic if len(entries) > 1 else 0.0
+    return float(value) if math.isfinite(value) else 0.0
+
+
+def _regret(entries: Sequence[HeldOutGain], *, own: bool) -> float:
+    """Return the best gain, or 0 for scratch, minus that of the path of the highest predicted gain."""
+    first = max(entries, key=lambda entry: (entry.own if own else entry.shipped, entry.transfer.sources))
+    chosen = first.transfer.gain if (first.own if own else first.shipped) > 0 else 0.0
+    return max(0.0, *(entry.transfer.gain for entry in entries)) - chosen
 
 
 def _evidence(affinity: Affinity, source: str) -> measured.MeasuredSource:
