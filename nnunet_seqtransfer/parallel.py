@@ -20,7 +20,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 SECONDS_PER_MB = 0.1
-"""Time on one core for reading a MB of compressed images and doing a little with it; see docs/measurements.md."""
+"""Time on one core for a MB of compressed images; measured were 0.03 to 0.09 s to check, analyse or sketch it."""
 
 
 @dataclass
