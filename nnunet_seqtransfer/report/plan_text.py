@@ -105,7 +105,7 @@ def _rivals(plan: SequencePlan) -> Iterator[str]:
     longer = plan.longer
     if longer is None:
         return
-    what = f"Scratch trained {longer.length:.2g} times as long takes {words.hours(longer.gpu_hours)} hours"
+    what = f"Scratch trained {longer.length:.2g} times as long takes {words.duration(3600 * longer.gpu_hours)}"
     if longer.gain is None:
         yield f"{what}; its gain was measured for short trainings only."
     else:
@@ -116,7 +116,7 @@ def _effort(plan: SequencePlan) -> Iterator[str]:
     time = plan.epoch_time
     origin = EPOCH_TIMES[time.origin].format(epochs=time.epochs)
     yield (
-        f"To train: {plan.chosen.epochs:g} epochs, about {words.hours(plan.gpu_hours)} hours at {time.seconds:.3g} s "
+        f"To train: {plan.chosen.epochs:g} epochs, about {words.duration(3600 * plan.gpu_hours)} at {time.seconds:.3g} s "
         f"an epoch ({origin})."
     )
     if plan.models:

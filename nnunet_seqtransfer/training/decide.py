@@ -177,7 +177,10 @@ def decide(survey: Survey) -> Outlook:
     links = [_link(survey, stage) for stage in survey.stages]
     by_key = needed_actions(links, probabilities=survey.options.npz)
     actions = {stage: by_key[stage.key] for stage in survey.stages}
-    outlook = Outlook(survey, actions, _seconds(survey, actions))
+    seconds = {
+        stage: survey.clock.stage(stage.recipe, *_left(survey, stage, actions[stage])) for stage in survey.stages
+    }
+    outlook = Outlook(survey, actions, seconds)
     return Outlook(
         survey,
         actions,
@@ -221,10 +224,6 @@ def _left(survey: Survey, stage: Stage, action: Action) -> tuple[int, int]:
     epochs = max(0, stage.recipe.epochs - done) if action in (Action.START, Action.RESUME) else 0
     is_validated = stage.role == "target" and action not in DONE
     return epochs, survey.clock.held_out(stage.fold) if is_validated else 0
-
-
-def _seconds(survey: Survey, actions: Mapping[Stage, Action]) -> dict[Stage, float]:
-    return {stage: survey.clock.stage(stage.recipe, *_left(survey, stage, action)) for stage, action in actions.items()}
 
 
 def _request_problems(outlook: Outlook) -> Iterator[SeqTransferError]:

@@ -138,7 +138,8 @@ def read_status(folder: Path, now: float, queue: Queue = Queue()) -> RunStatus:
         on_disk = {entry.key: read_stage(entry.files, run=folder, now=now) for entry in run.stages}
         queued = _asked(queue.queued, folder)
         names = run.request.target, run.request.plans, run.request.configuration
-        begun = sorted((entry for entry in run.stages if on_disk[entry.key].log.epochs), key=_written(on_disk))
+        begun = [entry for entry in run.stages if on_disk[entry.key].log.epochs]
+        begun.sort(key=lambda entry: on_disk[entry.key].written or 0.0)
         clock = (read_clock if begun else find_clock)(*names, run.options.device)
         for entry in begun:  # the newest measurement wins
             clock = clock.with_log(on_disk[entry.key].log, entry.recipe)
@@ -281,10 +282,6 @@ def _iso_time(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
-
-
-def _written(on_disk: Mapping[str, StageOnDisk]) -> Callable[[StageEntry], float]:
-    return lambda entry: on_disk[entry.key].written or 0.0
 
 
 def _asked(ask: Callable[..., Mapping[str, str]], *arguments: Any) -> Mapping[str, str]:

@@ -66,7 +66,7 @@ def test_the_whole_text(archive: Archive, command: Command) -> None:
     assert lines[1].startswith("Against scratch of equal target epochs: Dice +0.18 (-0.")
     assert lines[1].endswith("%.") and "chance of harm" in lines[1]
     assert "Scratch has a Dice of 0.50, so 0.50 is left to gain." in lines
-    assert any(line.startswith("To train: 500 epochs, about 6.3 hours at 45 s an epoch (a guess") for line in lines)
+    assert any(line.startswith("To train: 500 epochs, about 6.3 h at 45 s an epoch (a guess") for line in lines)
     assert any(line.startswith(f">  {A}") for line in lines)
     assert read().sources == (A,)
 
