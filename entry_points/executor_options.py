@@ -1,6 +1,7 @@
 """Options that choose who runs the stages: this process, several devices side by side, Slurm, or another scheduler."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -64,14 +65,17 @@ def chosen_executor(options: argparse.Namespace) -> Executor:
 def print_results(run: Run, executor: Executor, *, report: bool = True) -> None:
     """Write the report, and print the Dice and how to predict, if all of the run is finished.
 
-    The text goes to standard error if standard output is a list of commands.
+    A report that is newer than the results is kept. The text goes to standard error if standard output is a list of
+    commands.
     """
-    if not executor.waits and run_status([str(run.folder)])[0].state is not State.FINISHED:
+    status, path = run_status([str(run.folder)])[0], run.folder / REPORT
+    if not executor.waits and status.state is not State.FINISHED:
         return
     from nnunet_seqtransfer.report.findings import read_findings
     from nnunet_seqtransfer.report.page import write_report
     from nnunet_seqtransfer.report.run_text import results_text
 
-    found = write_report(run.folder) if report else read_findings(run.folder)
-    text = results_text(found, run.folder / REPORT if report else None)
+    is_new = path.is_file() and path.stat().st_mtime > (status.written or math.inf)
+    found = write_report(run.folder) if report and not is_new else read_findings(run.folder)
+    text = results_text(found, path if report else None)
     print(text, file=sys.stderr if isinstance(executor, RecordExecutor) else sys.stdout)
