@@ -116,8 +116,8 @@ def _effort(plan: SequencePlan) -> Iterator[str]:
     time = plan.epoch_time
     origin = EPOCH_TIMES[time.origin].format(epochs=time.epochs)
     yield (
-        f"To train: {plan.chosen.epochs:g} epochs, about {words.duration(3600 * plan.gpu_hours)} at {time.seconds:.3g} s "
-        f"an epoch ({origin})."
+        f"To train: {plan.chosen.epochs:g} epochs, about {words.duration(3600 * plan.gpu_hours)} at "
+        f"{time.seconds:.3g} s an epoch ({origin})."
     )
     if plan.models:
         yield "* starts from a ready model: that source costs nothing (-models none trains all)."

@@ -76,6 +76,7 @@ def test_a_chain_hands_every_tensor_but_the_heads_from_stage_to_stage(world, com
         assert f"body SHA-256 {body_digest(left)}" in log_text(after)
         assert body_digest(final_weights(after)) != body_digest(left), "the stage must have trained"
 
+    assert command("report", "901").status == 0, "newer than the files that nnU-Net's trainers wrote above"
     snapshot = world.snapshot()
     again = command("train", "901", "3d_fullres", "0", "-s", "902", "903", *SMALL)
     assert again.status == 0 and again.err.count("finished") == 3, "started again after success it says so"
