@@ -139,9 +139,10 @@ def load_sources(target: Registered, request: AffinityRequest, metric: AffinityM
         except SeqTransferError as error:
             failed[name] = error
     cases = dict(sorted(cases.items(), key=lambda item: sum(case.size for case in item[1].values())))
-    _announce({**cases, target.name: target.task.raw}, request, metric, context)
+    if cases:
+        _announce({**cases, target.name: target.task.raw}, request, metric, context)
+        _sketch({target.name: target.task.raw, **cases}, context)
     # a distance to the target's own cases says nothing about transfer, and no path may go through them
-    _sketch({target.name: target.task.raw, **cases}, context)
     shared = () if request.allow_overlap else sharing_sources(target.name, [*cases])
     reason = "shared cases with the target; --allow_overlap compares it all the same"
     failed |= {name: DatasetError(reason) for name in shared}

@@ -354,7 +354,9 @@ def test_another_number_of_channels_than_said(world: World, command: Command) ->
     path = world.raw / FLAT_SOURCE / f"imagesTr/{SAMPLED}_0000.png"
     words = (f"case {SAMPLED} of {FLAT_SOURCE} has 3 channels in {path}, dataset.json names 1", "correct dataset.json")
     for metric in ("descriptors", "published"):
-        assert_refused(world, command, (*flat, "-m", metric), *words, alone=False, keeps=(FLAT_TARGET,))
+        assert_refused(
+            world, command, (*flat, "--allow_overlap", "-m", metric), *words, alone=False, keeps=(FLAT_TARGET,)
+        )
 
 
 def test_images_that_are_no_numbers(world: World, command: Command) -> None:

@@ -154,7 +154,7 @@ def test_a_source_with_a_case_that_a_fold_validates_on_is_refused(world, command
     """A comparison has no switch to allow it, only one to exclude such cases."""
     held_out = split_cases(TARGET, CASES)["0"]["val"][0]
     share(world, NEAR, "case3", held_out)
-    assert command("affinity", "-t", "901", "-s", "902", "-np", "1").status == 0
+    assert command("affinity", "-t", "901", "-s", "902", "-np", "1", "--allow_overlap").status == 0
     request = CompareRequest(TARGET, kinds=("scratch", "direct"), nearest=1)
     with pytest.raises(StageError, match=f"case3 with {held_out}"):
         survey_comparison(request, Context())

@@ -54,7 +54,8 @@ def assert_refused(
     for word in words:
         assert word in line, line
     kept = tuple(f"preprocessed/{name}/seqtransfer/{kind}" for name in keeps for kind in ("signature_", "sketches_"))
-    checks = tuple(f"preprocessed/{path.name}/seqtransfer/check.json" for path in world.raw.iterdir())
+    names, kinds = [path.name for path in world.raw.iterdir()], ("check.json", "sketches_")
+    checks = tuple(f"preprocessed/{name}/seqtransfer/{kind}" for name in names for kind in kinds)
     kept += checks  # what was read of the raw cases is known, whether or not it is fine
     after = {name: state for name, state in world.snapshot().items() if name in before or not name.startswith(kept)}
     assert after == before
