@@ -253,30 +253,46 @@ def read_rows(table: Path) -> list[dict[str, str]]:
 
 
 def summary(rows: Sequence[dict[str, str]]) -> str:
-    """Return the table of arms: mean Dice, differences to sequence and to the best direct, share below scratch.
+    """Return the table of arms: mean Dice, differences to other arms, and the number of paths below scratch.
 
-    The unit of the intervals is the target and seed (bootstrap, 95 %): the mean over the pairs of one unit counts once.
+    The unit of the intervals is the target and seed (bootstrap, 95 %): the mean over the paths of one unit counts once.
+    The column "same last source" compares a path with direct transfer from its last source alone.
     """
-    units: dict[tuple[str, str], dict[str, list[float]]] = {}
+    units: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for row in rows:
-        units.setdefault((row["target"], row["seed"]), {}).setdefault(row["arm"], []).append(float(row["dice"]))
+        unit = units.setdefault((row["target"], row["seed"]), {})
+        unit.setdefault(row["arm"], {})[row["path"]] = float(row["dice"])
     lines = [
         f"{len({target for target, _ in units})} targets, {len(units)} targets and seeds",
         "",
-        "| arm | Dice | to sequence | to the best direct | below scratch |",
-        "| --- | --- | --- | --- | --- |",
+        "| arm | Dice | to sequence | to direct, same last source | to the best direct | below scratch |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for arm in ARMS:
-        own = [unit for unit in units.values() if arm in unit]
+        own = [unit for unit in units.values() if {arm, "scratch", "sequence", "direct"} <= unit.keys()]
         if not own:
             continue
-        values = [mean(unit[arm]) for unit in own]
-        to_sequence = [mean(unit[arm]) - mean(unit["sequence"]) for unit in own if "sequence" in unit]
-        to_direct = [mean(unit[arm]) - max(unit["direct"]) for unit in own if "direct" in unit]
-        below = [value < unit["scratch"][0] for unit in own if "scratch" in unit for value in unit[arm]]
-        share = f"{sum(below)} of {len(below)}" if arm != "scratch" else ""
-        lines.append(f"| {arm} | {mean(values):.3f} | {_span(to_sequence)} | {_span(to_direct)} | {share} |")
+        means = [mean(unit[arm].values()) for unit in own]
+        to_sequence = [mean(unit[arm].values()) - mean(unit["sequence"].values()) for unit in own]
+        to_same = [
+            mean(value - unit["direct"].get(last_source(path), mean(unit["direct"].values())) for path, value in found)
+            for unit, found in ((unit, unit[arm].items()) for unit in own)
+        ]
+        to_best = [mean(unit[arm].values()) - max(unit["direct"].values()) for unit in own]
+        below = [value < unit["scratch"][""] for unit in own for value in unit[arm].values()]
+        columns = (_span(to_sequence), _span(to_same), _span(to_best), f"{sum(below)} of {len(below)}")
+        lines.append(f"| {arm} | {mean(means):.3f} | {' | '.join(columns)} |")
     return "\n".join(lines)
+
+
+def last_source(path: str) -> str:
+    """Return the source that trains last, or that a joint stage belongs to; empty for scratch.
+
+    >>> last_source("503 500"), last_source("500+503"), last_source("500 500+700"), last_source("")
+    ('500', '500', '500', '')
+    """
+    *_, last = path.split(" ")
+    return last.partition("+")[0]
 
 
 def _span(differences: Sequence[float]) -> str:
