@@ -56,7 +56,10 @@ def test_wrong_names_are_reported_together(compared, command):
     """Every wrong path and the test set, each once."""
     outcome = command("compare", *WANTED, "-paths", "999", "902,901", "-test", "998", "--dry_run")
     assert outcome.status == 2
-    assert all(words in outcome.err for words in ("number 999", "number 998", "the target Dataset901_Target is among"))
+    assert all(
+        words in outcome.err
+        for words in ("unknown dataset '999'", "unknown dataset '998'", "the target Dataset901_Target is among")
+    )
 
 
 def test_a_stored_plan_of_another_metric_or_through_the_test_set_is_not_compared(compared, command):
