@@ -211,7 +211,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 def test_originals_that_are_incomplete(world: World, command: Command) -> None:
     """An original that is unknown, broken, incomplete or only preprocessed is refused by name."""
-    refuse(world, command, ("derive", "-d", "7", "-number", "501", "-name", "X"), "there is no dataset with number 7")
+    refuse(world, command, ("derive", "-d", "7", "-number", "501", "-name", "X"), "unknown dataset '7'")
     image = world.raw / ORIGIN / "imagesTr/case1_0001.nii.gz"
     image.rename(image.with_name("away"))
     refuse(world, command, EDEMA, f"{ORIGIN} is incomplete: 1 of its files are missing, the first is {image}")
