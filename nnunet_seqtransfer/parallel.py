@@ -1,7 +1,5 @@
 """Run one function on many jobs, in this process or in worker processes that a command starts once, with progress."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Define a metric: the components of a distance, and the methods that compare signatures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

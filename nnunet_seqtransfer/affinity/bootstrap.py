@@ -1,7 +1,5 @@
 """Compare all pairs of tasks, resample their cases, and tell how certain the ranking of the sources is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise

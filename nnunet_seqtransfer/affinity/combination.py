@@ -1,7 +1,5 @@
 """Turn the components of a metric into one distance."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The default metric: image, contrast, label and geometry of preprocessed cases, as distances without noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Find the voxels and the surroundings of labelled objects, and describe an object by eight numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

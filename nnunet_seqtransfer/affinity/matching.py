@@ -1,7 +1,5 @@
 """Match the channels and labels of two tasks by linear assignment, for many pairs of tasks at once."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

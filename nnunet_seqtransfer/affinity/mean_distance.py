@@ -16,8 +16,6 @@ w of mean 0 and variance 1 (van der Vaart and Wellner, Weak Convergence, 1996, s
 exactly v. A case has the same w in all tasks that hold it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence

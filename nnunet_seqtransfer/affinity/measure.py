@@ -1,7 +1,5 @@
 """Measure an affinity: align plans, profile the cases, compare all pairs, resample, and write the record."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """What the names of channels and labels say about how alike two tasks are."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Formulas come from the paper and from the scripts of its authors. Decisions abou
 volumes, 2-D images, masks of unequal shape) are marked "ours".
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Sequence

@@ -1,7 +1,5 @@
 """The files of an affinity: the record with every distance, a CSV for people, and the resampled distances."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Mapping, Sequence

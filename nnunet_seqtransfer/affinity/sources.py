@@ -1,7 +1,5 @@
 """Choose and load the sources of an affinity. Whether one fits the target is decided before its cases are read."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import defaultdict
 from collections.abc import Mapping
@@ -98,7 +96,7 @@ class Sources:
     left_out: Mapping[str, SeqTransferError]
     "Error of each source that is not compared, by name or file."
 
-    def without(self, failed: Mapping[str, SeqTransferError], request: AffinityRequest, context: Context) -> Sources:
+    def without(self, failed: Mapping[str, SeqTransferError], request: AffinityRequest, context: Context) -> "Sources":
         """Leave out the sources that failed. Raises SequenceError if no source is left."""
         left_out = {**self.left_out, **failed}
         order = tuple(name for name in self.order if name not in left_out)

@@ -1,7 +1,5 @@
 """Cache case sketches next to preprocessed data; only changed cases are read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace

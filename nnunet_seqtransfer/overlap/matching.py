@@ -10,8 +10,6 @@ The search joins sorted hashes, so it does not loop over case pairs. The evidenc
   atlas or a phantom gives many cases the same mask: masks in more than `MOST_CASES` cases per task are ignored.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -7,8 +7,6 @@ the positive side, and axes are sorted by it. Positions are not used, so a crop 
 the whole image.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Tell quickly whether two datasets are known to share cases: from derivation records and cached sketches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from nnunet_seqtransfer.errors import RecordError, SeqTransferError

@@ -7,8 +7,6 @@ fixed number, a 48^3 crop and a 256^3 volume would have next to nothing in commo
 reach only as far as the crop's k/150 smallest.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

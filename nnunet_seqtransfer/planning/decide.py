@@ -1,7 +1,5 @@
 """From an affinity to a plan: the evidence on each source, the chosen path, and how sure it is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Measured transfers: what was known of the sources before, and the Dice that came of it. Gains are fitted on them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a plan is asked for, and what training a stage costs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal

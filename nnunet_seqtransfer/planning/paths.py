@@ -1,7 +1,5 @@
 """The default strategy: the path with the highest expected gain. Scratch, every single source, and pairs compete."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -45,7 +43,7 @@ class Request:
         check_request(self.problem, self.max_sources, self.listed)
         self.constraints.check(self.problem, self.max_sources)
 
-    def candidate(self, path: Path, cost: float | None = None) -> Candidate:
+    def candidate(self, path: Path, cost: float | None = None) -> "Candidate":
         """Return a path with the prediction and the constraint that it breaks."""
         evidence = [self.problem.evidence[task] for task in path[:-1]]
         prediction = self.model.predict(evidence, self.scratch_dice)

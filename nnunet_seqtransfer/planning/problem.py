@@ -1,7 +1,5 @@
 """What a strategy is given: the tasks, how far they lie apart, what is known of each source, and the constraints."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -51,7 +49,7 @@ class SequenceProblem:
         evidence: Sequence[Evidence] | None = None,
         channels: Sequence[Sequence[str]] | None = None,
         labels: Sequence[Sequence[str]] | None = None,
-    ) -> SequenceProblem:
+    ) -> "SequenceProblem":
         """Return a validated problem. ``distances`` is copied; NaN become inf.
 
         Without ``evidence``, a source is known by distance and number of cases.
@@ -128,7 +126,7 @@ class Constraints:
         left = [path[k] for k in range(len(path) - 1) if tuple(path[: k + 1]) not in self.finished]
         return self.target_price + sum(self.source_price + self.preprocessing.get(task, 0.0) for task in left)
 
-    def broken(self, problem: SequenceProblem, path: Path) -> str:
+    def broken(self, problem: "SequenceProblem", path: Path) -> str:
         """Return which constraint ``path`` breaks first, "must", "avoid", "cases" or "budget"; else an empty text."""
         sources = set(path[:-1])
         if not set(self.must) <= sources:
@@ -139,7 +137,7 @@ class Constraints:
             return "cases"
         return "budget" if self.price(path) > self.budget * ROUNDING else ""
 
-    def check(self, problem: SequenceProblem, max_sources: int) -> None:
+    def check(self, problem: "SequenceProblem", max_sources: int) -> None:
         """Raise SequenceError, or Problems, if the constraints contradict the problem or each other."""
         names, errors = problem.names, list[SeqTransferError]()
 

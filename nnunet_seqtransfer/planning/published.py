@@ -5,8 +5,6 @@ communities, communities of one source still yield a path, and nothing is kept b
 transfer are listed for comparison, but do not compete, as published.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise

@@ -1,7 +1,5 @@
 """The record of a plan: the chosen path, what it is worth, what else was close, and which affinity it rests on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal

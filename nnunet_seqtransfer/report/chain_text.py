@@ -1,7 +1,5 @@
 """What a chain would do, for --dry_run: lines for the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from nnunet_seqtransfer.nnunet.plans import data_folder

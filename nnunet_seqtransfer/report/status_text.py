@@ -1,7 +1,5 @@
 """The status of runs: text for the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from textwrap import shorten

@@ -1,7 +1,5 @@
 """Results, leftovers and recipes of trainings: text for the terminal."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import fields
 

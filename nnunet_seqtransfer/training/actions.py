@@ -1,7 +1,5 @@
 """The rule that says what each stage needs, from existing files. Pure; every command uses it."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass

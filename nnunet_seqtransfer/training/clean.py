@@ -3,8 +3,6 @@
 Links are never followed. Items are removed under their locks, after a second look.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

@@ -1,7 +1,5 @@
 """The nnUNetv2_seq_train command for a request, for people who want to repeat it; the inverse of recipe_options.py."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any

@@ -1,7 +1,5 @@
 """What a chain needs, and every problem that would stop it: pure functions on a survey."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

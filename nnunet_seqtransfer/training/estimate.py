@@ -1,7 +1,5 @@
 """The one estimate of time, for plans, dry runs, comparisons and status: a model of nnU-Net, corrected by its logs."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -106,7 +104,7 @@ class Clock:
         every = len(self.shapes) or 1
         return self.folds.get(fold, every if fold == "all" else math.ceil(every / 5))
 
-    def with_log(self, log: TrainingLog, recipe: Recipe) -> Clock:
+    def with_log(self, log: TrainingLog, recipe: Recipe) -> "Clock":
         """Return the clock with what a training of this network has logged in place of guesses."""
         model, pace = replace(self, pace=Pace()), self.pace
         median = log.median_seconds

@@ -1,7 +1,5 @@
 """What nnUNet_results tells before a path is planned: trained source stages, and epoch times."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import statistics

@@ -1,7 +1,5 @@
 """Weights that a stage starts from, made from the previous stage's checkpoint or a pretrained model."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The nnUNetv2_train command of a stage, with the environment."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Mapping

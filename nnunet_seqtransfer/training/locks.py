@@ -1,7 +1,5 @@
 """Locks between processes on one machine, or on several that share a file system: who works on what right now."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

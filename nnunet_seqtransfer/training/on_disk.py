@@ -1,7 +1,5 @@
 """Stage state on disk: the only reader for a stage's folders. Nothing is decided or written here."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

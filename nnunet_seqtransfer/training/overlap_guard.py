@@ -1,7 +1,5 @@
 """Guard against leaks: source cases that the target validates on are refused, allowed or excluded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

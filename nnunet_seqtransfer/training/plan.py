@@ -1,7 +1,5 @@
 """Plan a path for a target: read what is known, let a strategy decide, write the plan."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

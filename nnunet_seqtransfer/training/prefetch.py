@@ -1,7 +1,5 @@
 """Preprocessing of later sources while a stage trains: few workers, low priority, bounded memory."""
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess
@@ -35,7 +33,7 @@ class Prefetch:
     "Most workers; 0 switches prefetching off."
     _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
-    def __enter__(self) -> Prefetch:
+    def __enter__(self) -> "Prefetch":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """Prepare a stage's data: aligned plans, dataset.json, preprocessed cases; files that a crash truncated are remade."""
 
-from __future__ import annotations
-
 import shutil
 from copy import deepcopy
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage recipe, and the ``seq_transfer`` block in a plans file: path, recipe, starting weights."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -95,12 +93,12 @@ class Recipe:
         """Return True if network parts are treated differently, so that tensors must be known by name."""
         return self.heads_first_epochs > 0 or self.frozen_encoder_epochs > 0 or self.layer_decay != 1
 
-    def from_random_weights(self) -> Recipe:
+    def from_random_weights(self) -> "Recipe":
         """Return the recipe without the parts that only make sense for a network that was trained before."""
         defaults: dict[str, Any] = {part.name: part.default for part in fields(Recipe) if part.metadata["fine_tuning"]}
         return replace(self, **defaults)
 
-    def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+    def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """Return field -> (value here, value in ``other``) for fields that differ."""
         mine, theirs = asdict(self), asdict(other)
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}

@@ -1,7 +1,5 @@
 """Choose the checkpoint that an interrupted training resumes from, if the latest one is damaged or missing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Do one stage, or prepare all data: decided again under the stage's lock, so that no work is done twice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace

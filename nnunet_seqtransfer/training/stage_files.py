@@ -1,7 +1,5 @@
 """File names: nnU-Net's checkpoints and summary, and our weights, locks and logs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

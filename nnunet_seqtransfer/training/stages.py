@@ -1,7 +1,5 @@
 """From a path to stages: which dataset is trained under which plans, after which other stage."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """How far every recorded run is, from stage files. What cannot be read becomes a line, never an error."""
 
-from __future__ import annotations
-
 import enum
 import time
 from collections.abc import Callable, Mapping, Sequence

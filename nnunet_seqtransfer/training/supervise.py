@@ -1,7 +1,5 @@
 """Child processes: output in a log, progress on the terminal, and an end at a checkpoint."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal
@@ -59,7 +57,7 @@ def run_job(job: Job) -> None:
         raise StageError(_failure(job, child.returncode, last))
 
 
-def _follow(child: subprocess.Popen[bytes], bar: TrainingBar, last: deque[str]) -> None:
+def _follow(child: subprocess.Popen[bytes], bar: "TrainingBar", last: deque[str]) -> None:
     while child.poll() is None:
         last += bar.update()
         time.sleep(LOOK_SECONDS)

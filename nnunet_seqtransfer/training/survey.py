@@ -1,7 +1,5 @@
 """Everything that a chain depends on, read once: tasks, plans, exclusions and stages on disk. Nothing is decided."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Iterable, Mapping
@@ -64,7 +62,7 @@ class Survey:
         """Return the stage that hands weights to ``stage``."""
         return previous_stage(self.stages, stage)
 
-    def with_stages(self, exclusions: Exclusions) -> Survey:
+    def with_stages(self, exclusions: Exclusions) -> "Survey":
         """Return the survey with the stages that result from the excluded cases, read from disk."""
         stages, configuration = chain_stages(self.request, exclusions), self.request.configuration
         target, target_plans = self.tasks[self.request.target], dict(self.target_plans)
@@ -79,7 +77,7 @@ class Survey:
             memory=available_memory(),
         ).read_again(stages)
 
-    def read_again(self, stages: Iterable[Stage]) -> Survey:
+    def read_again(self, stages: Iterable[Stage]) -> "Survey":
         """Return the survey with some stages read again, as after another stage or process has worked on them."""
         problems = list(self.problems)
         on_disk = dict(self.on_disk)

@@ -1,7 +1,5 @@
 """Verbs: train a chain, continue a recorded run, or look ahead at what either would do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
