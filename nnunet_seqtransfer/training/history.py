@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError, SeqTransferError
-from nnunet_seqtransfer.nnunet.datasets import split_cases
 from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.nnunet.training_log import LOGS, read_training
@@ -51,7 +50,8 @@ def find_history(
 
 def read_clock(target: str, plans_name: str, configuration: str, device: str) -> Clock:
     """Return how long the stages of a target should take by its plans and cases. What is missing is guessed."""
-    from nnunet_seqtransfer.nnunet.fingerprints import read_fingerprint  # noqa: PLC0415 - imports NumPy
+    from nnunet_seqtransfer.nnunet.datasets import split_cases  # noqa: PLC0415 - imports NumPy
+    from nnunet_seqtransfer.nnunet.fingerprints import read_fingerprint  # noqa: PLC0415
     from nnunet_seqtransfer.nnunet.preprocessing import resampled_shapes  # noqa: PLC0415
 
     settings, shapes, folds = dict[str, Any](), list[tuple[int, ...]](), dict[str, int]()
@@ -82,7 +82,7 @@ def find_clock(target: str, plans_name: str, configuration: str, device: str) ->
 
 def missing_preprocessing(source: str, names: tuple[str, str, str], processes: int) -> float:
     """Return the seconds to preprocess what is missing of a source, 0 if that is unknown."""
-    from nnunet_seqtransfer.nnunet.fingerprints import read_fingerprint  # noqa: PLC0415 - imports NumPy
+    from nnunet_seqtransfer.nnunet.fingerprints import read_fingerprint  # noqa: PLC0415
     from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases, resampled_shapes  # noqa: PLC0415
 
     target, plans_name, configuration = names

@@ -64,12 +64,16 @@ class World:
         folders = {"nnUNet_raw": self.raw, "nnUNet_preprocessed": self.preprocessed, "nnUNet_results": self.results}
         return {name: str(folder) for name, folder in folders.items()}
 
-    def snapshot(self) -> dict[str, tuple[int, int]]:
-        """Every file below the world with its size and time: equal snapshots mean that nothing was touched."""
+    def snapshot(self, *, caches: bool = True) -> dict[str, tuple[int, int]]:
+        """Every file below the world with its size and time: equal snapshots mean that nothing was touched.
+
+        Without ``caches``, what a dry run may keep of the raw cases is left out.
+        """
+        kept = () if caches else ("check.json", "sketches_", "dataset_fingerprint.json")
         return {
             str(path.relative_to(self.root)): (path.stat().st_size, path.stat().st_mtime_ns)
             for path in sorted(self.root.rglob("*"))
-            if path.is_file()
+            if path.is_file() and not path.name.startswith(kept)
         }
 
 

@@ -227,7 +227,7 @@ def test_another_trainer_is_recorded_and_can_be_the_targets_alone(results: None)
 def test_a_dry_run_shows_each_stages_recipe(world: World, command: Command) -> None:
     """Fine-tuning only where weights are handed over, patience everywhere, each source's own length; nothing else."""
     dry = ("train", "901", CONFIGURATION, "0", "-s", "902", "903", "-np", "1", "-device", "cpu", "--dry_run")
-    before = world.snapshot()
+    before = world.snapshot(caches=False)
     tuned = ("-heads_first_epochs", "2", "-layer_decay", "0.8", "-patience", "20", "-source_epochs", "40", "30")
     outcome = command(*dry, *tuned)
     assert outcome.status == 0, outcome.err
@@ -238,7 +238,7 @@ def test_a_dry_run_shows_each_stages_recipe(world: World, command: Command) -> N
     assert "250 epochs of 250" in target and fine in target
     plain = command(*dry)
     assert plain.status == 0 and "layer_decay" not in plain.out and "patience" not in plain.out
-    assert world.snapshot() == before
+    assert world.snapshot(caches=False) == before
 
 
 def test_networks_without_known_parts_are_refused_before_anything_is_written(world: World, command: Command) -> None:
