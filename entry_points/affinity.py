@@ -14,7 +14,7 @@ from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.report.plan_text import affinity_table
 from nnunet_seqtransfer.storage import json_text
-from nnunet_seqtransfer.transfer.probe import DEFAULT_CASES, find_models, models_in, probe_models, read_probes
+from nnunet_seqtransfer.transfer.probe import DEFAULT_CASES, Model, find_models, models_in, probe_models, read_probes
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -33,10 +33,13 @@ def _run(options: argparse.Namespace) -> None:
         allow_overlap=options.allow_overlap,
     )
     context = Context(common.notify, options.np)
+    given = models_in(options.models, options.c)  # a wrong path is an error before anything is measured
     measured = measure.measure_affinity(request, context)
     here = [task.dataset for task in measured.affinity.tasks[:-1] if task.registered]
     shared = sharing_sources(measured.affinity.target, here) if options.allow_overlap else ()
-    probed = _probe(measured.affinity, here, options, context)
+    unwanted = (measured.affinity.target, *measured.left_out)
+    given = {name: model for name, model in given.items() if name not in unwanted}
+    probed = _probe(measured.affinity, here, given, options, context)
     page = write_choice(measured.affinity, measured.path)
     if options.json:
         print(json_text(measured.affinity))
@@ -51,11 +54,12 @@ def _run(options: argparse.Namespace) -> None:
         raise SequenceError(f"{len(named)} of the sources named had to be left out: {left_out_text(named)}")
 
 
-def _probe(affinity: Affinity, sources: list[str], options: argparse.Namespace, context: Context) -> dict[str, float]:
-    """Return the zero-shot Dice of all sources that have a finished model, made now with --probe, else earlier."""
+def _probe(
+    affinity: Affinity, sources: list[str], given: dict[str, Model], options: argparse.Namespace, context: Context
+) -> dict[str, float]:
+    """Return the zero-shot Dice of all sources with a finished model or a given one; without --probe, earlier ones."""
     known = read_probes(affinity.target)
     if options.probe:
-        given = models_in(options.models, affinity.configuration)
         found = {**find_models(affinity.configuration, sources), **given}
         sources = [*sources, *given]
         if not found:
@@ -65,6 +69,8 @@ def _probe(affinity: Affinity, sources: list[str], options: argparse.Namespace, 
         )
         for reason in left_out.values():
             context.notify(f"not probed: {reason}")
+        for name in sorted(given.keys() & known.keys() - {*affinity.names}):  # the table has sources alone
+            context.notify(f"zero-shot Dice of {known[name].model}: {known[name].dice:.3f}")
     return {source: probe.dice for source, probe in known.items() if source in sources}
 
 

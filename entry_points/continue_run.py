@@ -25,7 +25,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         run = continue_run(run, context, executor=executor, stage=options.stage)
         if options.stage is None:
-            executor_options.print_results(run, executor)
+            executor_options.print_results(run, executor, report=not options.no_report)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -42,6 +42,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     common.add_execution(parser)
     executor_options.add_executor(parser)
     common.add(parser, "--dry_run", "Print every stage and what it would do; do nothing")
+    common.add(parser, "--no_report", "Write no report at the end")
     common.add(parser, "-np N", "Worker processes. Default: the run's", common.positive_int)
     options = parser.parse(arguments)
     options.run = common.run_words(parser, options)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from nnunet_seqtransfer.entry_points import common
+from nnunet_seqtransfer.nnunet.folders import cache_folder, results_folder
 from nnunet_seqtransfer.training.executors import (
     LOCAL,
     SLURM,
@@ -71,11 +72,28 @@ def print_results(run: Run, executor: Executor, *, report: bool = True) -> None:
     status, path = run_status([str(run.folder)])[0], run.folder / REPORT
     if not executor.waits and status.state is not State.FINISHED:
         return
-    from nnunet_seqtransfer.report.findings import read_findings
+    from nnunet_seqtransfer.report.findings import Findings, read_findings
     from nnunet_seqtransfer.report.page import write_report
     from nnunet_seqtransfer.report.run_text import results_text
 
-    is_new = path.is_file() and path.stat().st_mtime > (status.written or math.inf)
-    found = write_report(run.folder) if report and not is_new else read_findings(run.folder)
-    text = results_text(found, path if report else None)
+    found: Findings | None = None
+    try:
+        # a page is also old if a training from scratch, a comparison or a plan is newer
+        is_new = path.is_file() and path.stat().st_mtime > max(status.written or math.inf, _newest(run))
+        found = read_findings(run.folder)
+        if report and not is_new:
+            found = write_report(run.folder)
+    except Exception as error:  # whatever it is, the training is finished
+        common.notify(f"no report was written: {error or type(error).__name__}; nnUNetv2_seq_report tries again")
+        report = False
+    text = results_text(run, found, path if report else None)
     print(text, file=sys.stderr if isinstance(executor, RecordExecutor) else sys.stdout)
+
+
+def _newest(run: Run) -> float:
+    """Return when anything of the target that a report shows was last written, in seconds since 1970."""
+    results = results_folder() / run.request.target
+    patterns = (results, "*/fold_*/validation/summary.json"), (results, "seqtransfer/compare_*/comparison.json")
+    found = [path for folder, pattern in patterns for path in folder.glob(pattern)]
+    found += cache_folder(run.request.target).glob("*.json")
+    return max((path.stat().st_mtime for path in found), default=0.0)

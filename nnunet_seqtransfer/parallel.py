@@ -104,8 +104,10 @@ def results_of(
         if _workers.pool is None:
             # spawn, like nnU-Net: forking a process that has started threads (torch, blosc2) can hang.
             _workers.pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-        futures: dict[Future[Result], int] = {_workers.pool.submit(function, job): index for index, job in rest}
+        futures: dict[Future[Result], int] = {}
         try:
+            for index, job in rest:
+                futures[_workers.pool.submit(function, job)] = index
             for future in as_completed([*futures]):
                 yield futures.pop(future), future.result()
                 bar.update()

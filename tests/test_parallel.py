@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
@@ -71,4 +72,15 @@ def test_a_dead_worker_is_an_error_and_the_next_call_works() -> None:
     with one_pool():
         with pytest.raises(DatasetError, match="smaller -np"):
             run_in_processes(end, [1, 2, 3], 2, "test", size=10**9)
+        assert os.getpid() not in run_in_processes(process, [0.0, 0.0], 2, "test", size=10**9)
+
+
+def test_a_worker_that_died_between_two_calls_is_an_error_too() -> None:
+    """Killed while nothing was asked of it, as by a lack of memory."""
+    with one_pool():
+        worker = run_in_processes(process, [0.1, 0.1], 2, "test", size=10**9)[0]
+        os.kill(worker, signal.SIGKILL)
+        time.sleep(1)
+        with pytest.raises(DatasetError, match="smaller -np"):
+            run_in_processes(process, [0.0, 0.0], 2, "test", size=10**9)
         assert os.getpid() not in run_in_processes(process, [0.0, 0.0], 2, "test", size=10**9)

@@ -1,6 +1,8 @@
 """Read nnU-Net's dataset fingerprints with checks, and extract missing ones."""
 
+import contextlib
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,12 +119,13 @@ def analyse_case(job: tuple[str, RawCase, str, int]) -> CaseAnalysis | DatasetEr
 
     dataset, case, reader, samples = job
     try:
-        shape, spacing, intensities, _, relative_size = DatasetFingerprintExtractor.analyze_case(
-            [str(image) for image in case.images],
-            str(case.label),
-            recursive_find_reader_writer_by_name(reader),
-            samples,
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # nnU-Net's readers print warnings
+            shape, spacing, intensities, _, relative_size = DatasetFingerprintExtractor.analyze_case(
+                [str(image) for image in case.images],
+                str(case.label),
+                recursive_find_reader_writer_by_name(reader),
+                samples,
+            )
     except Exception as error:  # image readers raise all kinds for a damaged file
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, a permission
             raise
@@ -138,6 +141,8 @@ def fingerprint_of(results: Sequence[CaseAnalysis | DatasetError], dataset: str)
         if isinstance(result, DatasetError):
             raise result
         analyses.append(result)
+    if len({len(analysis.intensities) for analysis in analyses}) > 1:
+        raise DatasetError(f"the cases of {dataset} have different numbers of channels; correct its images")
     properties = {}
     for channel in range(len(analyses[0].intensities)):
         values = np.concatenate([analysis.intensities[channel] for analysis in analyses])

@@ -22,7 +22,7 @@ from nnunet_seqtransfer.report.training_text import predict_commands
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.path_syntax import members
 from nnunet_seqtransfer.training.command import seq_train_command
-from nnunet_seqtransfer.training.run_record import RECORD
+from nnunet_seqtransfer.training.run_record import RECORD, Run
 
 FEW_CASES = 10
 
@@ -69,11 +69,13 @@ def result(found: Findings) -> str:
     return f"Dice {words.decimals(mean_dice(case_dice(found.cases)))} {_evaluated_on(found)}; {progress}.{few}"
 
 
-def results_text(found: Findings, report: Path | None) -> str:
-    """Return what a finished run has reached, and what to do next: lines for the terminal."""
-    commands = predict_commands(found.run)
+def results_text(run: Run, found: Findings | None, report: Path | None) -> str:
+    """Return what a finished run has reached, if that could be read, and what to do next: lines for the terminal."""
+    commands = predict_commands(run)
     lines = [f"done: {results_folder() / folder}" for folder in commands]
-    if found.trained_on_cases:
+    if found is None:
+        pass
+    elif found.trained_on_cases:
         lines.append("no Dice: fold all holds no case out")
     elif found.cases:
         means = label_means(case_dice(found.cases)).items()

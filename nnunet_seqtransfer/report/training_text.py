@@ -47,14 +47,15 @@ def _total(items: Sized) -> int:
 
 
 def predict_commands(run: Run) -> dict[str, str]:
-    """Return trained model (relative to nnUNet_results) -> nnU-Net command that predicts with its folds."""
+    """Return trained model (relative to nnUNet_results) -> nnU-Net command that predicts with its finished folds."""
     models: dict[str, list[StageEntry]] = {}  # folds without shared cases have plans of their own
     for entry in run.stages:
         if run.role(entry) == "target":
             models.setdefault(entry.output.rpartition("/")[0], []).append(entry)
     device = run.options.device
     commands = {}
-    for folder, entries in models.items():
+    for folder, every in models.items():
+        entries = [entry for entry in every if entry.files.final.is_file()] or every
         words = ["nnUNetv2_predict", "-d", str(dataset_id(run.request.target))]
         words += ["-i", "INPUT_FOLDER", "-o", "OUTPUT_FOLDER", "-tr", TRAINER, "-p", entries[0].plans_name]
         words += ["-c", run.request.configuration, "-f", *(entry.fold for entry in entries)]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import CheckpointError, DatasetError, SeqTransferError
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, foreground_labels, raw_cases, read_dataset_json
-from nnunet_seqtransfer.nnunet.folders import FINAL_CHECKPOINT, cache_folder, results_folder
+from nnunet_seqtransfer.nnunet.folders import DATASET_NAME, FINAL_CHECKPOINT, cache_folder, results_folder
 from nnunet_seqtransfer.nnunet.image_formats import reader_writer
 from nnunet_seqtransfer.nnunet.preprocessing import read_raw_labels
-from nnunet_seqtransfer.storage import read_dataclass, read_json, sha256, write_dataclass
+from nnunet_seqtransfer.storage import found_json, read_dataclass, read_json, sha256, write_dataclass
 
 KIND = "probe"
 FORMAT = 1
@@ -132,12 +132,13 @@ def models_in(paths: Sequence[Path], configuration: str) -> dict[str, Model]:
     Raises CheckpointError if a path has no finished model in nnU-Net's form.
     """
     found: dict[str, list[Model]] = {}
-    for path in paths:
-        folders = [folder for folder in model_folders(path) or [path] if (folder / "plans.json").is_file()]
-        models = [model for folder in folders for model in _models(_trained_on(folder), folder)]
+    for path in (path.resolve() for path in paths):
+        models = [model for folder in model_folders(path) or [path] for model in _models(_trained_on(folder), folder)]
+        models = [model for model in models if DATASET_NAME.fullmatch(model.dataset)]
         if not models:
             raise CheckpointError(
-                f"{path} is no results folder with plans.json and fold_*/{FINAL_CHECKPOINT}; correct -models"
+                f"{path} is no results folder TRAINER__PLANS__CONFIGURATION with plans.json and "
+                f"fold_*/{FINAL_CHECKPOINT}, and holds none; correct -models"
             )
         for model in models:
             found.setdefault(model.dataset, []).append(model)
@@ -145,7 +146,8 @@ def models_in(paths: Sequence[Path], configuration: str) -> dict[str, Model]:
 
 
 def _trained_on(folder: Path) -> str:
-    return str(read_json(folder / "plans.json", "the model's plans", "give another model").get("dataset_name"))
+    """Return the dataset that a model's plans name; empty if they cannot be read."""
+    return str((found_json(folder / "plans.json") or {}).get("dataset_name", ""))
 
 
 def _models(dataset: str, folder: Path) -> Iterator[Model]:

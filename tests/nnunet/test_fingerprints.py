@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
+from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet import fingerprints
 from support.world import NEAR, TWO_CHANNELS, World
 
@@ -43,3 +45,12 @@ def test_other_fingerprints_differ_only_in_sampled_intensities(world: World) -> 
         assert ours[key]["0"][name] == pytest.approx(value, rel=0.02), name
     del ours[key]
     assert ours == theirs
+
+
+def test_cases_with_different_channels_have_no_fingerprint() -> None:
+    """Grey and colour images in one dataset are an error that names the dataset."""
+    grey, colour = (
+        fingerprints.CaseAnalysis((1, 4, 4), (1.0, 1.0, 1.0), [np.ones(3)] * channels, 1.0) for channels in (1, 3)
+    )
+    with pytest.raises(DatasetError, match="Dataset905_Mixed"):
+        fingerprints.fingerprint_of([colour, grey], "Dataset905_Mixed")

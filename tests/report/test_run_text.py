@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity
+from nnunet_seqtransfer.entry_points.executor_options import print_results
+from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.report.findings import Findings, read_findings
 from nnunet_seqtransfer.report.page import render
 from nnunet_seqtransfer.report.run_text import (
@@ -20,6 +22,7 @@ from nnunet_seqtransfer.report.run_text import (
     result,
     results_text,
 )
+from nnunet_seqtransfer.training.executors import LocalExecutor
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
 from support import made_run
 from support.made_run import FAR, NEAR, SMALL, TARGET
@@ -104,7 +107,7 @@ def test_a_finished_scratch_training_is_compared_case_by_case(folders: Path) -> 
     compared = read_findings(found.run.folder)
     assert {case.case for case in compared.scratch} == {case.case for case in compared.cases}
     assert against_scratch(compared) == ("Dice +0.000 against scratch, over 3 cases, one training each.", "")
-    lines = results_text(compared, None).splitlines()
+    lines = results_text(compared.run, compared, None).splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "done",
         "Dice 0.810 in the validation of fold 0 (3 cases)",
@@ -116,10 +119,39 @@ def test_a_finished_scratch_training_is_compared_case_by_case(folders: Path) -> 
 def test_the_end_of_a_training_without_a_comparison(folders: Path) -> None:
     """It names the report and the command that measures scratch; fold all has no Dice."""
     found = made(folders)
-    lines = dict(line.split(": ", 1) for line in results_text(found, Path("/report.html")).splitlines())
+    lines = dict(line.split(": ", 1) for line in results_text(found.run, found, Path("/report.html")).splitlines())
     assert lines["report"] == "/report.html" and " -s none " in lines["compare with scratch"]
     every = read_findings(made_run.write_made_run((), ("all",), begun=1))
-    assert "no Dice: fold all holds no case out" in results_text(every, None).splitlines()
+    assert "no Dice: fold all holds no case out" in results_text(every.run, every, None).splitlines()
+
+
+@pytest.mark.parametrize("error", [PermissionError("no"), ValueError("odd"), RecordError("cut")])
+def test_a_training_is_finished_even_if_its_report_fails(
+    folders: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folder and predict command are printed all the same; the error is one line."""
+
+    def failing(_: Path) -> Findings:
+        raise error
+
+    run = made(folders).run
+    for name in ("page.write_report", "findings.read_findings"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"nnunet_seqtransfer.report.{name}", failing)
+            print_results(run, LocalExecutor())
+        printed = capsys.readouterr()
+        assert [line.split(":")[0] for line in printed.out.splitlines() if line[:4] in ("done", "pred", "repo")] == [
+            "done",
+            "predict with",
+        ]
+        assert str(error) in printed.err and len(printed.err.splitlines()) == 1
+
+
+def test_the_predict_command_names_finished_folds(folders: Path) -> None:
+    """A fold without a final checkpoint would stop nnU-Net."""
+    found = made(folders, folds=("0", "1"))
+    (line,) = [line for line in results_text(found.run, None, None).splitlines() if line.startswith("predict")]
+    assert line.split(" -f ")[1].split(" -")[0] == "0"
 
 
 @pytest.mark.parametrize(
