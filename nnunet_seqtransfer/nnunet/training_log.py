@@ -198,11 +198,14 @@ def read_training(folder: Path, tail: int | None = None) -> TrainingLog:
 
     A repeated epoch counts as the last process trained it. Epochs after it from an earlier process do not count.
     ``tail``: read only so many bytes at the end of a log, and no logs older than needed for one finished epoch.
+    A log without a finished epoch in these bytes is read whole: a long final validation follows the epochs.
     """
     read = []
     for path in sorted(folder.glob(LOGS), key=_time_in, reverse=True):  # newest first
         read.append(_lines(path, tail))
-        if tail is not None and any("Epoch time: " in line for line in read[-1]):
+        if tail is not None and not read_lines(read[-1]).epochs:
+            read[-1] = _lines(path, None)
+        if tail is not None and read_lines(read[-1]).epochs:
             break
     reader = LogReader()
     for lines in reversed(read):

@@ -137,6 +137,18 @@ def test_the_end_of_a_log_is_read_alone(tmp_path: Path) -> None:
     assert end.epochs_done == whole.epochs_done == 500
 
 
+def test_a_long_validation_does_not_hide_the_epochs(tmp_path: Path) -> None:
+    """With ``tail``, 400 predicted cases are all counted, and the epochs before them are found."""
+    cases = "".join(
+        f"{STAMP}predicting case_{number:04d} \n{STAMP}case_{number:04d}, shape torch.Size([1, 99, 99, 99]), rank 0 \n"
+        for number in range(400)
+    )
+    (tmp_path / "training_log_2026_1.txt").write_text(made_run.training_log(5, 1) + cases)
+    log = read_training(tmp_path, TAIL)
+    assert len(cases) > TAIL and (log.predicted, log.validated, log.epochs_done) == (400, 399, 5)
+    assert log == read_training(tmp_path)
+
+
 def test_the_last_error_counts_until_an_epoch_starts(tmp_path: Path) -> None:
     """An error is told without its time, an error before later epochs or in an older log is not."""
     epochs = made_run.training_log(2, 1)
