@@ -160,7 +160,7 @@ def forward_pass(settings: Mapping[str, Any]) -> tuple[float, float]:
 
 def preprocessing_seconds(shapes: Sequence[Sequence[int]], cases: int, processes: int) -> float:
     """Return the seconds to preprocess so many average ``cases`` of a dataset with resampled ``shapes``."""
-    if cases == 0:
+    if cases <= 0:  # the folder may hold more cases than the fingerprint
         return 0.0
     voxels = sum(map(math.prod, shapes)) / max(1, len(shapes)) / 1e6
     of_case = PREPROCESSING_SECONDS[0] + PREPROCESSING_SECONDS[1] * voxels

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError, SeqTransferError
-from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, results_folder
-from nnunet_seqtransfer.nnunet.plans import read_plans
+from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
+from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.training_log import LOGS, read_training
 from nnunet_seqtransfer.planning.options import EpochTime, Finished, History, Training
 from nnunet_seqtransfer.storage import found_json
@@ -81,18 +81,17 @@ def find_clock(target: str, plans_name: str, configuration: str, device: str) ->
 
 
 def missing_preprocessing(source: str, names: tuple[str, str, str], processes: int) -> float:
-    """Return the seconds to preprocess what is missing of a source, 0 if that is unknown."""
-    from nnunet_seqtransfer.nnunet.fingerprints import read_fingerprint  # noqa: PLC0415
+    """Return the seconds to preprocess what is missing of a source for the present plans, 0 if that is unknown."""
     from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases, resampled_shapes  # noqa: PLC0415
+    from nnunet_seqtransfer.tasks.alignment import plans_for  # noqa: PLC0415
+    from nnunet_seqtransfer.tasks.task import load_task  # noqa: PLC0415
 
     target, plans_name, configuration = names
     with contextlib.suppress(SeqTransferError):
-        shapes = resampled_shapes(
-            read_fingerprint(source), read_plans(target, plans_name, configuration), configuration
-        )
-        made = f"{plans_name}_for{dataset_id(target)}_{configuration}_*"
-        done = max((len(preprocessed_cases(folder)) for folder in cache_folder(source).parent.glob(made)), default=0)
-        return preprocessing_seconds(shapes, len(shapes) - done, processes)
+        plans, task = read_plans(target, plans_name, configuration), load_task(source)
+        done = preprocessed_cases(data_folder(source, plans_for(plans, dataset_id(target), task), configuration))
+        shapes = resampled_shapes(task.fingerprint, plans, configuration)
+        return preprocessing_seconds(shapes, len(shapes) - len(done), processes)
     return 0.0
 
 

@@ -141,7 +141,10 @@ def read_status(folder: Path, now: float, queue: Queue = Queue()) -> RunStatus:
         clock = (read_clock if begun else find_clock)(*names, run.options.device)
         for entry in begun:  # the newest measurement wins
             clock = clock.with_log(on_disk[entry.key].log, entry.recipe)
-        preprocessing = {name: missing_preprocessing(name, names, run.processes) for name in run.request.datasets}
+        # finding the cases of a source takes time, and trained stages read none
+        untrained = {name for entry in run.stages if not on_disk[entry.key].final for name in entry.datasets}
+        sources = untrained.intersection(run.request.datasets)
+        preprocessing = {name: missing_preprocessing(name, names, run.processes) for name in sources}
         return status_of(run, on_disk, clock, preprocessing, queued, _asked(queue.ended, folder, queued))
     except SeqTransferError as error:
         problem = str(error)

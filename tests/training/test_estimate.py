@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from nnunet_seqtransfer.nnunet.folders import dataset_id
+from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.training_log import Epoch, TrainingLog
 from nnunet_seqtransfer.planning.options import Training
 from nnunet_seqtransfer.storage import write_json
+from nnunet_seqtransfer.tasks.alignment import plans_for
+from nnunet_seqtransfer.tasks.task import load_task
 from nnunet_seqtransfer.training import estimate
 from nnunet_seqtransfer.training.estimate import SECONDS_PER_EPOCH, USUAL, Clock, forward_pass, preprocessing_seconds
-from nnunet_seqtransfer.training.history import find_clock, find_history
+from nnunet_seqtransfer.training.history import find_clock, find_history, missing_preprocessing
 from nnunet_seqtransfer.training.recipe import Recipe
+from support import world as worlds
 from support.runs import NEAR, TARGET, epoch_lines, finish, record, training_log
 from support.states import outlook_of
 
@@ -132,3 +137,22 @@ def test_plan_and_dry_run_say_the_same(folders: Path) -> None:
     assert [3600 * history.source_hours, 3600 * history.target_hours] == pytest.approx(list(outlook.seconds.values()))
     given = find_history(Training(3, 3, epoch_time=7.0), names, (NEAR,))
     assert (given.epoch.origin, given.epoch.seconds) == ("given", pytest.approx(7.0))
+
+
+def test_only_data_of_the_present_plans_is_done(world: worlds.World) -> None:
+    """Folders of earlier plans and of other configurations do not count, and more cases than known leave 0 s."""
+    plans, task = read_plans(worlds.TARGET, "nnUNetPlans", "3d_fullres"), load_task(worlds.NEAR)
+    present = data_folder(worlds.NEAR, plans_for(plans, dataset_id(worlds.TARGET), task), "3d_fullres")
+
+    def seconds_with(folder: str, cases: int) -> float:
+        for case in range(cases):
+            for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+                path = present.with_name(folder) / f"case_{case}{ending}"
+                path.parent.mkdir(exist_ok=True)
+                path.touch()
+        return missing_preprocessing(worlds.NEAR, (worlds.TARGET, "nnUNetPlans", "3d_fullres"), 1)
+
+    everything = seconds_with("none", 0)
+    stem = f"nnUNetPlans_for{dataset_id(worlds.TARGET)}_3d_fullres"
+    assert seconds_with(f"{stem}_00000000", 6) == seconds_with(f"{stem}_bs4_00000000", 6) == everything > 0
+    assert 0 < seconds_with(present.name, 4) < everything and seconds_with(present.name, 9) == 0
