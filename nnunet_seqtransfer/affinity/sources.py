@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,13 @@ def load_sources(target: Registered, request: AffinityRequest, metric: AffinityM
     paths = [name for name in request.sources if name.endswith(SIGNATURE_ENDING)]
     others = [name for name in request.sources if name not in paths]
     names = _all_but(target.name) if others == [ALL_SOURCES] else named_path(target.name, others, joined=False)
-    excluded = {dataset_name(name) for name in request.exclude}
+    signatures, failed = _read_signatures(paths)
+    known = sorted({*registered_datasets(), *(signature.dataset for signature in signatures.values())})
+    excluded = {dataset_name(name, known) for name in request.exclude}
     names = tuple(name for name in names if name not in excluded)
-    failed: dict[str, SeqTransferError] = {}
+    signatures = {path: signature for path, signature in signatures.items() if signature.dataset not in excluded}
+    if not (names or signatures or failed):
+        raise SequenceError("-exclude leaves no source; exclude fewer datasets")
     cases: dict[str, dict[str, RawCase]] = {}
     for name in names:
         try:
@@ -159,9 +163,9 @@ def load_sources(target: Registered, request: AffinityRequest, metric: AffinityM
         except SeqTransferError as error:
             failed[name] = error
     files: dict[str, Signature] = {}
-    for path in paths:
+    for path, signature in signatures.items():
         try:
-            signature = _read_fitting(Path(path), target, request, metric, {target.name, *names, *files})
+            _require_comparable(path, signature, target, request, metric, {target.name, *names, *files})
             files[signature.dataset] = signature
         except SeqTransferError as error:
             failed[path] = error
@@ -174,9 +178,13 @@ def _require_fitting(name: str, target: Task, request: AffinityRequest) -> None:
     if planar not in (None, target.is_planar):
         raise DatasetError("2-D images" if planar else "volumes")
     if request.same_modality:
-        own = Names(channel_names(read_dataset_json(name)), ())
-        if clash := match_names(own, Names(target.channels, ())).clash:
-            raise DatasetError(f"other modality, {clash}")
+        _require_same_modality(channel_names(read_dataset_json(name)), target)
+
+
+def _require_same_modality(channels: tuple[str, ...], target: Task) -> None:
+    """Raise DatasetError if the channel names tell of another modality than the target's."""
+    if clash := match_names(Names(channels, ()), Names(target.channels, ())).clash:
+        raise DatasetError(f"other modality, {clash}")
 
 
 def _announce(
@@ -227,11 +235,27 @@ def _all_but(target: str) -> tuple[str, ...]:
     return others
 
 
-def _read_fitting(
-    path: Path, target: Registered, request: AffinityRequest, metric: AffinityMetric, taken: set[str]
-) -> Signature:
-    """Read a signature file. Raises RecordError or SequenceError if it cannot be compared with the target."""
-    signature = read_signature(path)
+def _read_signatures(paths: Sequence[str]) -> tuple[dict[str, Signature], dict[str, SeqTransferError]]:
+    """Return the signatures that can be read and the errors of the others, both by path."""
+    signatures: dict[str, Signature] = {}
+    failed: dict[str, SeqTransferError] = {}
+    for path in paths:
+        try:
+            signatures[path] = read_signature(Path(path))
+        except SeqTransferError as error:
+            failed[path] = error
+    return signatures, failed
+
+
+def _require_comparable(
+    path: str,
+    signature: Signature,
+    target: Registered,
+    request: AffinityRequest,
+    metric: AffinityMetric,
+    taken: set[str],
+) -> None:
+    """Raise DatasetError or SequenceError if a signature file cannot be compared with the target."""
     make = "have it made again with nnUNetv2_seq_signature"
     if (signature.metric, signature.version) != (metric.name, metric.version):
         raise SequenceError(
@@ -252,4 +276,5 @@ def _read_fitting(
             f"one of the signature of {signature.dataset} and the target {target.name} has 2-D images, the other "
             f"volumes: {path}; leave it out of -s"
         )
-    return signature
+    if request.same_modality:
+        _require_same_modality(signature.channels, target.task)

@@ -20,7 +20,7 @@ from nnunet_seqtransfer.affinity.metrics import find_metric
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, read_resamples
 from nnunet_seqtransfer.affinity.sources import AUTO_CASES, AffinityRequest
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import SeqTransferError
+from nnunet_seqtransfer.errors import SeqTransferError, SequenceError
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.overlap.matching import find_overlap
 from nnunet_seqtransfer.report.plan_text import affinity_table
@@ -421,6 +421,23 @@ def test_datasets_can_be_excluded_by_number_and_by_modality(world: World) -> Non
     computed = compute("all", exclude=("904", FLAT_TARGET), same_modality=True)
     assert computed.affinity.sources == (NEAR,)
     assert computed.left_out == {FAR: "other modality, CT/MR", FLAT_SOURCE: "2-D images"}
+
+
+def test_signature_files_can_be_excluded_too(world: World) -> None:
+    """A signature file is left out by the number of its dataset, registered or not, and by its modality."""
+    edit_json(world.raw / FAR / "dataset.json", channel_names={"0": "CT"})
+    file = str(signature_file(world, FAR))
+    assert compute("902", "903", file, exclude=("903",)).affinity.sources == (NEAR,)
+    unregister(world, FAR)
+    assert compute("902", file).affinity.sources == (NEAR, FAR)
+    assert compute("902", file, exclude=("903",)).affinity.sources == (NEAR,)
+    assert compute("902", file, same_modality=True).left_out == {file: "other modality, CT/MR"}
+
+
+def test_an_exclusion_of_all_sources_is_named(world: World) -> None:
+    """If no source remains after -exclude, the error names this option."""
+    with pytest.raises(SequenceError, match=r"^-exclude leaves no source; exclude fewer datasets$"):
+        compute("902", exclude=("902",))
 
 
 def test_what_an_interrupted_run_has_done_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
