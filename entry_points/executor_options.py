@@ -1,7 +1,6 @@
 """Options that choose who runs the stages: this process, several devices side by side, Slurm, or another scheduler."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -69,8 +68,8 @@ def print_results(run: Run, executor: Executor, *, report: bool = True) -> None:
     A report that is newer than the results is kept. The text goes to standard error if standard output is a list of
     commands.
     """
-    status, path = run_status([str(run.folder)])[0], run.folder / REPORT
-    if not executor.waits and status.state is not State.FINISHED:
+    path = run.folder / REPORT
+    if not executor.waits and run_status([str(run.folder)])[0].state is not State.FINISHED:
         return
     from nnunet_seqtransfer.report.findings import Findings, read_findings
     from nnunet_seqtransfer.report.page import write_report
@@ -79,7 +78,7 @@ def print_results(run: Run, executor: Executor, *, report: bool = True) -> None:
     found: Findings | None = None
     try:
         # a page is also old if a training from scratch, a comparison or a plan is newer
-        is_new = path.is_file() and path.stat().st_mtime > max(status.written or math.inf, _newest(run))
+        is_new = path.is_file() and path.stat().st_mtime > _newest(run)
         found = read_findings(run.folder)
         if report and not is_new:
             found = write_report(run.folder)
@@ -93,7 +92,9 @@ def print_results(run: Run, executor: Executor, *, report: bool = True) -> None:
 def _newest(run: Run) -> float:
     """Return when anything of the target that a report shows was last written, in seconds since 1970."""
     results = results_folder() / run.request.target
-    patterns = (results, "*/fold_*/validation/summary.json"), (results, "seqtransfer/compare_*/comparison.json")
-    found = [path for folder, pattern in patterns for path in folder.glob(pattern)]
-    found += cache_folder(run.request.target).glob("*.json")
+    patterns = "*/fold_*/checkpoint_final.pth", "*/fold_*/validation/summary.json", "seqtransfer/*/comparison.json"
+    found = [path for pattern in patterns for path in results.glob(pattern)]
+    found += [
+        path for kind in ("affinity", "sequence") for path in cache_folder(run.request.target).glob(f"{kind}_*.json")
+    ]
     return max((path.stat().st_mtime for path in found), default=0.0)
