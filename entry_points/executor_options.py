@@ -16,6 +16,7 @@ from nnunet_seqtransfer.training.executors import (
     make_executor,
 )
 from nnunet_seqtransfer.training.run_record import REPORT, Run
+from nnunet_seqtransfer.training.stage_files import FINAL, SUMMARY
 from nnunet_seqtransfer.training.status import State, run_status
 
 
@@ -91,10 +92,9 @@ def print_results(run: Run, executor: Executor, *, report: bool = True) -> None:
 
 def _newest(run: Run) -> float:
     """Return when anything of the target that a report shows was last written, in seconds since 1970."""
-    results = results_folder() / run.request.target
-    patterns = "*/fold_*/checkpoint_final.pth", "*/fold_*/validation/summary.json", "seqtransfer/*/comparison.json"
-    found = [path for pattern in patterns for path in results.glob(pattern)]
-    found += [
-        path for kind in ("affinity", "sequence") for path in cache_folder(run.request.target).glob(f"{kind}_*.json")
-    ]
+    results, plans = results_folder() / run.request.target, cache_folder(run.request.target)
+    found = [folder / name for folder in results.glob("*_scratch*/fold_*") for name in (FINAL, SUMMARY)]
+    found += [folder / name for folder in (entry.files.output for entry in run.stages) for name in (FINAL, SUMMARY)]
+    found += [*results.glob("seqtransfer/*/comparison.json"), *plans.glob("affinity_*.json")]
+    found = [path for path in (*found, *plans.glob("sequence_*.json")) if path.is_file()]
     return max((path.stat().st_mtime for path in found), default=0.0)
