@@ -84,7 +84,7 @@ class ParentWatch:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the starting command has ended; False if there was none."""
+        """True if the starting command has ended; False if there was none."""
         if self._parent is not None and not self._gone and time.monotonic() - self._looked_at >= 1:
             self._looked_at = time.monotonic()
             self._gone = not is_running(self._parent)

@@ -17,7 +17,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Counterparts:
-    """Which parts of a source were compared with which parts of the target."""
+    """Matched parts between a source and the target."""
 
     channels: Pairs = ()
     "Pairs of channels; empty if the metric does not compare channels."

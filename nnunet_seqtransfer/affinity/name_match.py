@@ -1,4 +1,4 @@
-"""What the names of channels and labels say about how alike two tasks are."""
+"""Compare the names of channels and labels, which tell how alike two tasks are."""
 
 import re
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ _SIDES = re.compile(r"\b(left|right|l|r|lh|rh|bilateral)\b")
 
 
 class Named(Protocol):
-    """What has the names of a dataset."""
+    """Anything with dataset names."""
 
     @property
     def dataset(self) -> str:
@@ -94,7 +94,7 @@ class Names:
 
 @dataclass(frozen=True)
 class NameMatch:
-    """How well the names of a source fit those of a target."""
+    """Fit between the names of a source and a target."""
 
     labels: float
     "Mean over the target's labels, 0 to 1: 1 for an equal name, 0.5 for a part of one, or of the dataset's name."

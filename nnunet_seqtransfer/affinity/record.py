@@ -172,7 +172,7 @@ def _infinities(value: Any) -> Any:
 
 
 class MadeForTarget(Protocol):
-    """What the records of affinities and plans have in common."""
+    """Common part for affinity and plan records."""
 
     @property
     def target(self) -> str:

@@ -38,7 +38,7 @@ FIRST_CASES = 10
 
 @dataclass(frozen=True)
 class AffinityRequest:
-    """Which tasks to compare, and how."""
+    """Tasks to compare, and the way to compare them."""
 
     target: str
     "Name or number of the target dataset."

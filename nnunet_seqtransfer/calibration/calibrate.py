@@ -27,7 +27,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """Which runs to use, and which affinities they are joined with."""
+    """Runs to use, and the affinities to join them with."""
 
     output: Path
     "JSON file to write."
@@ -54,7 +54,7 @@ class HeldOutGain:
     """One measured transfer, predicted without the target's own runs."""
 
     transfer: measured.MeasuredTransfer
-    "What was measured."
+    "Measured values."
     shipped: float
     "Gain predicted from the shipped measurements alone."
     own: float

@@ -128,7 +128,7 @@ class TrainedFold:
 
     @property
     def fine_tuning(self) -> tuple[int, int, float, int, bool]:
-        """What must also be equal between transfers; a training from scratch has none of it."""
+        """Further parts that must be equal between transfers; a training from scratch has none of it."""
         recipe: Recipe = self.block.recipe
         added = recipe.heads_first_epochs, recipe.frozen_encoder_epochs, recipe.layer_decay, recipe.warmup_epochs
         return *added, self.block.keep_heads

@@ -98,7 +98,7 @@ def has_ct(dataset_json: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class CaseAnalysis:
-    """What nnU-Net's fingerprint extractor measures in one case, axes as nnU-Net's readers give them."""
+    """Measurements by nnU-Net's fingerprint extractor in one case, axes as nnU-Net's readers give them."""
 
     shape: tuple[int, ...]
     "Shape after cropping to non-zero voxels."

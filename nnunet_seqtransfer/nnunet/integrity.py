@@ -26,7 +26,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Declared:
-    """What dataset.json says about every case."""
+    """Facts in dataset.json about every case."""
 
     dataset: str
     "Full dataset name."

@@ -17,16 +17,16 @@ SHIPPED_CASES = 6
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a source for one target. Unknown parts are None or empty and do not enter a prediction."""
+    """Evidence about a source for one target. Unknown parts are None or empty and do not enter a prediction."""
 
     components: dict[str, float] = field(default_factory=dict)
     "Component of the distance -> length from the source to the target, 0 or more."
     distance: float | None = None
     "Distance from the source to the target, 0 or more; used if the components were never measured."
     label_match: float | None = None
-    "How well the labels fit by name, 0 to 1 (see `affinity.name_match`)."
+    "Fit between the labels by name, 0 to 1 (see `affinity.name_match`)."
     channel_match: float | None = None
-    "How well the channels fit by name, 0 to 1."
+    "Fit between the channels by name, 0 to 1."
     zero_shot: float | None = None
     "Dice of the source's own network on the target's labelled cases, 0 to 1."
     track_record: float | None = None

@@ -1,4 +1,4 @@
-"""What a plan is asked for, and what training a stage costs."""
+"""Options for a plan, and the price to train a stage."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ MOST_SOURCES = 2
 
 @dataclass(frozen=True)
 class Training:
-    """How the stages of a path will be trained. `nnUNetv2_seq_train` has options of the same names and defaults."""
+    """Recipe for all stages. `nnUNetv2_seq_train` has options of the same names and defaults."""
 
     epochs: int = 250
     "Epochs on the target."
@@ -42,7 +42,7 @@ class Training:
 
 @dataclass(frozen=True)
 class EpochTime:
-    """How long an epoch takes."""
+    """Epoch time."""
 
     seconds: float
     "Seconds of one epoch, above 0."
@@ -64,10 +64,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class History:
-    """What is known from earlier trainings before a path is planned."""
+    """Facts from earlier trainings, known before a path is planned."""
 
     epoch: EpochTime = field(default_factory=lambda: EpochTime(45.0, "published"))
-    "How long an epoch takes."
+    "Epoch time."
     finished: Finished = field(default_factory=Finished)
     "Stages that cost nothing."
     scratch_dice: float | None = None
@@ -82,7 +82,7 @@ class History:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How to plan. The defaults are those of `nnUNetv2_seq_plan`."""
+    """Options for a plan. The defaults are those of `nnUNetv2_seq_plan`."""
 
     strategy: str = DEFAULT_STRATEGY
     "Strategy name."
@@ -103,7 +103,7 @@ class PlanOptions:
     budget_unit: Unit = "GPU hours"
     "Unit of the budget."
     training: Training = field(default_factory=Training)
-    "How the stages will be trained."
+    "Recipe for the stages."
     scratch_dice: float | None = None
     "Dice of the target trained from scratch, 0 to 1; None to take it from a finished model, if there is one."
     allow_overlap: bool = False

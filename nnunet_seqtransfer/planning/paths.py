@@ -28,7 +28,7 @@ class Request:
     model: GainModel
     "Predicts what a path gains."
     constraints: Constraints = field(default_factory=Constraints)
-    "What the chosen path must obey."
+    "Constraints on the chosen path."
     max_sources: int = MOST_SOURCES
     "Most sources before the target."
     listed: int = 10
@@ -74,7 +74,7 @@ class Decision:
     """The chosen path and the other candidates."""
 
     chosen: Candidate
-    "What to train; one of the candidates."
+    "Path to train; one of the candidates."
     candidates: tuple[Candidate, ...]
     "Best first in the order of the strategy; scratch and, if there is a source, a direct path are always among them."
     strategy: str

@@ -1,4 +1,4 @@
-"""What a strategy is given: the tasks, how far they lie apart, what is known of each source, and the constraints."""
+"""Input for a strategy: the tasks, their distances, the evidence on each source, and the constraints."""
 
 import math
 import operator
@@ -96,7 +96,7 @@ class SequenceProblem:
 
 @dataclass(frozen=True)
 class Constraints:
-    """What the chosen path must obey. The default asks for nothing.
+    """Constraints on the chosen path. The default asks for nothing.
 
     A source stage costs nothing if the beginning of the path up to it is among ``finished``. The target's stage is
     always still to train.

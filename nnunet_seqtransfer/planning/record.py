@@ -89,7 +89,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """What to train, and what that is worth."""
+    """Path to train, and the expected gain."""
 
     target: str
     "Target's full name."
@@ -110,7 +110,7 @@ class SequencePlan:
     affinity_sha256: str = ""
     "Affinity file's SHA-256."
     options: PlanOptions = field(default_factory=PlanOptions)
-    "What was asked for."
+    "Options of the request."
     supported: bool = False
     "True if the interval of the chosen path's gain lies above 0."
     close: tuple[tuple[str, ...], ...] = ()
@@ -135,7 +135,7 @@ class SequencePlan:
     gpu_hours: float = 0.0
     "GPU hours of the chosen path's stages that are still to train."
     epoch_time: EpochTime = field(default_factory=lambda: EpochTime(45.0, "published"))
-    "How long an epoch takes."
+    "Epoch time."
     finished: tuple[str, ...] = ()
     "Sources of the chosen path whose stage is trained and costs nothing."
     other_recipes: dict[str, tuple[int, int]] = field(default_factory=dict)

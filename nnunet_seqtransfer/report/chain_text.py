@@ -1,4 +1,4 @@
-"""What a chain would do, for --dry_run: lines for the terminal."""
+"""Describe what a chain would do, for --dry_run: lines for the terminal."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""What all figures share: style, hover texts, files, and embedding in the page."""
+"""Parts that all figures share: style, hover texts, files, and embedding in the page."""
 
 import io
 import re

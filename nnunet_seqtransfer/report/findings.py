@@ -37,7 +37,7 @@ class StageFound:
     role: str
     "Source or target."
     disk: StageOnDisk
-    "What exists of the stage."
+    "Stage files."
     curve: tuple[Epoch, ...]
     "Finished epochs."
     machine: dict[str, Any]
@@ -87,7 +87,7 @@ class Findings:
     reader: str = ""
     "nnU-Net's image reader for the target; empty if the plans are missing."
     notes: tuple[str, ...] = ()
-    "What could not be read or does not fit, a sentence each."
+    "Everything that could not be read or does not fit, a sentence each."
 
     @property
     def path(self) -> tuple[str, ...]:

@@ -95,9 +95,9 @@ class Cell:
     """One table cell."""
 
     text: str
-    "What is shown."
+    "Text to show."
     key: float | str
-    "What the column is sorted by. NaN and infinity sort last."
+    "Value to sort the column by. NaN and infinity sort last."
     note: str = ""
     "Smaller second line."
     look: str = ""

@@ -1,4 +1,4 @@
-"""How text and page write names, paths, numbers, counts, durations, tables and file names."""
+"""Write names, paths, numbers, counts, durations, tables and file names alike in text and page."""
 
 import math
 import re

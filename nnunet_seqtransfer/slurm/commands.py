@@ -44,12 +44,12 @@ class QueuedJob:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the job will never run, though it is still listed."""
+        """True if the job will never run, though it is still listed."""
         return self.reason == "DependencyNeverSatisfied"
 
     @property
     def is_held_by_slurm(self) -> bool:
-        """Whether Slurm holds the job after failed starts, until `release`."""
+        """True if Slurm holds the job after failed starts, until `release`."""
         return self.reason in _HELD_BY_SLURM
 
     def __str__(self) -> str:

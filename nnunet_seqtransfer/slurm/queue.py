@@ -132,4 +132,4 @@ def why_it_ended(output: str) -> str | None:
 
 
 SLURM_QUEUE = Queue(queue_states, ended_stages)
-"""What Slurm says about runs; nothing if there is no Slurm."""
+"""Slurm's account of runs; nothing if there is no Slurm."""

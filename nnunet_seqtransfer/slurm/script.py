@@ -93,7 +93,7 @@ exit "$status"
 
 @dataclass(frozen=True)
 class SiteOptions:
-    """How jobs are submitted at one site."""
+    """Options to submit jobs at one site."""
 
     options: tuple[tuple[str, str | None], ...] = ()
     "Long options of sbatch, without dashes, with their values; None for a switch."

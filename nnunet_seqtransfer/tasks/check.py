@@ -32,7 +32,7 @@ class CheckedCase:
     errors: tuple[str, ...] = ()
     "Reasons to refuse the case, one line each."
     warnings: tuple[str, ...] = ()
-    "What nnU-Net warns of, one line each."
+    "Warnings by nnU-Net, one line each."
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _OPAQUE = "#"
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """What one metric needs from one task. Equal digests mean equal profiles and equal data."""
+    """Everything that one metric needs from one task. Equal digests mean equal profiles and equal data."""
 
     dataset: str
     "Full dataset name."

@@ -81,7 +81,7 @@ class InterruptibleTrainer(nnUNetTrainer):
 
     @property
     def is_stage(self) -> bool:
-        """Whether this training is a stage of a chain, which must not be restarted by accident."""
+        """True if this training is a stage of a chain, which must not be restarted by accident."""
         raise NotImplementedError
 
     def checkpoint_content(self, epoch: int, *, final: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the recipe decides about an epoch: learning rates, frozen parts of the network, the end at a plateau."""
+"""Apply the recipe to an epoch: learning rates, frozen parts of the network, the end at a plateau."""
 
 import math
 from collections.abc import Sequence

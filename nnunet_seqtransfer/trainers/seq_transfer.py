@@ -226,7 +226,7 @@ class nnUNetTrainerSeqTransfer(InterruptibleTrainer):
 
     @property
     def is_stage(self) -> bool:
-        """Whether the plans have a block for this configuration."""
+        """True if the plans have a block for this configuration."""
         return self.seq_transfer is not None
 
     def checkpoint_content(self, epoch: int, *, final: bool) -> dict[str, Any]:

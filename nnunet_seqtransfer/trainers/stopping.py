@@ -36,7 +36,7 @@ class StopRequest:
 
     @property
     def is_made(self) -> bool:
-        """Whether the training is to stop; also looks whether the command that started it has ended."""
+        """Return True if the training is to stop, also because the command that started it has ended."""
         if self.reason is None and self._parent is not None and self._parent.is_gone:
             self.reason = "the end of the command that started it"
         return self.reason is not None

@@ -9,7 +9,7 @@ from nnunet_seqtransfer.training.stages import Role
 
 
 class Action(enum.Enum):
-    """What a stage needs."""
+    """Next step for a stage."""
 
     NOTHING = "finished"
     NOT_NEEDED = "not needed: a later stage is already trained"
@@ -34,9 +34,9 @@ class Link:
     on_disk: StageOnDisk
     "State on disk."
     has_own_weights: bool
-    "Whether this fold starts from separate weights; otherwise all folds share one file."
+    "True if this fold starts from separate weights; otherwise all folds share one file."
     weights_fit: bool
-    "Whether handed-over weights exist and are those that the stage asks for."
+    "True if handed-over weights exist and are those that the stage asks for."
 
     @property
     def shares_used_weights(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a chain needs, and every problem that would stop it: pure functions on a survey."""
+"""Decide what a chain needs, and find every problem that would stop it: pure functions on a survey."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,12 +25,12 @@ from nnunet_seqtransfer.transfer.tensor_roles import require_parts
 
 @dataclass(frozen=True)
 class Outlook:
-    """What will happen to a chain, or why it cannot."""
+    """Actions for a chain, and the problems that stop it."""
 
     survey: Survey
-    "What the decision rests on."
+    "Facts behind the decision."
     actions: Mapping[Stage, Action]
-    "What each stage needs."
+    "Next step for each stage."
     seconds: Mapping[Stage, float]
     "Estimated seconds per stage, without preprocessing; 0 if nothing is left."
     request_problems: tuple[SeqTransferError, ...] = ()
@@ -38,7 +38,7 @@ class Outlook:
     stage_problems: Mapping[Stage, tuple[SeqTransferError, ...]] | None = None
     "Stage -> problems; None if the stages could not be surveyed."
     initial: Mapping[Stage, InitialWeights] = field(default_factory=dict)
-    "What the stages that start next get from their checkpoints, without the weights; see `look_ahead`."
+    "Hand-offs to the next stages, without tensors; see `look_ahead`."
 
     @property
     def problems(self) -> tuple[SeqTransferError, ...]:

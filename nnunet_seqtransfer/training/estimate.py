@@ -23,7 +23,7 @@ CPU_SCALING = 0.8
 CPU_PREDICTION_SECONDS = 1.2e-6
 """Least seconds per voxel to predict one 3-D patch on two cores: torch is slow on a batch of one; measured."""
 ITERATION_SECONDS = 0.01
-"""What an iteration takes at least. A guess."""
+"""Least iteration time. A guess."""
 START_SECONDS = 8.0
 """From the start of a stage to the first epoch, and from the last one to the end: imports, batches, checkpoints."""
 COMPILE_SECONDS = 30.0
@@ -31,14 +31,14 @@ COMPILE_SECONDS = 30.0
 PROCESS_SECONDS = 4.0
 """Processor seconds that a worker process takes to start: it imports torch."""
 CASE_SECONDS = 0.1
-"""What a predicted case takes besides the network."""
+"""Time for a predicted case besides the network."""
 PREPROCESSING_SECONDS = 0.03, 0.6
 """Processor seconds per case and per million voxels. Rough."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast this machine is with a network; the default is the model's guess."""
+    """Machine speed with a network; the default is the model's guess."""
 
     training: float = 1.0
     "Measured seconds of an epoch as a multiple of the model's."
@@ -54,7 +54,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Clock:
-    """What decides how long the stages of a target's network take."""
+    """Everything that decides how long stages take."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     "The configuration in the target's plans; empty if unknown."
@@ -65,7 +65,7 @@ class Clock:
     device: str = "cuda"
     "cuda, cpu or mps."
     pace: Pace = Pace()
-    "What was measured."
+    "Measured values."
 
     def epoch(self, recipe: Recipe) -> float:
         """Return the seconds of an epoch."""

@@ -43,7 +43,7 @@ class Executor(Protocol):
     """Base of everything that runs the unfinished stages of a chain; only `run` must be implemented."""
 
     waits: ClassVar[bool] = True
-    "Whether `run` ends when the chain is finished; False if it only hands the chain over."
+    "True if `run` ends when the chain is finished; False if it only hands the chain over."
 
     def describe(self, chain: Outlook, options: DeviceOptions, context: Context) -> tuple[str, ...]:
         """Return lines for --dry_run: how the stages would be run, beyond what each stage does."""
@@ -63,7 +63,7 @@ class ExecutorOptions:
     """Options of the commands for running stages; each executor reads those that concern it."""
 
     wait: bool = False
-    "Whether to wait for another process that is at a stage, instead of an error."
+    "True to wait for another process that is at a stage, instead of an error."
     prefetch: int | None = None
     "Workers that preprocess the next sources while one trains; None for half of all workers, 0 for none."
     devices: tuple[str, ...] | None = None
@@ -100,7 +100,7 @@ class LocalExecutor(Executor):
     train: Callable[[Job], None] = run_job
     "Function that runs the command of a training."
     wait: bool = False
-    "Whether to wait for another process that is at a stage, instead of an error."
+    "True to wait for another process that is at a stage, instead of an error."
     prefetch: int | None = None
     "Workers that preprocess the next sources while one trains; None for half of all workers, 0 for none."
 
@@ -210,7 +210,7 @@ class DevicesExecutor(Executor):
     devices: tuple[str, ...]
     "Values for CUDA_VISIBLE_DEVICES, one per running stage."
     wait: bool = False
-    "Whether to wait for another process that is at a stage, instead of an error."
+    "True to wait for another process that is at a stage, instead of an error."
     prefetch: int | None = None
     "Workers that preprocess the next sources meanwhile; None for half of all workers, 0 for none."
 

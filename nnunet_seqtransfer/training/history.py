@@ -1,4 +1,4 @@
-"""What nnUNet_results tells before a path is planned: trained source stages, and epoch times."""
+"""Read nnUNet_results before a path is planned: trained source stages, and epoch times."""
 
 import contextlib
 import glob

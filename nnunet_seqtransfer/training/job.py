@@ -50,7 +50,7 @@ class DeviceOptions:
     gpus: int = 1
     "GPUs per training (DDP)."
     npz: bool = False
-    "Whether to keep softmax outputs from the final validation."
+    "True to keep softmax outputs from the final validation."
     checkpoint_minutes: float = CHECKPOINT_MINUTES
     "Minutes between checkpoints, checked after every epoch; 0 for nnU-Net's checkpoints alone."
 

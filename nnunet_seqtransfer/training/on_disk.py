@@ -21,25 +21,25 @@ class StageOnDisk:
     files: StageFiles
     "File names."
     exists: bool = False
-    "Whether the fold's results folder exists."
+    "True if the fold's results folder exists."
     whole: tuple[str, ...] = ()
     "Checkpoint names that are not truncated."
     damaged: tuple[str, ...] = ()
     "Truncated checkpoint names; nnU-Net would try to load them and fail."
     validated: bool = False
-    "Whether the final validation is complete: the summary is readable."
+    "True if the final validation is complete: the summary is readable."
     dice: float | None = None
     "Mean foreground Dice in the final validation, if the summary has one."
     has_probabilities: bool = False
-    "Whether every validated case has softmax outputs (--npz). Read only with ``details``."
+    "True if every validated case has softmax outputs (--npz). Read only with ``details``."
     shared_weights: bool = False
-    "Whether the file with starting weights for all folds exists."
+    "True if the file with starting weights for all folds exists."
     own_weights: bool = False
-    "Whether the file with starting weights for this fold alone exists."
+    "True if the file with starting weights for this fold alone exists."
     weights_sha256: str | None = None
     "Starting weights' SHA-256. Read only with ``checksums``."
     has_siblings: bool = False
-    "Whether another fold, which shares plans and usually starting weights, has a checkpoint."
+    "True if another fold, which shares plans and usually starting weights, has a checkpoint."
     log: TrainingLog = field(default_factory=TrainingLog)
     "Last part from nnU-Net's logs: the last epochs and the last error."
     written: float | None = None

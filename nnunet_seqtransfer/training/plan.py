@@ -71,7 +71,7 @@ class PlanRequest:
     models: tuple[Path, ...] | None = ()
     "Models to start from, besides those in nnUNet_results; None to train every source."
     device: str = "cuda"
-    "Where to train, for the times."
+    "Device to train on, for the times."
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -38,7 +38,7 @@ def _option(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one stage is trained. Each field is an option of nnUNetv2_seq_train; see recipe_options.py."""
+    """Recipe for one stage. Each field is an option of nnUNetv2_seq_train; see recipe_options.py."""
 
     epochs: int = _option(250, "positive_int", "Epochs", of_sources=True)
     "Epochs (250 per stage in arXiv 2410.06892)."
@@ -161,7 +161,7 @@ class StageBlock:
     role: Literal["source", "target"]
     "Role in the chain; sources skip the final validation."
     recipe: Recipe
-    "How this stage is trained."
+    "Recipe for this stage."
     init: Init | None
     "Starting weights; None for the first stage, and if weights were not handed over yet."
     excluded: tuple[str, ...] = ()
@@ -171,7 +171,7 @@ class StageBlock:
     pretrained: str | None = None
     "Pretrained model's SHA-256 if the chain starts from one; None for random weights."
     keep_heads: bool = False
-    "Whether heads for labels with matching names are kept; otherwise all heads start from random weights."
+    "True if heads for labels with matching names are kept; otherwise all heads start from random weights."
     mixed: tuple[MixedDataset, ...] = ()
     "Further datasets that the stage trains on; final checkpoints hold the heads of the stage's own dataset alone."
 

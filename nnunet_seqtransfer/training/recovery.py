@@ -16,7 +16,7 @@ class Candidates:
     """Sound checkpoints in an unfinished training."""
 
     latest: bool
-    "Whether checkpoint_latest.pth is sound."
+    "True if checkpoint_latest.pth is sound."
     best: int | None
     "Epoch in checkpoint_best.pth; None if it is missing or damaged."
     previous: int | None

@@ -48,7 +48,7 @@ class StageEntry:
     after: str | None
     "Key for the stage that hands weights to this one; None for the first stage."
     recipe: Recipe
-    "How the stage is trained."
+    "Recipe for the stage."
     excluded: tuple[str, ...] = ()
     "Cases in `dataset` that are excluded from training."
     mixed: tuple[MixedDataset, ...] = ()
@@ -86,7 +86,7 @@ class Run:
     started: str
     "Last write time: ISO 8601, UTC."
     request: ChainRequest
-    "What to train."
+    "Chain to train."
     options: DeviceOptions
     "Devices to train on."
     processes: int

@@ -39,7 +39,7 @@ class Stage:
     fold: str
     "Fold: all for sources, a number or all for the target."
     recipe: Recipe
-    "How the stage is trained."
+    "Recipe that the stage is trained with."
     without: str | None = None
     "Target fold with validation cases that are excluded from the sources up to here; None if nothing is."
     excluded: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Stage:
     pretrained: str | None = None
     "Pretrained model's SHA-256 if the chain starts from one; None for random weights."
     keep_heads: bool = False
-    "Whether heads for labels with matching names are kept; False if no weights are handed to the stage."
+    "True if heads for labels with matching names are kept; False if no weights are handed to the stage."
     mixed: tuple[MixedDataset, ...] = ()
     "Further datasets that the stage trains on; their channels and heads are decided when the stage starts."
 
@@ -94,7 +94,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class ChainRequest:
-    """What to train: a path, a plans name, folds and recipes."""
+    """Request for a chain: a path, a plans name, folds and recipes."""
 
     target: str
     "Target's full name."
@@ -123,7 +123,7 @@ class ChainRequest:
     source_recipes: tuple[Recipe, ...] = ()
     "One recipe per source, in order; empty if `source_recipe` is for all."
     keep_heads: bool = True
-    "Whether heads for labels with matching names are kept whenever weights are handed over."
+    "True if heads for labels with matching names are kept whenever weights are handed over."
     compared: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     "Source -> pairs (source channel, target channel) that the plan's affinity compared; empty without a plan."
     replay: float = 0.0

@@ -1,4 +1,4 @@
-"""How far every recorded run is, from stage files. What cannot be read becomes a line, never an error."""
+"""Read how far every recorded run is, from stage files. What cannot be read becomes a line, never an error."""
 
 import enum
 import time
@@ -39,7 +39,7 @@ DONE = (State.FINISHED, State.NOT_NEEDED)
 
 @dataclass(frozen=True)
 class StageStatus:
-    """How far one stage is."""
+    """One stage's progress."""
 
     entry: StageEntry
     "Stage names and recipe."
@@ -70,7 +70,7 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is."""
+    """A run's progress."""
 
     name: str
     "TARGET/NAME, by which the commands know the run."
@@ -108,7 +108,7 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Queue:
-    """What a scheduler says about runs. The default knows no scheduler."""
+    """A scheduler's account of runs. The default knows no scheduler."""
 
     queued: Callable[[Path], Mapping[str, str]] = field(default=lambda folder: {})
     "Run folder -> stage key -> job state."

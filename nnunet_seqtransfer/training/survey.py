@@ -25,10 +25,10 @@ from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage, 
 
 @dataclass(frozen=True)
 class Survey:
-    """What exists for a request, before anything is decided."""
+    """Everything on disk for a request, before anything is decided."""
 
     request: ChainRequest
-    "What to train."
+    "Chain to train."
     options: DeviceOptions
     "Devices to train on."
     tasks: Mapping[str, Task]
@@ -50,7 +50,7 @@ class Survey:
     final_sha256: Mapping[Stage, str] = field(default_factory=dict)
     "Source stage -> final checkpoint's SHA-256, if weights were handed over from it."
     clock: Clock = GUESS
-    "How long the stages take."
+    "Stage times."
     processes: int = 1
     "Workers that preprocess."
     free_bytes: int = 0

@@ -22,7 +22,7 @@ FORMAT = 1
 DEFAULT_CASES = 6
 """Cases of the target that each model predicts, unless asked otherwise."""
 MODEL_FOLDERS = ("*__*__*", "*/*__*__*")
-"""Where results folders lie in a folder of models, such as a copy of nnUNet_results."""
+"""Patterns for results folders in a folder of models, such as a copy of nnUNet_results."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a source's own network makes of the target's labelled cases, before any training on them."""
+    """Result by a source's own network on the target's labelled cases, before any training on them."""
 
     source: str
     "Full name of the source dataset."
