@@ -10,21 +10,7 @@ import pytest
 
 from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.parallel import expect_work, expected_seconds, one_pool, results_of, run_in_processes
-
-
-def process(job: float) -> int:
-    time.sleep(job)
-    return os.getpid()
-
-
-def end(_: int) -> None:
-    os._exit(1)
-
-
-def refuse(job: int) -> int:
-    if job == 3:
-        raise ValueError(job)
-    return job
+from support.jobs import end, process, refuse
 
 
 def test_small_work_starts_no_worker() -> None:
