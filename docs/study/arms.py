@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -36,11 +36,12 @@ from nnunet_seqtransfer.storage import replacing
 from nnunet_seqtransfer.training.stages import TRAINER
 from nnunet_seqtransfer.transfer.checkpoints import load_checkpoint
 
-CONFIGURATION, PATCH, BATCH, RATE = "3d_fullres", (32, 40, 32), 2, 0.05
-"""As in the study of transfers, whose recipe was chosen by scratch alone."""
+CONFIGURATION, PATCH, BATCH, RATE, LOW_RATE = "3d_fullres", (32, 40, 32), 2, 0.05, 0.005
+"""As in the study of transfers, whose recipe was chosen by scratch alone; a tenth of the rate for one arm."""
 EPOCHS, SOURCE_EPOCHS, ITERATIONS, SHARE = 8, 20, 25, 0.25
 """Epochs on the target, and on all sources of a path together; iterations per epoch; share of replayed batches."""
-ARMS = ("scratch", "long", "as it is", "direct, new heads", "direct", "sequence", "replay", "joint", "co-trained")
+ARMS = ("scratch", "long", "as it is", "direct, new heads", "direct, low rate", "direct")
+ARMS += ("sequence", "replay", "joint", "co-trained")
 COLUMNS = ("target", "arm", "path", "seed", "dice")
 
 
@@ -118,7 +119,7 @@ def jobs(target: str, seed: int, options: argparse.Namespace) -> Iterator[Job]:
     yield Job(target, "scratch", (), seed)
     yield Job(target, "long", (), seed)
     for last in sorted({last for _, last in pairs}):
-        for arm in ("direct, new heads", "direct", "as it is"):
+        for arm in ("direct, new heads", "direct", "direct, low rate", "as it is"):
             yield Job(target, arm, (last,), seed)
         yield Job(target, "co-trained", (last, f"{last}+{target}"), seed)
     for first, last in pairs:
@@ -153,9 +154,11 @@ def measure(wanted: Sequence[Job], table: Path, options: argparse.Namespace) -> 
     """Train and score every job without a row, several side by side; add a row for each."""
     known = {tuple(row[name] for name in COLUMNS[:-1]) for row in read_rows(table)}
     missing = [job for job in wanted if job.key not in known]
-    trained = [job for job in missing if job.arm != "as it is"]
+    trained = [job for job in missing if job.arm not in {"as it is", "direct, low rate"}]
     with ThreadPoolExecutor(options.side_by_side) as pool:
         list(pool.map(lambda job: train(job, options), trained))
+        # these begin with the source's network that another job has trained
+        list(pool.map(lambda job: train(job, options), [job for job in missing if job.arm == "direct, low rate"]))
     for job in missing:
         dice = score(job, options)
         rows = [*read_rows(table), dict(zip(COLUMNS, (*job.key, f"{dice:.4f}"), strict=True))]
@@ -170,10 +173,14 @@ def train(job: Job, options: argparse.Namespace) -> None:
     """Train the path; stages of sources with the same recipe are shared between jobs."""
     stages = sum(not element.endswith(f"+{job.target}") for element in job.path)
     length = SOURCE_EPOCHS + EPOCHS if job.arm == "long" else EPOCHS
-    words = [job.target, CONFIGURATION, "all", "-s", *(job.path or ["none"]), "--wait"]
-    words += ["-epochs", str(length), "-iterations", str(ITERATIONS), "-initial_lr", str(RATE), "-seed", str(job.seed)]
+    low = job.arm == "direct, low rate"
+    words = [job.target, CONFIGURATION, "all", "-s", *((not low and job.path) or ["none"]), "--wait"]
+    words += ["-epochs", str(length), "-iterations", str(ITERATIONS), "-seed", str(job.seed)]
+    words += ["-initial_lr", str(LOW_RATE if low else RATE)]
     words += ["-device", options.device, "-np", "1", "-tag", _tag(job)]
-    if stages:
+    if low:
+        words += ["-init", str(model_folder(replace(job, arm="as it is")))]
+    elif stages:
         words += ["-source_epochs", str(SOURCE_EPOCHS // stages)]
     if job.arm == "direct, new heads":
         words.append("--new_heads")
@@ -185,6 +192,7 @@ def train(job: Job, options: argparse.Namespace) -> None:
 def _tag(job: Job) -> str:
     """Return the tag: equal for arms whose source stages are the same, so that they are trained once."""
     shared = {"direct": "plain", "co-trained": "plain", "sequence": "halves", "replay": "halves"}
+    shared["direct, low rate"] = f"low-rate-{'-'.join(job.path)}"
     return f"{shared.get(job.arm, job.tag.rpartition('-')[0])}-s{job.seed}"
 
 
@@ -210,7 +218,7 @@ def dice(segmentation: np.ndarray, label: Path) -> float:
 
 def model_folder(job: Job) -> Path:
     """Return nnU-Net's results folder of the job's model, found by the record of the run."""
-    tag = _tag(Job(job.target, "direct", job.path, job.seed) if job.arm == "as it is" else job)
+    tag = _tag(replace(job, arm="direct") if job.arm == "as it is" else job)
     dataset = dataset_name(job.path[-1] if job.arm == "as it is" else job.target)
     bases = output_base(dataset, TRAINER, "x", CONFIGURATION).parent
     wanted = [path for path in bases.glob(f"{TRAINER}__*_{tag}__{CONFIGURATION}") if _trains(path, job)]
@@ -226,6 +234,8 @@ def _trains(folder: Path, job: Job) -> bool:
     wanted = list(job.path) if job.arm == "as it is" else [*job.path, job.target]
     if job.arm == "co-trained":
         wanted = [job.path[0], f"{job.target}+{job.path[0]}"]
+    if job.arm == "direct, low rate":  # the tag names the source
+        wanted = [job.target]
     mixes = [content.get("mixed", []) for content in block.get("configurations", {}).values()]
     return path == wanted and (job.arm != "replay" or any(mixes)) and (job.arm != "sequence" or not any(mixes))
 
