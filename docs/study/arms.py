@@ -154,7 +154,7 @@ def measure(wanted: Sequence[Job], table: Path, options: argparse.Namespace) -> 
     """Train and score every job without a row, several side by side; add a row for each."""
     known = {tuple(row[name] for name in COLUMNS[:-1]) for row in read_rows(table)}
     missing = [job for job in wanted if job.key not in known]
-    trained = [job for job in missing if job.arm not in {"as it is", "direct, low rate"}]
+    trained = [job for job in missing if job.arm not in {"as it is", "direct, low rate"} and not _keeps_no_head(job)]
     with ThreadPoolExecutor(options.side_by_side) as pool:
         list(pool.map(lambda job: train(job, options), trained))
         # these begin with the source's network that another job has trained
@@ -191,9 +191,20 @@ def train(job: Job, options: argparse.Namespace) -> None:
 
 def _tag(job: Job) -> str:
     """Return the tag: equal for arms whose source stages are the same, so that they are trained once."""
+    if _keeps_no_head(job):
+        return _tag(replace(job, arm="direct"))
     shared = {"direct": "plain", "co-trained": "plain", "sequence": "halves", "replay": "halves"}
     shared["direct, low rate"] = f"low-rate-{'-'.join(job.path)}"
     return f"{shared.get(job.arm, job.tag.rpartition('-')[0])}-s{job.seed}"
+
+
+def _keeps_no_head(job: Job) -> bool:
+    """Return whether new heads are those of the arm "direct": no label of the source has a name of the target's."""
+    if job.arm != "direct, new heads":
+        return False
+    raw = Path(os.environ["nnUNet_raw"])
+    names = [_json(raw / dataset_name(number) / "dataset.json")["labels"] for number in (job.target, job.path[-1])]
+    return {*map(str.lower, names[0])} & {*map(str.lower, names[1])} == {"background"}
 
 
 def score(job: Job, options: argparse.Namespace) -> float:
