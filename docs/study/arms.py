@@ -155,6 +155,7 @@ def measure(wanted: Sequence[Job], table: Path, options: argparse.Namespace) -> 
     known = {tuple(row[name] for name in COLUMNS[:-1]) for row in read_rows(table)}
     missing = [job for job in wanted if job.key not in known]
     trained = [job for job in missing if job.arm not in {"as it is", "direct, low rate"} and not _keeps_no_head(job)]
+    trained.sort(key=lambda job: ARMS.index(job.arm))  # those that share a stage do not meet
     with ThreadPoolExecutor(options.side_by_side) as pool:
         list(pool.map(lambda job: train(job, options), trained))
         # these begin with the source's network that another job has trained
