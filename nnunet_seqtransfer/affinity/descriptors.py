@@ -26,11 +26,9 @@ from nnunet_seqtransfer.affinity.mean_distance import (
     Shared,
     Squares,
     Summary,
-    geometry_rows,
     geometry_squares,
     root_mean,
     rows_of,
-    single_axes,
     squares,
 )
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
@@ -137,8 +135,8 @@ def _summary(task: Signature) -> DescriptorSummary:
         inside=rows_of(root_mean(halves["inside"])),
         relief=rows_of(root_mean(halves["relief"])),
         form=rows_of(stack["form"] * _FORM_SCALE),
-        geometry=geometry_rows(task),
-        single=single_axes(task),
+        geometry=rows_of(root_mean(np.log2(task.geometry).transpose(0, 2, 1))),
+        single=(task.geometry[:, 0] == task.geometry[:, 1]).all(axis=0, keepdims=True),  # spacing equals extent
     )
 
 
@@ -207,7 +205,7 @@ def describe_case(case: CaseData, labels: Labels) -> dict[str, Singles]:
     objects = [_describe_object(case, values, (0, *union), boxes) for values in (union, *labels)]
     return {
         "intensity": np.stack([_quantiles(image[sampled]) for image in images]),
-        "structure": np.stack([_structure(image[patches]) for image in images]),
+        "structure": np.stack([_quantiles(image[patches] @ directions(), PROJECTION_LEVELS).T for image in images]),
         "inside": np.stack([inside for inside, _, _ in objects]),
         "relief": np.stack([relief for _, relief, _ in objects]),
         "form": np.stack([shape for _, _, shape in objects]),
@@ -253,11 +251,6 @@ def _patches(shape: tuple[int, ...], centres: NDArray[np.intp]) -> NDArray[np.in
     )
     planes = (x[:, :, None, None] * shape[1] + y[:, None, :, None]) * shape[2]
     return np.asarray(planes + z[:, None, None, :]).reshape(len(centres), 27)
-
-
-def _structure(patches: Singles) -> Singles:
-    """Return quantiles (16, 20) of the projections of patches (n, 27)."""
-    return _quantiles(patches @ directions(), PROJECTION_LEVELS).T
 
 
 def _describe_object(

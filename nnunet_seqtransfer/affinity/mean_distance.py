@@ -227,7 +227,9 @@ class MeanDistanceMetric(ABC, Generic[SummaryType]):
 @lru_cache(maxsize=64)  # about 1 MB each with one channel and one label
 def _drawn(metric: MeanDistanceMetric[Any], task: Signature, count: int, seed: int) -> Any:
     """Resample one task once: the resamples are compared with those of every other task."""
-    return resampled_summary(metric.summarise(task), multipliers(task.keys, count, seed))
+    whole, weights = metric.summarise(task), multipliers(task.keys, count, seed)
+    drawn = {name: resampled(getattr(whole, name), weights) for name in _row_names(whole)}
+    return type(whole)(**drawn, single=whole.single)
 
 
 def _lengths(found: Squares) -> dict[str, Array]:
@@ -256,29 +258,8 @@ def stacked_summaries(parts: Sequence[SummaryType]) -> SummaryType:
     return type(parts[0])(**rows, single=single)
 
 
-def resampled_summary(part: SummaryType, weights: Array) -> SummaryType:
-    """Return B resamples of a single task with multipliers ``weights`` (B, n); see `resampled`."""
-    drawn = {name: resampled(getattr(part, name), weights) for name in _row_names(part)}
-    return type(part)(**drawn, single=part.single)
-
-
 def _row_names(part: Summary) -> list[str]:
     return [field.name for field in fields(part) if field.name != "single"]
-
-
-def geometry_rows(task: Signature) -> Rows:
-    """Return `Summary.geometry` of one task."""
-    return rows_of(root_mean(np.log2(task.geometry).transpose(0, 2, 1)))
-
-
-def single_axes(task: Signature) -> NDArray[np.bool_]:
-    """Return `Summary.single` of one task."""
-    return np.asarray(is_single(task).all(axis=0, keepdims=True))
-
-
-def is_single(task: Signature) -> NDArray[np.bool_]:
-    """Return a mask (cases, axes) of the axes along which a case's image has one voxel."""
-    return np.asarray(task.geometry[:, 0] == task.geometry[:, 1])
 
 
 def geometry_squares(a: Summary, b: Summary, shared: Shared) -> Array:

@@ -1,7 +1,7 @@
 """Measure an affinity: align plans, profile the cases, compare all pairs, resample, and write the record."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,16 +46,22 @@ JOINT = 50
 
 @dataclass(frozen=True)
 class MeasuredAffinity:
-    """An affinity, the file it was written to, and what could not be compared."""
+    """An affinity and its resamples, and what could not be compared."""
 
     affinity: Affinity
     "Distances of the sources that could be compared."
-    path: Path
-    "File of the record, see `affinity_path`."
+    resamples: Resamples = field(repr=False)
+    "Distances among the nearest sources and the target under resampled cases."
     left_out: dict[str, str]
     "Error message of each source that could not be compared, by name or signature file."
     stable: bool
     "True if the cases tell the nearest `NEAREST` sources apart from each other and from the next one."
+
+    @property
+    def path(self) -> Path:
+        """Return the file of the record."""
+        affinity = self.affinity
+        return affinity_path(affinity.target, affinity.plans, affinity.configuration, affinity.metric)
 
 
 def measure_affinity(request: AffinityRequest, context: Context) -> MeasuredAffinity:
@@ -66,12 +72,11 @@ def measure_affinity(request: AffinityRequest, context: Context) -> MeasuredAffi
     Raises a SeqTransferError if the target is not planned and preprocessed, the request makes no sense, or no source
     is left (then the first error of a source).
     """
-    metric = find_metric(request.metric)
-    computed = compute_affinity(request, context, metric)
-    path = affinity_path(computed.affinity.target, request.plans, request.configuration, request.metric)
-    write_resamples(path, computed.affinity, computed.resamples)
-    write_affinity(path, computed.affinity)  # last: an existing record means that the other files are complete
-    return MeasuredAffinity(computed.affinity, path, computed.left_out, computed.stable)
+    measured = compute_affinity(request, context, find_metric(request.metric))
+    write_resamples(measured.path, measured.affinity, measured.resamples)
+    # last: an existing record means that the other files are complete
+    write_affinity(measured.path, measured.affinity)
+    return measured
 
 
 def find_affinity(target: str, plans: str, configuration: str, metric: str, context: Context) -> tuple[Affinity, Path]:
@@ -89,22 +94,8 @@ def find_affinity(target: str, plans: str, configuration: str, metric: str, cont
     return measure_affinity(request, context).affinity, path
 
 
-@dataclass(frozen=True)
-class ComputedAffinity:
-    """An affinity and its resamples, not written yet."""
-
-    affinity: Affinity
-    "Distances of the sources that could be compared."
-    resamples: Resamples
-    "Distances among the nearest sources and the target under resampled cases."
-    left_out: dict[str, str]
-    "Error message of each source that could not be compared, by name or signature file."
-    stable: bool
-    "True if the cases tell the nearest `NEAREST` sources apart from each other and from the next one."
-
-
 @one_pool()
-def compute_affinity(request: AffinityRequest, context: Context, metric: AffinityMetric) -> ComputedAffinity:
+def compute_affinity(request: AffinityRequest, context: Context, metric: AffinityMetric) -> MeasuredAffinity:
     """Compute what `measure_affinity` writes, with any metric object; ``request.metric`` is not read.
 
     Signatures are cached. Raises as `measure_affinity`.
@@ -126,7 +117,7 @@ def compute_affinity(request: AffinityRequest, context: Context, metric: Affinit
     nearest = (*affinity.ranking()[:JOINT], len(signatures) - 1)
     joint = resample_pairs(metric, [signatures[index] for index in nearest], request.seed)
     left_out = {name: str(error) for name, error in sources.left_out.items()}
-    return ComputedAffinity(affinity, Resamples(nearest, joint), left_out, not any(scatter.indistinct[:NEAREST]))
+    return MeasuredAffinity(affinity, Resamples(nearest, joint), left_out, not any(scatter.indistinct[:NEAREST]))
 
 
 def _profile(

@@ -3,7 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunet_seqtransfer.affinity.record import TaskEntry
 
 SYNONYMS: dict[str, str] = {
     "t2 flair": "flair",
@@ -64,22 +67,6 @@ GENERIC = frozenset({"mr", "image", "channel", "scan", "grey", "gray", "grayscal
 _SIDES = re.compile(r"\b(left|right|l|r|lh|rh|bilateral)\b")
 
 
-class Named(Protocol):
-    """Anything with dataset names."""
-
-    @property
-    def dataset(self) -> str:
-        """Dataset name, such as Dataset004_Hippocampus; may be empty."""
-
-    @property
-    def channels(self) -> Sequence[str]:
-        """Channel names."""
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """Label names without the background."""
-
-
 @dataclass(frozen=True)
 class Names:
     """Names of a dataset."""
@@ -109,7 +96,7 @@ class NameMatch:
         return (2 * self.labels + self.channels) / 3
 
 
-def match_names(source: Named, target: Named) -> NameMatch:
+def match_names(source: "Names | TaskEntry", target: "Names | TaskEntry") -> NameMatch:
     """Compare the names of two datasets; each target name counts with its best match in the source.
 
     Labels are often parts (Anterior, Posterior) or generic (tumour), and only the dataset's name says of what. So a

@@ -200,11 +200,6 @@ def _on_common_grid(profile: Profile) -> NDArray[np.uint8]:
     return _GRIDS.recall(profile["contents"][1].tobytes(), resized)
 
 
-def published_distance(wasserstein: float, ssim: float) -> float:
-    """Return d = alpha W + beta (1 - S), given the means of W and S over the pairs of cases. Lower is closer."""
-    return ALPHA * wasserstein - BETA * ssim + BETA
-
-
 def principal_scores(volume: NDArray[Any]) -> NDArray[np.float64]:
     """Return the principal component scores of a volume, ascending.
 
@@ -245,20 +240,11 @@ def _kept_components(centred: NDArray[np.float64]) -> NDArray[np.float64]:
     return signed
 
 
-def wasserstein(scores_a: NDArray[np.floating[Any]], scores_b: NDArray[np.floating[Any]]) -> float:
-    """Return the 1-D Wasserstein distance W of two samples: the integral of |Q_a(u) - Q_b(u)| over u in (0, 1).
-
-    The samples, (n,) and (m,), must not be empty. The result has their unit. It equals
-    ``scipy.stats.wasserstein_distance`` up to rounding and is exactly zero for equal samples.
-    """
-    return wasserstein_of_ascending(np.sort(scores_a), np.sort(scores_b))
-
-
 def wasserstein_of_ascending(scores_a: NDArray[np.floating[Any]], scores_b: NDArray[np.floating[Any]]) -> float:
-    """Return `wasserstein` of two ascending samples without sorting.
+    """Return the 1-D Wasserstein distance W: the integral of |Q_a(u) - Q_b(u)| over u in (0, 1), in the samples' unit.
 
-    Q_a steps at i / n, Q_b at j / m. With n = g p and m = g q the pattern of steps repeats g times. Scores of volumes
-    have lengths of 16384 times the number of components, so the pattern is short.
+    The samples are ascending, (n,) and (m,). Q_a steps at i / n, Q_b at j / m. With n = g p and m = g q the pattern of
+    steps repeats g times. Scores of volumes have lengths of 16384 times the number of components, so it is short.
     """
     repeats = math.gcd(len(scores_a), len(scores_b))
     a = scores_a.astype(np.float64).reshape(repeats, -1)
@@ -276,20 +262,13 @@ def _pattern(p: int, q: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArra
     return (steps - 1) // q, (steps - 1) // p, np.diff(steps, prepend=0) / (p * q)
 
 
-def global_ssim(mask_a: NDArray[np.bool_], mask_b: NDArray[np.bool_]) -> float:
-    """Return the structural similarity S of two masks of equal shape (X, Y, Z), over one window with all voxels.
+def packed_ssim(packed_a: NDArray[np.uint8], packed_b: NDArray[np.uint8], voxels: int) -> float:
+    """Return the structural similarity S of two masks of ``voxels`` voxels, packed by `numpy.packbits`.
 
     S = (2 m_a m_b + C1) (2 c_ab + C2) / ((m_a^2 + m_b^2 + C1) (v_a + v_b + C2)), C1 = C2 = 0.09, with means m,
     variances v (ddof 0) and covariance c (ddof 1), as published. The similarity of a mask to itself exceeds 1 by up to
-    1 / voxels. At least two voxels are needed.
+    1 / voxels. At least two voxels are needed. Three counts suffice.
     """
-    if mask_a.shape != mask_b.shape:
-        raise ValueError(f"masks of shapes {mask_a.shape} and {mask_b.shape} have no SSIM; give both a common_grid")
-    return packed_ssim(np.packbits(mask_a), np.packbits(mask_b), mask_a.size)
-
-
-def packed_ssim(packed_a: NDArray[np.uint8], packed_b: NDArray[np.uint8], voxels: int) -> float:
-    """Return `global_ssim` of two masks of ``voxels`` voxels, packed by `numpy.packbits`. Three counts suffice."""
     mean_a = count_bits(packed_a) / voxels
     mean_b = count_bits(packed_b) / voxels
     covariance = (count_bits(packed_a & packed_b) - voxels * mean_a * mean_b) / (voxels - 1)

@@ -2,10 +2,10 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import cache_folder, registered_datasets
 from nnunet_seqtransfer.storage import checksum, from_json, read_record, replacing, to_json, write_record
+
+if TYPE_CHECKING:
+    from nnunet_seqtransfer.planning.record import SequencePlan
 
 FORMAT = 3
 KIND = "affinity"
@@ -82,11 +85,6 @@ class Affinity:
     "Package version that wrote the record."
 
     @property
-    def unit(self) -> float:
-        """Return a typical distance of this metric. Planners divide by it."""
-        return self.combination.unit
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Return all tasks by full name."""
         return tuple(task.dataset for task in self.tasks)
@@ -134,14 +132,17 @@ def write_affinity(path: Path, affinity: Affinity) -> None:
             match = "; ".join(f"{mine} -> {theirs}" for mine, theirs in pairs)
             writer.writerow([affinity.names[i], *distance, *parts, affinity.tasks[i].labelled_cases, match])
     content = to_json(affinity)
-    write_record(path, KIND, FORMAT, content | {name: _nulls(content[name]) for name in _MATRICES}, compact=True)
+    content |= {name: _each(content[name], lambda value: value if math.isfinite(value) else None) for name in _MATRICES}
+    write_record(path, KIND, FORMAT, content, compact=True)
 
 
 def read_affinity(path: Path) -> Affinity:
     """Read a record. Raises RecordError if it is missing, truncated, edited, or of another format."""
     content = read_record(path, KIND, FORMAT, _REMEDY)
     try:
-        content |= {name: _infinities(content[name]) for name in _MATRICES}
+        content |= {
+            name: _each(content[name], lambda value: math.inf if value is None else value) for name in _MATRICES
+        }
         if "matches" in content:
             content["counterparts"] = [_counterparts_of(words) for words in content["matches"]]
         return from_json(content, Affinity)
@@ -155,43 +156,16 @@ def _counterparts_of(words: Sequence[str]) -> dict[str, Any]:
     return {"labels": [text.split(" -> ") for text in words if text.count(" -> ") == 1]}
 
 
-def _nulls(value: Any) -> Any:
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return nested lists and dictionaries with every number in them changed."""
     if isinstance(value, dict):
-        return {name: _nulls(item) for name, item in value.items()}
+        return {name: _each(item, change) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_nulls(item) for item in value]
-    return value if math.isfinite(value) else None
+        return [_each(item, change) for item in value]
+    return change(value)
 
 
-def _infinities(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _infinities(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_infinities(item) for item in value]
-    return math.inf if value is None else value
-
-
-class MadeForTarget(Protocol):
-    """Common part for affinity and plan records."""
-
-    @property
-    def target(self) -> str:
-        """Return the target's full name."""
-
-    @property
-    def plans(self) -> str:
-        """Return the target's plans name."""
-
-    @property
-    def configuration(self) -> str:
-        """Return the nnU-Net configuration."""
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Return the sources by full name."""
-
-
-def require_fitting(record: MadeForTarget, path: Path, wanted: tuple[str, str, str], maker: str) -> None:
+def require_fitting(record: "Affinity | SequencePlan", path: Path, wanted: tuple[str, str, str], maker: str) -> None:
     """Raise RecordError if a record is not for the ``wanted`` target, plans and configuration, or names lost datasets.
 
     ``maker`` is the command that makes such a record.

@@ -10,11 +10,6 @@ from nnunet_seqtransfer.storage import read_record
 from nnunet_seqtransfer.tasks.derive import RECORD_FORMAT, RECORD_KIND, RECORD_NAME
 
 
-def share_cases(target: str, source: str) -> bool:
-    """Return True if two registered datasets are known to share a case, see `sharing_sources`."""
-    return bool(sharing_sources(target, [source]))
-
-
 def sharing_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
     """Return the sources that are known to share a case with the target. No image is read.
 

@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
-from nnunet_seqtransfer.affinity.measure import ComputedAffinity, compute_affinity
+from nnunet_seqtransfer.affinity.measure import MeasuredAffinity, compute_affinity
 from nnunet_seqtransfer.affinity.metrics import find_metric
 from nnunet_seqtransfer.affinity.record import Affinity, affinity_path, read_affinity, read_resamples
 from nnunet_seqtransfer.affinity.sources import AUTO_CASES, AffinityRequest
@@ -38,7 +38,7 @@ COMMAND = ("affinity", "-t", "901", "-n_cases", "4", "-np", "1", "-s")
 
 def compute(
     *sources: str, notify: Callable[[str], None] = print, metric: Any = METRIC, **changes: Any
-) -> ComputedAffinity:
+) -> MeasuredAffinity:
     request = AffinityRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", cases=4)
     return compute_affinity(replace(request, **changes), Context(notify), metric)
 
@@ -257,7 +257,7 @@ def test_all_cases_are_looked_at_in_vain(world: World, command: Command) -> None
     assert affinity.cases == AUTO_CASES and affinity.indistinct == (True,)
 
 
-def growing(monkeypatch: pytest.MonkeyPatch, *sources: str) -> tuple[list[str], list[str], ComputedAffinity]:
+def growing(monkeypatch: pytest.MonkeyPatch, *sources: str) -> tuple[list[str], list[str], MeasuredAffinity]:
     """Runs -n_cases auto from two cases on; returns what was said, the cases looked at, and the result."""
     monkeypatch.setattr("nnunet_seqtransfer.affinity.measure.FIRST_CASES", 2)
     said: list[str] = []

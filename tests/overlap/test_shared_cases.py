@@ -9,7 +9,7 @@ import pytest
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.overlap import cache
 from nnunet_seqtransfer.overlap.matching import find_overlap
-from nnunet_seqtransfer.overlap.shared_cases import share_cases, sharing_sources
+from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
 from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
 from support.world import FAR, NEAR, TARGET, World
 
@@ -26,7 +26,7 @@ def test_datasets_derived_from_one_share_the_cases_that_both_keep(world: World) 
     assert sharing_sources(TARGET, [some, other, step, NEAR]) == (some, other, step)
     assert sharing_sources(step, [TARGET, some, other, NEAR]) == (TARGET, some)
     (world.raw / some / "derived.json").write_text("{")
-    assert not share_cases(TARGET, some), "an unreadable record says nothing"
+    assert not sharing_sources(TARGET, [some]), "an unreadable record says nothing"
 
 
 def test_cached_sketches_tell_without_reading_images(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +43,6 @@ def test_cached_sketches_tell_without_reading_images(world: World, monkeypatch: 
     assert world.snapshot() == before
     for image in (world.raw / copy / "imagesTr").iterdir():
         image.write_bytes(image.read_bytes() + b"\0")
-    assert not share_cases(TARGET, copy), "sketches of other files say nothing"
+    assert not sharing_sources(TARGET, [copy]), "sketches of other files say nothing"
     shutil.rmtree(world.raw / copy / "labelsTr")
-    assert not share_cases(TARGET, copy), "a broken dataset is no error here"
+    assert not sharing_sources(TARGET, [copy]), "a broken dataset is no error here"
