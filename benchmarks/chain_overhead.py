@@ -23,10 +23,10 @@ from nnunet_seqtransfer.nnunet.folders import dataset_name, scripts_folder
 from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.decide import Outlook
-from nnunet_seqtransfer.training.initial import write_initial
 from nnunet_seqtransfer.training.job import DeviceOptions, stage_job
 from nnunet_seqtransfer.training.prepare import preprocess_missing
 from nnunet_seqtransfer.training.recipe import Recipe
+from nnunet_seqtransfer.training.run_stage import write_initial
 from nnunet_seqtransfer.training.stages import ChainRequest
 from nnunet_seqtransfer.training.train import look_ahead
 from nnunet_seqtransfer.transfer.handoff import from_stage

@@ -118,34 +118,31 @@ def size_of(path: Path) -> int:
 def _leftovers(now: float) -> Iterator[Item]:
     results, preprocessed = results_folder(), preprocessed_folder()
     for dataset in _datasets(results):
-        yield from _aside_folders(dataset, now)
+        yield from _aside(dataset, now)
         for base in _folders(dataset):
             if base.name.split("__")[0] == TRAINER and base.name.count("__") == 2:
                 yield from _leftovers_of_stage(base, now)
         for run in _folders(dataset / SEQTRANSFER_FOLDER):
-            lock = run / f".{RECORD}.lock"
-            yield from _aside_files(run, (lock,), now)
+            yield from _aside(run, now, (run / f".{RECORD}.lock",))
             yield from _stale_locks(run, now)
-        yield from _aside_folders(dataset / SEQTRANSFER_FOLDER, now)
+        yield from _aside(dataset / SEQTRANSFER_FOLDER, now)
     for dataset in _datasets(preprocessed):
         for folder in (dataset, dataset / SEQTRANSFER_FOLDER, dataset / "gt_segmentations"):
-            yield from _aside_files(folder, (), now)
+            yield from _aside(folder, now)
         yield from _stale_locks(dataset, now)
-        yield from _aside_folders(dataset, now)
         for path in _folders(dataset):
             if _STAGING.fullmatch(path.name) and _rests(path, now):
                 yield Item(path, "leftovers", "interrupted preprocessing", (path.with_suffix(".lock"),))
 
 
 def _leftovers_of_stage(base: Path, now: float) -> Iterator[Item]:
-    yield from _aside_files(base, (StageFiles(base / "fold_all").plans_lock,), now)
+    yield from _aside(base, now, (StageFiles(base / "fold_all").plans_lock,))
     yield from _stale_locks(base, now)
-    yield from _aside_folders(base, now)
     for fold in _folders(base):
         if not fold.name.startswith("fold_"):
             continue
         files = StageFiles(fold)
-        yield from _aside_files(fold, files.locks, now)
+        yield from _aside(fold, now, files.locks)
         for path in _files(fold):
             if _DAMAGED.fullmatch(path.name):
                 yield Item(path, "leftovers", "damaged checkpoint", files.locks)
@@ -241,16 +238,17 @@ def _datasets(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without links; none if it cannot be read or is a link."""
-    return [] if folder.is_symlink() else [path for path, is_folder in _entries(folder) if is_folder]
+    return [path for path, is_folder in _entries(folder) if is_folder]
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files in a folder, sorted, without links; none if it cannot be read or is a link."""
-    return [] if folder.is_symlink() else [path for path, is_folder in _entries(folder) if not is_folder]
+    return [path for path, is_folder in _entries(folder) if not is_folder]
 
 
 def _entries(folder: Path) -> list[tuple[Path, bool]]:
+    """Return what is in a folder, sorted, without links, and whether it is one; nothing if unreadable or a link."""
+    if folder.is_symlink():
+        return []
     try:
         with os.scandir(folder) as entries:
             return sorted(
@@ -260,16 +258,12 @@ def _entries(folder: Path) -> list[tuple[Path, bool]]:
         return []
 
 
-def _aside_files(folder: Path, locks: tuple[Path, ...], now: float) -> Iterator[Item]:
-    for path in _files(folder):
+def _aside(folder: Path, now: float, locks: tuple[Path, ...] = ()) -> Iterator[Item]:
+    """Yield half-written files, which need ``locks``, and half-removed folders."""
+    for path, is_folder in _entries(folder):
         if _ASIDE.fullmatch(path.name) and _rests(path, now):
-            yield Item(path, "leftovers", "half-written", locks)
-
-
-def _aside_folders(folder: Path, now: float) -> Iterator[Item]:
-    for path in _folders(folder):
-        if _ASIDE.fullmatch(path.name) and _rests(path, now):
-            yield Item(path, "leftovers", "half-removed")
+            reason = "half-removed" if is_folder else "half-written"
+            yield Item(path, "leftovers", reason, () if is_folder else locks)
 
 
 def _stale_locks(folder: Path, now: float) -> Iterator[Item]:

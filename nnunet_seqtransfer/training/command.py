@@ -23,7 +23,7 @@ def seq_train_command(request: ChainRequest, options: DeviceOptions) -> list[str
     words += ["-s", *(map(numbers, request.sources) if request.sources else ["none"])]
     for name, values, usual in (*_recipes(request), *_others(request, options)):
         if any(value not in (usual, None) for value in values):
-            words += [name, *(_word(value) for value in values)]
+            words += [name, *(repr(value) if isinstance(value, float) else str(value) for value in values)]
     words += {"allow": ["--allow_overlap"], "exclude": ["--exclude_overlap"]}.get(request.overlap, [])
     return words + ["--new_heads"] * (not request.keep_heads) + ["--npz"] * options.npz
 
@@ -40,7 +40,8 @@ def _recipes(request: ChainRequest) -> Iterator[tuple[str, Sequence[Value], Valu
         if part.metadata["of_sources"]:
             # sources have the target's iterations and learning rate, but epochs of their own
             usual = part.default if part.name == "epochs" else own
-            yield f"-source_{option}", _shortest([getattr(recipe, part.name) for recipe in sources]), usual
+            values = [getattr(recipe, part.name) for recipe in sources]
+            yield f"-source_{option}", values[:1] if len(set(values)) == 1 else values, usual
 
 
 def _others(request: ChainRequest, options: DeviceOptions) -> Iterator[tuple[str, Sequence[Value], Value]]:
@@ -54,12 +55,3 @@ def _others(request: ChainRequest, options: DeviceOptions) -> Iterator[tuple[str
     yield "-device", [options.device], usual.device
     yield "-num_gpus", [options.gpus], usual.gpus
     yield "-checkpoint_minutes", [options.checkpoint_minutes], usual.checkpoint_minutes
-
-
-def _shortest(values: list[Value]) -> list[Value]:
-    """Return one value if all are equal, as the options accept it."""
-    return values[:1] if len(set(values)) == 1 else values
-
-
-def _word(value: Value) -> str:
-    return repr(value) if isinstance(value, float) else str(value)

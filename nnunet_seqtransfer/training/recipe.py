@@ -216,19 +216,16 @@ def read_block(plans: Mapping[str, Any], configuration: str, fold: str | int = "
         ) from None
 
 
-def _recipe_content(recipe: Recipe) -> dict[str, Any]:
-    defaults = {part.name: part.default for part in fields(Recipe)}
-    return {key: value for key, value in asdict(recipe).items() if key not in ADDED or value != defaults[key]}
-
-
 def with_block(plans: dict[str, Any], configuration: str, block: StageBlock) -> dict[str, Any]:
     """Return ``plans`` with one configuration's block replaced; inits for other folds are kept."""
     others = plans.get(KEY, {}).get("configurations", {})
-    init = json.loads(json.dumps(to_json(block.init)))  # lists, so that unchanged plans compare equal
-    own: dict[str, Any] = {"recipe": _recipe_content(block.recipe), "init": init, "excluded": list(block.excluded)}
+    # lists, so that unchanged plans compare equal
+    init, mixed = json.loads(json.dumps(to_json([block.init, block.mixed])))
+    defaults = {part.name: part.default for part in fields(Recipe)}
+    recipe = {key: value for key, value in asdict(block.recipe).items() if key not in ADDED or value != defaults[key]}
+    own: dict[str, Any] = {"recipe": recipe, "init": init, "excluded": list(block.excluded)}
     if block.keep_heads:
         own["keep_heads"] = True
-    mixed = json.loads(json.dumps(to_json(block.mixed)))
     if block.fold is not None:
         known = others.get(configuration, {})
         own |= {"init": None, "init_of_fold": {**known.get("init_of_fold", {}), block.fold: init}}

@@ -136,7 +136,9 @@ def write_run(
     folder = run_folder(request, stages)
     with locked_in_turn(folder / f".{RECORD}.lock", f"the record {folder / RECORD}", lambda _: None):
         folds, entries = request.folds, tuple(_entry(stages, stage) for stage in stages)
-        earlier = _earlier(folder)
+        earlier = None
+        with suppress(RecordError):  # there is none, or it cannot be read
+            earlier = read_run(folder)
         if earlier is not None and replace(earlier.request, folds=folds) == request:
             known = {entry.key for entry in entries}
             entries = (*entries, *(entry for entry in earlier.stages if entry.key not in known))
@@ -220,11 +222,3 @@ def _entry(stages: tuple[Stage, ...], stage: Stage) -> StageEntry:
         excluded=stage.excluded,
         mixed=stage.mixed,
     )
-
-
-def _earlier(folder: Path) -> Run | None:
-    """Return the run recorded there, or None if there is none that can be read."""
-    try:
-        return read_run(folder)
-    except RecordError:
-        return None

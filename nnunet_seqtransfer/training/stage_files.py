@@ -9,7 +9,7 @@ from nnunet_seqtransfer.training.locks import training_lock
 FINAL = "checkpoint_final.pth"
 LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_previous.pth"
 UNFINISHED = (LATEST, BEST, PREVIOUS)
-"""Checkpoints that a training can resume from. nnU-Net looks for the latest, then the best; see recovery.py."""
+"""Checkpoints that a training can resume from. nnU-Net looks for the latest, then the best; see `run_stage.recover`."""
 SUMMARY = Path("validation", "summary.json")
 """nnU-Net's final validation result, below the fold's folder."""
 

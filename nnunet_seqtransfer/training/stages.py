@@ -168,8 +168,10 @@ def chain_stages(request: ChainRequest, exclusions: Exclusions | None = None) ->
     for index in range(1, len(path)):
         so_far = path[:index]
         name = f"{request.plans}_for{dataset_id(request.target)}{_via(so_far[:-1])}{_mix(request, so_far)}"
-        folds = {fold: _excludes(exclusions or {}, fold, so_far) for fold in request.folds}
-        for without in dict.fromkeys(fold if excludes else None for fold, excludes in folds.items()):
+        # excluded cases anywhere along the path make a stage of its own for the fold
+        excluded = {fold: (exclusions or {}).get(fold, {}) for fold in request.folds}
+        along = {fold: any(cases.get(name) for name in datasets_on(so_far)) for fold, cases in excluded.items()}
+        for without in dict.fromkeys(fold if own else None for fold, own in along.items()):
             mark = "" if without is None else f"_without{without}"
             stage = _stage(request, so_far, f"{name}{mark}{suffix}", "all", "source")
             stages.append(_without(stage, without, exclusions or {}))
@@ -186,11 +188,6 @@ def previous_stage(stages: Iterable[Stage], stage: Stage) -> Stage | None:
     """Return the stage that ``stage`` gets weights from: trained without the same cases, otherwise the shared one."""
     before = {other.without: other for other in stages if other.path == stage.path[:-1]}
     return before.get(stage.without, before.get(None))
-
-
-def _excludes(exclusions: Exclusions, fold: str, path: Sequence[str]) -> bool:
-    """Return True if cases are excluded for a fold anywhere along the path."""
-    return any(exclusions.get(fold, {}).get(dataset) for dataset in datasets_on(path))
 
 
 def _without(stage: Stage, without: str | None, exclusions: Exclusions) -> Stage:

@@ -126,7 +126,10 @@ def run_status(names: Sequence[str] = (), queue: Queue = Queue()) -> list[RunSta
     is_target = names and (names[0].isdecimal() or DATASET_NAME.fullmatch(names[0]))
     asked = [tuple(names)] if is_target else [(name,) for name in names]
     found = [read_status(folder, now, queue) for folder in ([find_run(*words) for words in asked] or find_runs())]
-    return found if names else sorted(found, key=_started, reverse=True)
+    if names:
+        return found
+    # unreadable runs come last
+    return sorted(found, key=lambda one: (one.run is not None, one.run.started if one.run else one.name), reverse=True)
 
 
 def read_status(folder: Path, now: float, queue: Queue = Queue()) -> RunStatus:
@@ -291,11 +294,6 @@ def _asked(ask: Callable[..., Mapping[str, str]], *arguments: Any) -> Mapping[st
         return ask(*arguments)
     except (SeqTransferError, OSError, ValueError):
         return {}
-
-
-def _started(status: RunStatus) -> tuple[bool, str]:
-    """Return the sort key: unreadable runs come last."""
-    return status.run is not None, status.run.started if status.run is not None else status.name
 
 
 def _epochs_left(entry: StageEntry, on_disk: StageOnDisk, state: State, done: int) -> int:

@@ -18,11 +18,10 @@ from nnunet_seqtransfer.parallel import one_pool
 from nnunet_seqtransfer.tasks.check import check_dataset
 from nnunet_seqtransfer.training.decide import Outlook, decide
 from nnunet_seqtransfer.training.executors import Executor, LocalExecutor, run_chain
-from nnunet_seqtransfer.training.initial import initial_weights
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.overlap_guard import find_exclusions
 from nnunet_seqtransfer.training.run_record import Run, find_run, read_run, write_run
-from nnunet_seqtransfer.training.run_stage import prepare_data, run_stage
+from nnunet_seqtransfer.training.run_stage import initial_weights, prepare_data, run_stage
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions
 from nnunet_seqtransfer.training.survey import Survey, take_survey
 

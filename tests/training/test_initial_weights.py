@@ -18,10 +18,10 @@ from nnunet_seqtransfer.nnunet.plans import plans_path
 from nnunet_seqtransfer.storage import read_json, sha256, write_json
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.training.decide import Outlook, weights_fit
-from nnunet_seqtransfer.training.initial import initial_weights, write_initial
 from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.prepare import stage_plans
 from nnunet_seqtransfer.training.recipe import Init, Recipe, StageBlock, read_block, with_block
+from nnunet_seqtransfer.training.run_stage import initial_weights, write_initial
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
 from nnunet_seqtransfer.training.train import look_ahead
 from nnunet_seqtransfer.transfer.checkpoints import body_digest, load_checkpoint

@@ -21,12 +21,11 @@ from nnunet_seqtransfer.storage import read_json, sha256, write_json
 from nnunet_seqtransfer.tasks.path_syntax import PLUS, datasets_on
 from nnunet_seqtransfer.training import clean
 from nnunet_seqtransfer.training.decide import Outlook, decide
-from nnunet_seqtransfer.training.initial import mixed_datasets
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.prepare import write_data_plans
 from nnunet_seqtransfer.training.recipe import KEY, Recipe, read_block, with_block
 from nnunet_seqtransfer.training.run_record import RECORD, read_run
-from nnunet_seqtransfer.training.run_stage import prepare_data, run_stage
+from nnunet_seqtransfer.training.run_stage import mixed_datasets, prepare_data, run_stage
 from nnunet_seqtransfer.training.stages import ChainRequest, Exclusions, Stage, chain_stages, is_target_of
 from nnunet_seqtransfer.training.status import read_status, status_content
 from nnunet_seqtransfer.training.survey import take_survey

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import random
@@ -18,7 +17,7 @@ from nnunet_seqtransfer.trainers.interruptible import write_checkpoint
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.recipe import Recipe
-from nnunet_seqtransfer.training.recovery import Candidates, recover, takes_previous
+from nnunet_seqtransfer.training.run_stage import recover
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage, chain_stages
 
 LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_previous.pth"
@@ -105,14 +104,6 @@ def test_the_further_one_wins_whatever_the_clock_says(stage: Stage, best: int, p
     for name, hours in ((BEST, 5 if wins == "previous" else 1), (PREVIOUS, 1 if wins == "previous" else 5)):
         os.utime(stage.output / name, (3600 * hours, 3600 * hours))
     assert (LATEST in recovered(stage)[1]) == (wins == "previous")
-
-
-def test_laws_of_the_choice() -> None:
-    """A sound latest one is never replaced, a missing previous one never used, and no best one wins that is behind."""
-    epochs = [None, 0, 1, 2]
-    for latest, best, previous in itertools.product([False, True], epochs, epochs):
-        taken = takes_previous(Candidates(latest, best, previous))
-        assert taken == (not latest and previous is not None and (best is None or best < previous))
 
 
 def test_no_sound_checkpoint_is_said_before_anything_trains(stage: Stage) -> None:
