@@ -58,12 +58,8 @@ def expect_work(seconds: float) -> None:
 
 def expected_seconds(work: float, processes: int) -> float:
     """Return how long ``work`` seconds on one core take, in this process or in workers, whichever is faster."""
-    return min(work, _start_seconds(processes) + work / processes)
-
-
-def _start_seconds(processes: int) -> float:
-    # each imports torch and nnU-Net: 3 s for 2 workers on 2 cores, 9 s for 8 on 16
-    return 1.0 + processes
+    # each worker imports torch and nnU-Net: 3 s for 2 workers on 2 cores, 9 s for 8 on 16
+    return min(work, 1.0 + processes + work / processes)
 
 
 def cores() -> int:

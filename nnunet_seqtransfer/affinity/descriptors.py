@@ -9,16 +9,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnunet_seqtransfer.affinity.combination import Combination
-from nnunet_seqtransfer.affinity.masks import (
-    Boxes,
-    box_around,
-    coordinates,
-    dilated,
-    form,
-    holding,
-    members,
-    spread_positions,
-)
 from nnunet_seqtransfer.affinity.matching import UNMATCHED, Match, assign, matched_mean, mean_of_objects
 from nnunet_seqtransfer.affinity.mean_distance import (
     MeanDistanceMetric,
@@ -32,6 +22,7 @@ from nnunet_seqtransfer.affinity.mean_distance import (
     squares,
 )
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
+from nnunet_seqtransfer.tasks import masks
 from nnunet_seqtransfer.tasks.profiling import Labels, View
 from nnunet_seqtransfer.tasks.signature import Signature
 
@@ -224,11 +215,11 @@ def directions() -> Singles:
 
 def _seen(segmentation: NDArray[np.int16]) -> NDArray[np.intp]:
     """Return flat positions of about `SAMPLED` voxels that are not masked out (-1), or of any if all are."""
-    positions = spread_positions(segmentation.size, SAMPLED)
+    positions = masks.spread_positions(segmentation.size, SAMPLED)
     seen = positions[segmentation[positions] >= 0]
     if len(seen) < len(positions) // 8:  # little of the image is left: sample only that
         every = np.flatnonzero(segmentation >= 0)
-        seen = every[spread_positions(len(every), SAMPLED)]
+        seen = every[masks.spread_positions(len(every), SAMPLED)]
     return seen if len(seen) else positions
 
 
@@ -247,28 +238,28 @@ def _patches(shape: tuple[int, ...], centres: NDArray[np.intp]) -> NDArray[np.in
     """Return flat positions (n, 27) of the 3 x 3 x 3 patches around ``centres``. Border voxels repeat outside."""
     x, y, z = (
         np.clip(place[:, None] + np.arange(-1, 2), 0, length - 1)
-        for place, length in zip(coordinates(centres, shape), shape, strict=True)
+        for place, length in zip(masks.coordinates(centres, shape), shape, strict=True)
     )
     planes = (x[:, :, None, None] * shape[1] + y[:, None, :, None]) * shape[2]
     return np.asarray(planes + z[:, None, None, :]).reshape(len(centres), 27)
 
 
 def _describe_object(
-    case: CaseData, values: tuple[int, ...], known: tuple[int, ...], boxes: Boxes
+    case: CaseData, values: tuple[int, ...], known: tuple[int, ...], boxes: masks.Boxes
 ) -> tuple[Singles, Singles, Singles]:
     """Return inside (C, 50), relief (C, 50) and form (8,) of the voxels with these ``values``."""
-    box = box_around(boxes, values, case.segmentation.shape)
+    box = masks.box_around(boxes, values, case.segmentation.shape)
     if box is None:
         absent = np.full((len(case.images), len(LEVELS)), np.nan, dtype=np.float32)
         return absent, absent, np.full(8, np.nan, dtype=np.float32)
     segmentation = case.segmentation[box]
-    mask = holding(segmentation, values)
+    mask = masks.holding(segmentation, values)
     # Voxels that are masked out or labelled "ignore" are no surroundings.
-    shell = dilated(mask) & ~mask & holding(segmentation, known)
+    shell = masks.dilated(mask) & ~mask & masks.holding(segmentation, known)
     images = [image[box] for image in case.images]
-    within = members(mask, SAMPLED)
-    around = members(shell, SAMPLED)
+    within = masks.members(mask, SAMPLED)
+    around = masks.members(shell, SAMPLED)
     inside = np.stack([_quantiles(image[within]) for image in images])
     medians = [np.median(image[around]) if len(around[0]) else np.nan for image in images]
     relief = inside - np.asarray(medians, dtype=np.float32)[:, None]
-    return inside, relief, form(mask, tuple(part.start for part in box), case.segmentation.shape)
+    return inside, relief, masks.form(mask, tuple(part.start for part in box), case.segmentation.shape)

@@ -16,7 +16,7 @@ from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.tasks.path_syntax import datasets_on
 from nnunet_seqtransfer.training.on_disk import read_stage
 from nnunet_seqtransfer.training.recipe import ADDED, Recipe, StageBlock
-from nnunet_seqtransfer.training.run_record import Run, find_runs, read_run
+from nnunet_seqtransfer.training.run_record import find_runs, read_run
 from nnunet_seqtransfer.training.stage_files import StageFiles
 from nnunet_seqtransfer.training.stages import TRAINER, is_target_of
 from nnunet_seqtransfer.transfer.pretrained import PretrainedModel
@@ -145,7 +145,10 @@ def read_trained(
     one of ``models``, or from the model of a plan, count as paths from its dataset.
     """
     by_target: dict[str, list[TrainedFold]] = {}
-    runs = list(_runs())
+    runs = []
+    for folder in find_runs():
+        with suppress(RecordError):  # nnUNetv2_seq_status names broken records
+            runs.append(read_run(folder))
     leaking = {entry.output for run in runs if run.request.overlap == "allow" for entry in run.stages}
     started = [run.request.pretrained for run in runs]
     known = {model.sha256: model.dataset for model in (*started, *models) if model and model.dataset}
@@ -177,12 +180,6 @@ def _finished_folds(plans: str, configuration: str, models: Mapping[str, str], n
                     yield TrainedFold(block, on_disk.files.fold, dice, str(folder.relative_to(root)))
         except RecordError as error:
             notify(f"left out: {error}")
-
-
-def _runs() -> Iterator[Run]:
-    for folder in find_runs():
-        with suppress(RecordError):  # nnUNetv2_seq_status names broken records
-            yield read_run(folder)
 
 
 def _comparable(folds: list[TrainedFold], notify: Notify) -> Iterator[MeasuredRun]:

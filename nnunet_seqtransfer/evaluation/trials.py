@@ -285,12 +285,9 @@ def _plan(
 
 def _other_metrics(affinity: Affinity) -> list[Affinity]:
     """Return the affinities by other metrics that are on disk, so that their rankings are judged too."""
-    found = []
-    for name in metric_names():
-        path = affinity_path(affinity.target, affinity.plans, affinity.configuration, name)
-        if name != affinity.metric and path.is_file():
-            found.append(read_affinity(path))
-    return found
+    key, others = (affinity.target, affinity.plans, affinity.configuration), {*metric_names()} - {affinity.metric}
+    paths = [affinity_path(*key, name) for name in sorted(others)]
+    return [read_affinity(path) for path in paths if path.is_file()]
 
 
 def _provenance(

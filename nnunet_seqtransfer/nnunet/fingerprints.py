@@ -129,7 +129,10 @@ def analyse_case(job: tuple[str, RawCase, str, int]) -> CaseAnalysis | DatasetEr
     except Exception as error:  # image readers raise all kinds for a damaged file
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, a permission
             raise
-        return _not_extracted(dataset, error)
+        return DatasetError(
+            f"the fingerprint of {dataset} cannot be extracted ({reason_of(error)}); check the dataset with "
+            f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} --verify_dataset_integrity"
+        )
     arrays = [np.asarray(values) for values in intensities]
     return CaseAnalysis(tuple(map(int, shape)), tuple(map(float, spacing)), arrays, float(relative_size))
 
@@ -159,10 +162,3 @@ def fingerprint_of(results: Sequence[CaseAnalysis | DatasetError], dataset: str)
         "foreground_intensity_properties_per_channel": properties,
         "median_relative_size_after_cropping": float(np.median([analysis.relative_size for analysis in analyses])),
     }
-
-
-def _not_extracted(dataset: str, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"the fingerprint of {dataset} cannot be extracted ({reason_of(error)}); check the dataset with "
-        f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset)} --verify_dataset_integrity"
-    )

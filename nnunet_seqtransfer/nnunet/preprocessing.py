@@ -138,6 +138,13 @@ def preprocessed_cases(folder: Path) -> tuple[str, ...]:
     )
 
 
+def fullest_folder(base: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder with the most complete cases below a dataset's preprocessed data, and these cases."""
+    folders = sorted(entry for entry in base.iterdir() if entry.is_dir()) if base.is_dir() else []
+    found = [(folder, preprocessed_cases(folder)) for folder in folders]
+    return max(found, key=lambda one: len(one[1]), default=(base, ()))
+
+
 def require_declared(identifier: str, data: CaseData, declared: Declared) -> None:
     """Raise DatasetError if a preprocessed case has other channels or label values than dataset.json declares."""
     highest, channels = int(data.segmentation.max(initial=0)), len(data.images)

@@ -11,7 +11,7 @@ import numpy as np
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, foreground_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import cache_folder, preprocessed_folder
 from nnunet_seqtransfer.nnunet.image_formats import reader_writer
-from nnunet_seqtransfer.nnunet.preprocessing import load_preprocessed_case, preprocessed_cases, read_raw_case
+from nnunet_seqtransfer.nnunet.preprocessing import fullest_folder, load_preprocessed_case, read_raw_case
 from nnunet_seqtransfer.overlap import patterns, sketch
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch, Sketch, sketch_case
 from nnunet_seqtransfer.parallel import run_in_processes
@@ -130,12 +130,9 @@ def _case_sources(dataset: str, dataset_json: dict[str, Any]) -> list[_CaseSourc
     raw = raw_cases(dataset, dataset_json)
     if raw:
         return _raw_sources(raw, dataset_json)
-    base = preprocessed_folder() / dataset
-    folders = sorted(entry for entry in base.iterdir() if entry.is_dir()) if base.is_dir() else []
-    cases = {folder: preprocessed_cases(folder) for folder in folders}
-    fullest = max(folders, key=lambda folder: len(cases[folder]), default=None)
+    folder, cases = fullest_folder(preprocessed_folder() / dataset)
     labels = foreground_labels(dataset_json)
-    return [] if fullest is None else [_CaseSource(case, None, fullest, labels) for case in cases[fullest]]
+    return [_CaseSource(case, None, folder, labels) for case in cases]
 
 
 def _raw_sources(cases: Mapping[str, RawCase], dataset_json: dict[str, Any]) -> list[_CaseSource]:

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from nnunet_seqtransfer.nnunet.preprocessing import CaseData
 from nnunet_seqtransfer.overlap.patterns import Voxels, ordinal_patterns
+from nnunet_seqtransfer.tasks.masks import box_around, interior
 
 FEWEST, SAMPLING, MOST = 512, 32, 4096
 """A channel keeps one pattern in SAMPLING, at least FEWEST (or all) and at most MOST (32 KB)."""
@@ -90,12 +91,8 @@ def mask_digests(segmentation: NDArray[np.int16], labels: Mapping[str, tuple[int
         wanted[ALL_LABELS] = tuple(sorted({value for values in labels.values() for value in values}))
     digests = {}
     for name, values in wanted.items():
-        parts = [boxes[value - 1] for value in values if 0 < value <= len(boxes) and boxes[value - 1] is not None]
-        if parts:
-            box = tuple(
-                slice(min(part[axis].start for part in parts), max(part[axis].stop for part in parts))
-                for axis in range(present.ndim)
-            )
+        box = box_around(boxes, values, present.shape, shell=0)
+        if box is not None:
             digests[name] = _mask_digest(np.isin(present[box], values))
     return {name: digest for name, digest in digests.items() if digest}
 
@@ -104,21 +101,8 @@ def _mask_digest(mask: NDArray[np.bool_]) -> int:
     """Return a digest for a mask that fills the bounding box, in standard orientation; 0 if it is too simple."""
     # nnU-Net stores 2-D images with one slice
     dimensions = 3 if min(mask.shape) > 1 else 2
-    surface = np.count_nonzero(mask) - np.count_nonzero(_eroded(mask))
+    surface = np.count_nonzero(mask) - np.count_nonzero(interior(mask))
     return 0 if mask.all() or surface < LEAST_SURFACE[dimensions] else _digest(_upright(mask))
-
-
-def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Remove the surface voxels. Outside the box is empty, but filled along axes with one voxel."""
-    inner = mask.copy()
-    for axis in range(mask.ndim):
-        if mask.shape[axis] == 1:
-            continue
-        moved, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        moved[1:] &= source[:-1]
-        moved[:-1] &= source[1:]
-        moved[[0, -1]] = False
-    return inner
 
 
 def _upright(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -16,14 +16,7 @@ from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, read_resampl
 from nnunet_seqtransfer.errors import SequenceError, raise_collected
 from nnunet_seqtransfer.planning.gain import GainModel
 from nnunet_seqtransfer.planning.measured import Evidence, MeasuredTable, shipped_table, track_records
-from nnunet_seqtransfer.planning.options import (
-    DEFAULT_STRATEGY,
-    MOST_SOURCES,
-    Finished,
-    History,
-    PlanOptions,
-    Unit,
-)
+from nnunet_seqtransfer.planning.options import DEFAULT_STRATEGY, MOST_SOURCES, Finished, History, PlanOptions, Unit
 from nnunet_seqtransfer.planning.paths import Candidate, Decision, GainStrategy, Request, Strategy
 from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem, whole
 from nnunet_seqtransfer.planning.published import PublishedStrategy

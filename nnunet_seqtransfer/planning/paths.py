@@ -9,7 +9,7 @@ import numpy as np
 from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.planning.gain import GainModel, Prediction
 from nnunet_seqtransfer.planning.options import MOST_SOURCES
-from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem, check_request, rounded
+from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem, rounded
 
 Kind = Literal["scratch", "direct", "sequence"]
 KINDS: tuple[Kind, ...] = ("scratch", "direct", "sequence")
@@ -40,8 +40,16 @@ class Request:
 
     def check(self) -> None:
         """Raise SequenceError, or Problems with all of them, if the request contradicts itself."""
-        check_request(self.problem, self.max_sources, self.listed)
-        self.constraints.check(self.problem, self.max_sources)
+        problem = self.problem
+        if not problem.sources:
+            raise SequenceError(f"there is no source for {problem.names[problem.target]}; give at least one other task")
+        if not 0 <= self.max_sources <= MOST_SOURCES:
+            raise SequenceError(
+                f"at most {self.max_sources} sources are not possible; give 0 (scratch) to {MOST_SOURCES}"
+            )
+        if self.listed < 1:
+            raise SequenceError(f"{self.listed} listed paths are too few; give 1 or more")
+        self.constraints.check(problem, self.max_sources)
 
     def candidate(self, path: Path, cost: float | None = None) -> "Candidate":
         """Return a path with the prediction and the constraint that it breaks."""

@@ -2,13 +2,13 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnunet_seqtransfer.errors import SeqTransferError, SequenceError, raise_collected
+from nnunet_seqtransfer.errors import SequenceError, raise_collected
 from nnunet_seqtransfer.planning.measured import Evidence
 from nnunet_seqtransfer.planning.options import MOST_SOURCES
 
@@ -66,8 +66,11 @@ class SequenceProblem:
             if not whole("a case count", count) >= 1:
                 raise SequenceError(f"{name} has {count} labelled cases; leave it out, a task needs at least 1")
         known = evidence or [
-            Evidence(distance=_finite(matrix[task, target]), cases=case_counts[task] if case_counts else None)
-            for task in range(len(names))
+            Evidence(
+                distance=float(distance) if math.isfinite(distance) else None,
+                cases=case_counts[task] if case_counts else None,
+            )
+            for task, distance in enumerate(matrix[:, target])
         ]
         return cls(
             names=tuple(names),
@@ -139,39 +142,26 @@ class Constraints:
 
     def check(self, problem: "SequenceProblem", max_sources: int) -> None:
         """Raise SequenceError, or Problems, if the constraints contradict the problem or each other."""
-        names, errors = problem.names, list[SeqTransferError]()
+        raise_collected([SequenceError(message) for message in self._contradictions(problem, max_sources)])
 
-        def add(message: str) -> None:
-            errors.append(SequenceError(message))
-
-        must, avoid = set(self.must), set(self.avoid)
+    def _contradictions(self, problem: "SequenceProblem", max_sources: int) -> Iterator[str]:
+        names, must, avoid = problem.names, set(self.must), set(self.avoid)
         for what, tasks in (("must", must), ("avoid", avoid)):
             if problem.target in tasks:
-                add(f"{what} names {names[problem.target]}, which is the target; name sources only")
+                yield f"{what} names {names[problem.target]}, which is the target; name sources only"
         if must & avoid:
             both = ", ".join(sorted(names[task] for task in must & avoid))
-            add(f"must and avoid both name {both}; take it from one of them")
+            yield f"must and avoid both name {both}; take it from one of them"
         if len(must) > max_sources:
             remedy = "allow more sources" if len(must) <= MOST_SOURCES else "name fewer"
-            add(f"must names {len(must)} sources, but a path may have at most {max_sources}; {remedy}")
+            yield f"must names {len(must)} sources, but a path may have at most {max_sources}; {remedy}"
         if avoid >= set(problem.sources):
-            add(f"avoid names every source of {names[problem.target]}; leave at least one")
+            yield f"avoid names every source of {names[problem.target]}; leave at least one"
         if self.budget < self.target_price:
-            add(
+            yield (
                 f"the budget of {self.budget:g} is below the {self.target_price:g} that the stage on "
                 f"{names[problem.target]} costs, which even training from scratch needs; raise the budget"
             )
-        raise_collected(errors)
-
-
-def check_request(problem: SequenceProblem, max_sources: int, listed: int) -> None:
-    """Raise SequenceError if there is no source or a number does not make sense."""
-    if not problem.sources:
-        raise SequenceError(f"there is no source for {problem.names[problem.target]}; give at least one other task")
-    if not 0 <= max_sources <= MOST_SOURCES:
-        raise SequenceError(f"at most {max_sources} sources are not possible; give 0 (scratch) to {MOST_SOURCES}")
-    if listed < 1:
-        raise SequenceError(f"{listed} listed paths are too few; give 1 or more")
 
 
 def rounded(values: ArrayLike) -> NDArray[np.float64]:
@@ -186,10 +176,6 @@ def whole(what: str, value: object) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise SequenceError(f"{what} is {value!r}; give a whole number") from None
-
-
-def _finite(distance: float) -> float | None:
-    return float(distance) if math.isfinite(distance) else None
 
 
 def _check_names(names: Sequence[str], target: int) -> None:

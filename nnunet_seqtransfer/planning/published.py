@@ -58,7 +58,11 @@ class PublishedStrategy:
         published = [path for path in _in_order(request, found) if not path.ruled_out]
         other = [path for path in (*direct, scratch) if not path.ruled_out]
         if not published and not other:
-            raise _no_path(request)
+            through = ", ".join(sorted(problem.names[task] for task in set(request.constraints.must)))
+            raise SequenceError(
+                f"no path of the published strategy goes through {through} and meets the other constraints: its paths "
+                "are a landmark and one more of its community; choose the strategy gain, or leave a source out of must"
+            )
         chosen = (*published, *other)[0]
         listed = {path.path: path for path in (*published[: request.listed], *direct[:1], *other[:1], scratch)}
         candidates = tuple(sorted(listed.values(), key=lambda path: _order(problem, path)))
@@ -171,14 +175,6 @@ def _in_order(request: Request, paths: Iterable[Path]) -> list[Candidate]:
 def _order(problem: SequenceProblem, candidate: Candidate) -> tuple[float, int, tuple[str, ...]]:
     names = tuple(problem.names[task] for task in candidate.path)
     return float(rounded(candidate.cost or 0.0)), len(names), names
-
-
-def _no_path(request: Request) -> SequenceError:
-    through = ", ".join(sorted(request.problem.names[task] for task in set(request.constraints.must)))
-    return SequenceError(
-        f"no path of the published strategy goes through {through} and meets the other constraints: its paths are a "
-        "landmark and one more of its community; choose the strategy gain, or leave a source out of must"
-    )
 
 
 def _spellings(names: Sequence[Sequence[str]] | None, task: int) -> set[str]:

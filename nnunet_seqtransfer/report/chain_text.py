@@ -11,7 +11,6 @@ from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.prepare import preprocessed_bytes
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.transfer.correspondence import Correspondence, channel_words
-from nnunet_seqtransfer.transfer.handoff import InitialWeights
 
 
 def chain_text(outlook: Outlook) -> str:
@@ -64,15 +63,11 @@ def _weights_lines(outlook: Outlook, stage: Stage) -> Iterator[str]:
         yield f"           weights of {previous.files.final}"
         yield from _match_lines(outlook.match(stage), tasks[previous.dataset].channels, tasks[stage.dataset].channels)
     elif previous is None and initial is not None:
-        yield from _model_lines(initial)
+        yield f"           weights of {initial.origin}"
+        yield f"           {initial.adaptation.summary()}"
+        if initial.adaptation.coverage < 1:
+            yield f"           missing: {initial.adaptation.reasons()}"
         yield from _match_lines(initial.match, initial.channels, tasks[stage.dataset].channels)
-
-
-def _model_lines(initial: InitialWeights) -> Iterator[str]:
-    yield f"           weights of {initial.origin}"
-    yield f"           {initial.adaptation.summary()}"
-    if initial.adaptation.coverage < 1:
-        yield f"           missing: {initial.adaptation.reasons()}"
 
 
 def _match_lines(match: Correspondence, old: Sequence[str], new: Sequence[str]) -> Iterator[str]:

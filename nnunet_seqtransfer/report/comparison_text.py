@@ -5,14 +5,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nnunet_seqtransfer.evaluation.comparison import (
-    DIFFERENCES,
-    MEASUREMENTS,
-    SCORES,
-    Arm,
-    Budget,
-    Comparison,
-)
+from nnunet_seqtransfer.evaluation.comparison import DIFFERENCES, MEASUREMENTS, SCORES, Arm, Budget, Comparison
 from nnunet_seqtransfer.evaluation.statistics import case_values, seed_means
 from nnunet_seqtransfer.report.words import counted, decimals, duration, span, text_table
 

@@ -107,11 +107,6 @@ class Findings:
         return self.plan is not None and self.plan.path == self.path
 
     @property
-    def sources_may_hold_cases(self) -> bool:
-        """Return True if sources were allowed to hold cases that the target is validated on."""
-        return self.run.request.overlap == "allow" and bool(self.run.request.sources)
-
-    @property
     def trained_on_cases(self) -> bool:
         """Return True if the network was trained on the validated cases, as in fold all."""
         return any(case.fold == ALL for case in self.cases)

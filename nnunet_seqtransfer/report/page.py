@@ -118,7 +118,8 @@ def _results(found: Findings, notes: list[str]) -> dict[str, Any]:
 
 
 def _curves(found: Findings, stage: StageFound) -> dict[str, Any]:
-    title, epochs = run_text.stage_title(stage), stage.entry.recipe.epochs
+    entry, epochs = stage.entry, stage.entry.recipe.epochs
+    title = f"{short(entry.dataset)}{mixed_words(entry.shares)}, fold {entry.fold}"
     if not stage.curve:
         return {"title": title, "about": f"No epoch is finished yet; {epochs} are requested.", "picture": None}
     seconds = sum(epoch.seconds for epoch in stage.curve if epoch.seconds == epoch.seconds)

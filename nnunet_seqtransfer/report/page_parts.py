@@ -208,12 +208,7 @@ def comparison_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
         for entry in comparison.differences
     )
     rankings = tuple(
-        (
-            text_cell(entry.metric),
-            number_cell(entry.spearman),
-            number_cell(entry.weighted_tau),
-            number_cell(entry.regret),
-        )
+        (text_cell(entry.metric), *map(number_cell, (entry.spearman, entry.weighted_tau, entry.regret)))
         for entry in comparison.rankings
     )
     header = ("paths", "mean difference in Dice (95 % interval)", "p (Holm)", "cases")

@@ -125,17 +125,13 @@ def draw_differences(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def difference_words(entry: Difference) -> str:
-    """Return the mean difference with 95 % interval, corrected p and number of cases."""
-    tested = "" if entry.p_holm is None else f", p = {entry.p_holm:.2g} after Holm"
-    return f"{interval(entry.mean, entry.low, entry.high, '+')}{tested}, {counted(entry.cases, 'case')}"
-
-
 def _draw_mean(axes: Axes, row: int, one: Difference, colour: str) -> None:
     if one.low is not None and one.high is not None:
         axes.plot([one.low, one.high], [row, row], color=colour, linewidth=2.4, zorder=3)
     (mean,) = axes.plot(one.mean, row, "o", color=colour, markersize=7, zorder=4)
-    tip(mean, arrows(f"{one.arm} minus {one.against}"), difference_words(one))
+    tested = "" if one.p_holm is None else f", p = {one.p_holm:.2g} after Holm"
+    told = f"{interval(one.mean, one.low, one.high, '+')}{tested}, {counted(one.cases, 'case')}"
+    tip(mean, arrows(f"{one.arm} minus {one.against}"), told)
 
 
 MAX_PATHS = 12

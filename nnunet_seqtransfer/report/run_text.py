@@ -92,7 +92,8 @@ def _evaluated_on(found: Findings) -> str:
     if found.trained_on_cases:
         return f"on the training cases themselves ({cases}), since fold all holds none out"
     folds = list(dict.fromkeys(case.fold for case in found.cases))
-    shared = ", some of which sources may hold" if found.sources_may_hold_cases else ""
+    request = found.run.request
+    shared = ", some of which sources may hold" if request.overlap == "allow" and request.sources else ""
     return f"in the validation of fold{'' if len(folds) == 1 else 's'} {words.listed(folds)} ({cases}{shared})"
 
 
@@ -147,11 +148,6 @@ def stage_states(stages: Sequence[StageFound]) -> list[tuple[str, bool]]:
         without = f" (without {words.counted(left_out, 'shared case')})" if left_out else ""
         told.append((f"{fold}{stage.status}{without}", stage.is_finished))
     return told
-
-
-def stage_title(stage: StageFound) -> str:
-    """Return dataset and fold."""
-    return f"{words.short(stage.entry.dataset)}{words.mixed_words(stage.entry.shares)}, fold {stage.entry.fold}"
 
 
 PACKAGES = ("nnunet-seqtransfer", "nnunetv2", "torch", "numpy", "SimpleITK", "batchgenerators", "acvl-utils")

@@ -64,7 +64,11 @@ class Signature:
 
         16 hexadecimal digits of SHA-256: a name cannot be read from the hash, but a guessed name can be confirmed.
         """
-        return tuple(_key(case) for case in self.cases)
+        # an identifier that is hashed already stays
+        return tuple(
+            case if case.startswith(_OPAQUE) else _OPAQUE + hashlib.sha256(case.encode()).hexdigest()[:16]
+            for case in self.cases
+        )
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -85,11 +89,6 @@ class Signature:
 def anonymous(signature: Signature) -> Signature:
     """Return a signature to share: identifiers hashed, file names, sizes and times removed."""
     return replace(signature, cases=signature.keys, stamps=("",) * len(signature.cases))
-
-
-def _key(case: str) -> str:
-    # hashing twice changes nothing
-    return case if case.startswith(_OPAQUE) else _OPAQUE + hashlib.sha256(case.encode()).hexdigest()[:16]
 
 
 def write_signature(path: Path, signature: Signature) -> None:

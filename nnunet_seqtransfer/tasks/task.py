@@ -9,17 +9,11 @@ from typing import Any
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import DatasetError, SeqTransferError, collecting, raise_collected
 from nnunet_seqtransfer.nnunet import fingerprints
-from nnunet_seqtransfer.nnunet.datasets import (
-    RawCase,
-    channel_names,
-    foreground_labels,
-    raw_cases,
-    read_dataset_json,
-)
+from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, foreground_labels, raw_cases, read_dataset_json
 from nnunet_seqtransfer.nnunet.folders import cache_folder, dataset_id, preprocessed_folder
 from nnunet_seqtransfer.nnunet.image_formats import is_planar_file, reader_writer
 from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
-from nnunet_seqtransfer.nnunet.preprocessing import preprocessed_cases
+from nnunet_seqtransfer.nnunet.preprocessing import fullest_folder, preprocessed_cases
 from nnunet_seqtransfer.parallel import results_of
 from nnunet_seqtransfer.storage import checksum, file_stats, found_record, write_record
 
@@ -234,7 +228,7 @@ def _read_parts(dataset: str) -> tuple[dict[str, Any], dict[str, RawCase]]:
 
 def _task(dataset: str, dataset_json: dict[str, Any], raw: dict[str, RawCase]) -> Task:
     fingerprint = fingerprints.read_fingerprint(dataset)
-    cases = tuple(sorted(raw)) or _preprocessed_only(dataset)
+    cases = tuple(sorted(raw)) or fullest_folder(preprocessed_folder() / dataset)[1]
     again = f"nnUNetv2_extract_fingerprint -d {dataset_id(dataset)} --clean"
     # Without raw data the fingerprint may count cases that were never copied here.
     if raw and len(fingerprint["spacings"]) != len(cases):
@@ -250,12 +244,6 @@ def _task(dataset: str, dataset_json: dict[str, Any], raw: dict[str, RawCase]) -
     if not cases:
         raise DatasetError(f"{dataset} has neither raw images nor preprocessed cases; copy it to nnUNet_raw")
     return Task(dataset, dataset_json, fingerprint, raw, cases)
-
-
-def _preprocessed_only(dataset: str) -> tuple[str, ...]:
-    """Return the cases in the fullest preprocessed folder."""
-    folders = (entry for entry in (preprocessed_folder() / dataset).iterdir() if entry.is_dir())
-    return max((preprocessed_cases(folder) for folder in folders), key=len, default=())
 
 
 def sample_cases(cases: tuple[str, ...], count: int, seed: int) -> tuple[str, ...]:

@@ -9,13 +9,7 @@ from nnunet_seqtransfer.affinity.measure import find_affinity
 from nnunet_seqtransfer.affinity.metrics import DEFAULT_METRIC
 from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_fitting
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import (
-    EnvironmentNotSetError,
-    RecordError,
-    SeqTransferError,
-    collecting,
-    raise_collected,
-)
+from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError, SeqTransferError, collecting, raise_collected
 from nnunet_seqtransfer.nnunet.datasets import read_dataset_json, require_folds
 from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, raw_folder, registered_datasets, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS

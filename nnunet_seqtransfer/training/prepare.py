@@ -177,10 +177,7 @@ def _preprocess_one(job: Job) -> None:
     """Preprocess one case, in a worker process."""
     folder, staging, identifier, case, plans, configuration, dataset_json = job
     preprocess_case_to(staging / identifier, case, plans, configuration, dataset_json)
-    written = [path for path in staging.iterdir() if _belongs_to(path, identifier)]
-    for path in sorted(written, key=lambda path: path.suffix == ".pkl"):  # last, since it makes the case count
-        path.replace(folder / path.name)
-
-
-def _belongs_to(path: Path, identifier: str) -> bool:
-    return path.name in {f"{identifier}.b2nd", f"{identifier}_seg.b2nd", f"{identifier}.npz", f"{identifier}.pkl"}
+    for ending in (".b2nd", "_seg.b2nd", ".npz", ".pkl"):  # the pickle last, since it makes the case count
+        path = staging / f"{identifier}{ending}"
+        if path.is_file():
+            path.replace(folder / path.name)

@@ -1,4 +1,4 @@
-"""Do one stage under its lock, decided again there: data, starting weights, a sound checkpoint to resume from, training."""
+"""Do one stage, decided again under its lock: data, starting weights or a sound checkpoint, and the training."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

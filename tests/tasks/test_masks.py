@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_seqtransfer.affinity import masks
-from nnunet_seqtransfer.affinity.masks import coordinates, dilated, form, members, spread_positions
+from nnunet_seqtransfer.tasks import masks
+from nnunet_seqtransfer.tasks.masks import coordinates, dilated, form, members, spread_positions
 
 SHAPES = [(9, 10, 11), (1, 14, 13), (12, 1, 3), (2, 2, 2), (3, 20, 4), (1, 1, 9)]
 

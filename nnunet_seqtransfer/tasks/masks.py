@@ -17,18 +17,20 @@ Mask = NDArray[np.bool_]
 Boxes = Sequence[tuple[slice, ...] | None]
 
 
-def box_around(boxes: Boxes, values: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...] | None:
+def box_around(
+    boxes: Boxes, values: tuple[int, ...], shape: tuple[int, ...], shell: int = SHELL
+) -> tuple[slice, ...] | None:
     """Return the box around all voxels with these label values and their shell, clipped to the image; None if empty.
 
     ``boxes`` holds the boxes of the single values from 1 on, see `scipy.ndimage.find_objects`.
     """
-    tight = [box for value in values if value <= len(boxes) and (box := boxes[value - 1]) is not None]
+    tight = [box for value in values if 0 < value <= len(boxes) and (box := boxes[value - 1]) is not None]
     if not tight:
         return None
     return tuple(
         slice(
-            max(0, min(box[axis].start for box in tight) - SHELL),
-            min(length, max(box[axis].stop for box in tight) + SHELL),
+            max(0, min(box[axis].start for box in tight) - shell),
+            min(length, max(box[axis].stop for box in tight) + shell),
         )
         for axis, length in enumerate(shape)
     )
@@ -82,11 +84,11 @@ def dilated(mask: Mask, width: int = SHELL) -> Mask:
         reached = 0
         while reached < width and length > 1:
             step = min(reached + 1, width - reached)
-            low, high = (_slices(mask.ndim, axis, part) for part in (slice(step, None), slice(None, -step)))
             wider = grown.copy()
             if step < length:
-                wider[low] |= grown[high]
-                wider[high] |= grown[low]
+                moved, source = np.moveaxis(wider, axis, 0), np.moveaxis(grown, axis, 0)
+                moved[step:] |= source[:-step]
+                moved[:-step] |= source[step:]
             grown, reached = wider, reached + step
     return grown
 
@@ -107,28 +109,22 @@ def form(mask: Mask, start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[
         mean = float(share @ np.arange(length))
         means.append((start[axis] + mean + 0.5) / shape[axis])
         deviations.append(np.sqrt(float(share @ (np.arange(length) - mean) ** 2)))
-    surface = count - int(np.count_nonzero(_interior(mask)))
+    surface = count - int(np.count_nonzero(interior(mask)))
     spreads = np.log2(np.asarray(deviations) + 0.5)
     return np.asarray(
         [np.log10(count), *means, *spreads, np.log2(surface / count ** (1 - 1 / dimensions))], dtype=np.float32
     )
 
 
-def _interior(mask: Mask) -> Mask:
+def interior(mask: Mask) -> Mask:
     """Return the voxels with all face neighbours inside the mask. The border of the array counts as outside.
 
     Axes with one slice are ignored.
     """
-    interior = mask.copy()
+    inside = mask.copy()
     for axis in (axis for axis, length in enumerate(mask.shape) if length > 1):
-        first, last = (_slices(mask.ndim, axis, part) for part in (slice(0, 1), slice(-1, None)))
-        low, high = (_slices(mask.ndim, axis, part) for part in (slice(1, None), slice(None, -1)))
-        interior[low] &= mask[high]
-        interior[high] &= mask[low]
-        interior[first] = False
-        interior[last] = False
-    return interior
-
-
-def _slices(ndim: int, axis: int, part: slice) -> tuple[slice, ...]:
-    return tuple(part if other == axis else slice(None) for other in range(ndim))
+        moved, source = np.moveaxis(inside, axis, 0), np.moveaxis(mask, axis, 0)
+        moved[1:] &= source[:-1]
+        moved[:-1] &= source[1:]
+        moved[[0, -1]] = False
+    return inside
