@@ -54,10 +54,7 @@ def add_recipe(
 ) -> None:
     """Add options for recipe fields, -recipe and -tag.
 
-    Args:
-        parser: parser of the command.
-        names: fields to set.
-        of_sources: fields that sources may have of their own; if that is not all, with one value for all sources.
+    ``of_sources``: fields that sources may have of their own; if that is not all, with one value for all sources.
     """
     group = parser.add_argument_group("recipe")
     for part in fields(Recipe):

@@ -17,7 +17,6 @@ from nnunet_seqtransfer.evaluation.trials import CompareSurvey, Trial, load_tria
 from nnunet_seqtransfer.nnunet.datasets import foreground_labels
 from nnunet_seqtransfer.nnunet.validation import SUMMARY, CaseDice, evaluate_folder, mean_dice, read_summary
 from nnunet_seqtransfer.slurm.queue import require_nothing_queued
-from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.executors import Executor, LocalExecutor, run_chain
 from nnunet_seqtransfer.training.stages import Stage
 
@@ -51,7 +50,11 @@ def run_comparison(survey: CompareSurvey, context: Context, executor: Executor |
             chain = load_trial(survey.base, trial, survey.exclusions, devices, context)
         if not chain.is_finished:
             run_chain(chain, devices, executor, context, before_replacing=require_nothing_queued)
-        found[trial] = _evaluate(survey, trial, chain, context)
+        found[trial] = tuple(
+            ModelScores(trial.arm.name, stage.fold, trial.seed, _scores(survey, stage, context))
+            for stage in chain.stages
+            if stage.role == "target"
+        )
         comparison = _record(survey, found)
         write_comparison(survey.path, comparison, measurements(comparison))
         context.notify(f"{trial.title}: Dice {mean_dice(one for model in found[trial] for one in model.cases):.3f}")
@@ -71,14 +74,6 @@ def _announce_dropped(survey: CompareSurvey, context: Context) -> None:
             f"{survey.path} is replaced without {', '.join(dropped)}, which this call does not ask for; a call that "
             "asks for all of them brings them back without training them again"
         )
-
-
-def _evaluate(survey: CompareSurvey, trial: Trial, chain: Outlook, context: Context) -> tuple[ModelScores, ...]:
-    return tuple(
-        ModelScores(trial.arm.name, stage.fold, trial.seed, _scores(survey, stage, context))
-        for stage in chain.stages
-        if stage.role == "target"
-    )
 
 
 def _scores(survey: CompareSurvey, stage: Stage, context: Context) -> tuple[CaseDice, ...]:

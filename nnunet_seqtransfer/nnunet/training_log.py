@@ -201,7 +201,11 @@ def read_training(folder: Path, tail: int | None = None) -> TrainingLog:
     A log without a finished epoch in these bytes is read whole: a long final validation follows the epochs.
     """
     read = []
-    for path in sorted(folder.glob(LOGS), key=_time_in, reverse=True):  # newest first
+    # the newest first, by the numbers in the names: nnU-Net writes months and days without leading zeros
+    paths = sorted(
+        folder.glob(LOGS), key=lambda path: [int(n) for n in re.findall(r"\d{1,9}", path.name)], reverse=True
+    )
+    for path in paths:
         read.append(_lines(path, tail))
         if tail is not None and not read_lines(read[-1]).epochs:
             read[-1] = _lines(path, None)
@@ -224,14 +228,6 @@ def _lines(path: Path, tail: int | None) -> list[str]:
     except OSError:
         return []
     return lines[1:] if start else lines  # the first line is cut off
-
-
-def _time_in(path: Path) -> tuple[int, ...]:
-    """Return the numbers in a name like training_log_2026_5_10_09_00_00.txt, which sort by time.
-
-    Names do not sort by time as text: nnU-Net writes months and days without leading zeros.
-    """
-    return tuple(int(number) for number in re.findall(r"\d{1,9}", path.name))
 
 
 def _time(text: str | None) -> datetime | None:

@@ -119,13 +119,9 @@ class SourceOverlap:
 
 @one_pool()
 def find_overlap(target: str, sources: Sequence[str] | None, context: Context) -> tuple[SourceOverlap, ...]:
-    """Return the cases that a target shares with each source.
+    """Return the cases that a target shares with each source, all by full names.
 
-    Args:
-        target: full dataset name.
-        sources: full dataset names; None compares all other registered datasets and skips unreadable ones with a
-            progress line.
-        context: progress reports, and worker processes for cases that are not sketched yet.
+    None for ``sources`` compares all other registered datasets and skips unreadable ones with a progress line.
 
     Raises DatasetError or RecordError if a named dataset cannot be read, or if the target has no images.
     """

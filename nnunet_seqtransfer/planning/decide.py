@@ -109,14 +109,7 @@ def plan_sequence(
 def make_plan(
     affinity: Affinity, affinity_file: FilePath, options: PlanOptions, history: History, known: Known
 ) -> SequencePlan:
-    """Return the plan for the target of an affinity; nothing is written.
-
-    Args:
-        affinity: distances of the sources and the target.
-        affinity_file: the affinity's file; resamples lie next to it.
-        options: what is asked for.
-        history: stages that are trained, the time of an epoch, the Dice of scratch.
-        known: further evidence.
+    """Return the plan for the target of an affinity; nothing is written. Resamples lie next to ``affinity_file``.
 
     Raises SequenceError, or Problems with several, if nothing can be planned as asked.
     """

@@ -9,7 +9,6 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
@@ -59,15 +58,8 @@ class InterruptibleTrainer(nnUNetTrainer):
     processes of a distributed training agree. A killed training loses what followed the last checkpoint.
     """
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects exactly this signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def __init__(self, *given: Any) -> None:  # nnU-Net inspects the signature of the subclass
+        super().__init__(*given)
         self.stop = StopRequest()
         self.owns_checkpoints = False
         "True if the latest checkpoint on disk belongs to this training: it has loaded or written it."

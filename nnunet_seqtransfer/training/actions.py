@@ -50,9 +50,8 @@ def needed_actions(links: Sequence[Link], *, probabilities: bool = False) -> dic
     Handed-over weights count only while their source exists or another fold has trained from them. So a source that
     was deleted to be trained again is trained again.
 
-    Args:
-        links: stages in an order in which each source precedes the stages after it.
-        probabilities: whether a final validation without softmax outputs is incomplete.
+    Each source precedes the stages after it in ``links``. ``probabilities``: a final validation without softmax outputs
+    is incomplete.
     """
     final = {link.key for link in links if link.on_disk.final}
     needed = {link.key for link in links if link.role == "target"}

@@ -19,11 +19,7 @@ def find_exclusions(
 ) -> Exclusions:
     """Return the cases that the sources must be trained without; empty if there are none, or the request allows them.
 
-    Args:
-        request: the chain.
-        tasks: full name -> task for every dataset in the chain.
-        plans: the target's plans.
-        context: worker processes; notified about what cannot be checked, and about shared cases that are allowed.
+    ``context`` is told what cannot be checked, and which shared cases are allowed.
 
     Raises StageError if a source holds validation cases for a requested fold and the request refuses that, or if no
     case of a source would be left.
@@ -62,12 +58,7 @@ def find_exclusions(
 
 
 def exclusions_of(shared: Sequence[SharedCase], held_out: Mapping[str, Sequence[str]]) -> Exclusions:
-    """Return fold -> source -> cases that share image or labels with a validation case in the fold, if there are any.
-
-    Args:
-        shared: cases shared between target and sources.
-        held_out: fold -> the target's validation cases.
-    """
+    """Return fold -> source -> cases that share image or labels with a case in ``held_out``, if there are any."""
     exclusions: dict[str, dict[str, tuple[str, ...]]] = {}
     for fold, cases in held_out.items():
         concerned = [one for one in shared if one.target_case in set(cases)]

@@ -159,9 +159,8 @@ def planned_path(
     Args:
         target, plans, configuration: what the plan is for.
         folds: folds of the target to train; checked before a missing plan is made.
-        training: recipe that a missing plan is priced with.
+        training, device: recipe and device that a missing plan is priced with.
         context: progress and worker processes.
-        device: where to train, for the times of a missing plan.
         write: whether a missing plan is made; otherwise it is an error.
 
     Raises RecordError if the plan is missing, damaged or made for something else, CheckpointError if the model that it

@@ -40,11 +40,8 @@ def find_ready_models(
     Models of the target itself, of datasets that share cases with it, and models that give the target's network less
     than `DEFAULT_COVERAGE` are left out. ``context`` is told of each in one line.
 
-    Args:
-        target, plans, configuration: what the models are to be adapted to.
-        files: checkpoints, exports, results folders, or folders that hold such.
-        context: progress.
-        allow_overlap: whether models that have seen cases of the target are used.
+    ``files``: checkpoints, exports, results folders, or folders that hold such. ``allow_overlap``: use models that have
+    seen cases of the target.
 
     Raises CheckpointError, or Problems with several, if a given file is no model or cannot be used.
     """

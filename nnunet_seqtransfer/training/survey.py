@@ -101,11 +101,6 @@ class Survey:
 def take_survey(request: ChainRequest, options: DeviceOptions, context: Context) -> Survey:
     """Return a request's tasks and target plans; stages follow with `Survey.with_stages`.
 
-    Args:
-        request: what to train.
-        options: where to train.
-        context: progress and worker processes.
-
     Raises a SeqTransferError with every problem if the target cannot be used; problems with sources and folds are
     collected in the survey.
     """

@@ -99,9 +99,7 @@ def look_ahead(
     """Return what would happen to a chain. Write nothing but what is known about cases, so that the next call is quick.
 
     Args:
-        request: path, folds and recipes.
-        context: progress and worker processes.
-        options: devices to train on.
+        request, context, options: as in `train_chain`.
         check: called unless nothing is left to do, before the minutes-long search for shared patients; may raise.
         exclusions: cases to exclude from the sources if they are known; None to search for shared patients.
 
