@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.errors import SeqTransferError
-from nnunet_seqtransfer.report.training_text import clean_text
+from nnunet_seqtransfer.report.status_text import clean_text
 from nnunet_seqtransfer.slurm.queue import SLURM_QUEUE
 from nnunet_seqtransfer.storage import json_text, size_text
 from nnunet_seqtransfer.training.clean import CATEGORIES, Item, clean, find_unneeded

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from nnunet_seqtransfer.nnunet.plans import data_folder
-from nnunet_seqtransfer.report.training_text import recipe_text
+from nnunet_seqtransfer.report.status_text import recipe_text
 from nnunet_seqtransfer.report.words import duration, percent
 from nnunet_seqtransfer.storage import size_text
 from nnunet_seqtransfer.training.actions import DONE, Action

@@ -1,5 +1,6 @@
 """Everything that a report shows, read from the files of a run. Missing and damaged files become notes, not errors."""
 
+import glob
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -162,13 +163,9 @@ def find_comparisons(run: Run, read: Callable[[Path], Comparison | None]) -> tup
 def _on_test_sets(path: Path) -> list[Path]:
     """Return the records on test sets next to the one on the folds."""
     mark = f"{path.parent.name}_test"
-    folders = path.parent.parent.iterdir() if path.parent.parent.is_dir() else ()
-    numbers = {
-        int(number): folder
-        for folder in folders
-        if folder.name.startswith(mark) and (number := folder.name.removeprefix(mark)).isdecimal()
-    }
-    return [numbers[number] / path.name for number in sorted(numbers)]
+    found = [(folder.name.removeprefix(mark), folder) for folder in path.parent.parent.glob(f"{glob.escape(mark)}*")]
+    numbered = [(int(number), folder) for number, folder in found if number.isdecimal()]
+    return [folder / path.name for _, folder in sorted(numbered)]
 
 
 def _with_cases(found: Findings, notes: list[str]) -> Findings:

@@ -18,7 +18,7 @@ from nnunet_seqtransfer.report import words
 from nnunet_seqtransfer.report.comparison_text import evaluated_on
 from nnunet_seqtransfer.report.findings import Findings, StageFound
 from nnunet_seqtransfer.report.plan_text import sentences
-from nnunet_seqtransfer.report.training_text import predict_commands
+from nnunet_seqtransfer.report.status_text import predict_commands
 from nnunet_seqtransfer.storage import sha256
 from nnunet_seqtransfer.tasks.path_syntax import members
 from nnunet_seqtransfer.training.command import seq_train_command

@@ -71,16 +71,6 @@ class Signature:
         )
 
     @property
-    def spacing(self) -> tuple[float, ...]:
-        """Return the median original spacing in mm, axes as preprocessed."""
-        return tuple(float(value) for value in np.median(self.geometry[:, 0], axis=0))
-
-    @property
-    def extent(self) -> tuple[float, ...]:
-        """Return the median cropped extent in mm, axes as preprocessed."""
-        return tuple(float(value) for value in np.median(self.geometry[:, 1], axis=0))
-
-    @property
     def is_planar(self) -> bool:
         """Return True for 2-D images: every case has one slice along the first axis."""
         return bool(np.isclose(self.geometry[:, 0, 0], self.geometry[:, 1, 0]).all())
