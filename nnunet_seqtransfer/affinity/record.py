@@ -192,12 +192,12 @@ class Resamples:
     components: Mapping[str, NDArray[np.float32]] = field(repr=False)
     "Each component by name, shape (B, m, m)."
 
-    def distances(self, combination: Combination, tasks: int) -> NDArray[np.float32]:
-        """Return distances of shape (B, tasks, tasks) between all tasks; NaN for pairs that were not resampled."""
-        some = combination.distances(self.components).astype(np.float32)
-        every = np.full((len(some), tasks, tasks), np.nan, dtype=np.float32)
-        every[:, np.asarray(self.tasks)[:, None], np.asarray(self.tasks)] = some
-        return every
+    def to_target(self, tasks: int) -> dict[str, NDArray[np.float64]]:
+        """Return each component of the distances to the target, (B, tasks); NaN for tasks that were not resampled."""
+        found = {name: np.full((len(values), tasks), np.nan) for name, values in self.components.items()}
+        for name, values in self.components.items():
+            found[name][:, list(self.tasks)] = values[:, :, -1]
+        return found
 
 
 def resamples_path(affinity_path: Path) -> Path:
@@ -213,12 +213,8 @@ def write_resamples(affinity_path: Path, affinity: Affinity, resamples: Resample
         np.savez_compressed(aside, **content)
 
 
-def read_resamples(
-    affinity_path: Path, affinity: Affinity, combination: Combination | None = None
-) -> NDArray[np.float32] | None:
-    """Return resampled distances, (B, n, n), with the weights of the affinity or of another combination.
-
-    Returns None if there is no such file, for example because only the record was copied.
+def read_resamples(affinity_path: Path, affinity: Affinity) -> Resamples | None:
+    """Return the resamples of an affinity; None if there is no such file, as when only the record was copied.
 
     Raises RecordError if the file is damaged, of a newer format, or belongs to another affinity.
     """
@@ -235,7 +231,7 @@ def read_resamples(
                 "update nnunet-seqtransfer"
             )
         identity = str(content.pop("belongs_to"))
-        resamples = _checked_resamples(content, len(affinity.names))
+        resamples = _checked_resamples(content, affinity)
     except RecordError:
         raise
     except Exception as error:  # zip, zlib and NumPy raise all kinds of errors for a damaged file
@@ -244,15 +240,20 @@ def read_resamples(
         ) from None
     if identity != _identity(affinity):
         raise RecordError(f"the resampled distances belong to another affinity than the record: {path}; {_REMEDY}")
-    return resamples.distances(combination or affinity.combination, len(affinity.names))
+    return resamples
 
 
-def _checked_resamples(content: dict[str, Any], count: int) -> Resamples:
-    """Raise ValueError or KeyError if the entries do not fit each other, or an affinity of ``count`` tasks."""
+def _checked_resamples(content: dict[str, Any], affinity: Affinity) -> Resamples:
+    """Raise ValueError or KeyError if the entries do not fit each other, or the affinity."""
     tasks = tuple(int(task) for task in content.pop("tasks"))
     components = {name.removeprefix("component/"): values for name, values in content.items()}
-    shapes = {values.shape for values in components.values()}
-    if len(shapes) != 1 or shapes.pop()[1:] != (len(tasks), len(tasks)) or not set(tasks) <= set(range(count)):
+    shapes, fits = {values.shape for values in components.values()}, components.keys() == affinity.components.keys()
+    if (
+        len(shapes) != 1
+        or shapes.pop()[1:] != (len(tasks),) * 2
+        or not fits
+        or not {*tasks} <= {*range(len(affinity.tasks))}
+    ):
         raise ValueError("the entries do not fit each other")
     return Resamples(tasks, components)
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.affinity.name_match import Names, match_names
 from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, read_resamples
 from nnunet_seqtransfer.errors import SequenceError, raise_collected
@@ -290,12 +289,10 @@ def _resampled_evidence(
 
     What was not resampled stays as it is, as do tasks of a single case, which do not scatter.
     """
-    components = {}
-    for name in affinity.components:  # one component alone is a combination whose distance is that component
-        every = read_resamples(affinity_file, affinity, Combination({name: 1.0}, 1.0))
-        if every is None:
-            return []
-        components[name] = every[:, list(kept), -1].astype(np.float64)
+    resamples = read_resamples(affinity_file, affinity)
+    if resamples is None:
+        return []
+    components = {name: values[:, list(kept)] for name, values in resamples.to_target(len(affinity.tasks)).items()}
     combined = affinity.combination.distances(components)
     scatters = [len(affinity.tasks[place].sampled_cases) > 1 for place in kept]
     if not scatters[-1] or np.isnan(combined[:, :-1]).all():

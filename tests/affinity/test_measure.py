@@ -364,8 +364,10 @@ def test_what_is_written_belongs_together(world: World, command: Command) -> Non
     path = affinity_path(TARGET, "nnUNetPlans", "3d_fullres", "descriptors")
     affinity, before = read_affinity(path), path.read_bytes()
     found = read_resamples(path, affinity)
-    assert found is not None and found.shape == (200, 3, 3) and np.isfinite(found).all()
-    low, high = np.quantile(found[:, :2, 2], [0.025, 0.975], axis=0)
+    assert found is not None
+    distances = affinity.combination.distances(found.components)
+    assert distances.shape == (200, 3, 3) and np.isfinite(distances).all() and sorted(found.tasks) == [0, 1, 2]
+    low, high = np.quantile(distances[:, np.argsort(found.tasks)[:2], 2], [0.025, 0.975], axis=0)
     np.testing.assert_allclose(low, affinity.low, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(high, affinity.high, rtol=1e-5, atol=1e-6)
     lines = path.with_suffix(".csv").read_text().splitlines()

@@ -65,27 +65,15 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_resamples_come_back(path: Path) -> None:
-    """Distances of the pairs that were resampled stand in the affinity's places; all others are NaN."""
+    """Those to the target stand in the affinity's places; tasks that were not resampled are NaN."""
     kept = read_affinity(path)
     assert kept == affinity()
-    found = read_resamples(path, kept)
-    assert found is not None and (found.shape, found.dtype) == ((7, TASKS, TASKS), np.float32)
-    given = resamples()
-    for a, place_a in enumerate(given.tasks):
-        for b, place_b in enumerate(given.tasks):
-            expected = np.sqrt(given.components["image"][:, a, b] ** 2 + given.components["label"][:, a, b] ** 2)
-            np.testing.assert_allclose(found[:, place_a, place_b], expected, rtol=1e-6)
-    assert np.isnan(found[:, 1]).all() and np.isnan(found[:, :, 1]).all()
-    assert np.isnan(found).sum() == 7 * (TASKS**2 - 9)
-
-
-def test_other_weights_of_the_same_components(path: Path) -> None:
-    """Under other weights the distances are those of the same resamples."""
-    found = read_resamples(path, affinity(), Combination({"label": 4.0}, 1.0))
-    assert found is not None
-    np.testing.assert_allclose(found[:, 2, 3], 4 * resamples().components["label"][:, 0, 2], rtol=1e-6)
-    reweighed = affinity(combination=Combination({"label": 4.0}, 1.0))
-    np.testing.assert_array_equal(read_resamples(path, reweighed), found)
+    found, given = read_resamples(path, kept), resamples()
+    assert found is not None and found.tasks == given.tasks
+    np.testing.assert_equal(dict(found.components), given.components)
+    for name, values in found.to_target(TASKS).items():
+        assert values.shape == (7, TASKS) and np.isnan(values[:, 1]).all()
+        np.testing.assert_array_equal(values[:, list(given.tasks)], given.components[name][:, :, -1])
 
 
 def test_none_are_none(path: Path) -> None:
@@ -119,7 +107,7 @@ def test_resamples_of_another_affinity_are_refused(path: Path, other: Affinity) 
 def test_damaged_resamples_are_refused(path: Path) -> None:
     """Cut off anywhere, or with a byte changed, the file is refused, or says what it said before."""
     file = resamples_path(path)
-    whole, before = file.read_bytes(), read_resamples(path, affinity())
+    whole = file.read_bytes()
     for length in range(0, len(whole), 23):
         file.write_bytes(whole[:length])
         with pytest.raises(RecordError, match="truncated or damaged") as raised:
@@ -131,7 +119,9 @@ def test_damaged_resamples_are_refused(path: Path) -> None:
         changed[place] ^= int(rng.integers(1, 256))
         file.write_bytes(changed)
         try:
-            np.testing.assert_array_equal(read_resamples(path, affinity()), before)
+            found = read_resamples(path, affinity())
+            assert found is not None
+            np.testing.assert_equal((found.tasks, dict(found.components)), (resamples().tasks, resamples().components))
         except RecordError as error:
             assert "truncated or damaged" in str(error)
 
@@ -151,7 +141,7 @@ def rewrite(path: Path, **entries: Any) -> None:
         ({"tasks": np.asarray([0, 2, 9])}, "truncated or damaged"),
         ({"tasks": np.asarray([0, 2])}, "truncated or damaged"),
         ({"component/label": np.zeros((7, 2, 2), np.float32)}, "truncated or damaged"),
-        ({"component/label": None}, "no component label to weigh"),
+        ({"component/label": None}, "truncated or damaged"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(path: Path, entries: dict[str, Any], words: str) -> None:
