@@ -15,7 +15,7 @@ from nnunet_seqtransfer.affinity.record import Affinity, TaskEntry, read_resampl
 from nnunet_seqtransfer.errors import SequenceError, raise_collected
 from nnunet_seqtransfer.planning.gain import GainModel
 from nnunet_seqtransfer.planning.measured import Evidence, MeasuredTable, shipped_table, track_records
-from nnunet_seqtransfer.planning.options import DEFAULT_STRATEGY, MOST_SOURCES, Finished, History, PlanOptions, Unit
+from nnunet_seqtransfer.planning.options import DEFAULT_STRATEGY, MOST_SOURCES, History, PlanOptions, Unit
 from nnunet_seqtransfer.planning.paths import Candidate, Decision, GainStrategy, Request, Strategy
 from nnunet_seqtransfer.planning.problem import Constraints, Path, SequenceProblem, whole
 from nnunet_seqtransfer.planning.published import PublishedStrategy
@@ -112,10 +112,10 @@ def make_plan(
 
     Raises SequenceError, or Problems with several, if nothing can be planned as asked.
     """
-    own_stages = history.finished
-    known = replace(known, models=_models(known, options, own_stages))
-    ready = {(name,) for name in known.models}
-    history = replace(history, finished=replace(own_stages, paths=own_stages.paths | ready))
+    finished, trained = history.finished(options.training), history.trained
+    known = replace(known, models=_models(known, options, finished))
+    ready: dict[tuple[str, ...], tuple[int, int]] = {(name,): options.training.of_source for name in known.models}
+    history = replace(history, trained={**trained, **ready})
     left_out = _left_out(affinity, known, allow_overlap=options.allow_overlap)
     gone = {entry.dataset for entry in left_out}
     kept = [place for place, task in enumerate(affinity.tasks) if task.dataset not in gone]
@@ -159,11 +159,9 @@ def make_plan(
         longer=_longer(request, max(1, len(sources)), options, history),
         gpu_hours=_price(request, chosen.path, options, history, "GPU hours"),
         epoch_time=history.epoch,
-        finished=tuple(path[-1] for path in beginnings if path in own_stages.paths),
+        finished=tuple(path[-1] for path in beginnings if path in finished),
         other_recipes={
-            path[-1]: own_stages.other_recipes[path]
-            for path in beginnings
-            if path in own_stages.other_recipes and path not in ready
+            path[-1]: trained[path] for path in beginnings if path in trained.keys() - finished - ready.keys()
         },
         left_out=left_out,
         models={name: model for name, model in known.models.items() if name in first},
@@ -179,11 +177,11 @@ def _as_it_is(problem: SequenceProblem, known: Known) -> tuple[str, float] | Non
     return max(((name, known.zero_shot[name]) for name in able), key=lambda one: one[1], default=None)
 
 
-def _models(known: Known, options: PlanOptions, finished: Finished) -> dict[str, ReadyModel]:
+def _models(known: Known, options: PlanOptions, finished: Collection[tuple[str, ...]]) -> dict[str, ReadyModel]:
     """Return the ready models that paths start from. A finished stage of the target's own network goes before."""
     if options.strategy != DEFAULT_STRATEGY:  # others were not made for sources without distances
         return {}
-    of_stages = {path[0] for path in finished.paths}
+    of_stages = {path[0] for path in finished}
     hidden = set() if options.allow_overlap else known.shared
     return {name: model for name, model in known.models.items() if name not in of_stages | hidden}
 
@@ -260,7 +258,7 @@ def _request(
             **_prices(problem, options, history, options.budget_unit),
             finished=frozenset(
                 tuple(places[name] for name in path)
-                for path in history.finished.paths
+                for path in history.finished(options.training)
                 if all(name in places for name in path)
             ),
         ),

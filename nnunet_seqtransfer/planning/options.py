@@ -53,23 +53,13 @@ class EpochTime:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """Source stages on disk that a chain would reuse."""
-
-    paths: frozenset[tuple[str, ...]] = frozenset()
-    "Full names of the datasets up to and including the one of each stage, in training order."
-    other_recipes: Mapping[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
-    "Epochs and iterations of stages that are trained, but with other numbers than requested, by path."
-
-
-@dataclass(frozen=True)
 class History:
     """Facts from earlier trainings, known before a path is planned."""
 
     epoch: EpochTime = field(default_factory=lambda: EpochTime(45.0, "published"))
     "Epoch time."
-    finished: Finished = field(default_factory=Finished)
-    "Stages that cost nothing."
+    trained: Mapping[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
+    "Path up to and including the dataset of a finished source stage -> its epochs, and iterations in each."
     scratch_dice: float | None = None
     "Validation Dice of a finished scratch model of the target; None if there is none."
     source_hours: float = 0.0
@@ -78,6 +68,10 @@ class History:
     "Hours for the target's stages, all folds with their final validation."
     preprocessing: Mapping[str, float] = field(default_factory=dict)
     "Source -> hours to preprocess what is missing of it."
+
+    def finished(self, training: Training) -> frozenset[tuple[str, ...]]:
+        """Return the source stages that a chain would reuse, so that they cost nothing."""
+        return frozenset(path for path, recipe in self.trained.items() if recipe == training.of_source)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError, SeqTr
 from nnunet_seqtransfer.nnunet.folders import dataset_id, results_folder
 from nnunet_seqtransfer.nnunet.plans import data_folder, read_plans
 from nnunet_seqtransfer.nnunet.training_log import LOGS, read_training
-from nnunet_seqtransfer.planning.options import EpochTime, Finished, History, Training
+from nnunet_seqtransfer.planning.options import EpochTime, History, Training
 from nnunet_seqtransfer.storage import found_json
 from nnunet_seqtransfer.training.estimate import Clock, Pace, preprocessing_seconds
 from nnunet_seqtransfer.training.on_disk import StageOnDisk, read_stage
@@ -40,7 +40,7 @@ def find_history(
     of_source = Recipe(*training.of_source)
     return History(
         EpochTime(clock.epoch(recipe), origin, clock.pace.epochs),
-        find_finished(*names, training),
+        find_trained(*names, training.tag),
         find_scratch_dice(*names),
         source_hours=clock.stage(of_source, of_source.epochs) / 3600,
         target_hours=training.folds * clock.stage(recipe, recipe.epochs, clock.held_out("0")) / 3600,
@@ -95,30 +95,24 @@ def missing_preprocessing(source: str, names: tuple[str, str, str], processes: i
     return 0.0
 
 
-def find_finished(target: str, plans: str, configuration: str, training: Training) -> Finished:
-    """Return the trained source stages for ``target``, by the names and records that a chain uses.
+def find_trained(
+    target: str, plans: str, configuration: str, tag: str | None
+) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Return path -> epochs and iterations of the trained source stages for ``target``, by the names of a chain.
 
-    Epochs and iterations must be the requested ones. ``nnUNetv2_seq_train`` compares the rest, and
-    refuses a stage that does not match.
+    ``nnUNetv2_seq_train`` compares the rest of the recipe, and refuses a stage that does not match.
     """
-    done: set[tuple[str, ...]] = set()
-    others: dict[tuple[str, ...], tuple[int, int]] = {}
-    wanted = training.of_source
-    recipe = Recipe(*wanted)
+    found: dict[tuple[str, ...], tuple[int, int]] = {}
+    recipe = Recipe()
     for base in _bases("*", TRAINER, f"{plans}_for{dataset_id(target)}", configuration):
         on_disk = _read(base)
         block = on_disk.block
         if block is None or block.role != "source" or block.target != target or not on_disk.final:
             continue
-        request = ChainRequest(target, block.path, plans, configuration, ("all",), recipe, recipe, 0, training.tag)
-        if chain_stages(request)[len(block.path) - 1].base != base:
-            continue
-        found = block.recipe.epochs, block.recipe.iterations
-        if found == wanted:
-            done.add(block.path)
-        else:
-            others[block.path] = found
-    return Finished(frozenset(done), others)
+        request = ChainRequest(target, block.path, plans, configuration, ("all",), recipe, recipe, 0, tag)
+        if chain_stages(request)[len(block.path) - 1].base == base:
+            found[block.path] = block.recipe.epochs, block.recipe.iterations
+    return found
 
 
 def find_scratch_dice(target: str, plans: str, configuration: str) -> float | None:

@@ -12,7 +12,7 @@ from nnunet_seqtransfer.affinity.record import Affinity, read_affinity, require_
 from nnunet_seqtransfer.errors import Problems, RecordError, SequenceError
 from nnunet_seqtransfer.planning.decide import Known, make_plan, problem_of
 from nnunet_seqtransfer.planning.measured import MeasuredTable
-from nnunet_seqtransfer.planning.options import EpochTime, Finished, History, PlanOptions, Training
+from nnunet_seqtransfer.planning.options import EpochTime, History, PlanOptions, Training
 from nnunet_seqtransfer.planning.record import (
     ReadyModel,
     SequencePlan,
@@ -138,8 +138,7 @@ def test_zero_shot_and_track_records_are_evidence(archive: Archive) -> None:
 
 def test_prices_and_finished_stages(archive: Archive) -> None:
     """Hours and epochs of each candidate; what is trained costs nothing, what is trained otherwise is named."""
-    finished = Finished(frozenset({(A,)}), {(B,): (100, 250)})
-    history = replace(HISTORY, finished=finished)
+    history = replace(HISTORY, trained={(A,): (250, 250), (B,): (100, 250)})
     plan = made(archive, history=history)
     hours = {entry.path[:-1]: (entry.epochs, entry.gpu_hours) for entry in plan.candidates}
     assert hours[()] == hours[(A,)] == (250, pytest.approx(3.0)) and hours[(B,)] == (500, pytest.approx(5.75))
@@ -275,7 +274,7 @@ def test_a_model_makes_a_signature_usable_and_yields_to_a_finished_stage(archive
     """What is known by signature alone begins a path; a stage for this target goes first; relatives stay out."""
     plan = made(archive, Known(models={A: ready(A)}), elsewhere=(A,), scratch_dice=0.4)
     assert plan.path == (A, T) and plan.models and not plan.left_out
-    history = History(finished=Finished(frozenset({(A,)})))
+    history = History(trained={(A,): (250, 250)})
     plan = made(archive, Known(models={A: ready(A)}), history, scratch_dice=0.4)
     assert plan.models == {} and plan.finished == (A,)
     plan = made(archive, Known(models={A: ready(A)}, shared=frozenset({A})), scratch_dice=0.4)

@@ -17,13 +17,12 @@ from nnunet_seqtransfer.calibration.runs import read_trained
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import RecordError, StageError
 from nnunet_seqtransfer.nnunet.folders import dataset_id
-from nnunet_seqtransfer.planning.options import Training
 from nnunet_seqtransfer.report.findings import read_findings
 from nnunet_seqtransfer.storage import write_record
 from nnunet_seqtransfer.training.actions import Action
 from nnunet_seqtransfer.training.clean import find_unneeded
 from nnunet_seqtransfer.training.decide import Outlook
-from nnunet_seqtransfer.training.history import find_finished
+from nnunet_seqtransfer.training.history import find_trained
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.prefetch import Prefetch
 from nnunet_seqtransfer.training.prepare import write_stage_plans
@@ -228,8 +227,7 @@ def test_a_truncated_final_checkpoint_is_unfinished_for_every_command(world, com
     assert latest not in {item.path for item, _ in find_unneeded().items}
     assert [stage.is_finished for stage in read_findings(outlook.folder).stages] == [False, False]
     assert read_trained("nnUNetPlans", "3d_fullres", print) == ()
-    training = Training(epochs=2, source_epochs=2, iterations=3)
-    assert find_finished(TARGET, "nnUNetPlans", "3d_fullres", training).paths == frozenset()
+    assert find_trained(TARGET, "nnUNetPlans", "3d_fullres", None) == {}
     dry = ("-device", "cpu", "--dry_run", "-np", "1")
     recipe = ("-epochs", "2", "-source_epochs", "2", "-iterations", "3", "-seed", "1")
     for words in (("train", "901", "3d_fullres", "0", "-s", "902", *recipe, *dry), ("continue_run", run.name, *dry)):
