@@ -79,15 +79,20 @@ def measure_affinity(request: AffinityRequest, context: Context) -> MeasuredAffi
     return measured
 
 
-def find_affinity(target: str, plans: str, configuration: str, metric: str, context: Context) -> tuple[Affinity, Path]:
-    """Return the affinity of a target and its file; measure it over all registered datasets if there is none.
+def find_affinity(
+    key: tuple[str, str, str], metric: str, context: Context, given: Path | None = None
+) -> tuple[Affinity, Path]:
+    """Return the affinity of a target, plans and configuration and its file, the ``given`` one or the target's own.
+
+    If the target has none, it is measured over all registered datasets.
 
     Raises RecordError if the existing file is damaged or was made for another target.
     """
-    path = affinity_path(target, plans, configuration, metric)
-    if path.is_file():
+    target, plans, configuration = key
+    path = given or affinity_path(*key, metric)
+    if given is not None or path.is_file():
         affinity = read_affinity(path)
-        require_fitting(affinity, path, (target, plans, configuration), "nnUNetv2_seq_affinity")
+        require_fitting(affinity, path, key, "nnUNetv2_seq_affinity")
         return affinity, path
     context.notify(f"no affinity of {target} yet; comparing it with all registered datasets")
     request = AffinityRequest(target, (ALL_SOURCES,), plans, configuration, metric)

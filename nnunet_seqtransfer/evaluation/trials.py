@@ -239,14 +239,10 @@ def _base(request: CompareRequest, target: str) -> ChainRequest:
 def _affinity(request: CompareRequest, target: str, context: Context, *, write: bool) -> tuple[Affinity, Path]:
     """Return the affinity that the arms are chosen by, and its file."""
     names = (target, request.plans, request.configuration)
-    if request.affinity is not None:
-        affinity = read_affinity(request.affinity)
-        require_fitting(affinity, request.affinity, names, "nnUNetv2_seq_affinity")
-        return affinity, request.affinity
     path = affinity_path(*names, DEFAULT_METRIC)
-    if not write and not path.is_file():
+    if not (write or request.affinity or path.is_file()):
         raise RecordError(f"there is no affinity yet: {path}; run nnUNetv2_seq_affinity, --dry_run writes nothing")
-    return find_affinity(*names, DEFAULT_METRIC, context)
+    return find_affinity(names, DEFAULT_METRIC, context, request.affinity)
 
 
 def _plan(

@@ -178,11 +178,6 @@ class SequencePlan:
         """The candidate that was chosen."""
         return next(entry for entry in self.candidates if entry.path == self.path)
 
-    def best(self, sources: int) -> CandidatePath | None:
-        """Return the best candidate with so many sources that could be chosen; None if there is none."""
-        found = (entry for entry in self.candidates if len(entry.path) == sources + 1 and not entry.ruled_out)
-        return next(found, None)
-
 
 def plan_file(target: str, plans: str, configuration: str) -> Path:
     """Return where the plan of a target is kept."""

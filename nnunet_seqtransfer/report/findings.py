@@ -98,11 +98,6 @@ class Findings:
         return (*begin, *request.path)
 
     @property
-    def planned_path(self) -> tuple[str, ...]:
-        """Return the planned path, the target last, with a star after a ready model; empty without a plan."""
-        return self.plan.starred(self.plan.path) if self.plan else ()
-
-    @property
     def follows_plan(self) -> bool:
         """Return True if the run trains the path that is planned now."""
         return self.plan is not None and self.plan.path == self.path

@@ -43,8 +43,9 @@ def _reason(found: Findings) -> str:
     if found.plan is None:
         return ", as requested: there is no plan for this target"
     if not found.follows_plan:
-        sources = found.plan.sources
-        return f", as requested: the plan proposes {words.path_words(found.planned_path) if sources else 'scratch'}"
+        planned = found.plan.starred(found.plan.path)
+        proposed = words.path_words(planned) if found.plan.sources else "scratch"
+        return f", as requested: the plan proposes {proposed}"
     if not found.plan.sources:
         return ": no source is expected to help"
     chosen = found.plan.chosen

@@ -81,12 +81,7 @@ def plan_path(request: PlanRequest, options: PlanOptions, context: Context) -> S
 
     Raises RecordError if a file is broken or made for something else, SequenceError if no path is as asked.
     """
-    if request.affinity_file is None:
-        affinity, file = find_affinity(*request.key, request.metric, context)
-    else:
-        file = request.affinity_file
-        affinity = read_affinity(file)
-        require_fitting(affinity, file, request.key, "nnUNetv2_seq_affinity")
+    affinity, file = find_affinity(request.key, request.metric, context, request.affinity_file)
     models = {}
     if request.models is not None and options.strategy == DEFAULT_STRATEGY:
         models = find_ready_models(*request.key, request.models, context, allow_overlap=options.allow_overlap)
