@@ -11,7 +11,7 @@ from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.affinity.sources import ALL_SOURCES, AUTO_CASES, FIRST_CASES, AffinityRequest, left_out_text
 from nnunet_seqtransfer.entry_points import common
 from nnunet_seqtransfer.errors import SequenceError
-from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
+from nnunet_seqtransfer.overlap.matching import sharing_sources
 from nnunet_seqtransfer.report.plan_text import affinity_table
 from nnunet_seqtransfer.storage import json_text
 from nnunet_seqtransfer.transfer.probe import DEFAULT_CASES, Model, find_models, models_in, probe_models, read_probes

@@ -17,7 +17,7 @@ from nnunet_seqtransfer.nnunet.fingerprints import has_ct, has_fingerprint
 from nnunet_seqtransfer.nnunet.folders import DATASET_NAME, cache_folder, dataset_id, dataset_name, registered_datasets
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_seqtransfer.overlap.cache import sketch_dataset
-from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
+from nnunet_seqtransfer.overlap.matching import sharing_sources
 from nnunet_seqtransfer.parallel import SECONDS_PER_MB, expect_work, expected_seconds
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.path_syntax import named_path

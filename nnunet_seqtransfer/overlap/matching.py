@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.context import Context
-from nnunet_seqtransfer.errors import DatasetError, SeqTransferError
-from nnunet_seqtransfer.nnunet.folders import registered_datasets
-from nnunet_seqtransfer.overlap.cache import SketchedDataset, sketch_dataset
+from nnunet_seqtransfer.errors import DatasetError, RecordError, SeqTransferError
+from nnunet_seqtransfer.nnunet.folders import raw_folder, registered_datasets
+from nnunet_seqtransfer.overlap.cache import SketchedDataset, cached_sketches, sketch_dataset
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch
 from nnunet_seqtransfer.parallel import one_pool
+from nnunet_seqtransfer.storage import read_record
+from nnunet_seqtransfer.tasks.derive import RECORD_FORMAT, RECORD_KIND, RECORD_NAME
 
 LEAST_COMMON = 4
 """Minimum common patterns."""
@@ -280,3 +282,51 @@ def _holders(digests: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[st
         if digest:
             holders[digest].append((case, name))
     return {digest: pairs for digest, pairs in holders.items() if len({case for case, _ in pairs}) <= MOST_CASES}
+
+
+def sharing_sources(target: str, sources: Sequence[str]) -> tuple[str, ...]:
+    """Return the sources that are known to share a case with the target. No image is read.
+
+    derived.json tells if two datasets come from one dataset and keep a common case. Sketches that `find_overlap` has
+    cached for both tell if images or labels agree. A missing source may still share cases: nothing is known about it.
+    """
+    of_target = _sketches(target)
+    return tuple(
+        source
+        for source in sources
+        if share_origin(target, source) or (of_target.sketches and match_datasets(of_target, _sketches(source)))
+    )
+
+
+def _sketches(dataset: str) -> SketchedDataset:
+    try:
+        return cached_sketches(dataset)
+    except SeqTransferError:  # whoever loads the dataset reports that it is broken
+        return SketchedDataset(dataset, (), {})
+
+
+def share_origin(one: str, other: str) -> bool:
+    """Return True if both are the same dataset, or were derived from one dataset and keep a common case."""
+    (root, cases), (other_root, other_cases) = _origin(one), _origin(other)
+    # datasets with different roots may still share patients; the records cannot tell
+    if root != other_root:
+        return False
+    return cases is None or other_cases is None or not cases.isdisjoint(other_cases)
+
+
+def _origin(dataset: str) -> tuple[str, frozenset[str] | None]:
+    """Return the dataset that this one was derived from, perhaps in several steps, and the kept cases (None: all)."""
+    cases: frozenset[str] | None = None
+    passed = {dataset}
+    while (record := raw_folder() / dataset / RECORD_NAME).is_file():
+        try:
+            content = read_record(record, RECORD_KIND, RECORD_FORMAT, "derive it again")
+            origin, chosen = str(content["origin"]), frozenset(map(str, content["cases"]))
+        except (RecordError, KeyError, TypeError):
+            break  # an unreadable record: treated as a dataset of its own
+        cases = chosen if cases is None else cases  # identifiers stay, and each step only leaves cases out
+        if origin in passed:
+            break
+        passed.add(origin)
+        dataset = origin
+    return dataset, cases

@@ -13,7 +13,7 @@ from nnunet_seqtransfer.errors import EnvironmentNotSetError, RecordError, SeqTr
 from nnunet_seqtransfer.nnunet.datasets import read_dataset_json, require_folds
 from nnunet_seqtransfer.nnunet.folders import SEQTRANSFER_FOLDER, raw_folder, registered_datasets, results_folder
 from nnunet_seqtransfer.nnunet.plans import DEFAULT_CONFIGURATION, DEFAULT_PLANS
-from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
+from nnunet_seqtransfer.overlap.matching import sharing_sources
 from nnunet_seqtransfer.planning.decide import Known, make_plan
 from nnunet_seqtransfer.planning.measured import MeasuredTable, read_table
 from nnunet_seqtransfer.planning.options import DEFAULT_STRATEGY, PlanOptions, Training

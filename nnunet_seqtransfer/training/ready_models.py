@@ -12,7 +12,7 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import CheckpointError, EnvironmentNotSetError, SeqTransferError, raise_collected
 from nnunet_seqtransfer.nnunet.datasets import channel_names, foreground_labels
 from nnunet_seqtransfer.nnunet.folders import DATASET_NAME
-from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
+from nnunet_seqtransfer.overlap.matching import sharing_sources
 from nnunet_seqtransfer.planning.record import ReadyModel
 from nnunet_seqtransfer.storage import found_json
 from nnunet_seqtransfer.tasks.path_syntax import datasets_on

@@ -8,8 +8,7 @@ import pytest
 
 from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.overlap import cache
-from nnunet_seqtransfer.overlap.matching import find_overlap
-from nnunet_seqtransfer.overlap.shared_cases import sharing_sources
+from nnunet_seqtransfer.overlap.matching import find_overlap, sharing_sources
 from nnunet_seqtransfer.tasks.derive import DeriveRequest, derive_dataset
 from support.world import FAR, NEAR, TARGET, World
 
