@@ -15,7 +15,7 @@ from nnunet_seqtransfer.nnunet.preprocessing import fullest_folder, load_preproc
 from nnunet_seqtransfer.overlap import patterns, sketch
 from nnunet_seqtransfer.overlap.sketch import ChannelSketch, Sketch, sketch_case
 from nnunet_seqtransfer.parallel import run_in_processes
-from nnunet_seqtransfer.storage import checksum, replacing
+from nnunet_seqtransfer.storage import checksum, file_stats, replacing
 
 FORMAT = 1
 Known = dict[str, tuple[str, Sketch]]
@@ -56,12 +56,8 @@ class _CaseSource:
 
     def stamp(self) -> str:
         """Return a checksum over labels, file names, sizes and times; a changed case is sketched again."""
-        if self.raw is not None:
-            files: list[Path] = [*self.raw.images, self.raw.label]
-        else:
-            files = sorted(self.folder.glob(f"{self.case}[._]*"))
-        stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        return checksum([stamps, self.labels])
+        files = self.raw.files if self.raw is not None else sorted(self.folder.glob(f"{self.case}[._]*"))
+        return checksum([file_stats(files), self.labels])
 
 
 def sketch_dataset(dataset: str, processes: int) -> SketchedDataset:

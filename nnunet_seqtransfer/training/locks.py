@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -133,15 +133,12 @@ def hold_training(
 
     A training whose command was killed may still finish its epoch, so the default ``patience`` is a minute.
     """
-    held = locked(training_lock(output), f"the training in {output}", notify, on_loss, patience)
-    try:
-        held.__enter__()
-    except StageError as error:  # of the lock, not of the block
-        sys.exit(f"seq_transfer: {error}")
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(training_lock(output), f"the training in {output}", notify, on_loss, patience))
+        except StageError as error:  # of the lock, not of the block
+            sys.exit(f"seq_transfer: {error}")
         yield
-    finally:
-        held.__exit__(None, None, None)
 
 
 @contextmanager
