@@ -264,7 +264,8 @@ class DevicesExecutor(Executor):
         """Start stages on free devices; return whether any was started."""
         started = False
         for index, device in enumerate(self.devices):
-            stage = next_stage(chain, board.begun, board.finished)
+            begun = {*board.ended, *(running.stage for running in board.running.values())}
+            stage = next_stage(chain, begun, [one for one, status in board.ended.items() if status == 0])
             if index in board.running or stage is None:
                 continue
             processes = max(1, context.processes // len(self.devices))
@@ -272,7 +273,6 @@ class DevicesExecutor(Executor):
             environment = {VISIBLE_VARIABLE: device} if options.device == "cuda" else {}
             context.notify(f"{chain.title(stage)} {chain.actions[stage].value} on device {device}")
             prefetch.start(stage)
-            board.begun.add(stage)
             board.running[index] = _RunningStage(chain, stage, command, environment, line=index)
             started = True
         return started
@@ -318,25 +318,15 @@ class _Board:
 
     running: dict[int, _RunningStage] = field(default_factory=dict)
     "Index of the device -> process."
-    begun: set[Stage] = field(default_factory=set)
-    finished: set[Stage] = field(default_factory=set)
-    stopped: list[str] = field(default_factory=list)
-    "Titles of stages that stopped at a checkpoint."
-    failures: list[str] = field(default_factory=list)
+    ended: dict[Stage, int] = field(default_factory=dict)
+    "Stage -> exit status of the process."
 
     def end(self, index: int, context: Context) -> None:
         """Record and report how a stage has ended."""
         running = self.running.pop(index)
-        status = running.close()
-        if status == 0:
-            self.finished.add(running.stage)
-            context.notify(f"{running.title} finished")
-        elif status == STOPPED:
-            self.stopped.append(running.title)
-            context.notify(f"{running.title} stopped at a checkpoint")
-        else:
-            self.failures.append(running.failure(status))
-            context.notify(self.failures[-1])
+        status = self.ended[running.stage] = running.close()
+        known = {0: f"{running.title} finished", STOPPED: f"{running.title} stopped at a checkpoint"}
+        context.notify(known[status] if status in known else running.failure(status))
 
 
 @contextmanager
@@ -365,10 +355,11 @@ def _stopping_all(board: _Board) -> Iterator[None]:
 
 def _raise_if_unfinished(chain: Outlook, board: _Board) -> None:
     """Raise StageError if stages have failed, Stopped if stages were stopped."""
-    if board.failures:
-        left = [stage for stage in chain.unfinished if stage not in board.finished]
-        waiting = len(left) - len(board.failures) - len(board.stopped)
+    failed = sum(status not in (0, STOPPED) for status in board.ended.values())
+    if failed:
+        waiting = len(chain.unfinished) - len(board.ended)
         behind = f"; {waiting} later stage(s) not begun" if waiting else ""
-        raise StageError(f"{len(board.failures)} stage(s) failed, see above{behind}; rerun to do what is left")
-    if board.stopped:
-        raise Stopped("a signal to " + ", ".join(board.stopped))
+        raise StageError(f"{failed} stage(s) failed, see above{behind}; rerun to do what is left")
+    stopped = [chain.title(stage) for stage, status in board.ended.items() if status == STOPPED]
+    if stopped:
+        raise Stopped("a signal to " + ", ".join(stopped))
