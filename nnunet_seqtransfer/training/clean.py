@@ -187,8 +187,7 @@ def _read_by_begun_stages(now: float) -> Iterator[tuple[str, str]]:
             on_disk = _read(StageFiles(fold))
             if on_disk is None or on_disk.final or on_disk.plans is None:
                 continue
-            holder = other_holder(on_disk.files.locks, now)
-            begun = on_disk.unfinished or on_disk.damaged or (holder is not None and holder.may_live)
+            begun = on_disk.unfinished or on_disk.damaged or _is_held(on_disk.files.locks, now)
             settings = on_disk.plans["configurations"].get(on_disk.files.configuration, {})
             if begun and "data_identifier" in settings:
                 yield dataset.name, settings["data_identifier"]

@@ -14,7 +14,7 @@ from nnunet_seqtransfer.training.actions import DONE, Action, Link, needed_actio
 from nnunet_seqtransfer.training.estimate import preprocessing_seconds
 from nnunet_seqtransfer.training.on_disk import StageOnDisk
 from nnunet_seqtransfer.training.prepare import preprocessed_bytes
-from nnunet_seqtransfer.training.recipe import KEY
+from nnunet_seqtransfer.training.recipe import KEY, MixedDataset
 from nnunet_seqtransfer.training.run_record import run_folder
 from nnunet_seqtransfer.training.stages import ChainRequest, Stage
 from nnunet_seqtransfer.training.survey import Survey
@@ -203,6 +203,11 @@ def has_mix(stage: Stage, on_disk: StageOnDisk) -> bool:
     return on_disk.has_begun or (on_disk.has_siblings and not stage.has_own_weights)
 
 
+def as_requested(mixed: Sequence[MixedDataset]) -> tuple[MixedDataset, ...]:
+    """Return further datasets as a request has them, without what is decided when the stage starts."""
+    return tuple(replace(one, channels=None, heads=None, heads_sha256=None) for one in mixed)
+
+
 def _link(survey: Survey, stage: Stage) -> Link:
     previous, on_disk = survey.previous(stage), survey.on_disk[stage]
     after = previous.key if previous is not None else None
@@ -300,11 +305,7 @@ def _differences(stage: Stage, on_disk: StageOnDisk) -> Iterator[SeqTransferErro
             f"{stage.base} was trained without {_count(block.excluded)}, but {_count(stage.excluded)} would be "
             f"excluded now (the splits or the data have changed); {remedy}"
         )
-    elif has_mix(stage, on_disk) and stage.mixed != tuple(
-        # without what is decided when the stage starts
-        replace(one, channels=None, heads=None, heads_sha256=None)
-        for one in block.mixed
-    ):
+    elif has_mix(stage, on_disk) and as_requested(block.mixed) != stage.mixed:
         yield StageError(f"{stage.base} was trained with other shares or cases of further datasets; {remedy}")
 
 
