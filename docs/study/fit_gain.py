@@ -94,7 +94,7 @@ def main() -> None:
             for knows in (False, True):
                 fit = model.fit(terms, knows_scratch=knows)
                 error = float(np.average(np.abs(fit.errors.values), weights=fit.errors.weights))
-                constants = f"{fit.intercept:.3f} | {fit.slope:.3f} | {fit.scratch_slope:.3f}"
+                constants = " | ".join(f"{constant:.3f}" for constant in fit.constants)
                 pairs = f"{fit.pairs.last:.2f}, {fit.pairs.first:.2f}, {fit.pairs.constant:.3f}, {fit.pairs.margin:.3f}"
                 known = "known" if knows else "unknown"
                 print(f"| {metric} | {', '.join(terms)} | {known} | {constants} | {error:.3f} | {pairs} |")

@@ -112,12 +112,8 @@ class PairRule:
 class Fit:
     """The fitted constants for one set of known terms."""
 
-    intercept: float
-    "a, in Dice."
-    slope: float
-    "b, Dice for each unit of the score."
-    scratch_slope: float
-    "c; 0 if the Dice of scratch is not used."
+    constants: tuple[float, float, float]
+    "a in Dice; b, Dice for each unit of the score; c, 0 if the Dice of scratch is not used."
     errors: Errors = field(repr=False)
     "Errors of single sources."
     pairs: PairRule
@@ -127,7 +123,7 @@ class Fit:
 
     def gain(self, score: ArrayLike, scratch: float | None) -> Floats:
         """Return the gains, any shape, for these scores."""
-        return np.asarray(_gain((self.intercept, self.slope, self.scratch_slope), np.asarray(score), scratch or 0.0))
+        return np.asarray(_gain(self.constants, np.asarray(score), scratch or 0.0))
 
 
 class GainModel:
@@ -310,7 +306,7 @@ class GainModel:
         # Only with the Dice of scratch do predicted gains of different targets compare well enough to fit the rule.
         rule = None if knows_scratch else self.fit(subset, knows_scratch=True).pairs
         rule, pair_errors = self._pair_fit(subset, held_out, rule)
-        return Fit(*_solve(scores, gain, scratch, targets, knows_scratch), errors, rule, pair_errors or errors)
+        return Fit(_solve(scores, gain, scratch, targets, knows_scratch), errors, rule, pair_errors or errors)
 
     def _pair_fit(
         self, subset: tuple[str, ...], held_out: dict[str, tuple[float, float, float]], rule: PairRule | None
