@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,9 +17,6 @@ from nnunet_seqtransfer.affinity.combination import Combination
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.nnunet.folders import cache_folder, registered_datasets
 from nnunet_seqtransfer.storage import checksum, from_json, read_record, replacing, to_json, write_record
-
-if TYPE_CHECKING:
-    from nnunet_seqtransfer.planning.record import SequencePlan
 
 FORMAT = 3
 KIND = "affinity"
@@ -165,10 +162,10 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def require_fitting(record: "Affinity | SequencePlan", path: Path, wanted: tuple[str, str, str], maker: str) -> None:
-    """Raise RecordError if a record is not for the ``wanted`` target, plans and configuration, or names lost datasets.
+def require_fitting(record: Any, path: Path, wanted: tuple[str, str, str], maker: str) -> None:
+    """Raise RecordError if an affinity or a plan is not for the ``wanted`` target, plans and configuration.
 
-    ``maker`` is the command that makes such a record.
+    Also if it names a dataset that is not registered any more. ``maker`` is the command that makes such a record.
     """
     remedy = f"run {maker} for this target"
     made_for = (record.target, record.plans, record.configuration)
