@@ -1,4 +1,7 @@
-"""The metrics by name: our own, and those of other installed packages."""
+"""The metrics by name: our own, and those of other installed packages.
+
+What a metric must provide is in base.py: `AffinityMetric`, or `BatchMetric` for many tasks at once.
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,10 @@ from nnunet_seqtransfer.storage import replacing
 
 COLOUR_FORMATS = (".png", ".bmp", ".tif")
 """File endings from which nnU-Net reads three channels if the image has colours."""
+COLOUR_READER = "NaturalImage2DIO"
+"""nnU-Net's reader for photographs. If it reads three channels, they are red, green and blue."""
+_PLACE = (("sitk_stuff", ("origin", "direction")), ("nibabel_stuff", ("original_affine",)))
+"""Entry of a reader's properties, and the parts of it that say where the image is."""
 
 
 def reader_writer(dataset_json: dict[str, Any], example: Path) -> str:
@@ -54,6 +58,15 @@ def is_planar_file(image: Path) -> bool | None:
         return None
     size = header.GetSize()
     return len(size) < 3 or size[2] == 1
+
+
+def same_place(image: dict[str, Any], label: dict[str, Any]) -> bool:
+    """Return True if a reader's properties of image and label say the same about spacing, origin and direction."""
+    pairs = [(image["spacing"], label["spacing"])]
+    for entry, names in _PLACE:
+        if entry in image:
+            pairs += [(image[entry][name], label[entry][name]) for name in names]
+    return all(np.shape(one) == np.shape(other) and np.allclose(one, other) for one, other in pairs)
 
 
 def require_whole(path: Path) -> None:

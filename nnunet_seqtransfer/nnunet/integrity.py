@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names
-from nnunet_seqtransfer.nnunet.image_formats import COLOUR_FORMATS
+from nnunet_seqtransfer.nnunet.image_formats import COLOUR_FORMATS, same_place
 
 _NEAR = 0.05
 """A value this close to a whole number is taken for a label that was resampled or scaled."""
@@ -133,13 +133,7 @@ def _palette(path: Path) -> str:
 
 def _is_aligned(read: ReadCase) -> bool:
     """Return True if nnU-Net's check of the geometry would report nothing. Its import takes seconds."""
-    if read.images.shape[1:] != read.labels.shape[1:]:
-        return False
-    pairs = [(read.image_properties["spacing"], read.label_properties["spacing"])]
-    for entry, names in (("sitk_stuff", ("origin", "direction")), ("nibabel_stuff", ("original_affine",))):
-        if entry in read.image_properties:
-            pairs += [(read.image_properties[entry][name], read.label_properties[entry][name]) for name in names]
-    return all(np.shape(image) == np.shape(label) and np.allclose(image, label) for image, label in pairs)
+    return read.images.shape[1:] == read.labels.shape[1:] and same_place(read.image_properties, read.label_properties)
 
 
 def _nnunet_reasons(case: RawCase, read: ReadCase) -> Iterator[str]:

@@ -9,6 +9,7 @@ from nnunet_seqtransfer.affinity.record import Affinity
 from nnunet_seqtransfer.errors import SeqTransferError
 from nnunet_seqtransfer.evaluation.comparison import Comparison
 from nnunet_seqtransfer.nnunet.datasets import RawCase, channel_names, raw_cases
+from nnunet_seqtransfer.nnunet.image_formats import COLOUR_READER
 from nnunet_seqtransfer.nnunet.preprocessing import read_raw_case, read_raw_labels, read_spacing
 from nnunet_seqtransfer.nnunet.validation import ValidatedCase, case_dice, label_means, telling
 from nnunet_seqtransfer.report import page_parts, run_text
@@ -20,9 +21,6 @@ from nnunet_seqtransfer.report.pages import fill, write_page
 from nnunet_seqtransfer.report.result_figures import draw_differences, draw_stage
 from nnunet_seqtransfer.report.words import counted, decimals, duration, mixed_words, sentence, short, without_folders
 from nnunet_seqtransfer.training.run_record import REPORT
-
-COLOUR_READER = "NaturalImage2DIO"
-"""nnU-Net's reader for photographs. If it reads three channels, they are red, green and blue."""
 
 
 def write_report(folder: Path, path: Path | None = None) -> Findings:

@@ -48,24 +48,31 @@ def find_history(
     )
 
 
-def read_clock(target: str, plans_name: str, configuration: str, device: str) -> Clock:
-    """Return how long the stages of a target should take by its plans and cases. What is missing is guessed."""
+def read_clock(
+    target: str, plans_name: str, configuration: str, device: str, read: tuple[dict[str, Any], ...] | None = None
+) -> Clock:
+    """Return how long the stages of a target should take by its plans and cases. What is missing is guessed.
+
+    ``read``: plans and fingerprint, if they have been read.
+    """
     from nnunet_seqtransfer.nnunet.datasets import split_cases  # noqa: PLC0415 - imports NumPy
     from nnunet_seqtransfer.nnunet.fingerprints import read_fingerprint  # noqa: PLC0415
     from nnunet_seqtransfer.nnunet.preprocessing import resampled_shapes  # noqa: PLC0415
 
     settings, shapes, folds = dict[str, Any](), list[tuple[int, ...]](), dict[str, int]()
     with contextlib.suppress(SeqTransferError):
-        plans = read_plans(target, plans_name, configuration)
+        plans = read[0] if read else read_plans(target, plans_name, configuration)
         settings = plans["configurations"][configuration]
-        shapes = resampled_shapes(read_fingerprint(target), plans, configuration)
+        shapes = resampled_shapes(read[1] if read else read_fingerprint(target), plans, configuration)
         folds = {fold: len(split["val"]) for fold, split in split_cases(target, ()).items()}
     return Clock(settings, shapes, folds, device)
 
 
-def find_clock(target: str, plans_name: str, configuration: str, device: str) -> Clock:
-    """Return the clock of a target's network by the newest logged epochs and validation of any stage that trains it."""
-    clock = read_clock(target, plans_name, configuration, device)
+def find_clock(
+    target: str, plans_name: str, configuration: str, device: str, read: tuple[dict[str, Any], ...] | None = None
+) -> Clock:
+    """Return `read_clock` by the newest logged epochs and validation of any stage that trains the target's network."""
+    clock = read_clock(target, plans_name, configuration, device, read)
     for fold in _newest_folds(target, plans_name, configuration, device):
         block = _read(fold.parent).block
         if block is not None and block.target != target:

@@ -93,6 +93,10 @@ class Recipe:
         """Return True if network parts are treated differently, so that tensors must be known by name."""
         return self.heads_first_epochs > 0 or self.frozen_encoder_epochs > 0 or self.layer_decay != 1
 
+    def after_handover(self, warmup_epochs: int) -> "Recipe":
+        """Return the recipe with a warm-up of so many epochs, but at most a tenth of all."""
+        return replace(self, warmup_epochs=min(warmup_epochs, self.epochs // 10))
+
     def from_random_weights(self) -> "Recipe":
         """Return the recipe without the parts that only make sense for a network that was trained before."""
         defaults: dict[str, Any] = {part.name: part.default for part in fields(Recipe) if part.metadata["fine_tuning"]}

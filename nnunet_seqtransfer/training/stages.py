@@ -229,7 +229,6 @@ def _mix(request: ChainRequest, path: Sequence[str]) -> str:
 def _stage(request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: str, role: Role) -> Stage:
     recipe = request.recipe(path, role)
     starts_from_weights = len(path) > 1 or request.pretrained is not None
-    warmup = min(request.warmup_epochs, recipe.epochs // 10)
     return Stage(
         path=path,
         target=request.target,
@@ -237,7 +236,7 @@ def _stage(request: ChainRequest, path: tuple[str, ...], plans_name: str, fold: 
         plans_name=plans_name,
         configuration=request.configuration,
         fold=fold,
-        recipe=replace(recipe, warmup_epochs=warmup) if starts_from_weights else recipe.from_random_weights(),
+        recipe=recipe.after_handover(request.warmup_epochs) if starts_from_weights else recipe.from_random_weights(),
         pretrained=request.pretrained.sha256 if request.pretrained else None,
         keep_heads=request.keep_heads and starts_from_weights,
         mixed=_mixed(request, path, role),

@@ -131,5 +131,6 @@ def take_survey(request: ChainRequest, options: DeviceOptions, context: Context)
     tasks[target.dataset] = target
     with collecting(errors):
         require_folds(target.dataset, request.folds, target.cases)
-    clock = find_clock(request.target, request.plans, request.configuration, options.device)
+    read = plans, target.fingerprint
+    clock = find_clock(request.target, request.plans, request.configuration, options.device, read)
     return Survey(request, options, tasks, plans, tuple(errors), clock=clock, processes=context.processes)
