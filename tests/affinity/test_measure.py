@@ -79,29 +79,24 @@ def truncated(world: World, keep: float = 0.5) -> None:
         truncate(path, keep)
 
 
-def not_a_number(world: World) -> None:
-    def change(image: np.ndarray) -> np.ndarray:
-        image[3, 3, 3] = np.nan
-        return image
-
-    edit_images(world, FAR, change, ".nrrd")
-
-
 def without_fingerprint(world: World) -> None:
     (world.preprocessed / FAR / "dataset_fingerprint.json").unlink()
     truncated(world, 0.001)  # of half a file ITK, and so nnU-Net's extractor, reads the rest as zeros
 
 
-def without_a_channel(world: World) -> None:
-    edit_json(world.raw / FAR / "dataset.json", channel_names={"0": "T1", "1": "T2"})
-
-
 BROKEN: dict[str, tuple[Callable[[World], Any], str]] = {
     "broken NIfTI": (truncated, "cannot be read"),
-    "NaN": (not_a_number, "NaN or infinite"),
+    "NaN": (lambda w: edit_images(w, FAR, lambda x: np.where(x == x.max(), np.nan, x), ".nrrd"), "NaN or infinite"),
     "empty labels": (lambda world: edit_labels(world, FAR, lambda _, label: 0 * label), "has a voxel of its labels"),
-    "missing channel": (without_a_channel, "6 of its files are missing"),
+    "missing channel": (
+        lambda world: edit_json(world.raw / FAR / "dataset.json", channel_names={"0": "T1", "1": "T2"}),
+        "6 of its files are missing",
+    ),
     "broken dataset.json": (lambda world: truncate(world.raw / FAR / "dataset.json"), "is broken"),
+    "broken fingerprint": (
+        lambda world: truncate(world.preprocessed / FAR / "dataset_fingerprint.json"),
+        f"fingerprint of {FAR} is broken",
+    ),
     "fingerprint that cannot be made": (without_fingerprint, "nnU-Net cannot read"),
     "2-D": (lambda world: None, "2-D images"),
 }

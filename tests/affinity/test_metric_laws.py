@@ -30,7 +30,7 @@ from nnunet_seqtransfer.tasks.profiling import profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous, read_signature, write_signature
 from nnunet_seqtransfer.tasks.task import load_task
 from nnunet_seqtransfer.training.prepare import preprocess_missing
-from support.made_tasks import phantom, reordered, signature_of, task_of
+from support.made_tasks import assert_same_profiles, phantom, reordered, signature_of, task_of
 from support.world import FAR, FLAT_SOURCE, FLAT_TARGET, NEAR, TARGET, TWO_CHANNELS
 
 EXEMPT = {
@@ -378,17 +378,8 @@ def test_profiles_do_not_change_their_case(metric: AffinityMetric) -> None:
     images, segmentation = case.images.copy(), case.segmentation.copy()
     first, second = (metric.profile(case, ((1,), (2,))) for _ in range(2))
     assert (case.images == images).all() and (case.segmentation == segmentation).all()
-    assert_same_arrays([first], [second])
+    assert_same_profiles([first], [second])
     assert sum(array.nbytes for array in first.values()) < 20e6
-
-
-def assert_same_arrays(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> None:
-    assert len(a) == len(b)
-    for mine, theirs in zip(a, b, strict=True):
-        assert set(mine) == set(theirs)
-        for name, array in mine.items():
-            assert (array.dtype, array.shape) == (theirs[name].dtype, theirs[name].shape)
-            assert array.tobytes() == theirs[name].tobytes(), name
 
 
 def affinity(metric: AffinityMetric, target: str, sources: tuple[str, ...], seed: int = 0) -> Any:
@@ -451,7 +442,7 @@ def test_the_number_of_processes_does_not_matter(world, metric: AffinityMetric) 
     together = profile_tasks(requests_of(NEAR, TWO_CHANNELS), metric, 2)
     for a, b in zip(alone, together, strict=True):
         assert a.digest == b.digest
-        assert_same_arrays(a.profiles, b.profiles)
+        assert_same_profiles(a.profiles, b.profiles)
 
 
 def test_preprocessed_in_memory_or_on_disk_is_the_same(world, metric: AffinityMetric) -> None:
@@ -465,7 +456,7 @@ def test_preprocessed_in_memory_or_on_disk_is_the_same(world, metric: AffinityMe
     assert len(list(folder.glob("*.pkl"))) == 6
     (disk,) = profile_tasks(requests_of(TWO_CHANNELS), metric, 1)
     assert memory.digest == disk.digest
-    assert_same_arrays(memory.profiles, disk.profiles)
+    assert_same_profiles(memory.profiles, disk.profiles)
 
 
 def test_regions_of_a_dataset(world, metric: AffinityMetric) -> None:

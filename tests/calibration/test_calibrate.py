@@ -12,7 +12,6 @@ from nnunet_seqtransfer import CalibrationRequest, Context, calibrate
 from nnunet_seqtransfer.affinity.record import write_affinity
 from nnunet_seqtransfer.calibration.calibrate import join, judge
 from nnunet_seqtransfer.calibration.runs import MeasuredRun
-from nnunet_seqtransfer.errors import SequenceError
 from nnunet_seqtransfer.planning.measured import MeasuredTable, read_table
 from nnunet_seqtransfer.training.plan import own_table_file
 from support.archives import METRIC
@@ -123,14 +122,6 @@ def test_affinities_of_several_configurations(tmp_path: Path) -> None:
     found = calibrate(CalibrationRequest(tmp_path / "o.json", table, affinities=tuple(files)), Context(lines.append))
     assert {row.target for row in found.table.rows} == {TARGET, "Dataset901_Other"}
     assert len(lines) == 1 and "several configurations" in lines[0]
-
-
-def test_nothing_to_calibrate_on(world: World) -> None:
-    """A table of scratch alone has no transfer; nothing is written."""
-    write_rows(world.root / "m.csv", [("scratch", "900", 0.5)])
-    with pytest.raises(SequenceError, match="no measured transfer is left"):
-        calibrate(CalibrationRequest(world.root / "out.json", world.root / "m.csv"), Context())
-    assert not (world.root / "out.json").exists()
 
 
 def test_command(world: World, command: Command) -> None:

@@ -81,10 +81,7 @@ def test_finished_chains_are_averaged_over_folds() -> None:
     make_chain((), {"0": 0.49, "2": 0.51})
     make_chain((SOURCES[0],), {"0": 0.69, "2": 0.71})
     runs = {run.sources: run for run in read_trained(PLANS, CONFIGURATION, pytest.fail)}
-    assert {path: run.dice for path, run in runs.items()} == {
-        (): pytest.approx(0.5),
-        (SOURCES[0],): pytest.approx(0.7),
-    }
+    assert {path: run.dice for path, run in runs.items()} == {(): pytest.approx(0.5), (SOURCES[0],): pytest.approx(0.7)}
     assert all(run.iterations == 62_500 for run in runs.values())
 
 
@@ -103,11 +100,7 @@ def test_chains_that_cannot_be_compared_are_left_out() -> None:
     runs = read_trained(PLANS, CONFIGURATION, lines.append)
     assert {run.sources: run.dice for run in runs} == {(): 0.5, **{(source,): 0.6 for source in SOURCES[:4]}}
     assert len(lines) == 3 and all(line.startswith("left out: ") for line in lines), lines
-    for words in (
-        "another recipe (1000 x 250",
-        "fine-tuned in another way",
-        "has not finished fold 0",
-    ):
+    for words in ("another recipe (1000 x 250", "fine-tuned in another way", "has not finished fold 0"):
         assert any(words in line for line in lines), words
 
 

@@ -59,15 +59,14 @@ def widened(weights: Weights) -> Weights:
     return {**weights, first(weights): torch.zeros(tensor.shape[0] * 2, *tensor.shape[1:])}
 
 
-def narrowed(weights: Weights) -> Weights:
-    return {name: tensor for name, tensor in weights.items() if name != first(weights)}
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (lambda w: {"network_weights": widened(w)}, ("another architecture", "has shape (8,", "the network needs (4,")),
-        (lambda w: {"network_weights": narrowed(w)}, ("another architecture: it has no",)),
+        (
+            lambda w: {"network_weights": {name: w[name] for name in w if name != first(w)}},
+            ("another architecture: it has no",),
+        ),
         (lambda w: {"network_weights": {**w, "more.weight": torch.zeros(1)}}, ("the network has no more.weight",)),
         (lambda w: {"network_weights": w, "x": Malicious()}, ("is not safe to load", "train that stage again")),
         (lambda w: {"state_dict": w}, ("no checkpoint of nnU-Net (no network_weights)",)),
@@ -105,16 +104,6 @@ def test_a_pickle_in_place_of_a_checkpoint(
     chain = chain_of(world)
     assert [chain.actions[stage].name for stage in chain.stages] == ["START", "START"]
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_truncated_final_checkpoint(trained: tuple[World, Path, Weights], command: Command) -> None:
-    """A source whose only checkpoint is cut off starts again, as the dry run says; nothing is handed over from it."""
-    world, path, _ = trained
-    truncate(path)
-    before = world.snapshot()
-    outcome = command(*TRAIN, "--dry_run")
-    assert outcome.status == 0 and f"{NEAR} fold all starts" in outcome.out
-    assert world.snapshot() == before
 
 
 def exchange(path: Path, old: str, new: str) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from support.bad_inputs import Command, assert_refused, truncate
+from support.bad_inputs import Command, assert_refused, edit, truncate
 from support.world import World, make_dataset, make_flat_dataset
 
 ORIGIN, FLAT, DERIVED = "Dataset051_Origin", "Dataset112_Flat", "Dataset501_X"
@@ -201,12 +198,6 @@ def test_channels_in_one_colour_file(world: World, command: Command) -> None:
         words = ("Dataset112_Flat keeps its channels R, G, B in one file", "case0_0000.png", "leave -channels out")
         refuse(world, command, (*flat, *channels), *words)
     assert command(*flat, "R", "G", "B").status == 0
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def test_originals_that_are_incomplete(world: World, command: Command) -> None:

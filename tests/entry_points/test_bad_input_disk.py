@@ -32,13 +32,7 @@ def test_a_source_that_would_not_fit(
 ) -> None:
     """A source that would fill the disk at the target's spacing is named with both sizes before anything is written."""
     monkeypatch.setattr("nnunet_seqtransfer.training.prepare.shutil.disk_usage", lambda _: Usage(10**6, 10**6, 1000))
-    words = (
-        "at the target's spacing",
-        f"{NEAR} alone",
-        "1 kB are free",
-        str(world.preprocessed),
-        f"leave {NEAR} out",
-    )
+    words = ("at the target's spacing", f"{NEAR} alone", "1 kB are free", str(world.preprocessed), f"leave {NEAR} out")
     assert_refused(world, command, arguments, *words, alone=False, keeps=() if arguments is DRY else (TARGET, NEAR))
 
 
@@ -130,11 +124,5 @@ def test_a_disk_that_is_really_full(world: World, command: Command, small_disk: 
 def test_a_disk_that_is_really_read_only(world: World, command: Command, small_disk: Path) -> None:
     """A file system that was mounted read-only is named."""
     subprocess.run([shutil.which("mount") or "mount", "-o", "remount,ro", str(small_disk)], check=True)
-    line = assert_refused_by_disk(world, command)
-    assert "read-only" in line and str(small_disk) in line
-
-
-def assert_refused_by_disk(world: World, command: Command) -> str:
     line = error_line(attempt(command, AFFINITY))
-    assert not half_written(world)
-    return line
+    assert "read-only" in line and str(small_disk) in line and not half_written(world)

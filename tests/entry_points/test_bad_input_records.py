@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from nnunet_seqtransfer.storage import checksum
-from support.bad_inputs import AFFINITY, PLAN, Command, assert_refused, truncate
+from support.bad_inputs import AFFINITY, PLAN, Command, assert_refused, rewrite, truncate
 from support.world import FAR, NEAR, TARGET, World
 
 TRAIN = ("train", "901", "3d_fullres", "0", "-np", "1", "-device", "cpu")
@@ -43,16 +41,6 @@ def planned(world: World, command: Command, records: Path) -> World:
     else:
         shutil.copytree(kept, world.preprocessed, dirs_exist_ok=True)
     return world
-
-
-def rewrite(path: Path, change: Callable[[dict[str, Any]], Any], checked: bool = False) -> None:
-    """Edits a record; ``checked``: its checksum too, as another version of this package would write it."""
-    content = json.loads(path.read_text())
-    change(content)
-    if checked:
-        body = {key: value for key, value in content.items() if key not in ("kind", "format", "checksum")}
-        content["checksum"] = checksum(body)
-    path.write_text(json.dumps(content))
 
 
 def test_good_records(planned: World, command: Command) -> None:
@@ -150,16 +138,3 @@ def test_a_dry_run_makes_no_plan(world: World, command: Command) -> None:
     """Where there is no plan yet, --dry_run says so instead of making one."""
     words = ("there is no plan yet", str(PLAN_FILE), "run nnUNetv2_seq_plan first")
     assert_refused(world, command, (*TRAIN, "--dry_run"), *words)
-
-
-@pytest.mark.parametrize("keep", [0, 0.3, 0.9, 0.999])
-def test_a_truncated_signature_is_made_again(planned: World, command: Command, keep: float) -> None:
-    """A broken cache is nothing to tell a user: it is made again, and the affinity is the same."""
-    before = (planned.preprocessed / AFFINITY_FILE).read_bytes()
-    (path,) = (planned.preprocessed / NEAR / "seqtransfer").glob("signature_descriptors_*.npz")
-    whole = path.stat().st_size
-    truncate(path, keep)
-    outcome = command(*AFFINITY, "-s", "902", "903")
-    assert outcome.status == 0 and "error" not in outcome.err and "signature" not in outcome.err
-    assert abs(path.stat().st_size - whole) < 64
-    assert (planned.preprocessed / AFFINITY_FILE).read_bytes() == before

@@ -53,10 +53,6 @@ def test_a_configuration_that_inherits(world: World, command: Command, arguments
     assert_refused(world, command, wrong, "a cascade", "choose one of: 2d, 3d_fullres")
 
 
-def remove_folder(folder: Path) -> None:
-    shutil.rmtree(folder)
-
-
 def empty_folder(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -66,7 +62,7 @@ def empty_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "count"),
     [
-        (remove_folder, 6),
+        (shutil.rmtree, 6),
         (empty_folder, 6),
         (lambda folder: (folder / "case2.b2nd").unlink(), 1),
         (lambda folder: (folder / "case2_seg.b2nd").unlink(), 1),
@@ -87,26 +83,21 @@ def test_a_target_that_is_not_preprocessed(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "is broken"),
+        ('{"plans_name": "nnU', "is broken"),
         ("", "is broken"),
         ("[]", "not a JSON object"),
         ("{}", "lacks plans_name, configurations, image_reader_writer"),
         ('{"configurations": []}', "lacks plans_name"),
     ],
 )
-def test_broken_plans(
-    world: World, command: Command, arguments: tuple[str, ...], content: str | None, words: str
-) -> None:
+def test_broken_plans(world: World, command: Command, arguments: tuple[str, ...], content: str, words: str) -> None:
     """Plans that are truncated, no JSON object, or lack entries are named with the command that makes them again."""
     path = world.preprocessed / TARGET / PLANS
-    if content is None:
-        truncate(path)
-    else:
-        path.write_text(content)
+    path.write_text(content)
     assert_refused(world, command, arguments, words, str(path), f"delete it and run {REMEDY}")
 
 
-@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+@every_command
 @pytest.mark.parametrize("entry", ["data_identifier", "spacing", "patch_size", "batch_size", "normalization_schemes"])
 def test_plans_that_lack_entries(world: World, command: Command, arguments: tuple[str, ...], entry: str) -> None:
     """An entry of the configuration that is missing is named."""
@@ -126,11 +117,7 @@ def test_a_broken_preprocessed_case(world: World, command: Command, ending: str,
     """
     path = world.preprocessed / TARGET / DATA / f"{SAMPLED}{ending}"
     truncate(path, keep)
-    words = (
-        f"the preprocessed case {SAMPLED} is broken",
-        f"{path.with_name(SAMPLED)}.*",
-        "preprocess the dataset again",
-    )
+    words = (f"case {SAMPLED} is broken", f"{path.with_name(SAMPLED)}.*", "preprocess the dataset again")
     assert_refused(world, command, COMMANDS["affinity"], *words, alone=False, keeps=(NEAR,))
 
 

@@ -37,12 +37,8 @@ Case = tuple[list[np.ndarray], np.ndarray]
 
 
 @pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty folders of nnU-Net; returns nnUNet_raw."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    return tmp_path / "nnUNet_raw"
+def raw(folders: Path) -> Path:
+    return folders / "raw"
 
 
 def volume(rng: np.random.Generator, channels: int, shape: tuple[int, ...] = (20, 26, 24)) -> Case:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from nnunet_seqtransfer.training.run_record import run_name
 from nnunet_seqtransfer.training.stage_files import FINAL
 from nnunet_seqtransfer.training.stages import TRAINER, ChainRequest, Exclusions, Stage, chain_stages, previous_stage
 from nnunet_seqtransfer.training.train import look_ahead
+from support.bad_inputs import Command, error_line
 from support.states import actions_of, raise_problems, state_of
-from support.world import FAR, NEAR, TARGET, TWO_CHANNELS, Outcome, World
+from support.world import FAR, NEAR, TARGET, Outcome, World
 
-Command = Callable[..., Outcome]
 SMALL = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "1", "-seed", "0", "-np", "1")
 CASES = tuple(f"case{number}" for number in range(6))
 
@@ -191,11 +190,6 @@ def relabel(path: Path) -> None:
     sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(path)) > 0, sitk.sitkUInt8), str(path))
 
 
-def error_line(outcome: Outcome) -> str:
-    (line,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    return line
-
-
 def train(command: Command, *arguments: str) -> Outcome:
     return command("train", "901", "3d_fullres", *arguments, *SMALL)
 
@@ -280,27 +274,12 @@ def test_the_two_switches_exclude_each_other(world, command) -> None:
     assert outcome.status == 2 and "not allowed with" in outcome.err
 
 
-@pytest.mark.parametrize("tag", ["without0", "disjoint", "disjoint_2"])
-def test_a_tag_cannot_be_taken_for_an_exclusion(world, command, tag) -> None:
-    """Names of stages stay unambiguous."""
-    outcome = train(command, "0", "-s", "902", "-tag", tag)
-    assert outcome.status == 2 and "reads like a part of the path" in outcome.err
-
-
 def test_a_source_of_which_nothing_would_be_left_is_refused(world, command, held_out) -> None:
     """Where every case of a source is shared with the fold, one line says so."""
     for case in CASES:
         plant(world, held_out["0"][0], case)
     outcome = train(command, "0", "-s", "902", "--dry_run", "--exclude_overlap")
     assert outcome.status == 2 and f"every case of {NEAR}" in error_line(outcome)
-
-
-def test_a_target_without_raw_images_is_compared_by_its_preprocessed_ones(world, command, held_out) -> None:
-    """The copy is still found at the same spacing, and the limits of that are said in one line."""
-    shutil.rmtree(world.raw / TARGET)
-    outcome = train(command, "0", "-s", "902", "--dry_run")
-    assert outcome.status == 2 and "case1 with" in error_line(outcome)
-    assert f"{TARGET} has no raw images here" in outcome.err
 
 
 class Untrained:
@@ -426,21 +405,3 @@ def test_a_chain_that_leaves_shared_cases_out_trains_to_its_end(world, command, 
     assert again.status == 0 and again.err.count("finished") == 2
     record = json.loads(next((world.results / TARGET / "seqtransfer").glob("*/run.json")).read_text())
     assert record["request"]["overlap"] == "exclude" and record["stages"][0]["excluded"] == ["case1"]
-
-
-def test_sources_of_more_channels_are_compared_channel_by_channel(world, command) -> None:
-    """A target image that is one channel of a source's case is found."""
-    held = validation_cases(TARGET, CASES)["0"][0]
-    for part, name in (
-        ("imagesTr", "case2_0001.nii.gz"),
-        ("imagesTr", "case2_0000.nii.gz"),
-        ("labelsTr", "case2.nii.gz"),
-    ):
-        given = f"{held}_0000.nii.gz" if part == "imagesTr" else f"{held}.nii.gz"
-        shutil.copy(world.raw / TARGET / part / given, world.raw / TWO_CHANNELS / part / name)
-    shutil.copy(
-        world.raw / NEAR / "imagesTr/case2_0000.nii.gz", world.raw / TWO_CHANNELS / "imagesTr/case2_0000.nii.gz"
-    )
-    relabel(world.raw / TWO_CHANNELS / "labelsTr/case2.nii.gz")
-    outcome = train(command, "0", "-s", "904", "--dry_run")
-    assert outcome.status == 2 and "same image, T2 = MRI" in error_line(outcome)

@@ -147,26 +147,6 @@ def test_prices_and_finished_stages(archive: Archive) -> None:
     assert must.other_recipes == {B: (100, 250)}
 
 
-@pytest.mark.parametrize(
-    ("options", "sources"),
-    [
-        ({"must": (C,), "max_sources": 1}, (C,)),
-        ({"avoid": (A,)}, (B,)),
-        ({"landmark_cases": 21}, (B,)),
-        ({"budget": 300, "budget_unit": "epochs"}, ()),
-        ({"budget": 7.0}, (A,)),
-        ({"budget": 5.0}, ()),
-        ({"max_sources": 0}, ()),
-        ({"strategy": "published", "communities": 1, "max_sources": 1}, (B,)),
-    ],
-)
-def test_constraints(archive: Archive, options: dict[str, object], sources: tuple[str, ...]) -> None:
-    """Each of them changes the path, and the plan records what was asked."""
-    plan = made(archive, scratch_dice=0.4, **options)
-    assert plan.sources == sources
-    assert all(getattr(plan.options, name) == value for name, value in options.items())
-
-
 def test_the_published_strategy_has_costs_and_communities(archive: Archive) -> None:
     """Its candidates carry path costs next to expected gains."""
     plan = made(archive, strategy="published")

@@ -14,10 +14,7 @@ from support.archives import METRIC
 from support.calibration_cases import measured_rows
 
 METRICS = ("descriptors", "published")
-COMPONENTS = {
-    "descriptors": ("image", "contrast", "label"),
-    "published": ("wasserstein", "dissimilarity"),
-}
+COMPONENTS = {"descriptors": ("image", "contrast", "label"), "published": ("wasserstein", "dissimilarity")}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,19 +16,9 @@ from nnunet_seqtransfer.planning.measured import (
     track_records,
     write_table,
 )
-from nnunet_seqtransfer.storage import checksum
+from support.bad_inputs import rewrite
 from support.calibration_cases import measured_rows
 from support.world import load_script
-
-
-def rewrite(path: Path, change: Callable[[dict], None], *, checked: bool) -> None:
-    """Edits a record; ``checked``: with its checksum, as another version of this package would write it."""
-    content = json.loads(path.read_text())
-    change(content)
-    if checked:
-        body = {key: value for key, value in content.items() if key not in ("kind", "format", "checksum")}
-        content["checksum"] = checksum(body)
-    path.write_text(json.dumps(content))
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -189,12 +189,14 @@ def test_sources_without_any_edge_are_planned_for() -> None:
     assert len([candidate for candidate in decision.candidates if candidate.kind == "direct"]) == 3
 
 
-def test_a_landmark_without_an_edge_to_the_target_gives_way_to_the_best_direct_path() -> None:
-    """Where no published path is possible the best direct one is chosen, and a note says so."""
+def test_a_path_that_is_not_possible_gives_way() -> None:
+    """A landmark without an edge to the target yields to the best direct path; max_sources 1 leaves the landmarks."""
     distances = np.ones((3, 3))
     distances[0, 2] = np.nan
-    decision = plan(SequenceProblem.checked("abc", distances, 2, (90, 5, 5)))
-    assert decision.chosen.path == (1, 2)
+    assert plan(SequenceProblem.checked("abc", distances, 2, (90, 5, 5))).chosen.path == (1, 2)
+    decision = plan(two_clusters(), max_sources=1)
+    assert decision.chosen.path == (0, 4) and decision.best("direct").path == (1, 4)
+    assert len(plan(two_clusters(), communities=9).communities) == 4, "never more communities than sources"
 
 
 def test_distances_of_zero_are_no_obstacle() -> None:
@@ -202,19 +204,6 @@ def test_distances_of_zero_are_no_obstacle() -> None:
     decision = plan(SequenceProblem.checked("abcdef", np.zeros((6, 6)), 5))
     assert decision.chosen.cost == 0
     assert decision.chosen.path[-1] == 5
-
-
-def test_more_communities_than_sources_are_as_many_as_sources() -> None:
-    """Asking for nine of three sources gives three."""
-    decision = plan(two_clusters(), communities=9)
-    assert len(decision.communities) == 4
-
-
-def test_one_allowed_source_leaves_the_landmarks() -> None:
-    """With max_sources 1 the cheapest landmark is taken directly."""
-    decision = plan(two_clusters(), max_sources=1)
-    assert decision.chosen.path == (0, 4)
-    assert decision.best("direct").path == (1, 4)
 
 
 def test_one_target_does_not_influence_the_next() -> None:

@@ -210,10 +210,7 @@ def test_overlays_draw_reference_and_predictions() -> None:
     square = np.zeros((32, 32), dtype=np.uint8)
     square[0:20, 10:20] = 1
     grey, empty = square * 100, np.zeros_like(square)
-    rows = [
-        Overlay("case", grey, square, square, "one"),
-        Overlay("no", grey, empty, empty, ""),
-    ]
+    rows = [Overlay("case", grey, square, square, "one"), Overlay("no", grey, empty, empty, "")]
     figure = draw_overlays(rows, [("object", (1,)), ("other", (2,))])
     assert [len(axes.collections) for axes in figure.axes] == [0, 1, 2, 0, 0, 0]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reference", "prediction", "object", "other"]

@@ -108,18 +108,12 @@ def test_the_environment_of_the_commands_goes_along_with_absolute_folders(monkey
     assert not {"SECRET", "nnUNet_seq_driver", "CUDA_VISIBLE_DEVICES"} & set(passed)
 
 
-def test_a_stage_that_stopped_at_a_checkpoint_is_requeued(tmp_path, fake):
-    """Exit status 75 while the job is not being ended."""
-    child = start(job_of(tmp_path, "bash", "-c", "exit 75"), fake)
-    assert child.wait() == 75
-    assert fake.requeued
-
-
-def test_a_cancelled_job_is_not_requeued(tmp_path, fake):
-    """scancel sends SIGTERM too, but the job is COMPLETING then."""
-    fake.state("COMPLETING")
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
+def test_a_stage_that_stopped_at_a_checkpoint_is_requeued_unless_the_job_is_cancelled(tmp_path, fake, state):
+    """Exit status 75 while the job is not being ended; scancel sends SIGTERM too, but the job is COMPLETING then."""
+    fake.state(state)
     assert start(job_of(tmp_path, "bash", "-c", "exit 75"), fake).wait() == 75
-    assert not fake.requeued
+    assert fake.requeued == (state == "RUNNING")
 
 
 def test_a_stage_that_gets_no_further_is_not_requeued_for_ever(tmp_path, fake):
@@ -157,32 +151,22 @@ def ready(child: subprocess.Popen[str]) -> None:
         pass
 
 
-def test_the_warning_before_the_time_limit_is_passed_on_and_waited_for(tmp_path, fake):
-    """It comes to the shell alone: the command is asked to stop, and has the time to write its checkpoint."""
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_is_passed_on_and_waited_for(tmp_path, fake, number):
+    """To the shell alone, from the time limit (USR1) or nnUNetv2_seq_cancel (USR2, not requeued), for a checkpoint."""
     child = start(job_of(tmp_path, "bash", "-c", LISTENS), fake)
     ready(child)
-    child.send_signal(signal.SIGUSR1)
+    child.send_signal(number)
     out = child.communicate()[0]
     assert out.count("asked") == 1 and "checkpoint written" in out and child.returncode == 75
-    assert fake.requeued
-
-
-def test_a_stage_that_is_cancelled_stops_at_a_checkpoint_for_good(tmp_path, fake):
-    """nnUNetv2_seq_cancel sends SIGUSR2: it is not requeued."""
-    child = start(job_of(tmp_path, "bash", "-c", LISTENS), fake)
-    ready(child)
-    child.send_signal(signal.SIGUSR2)
-    out = child.communicate()[0]
-    assert "checkpoint written" in out and "\ncancelled\n" in out and child.returncode == 75
-    assert not fake.requeued
+    assert fake.requeued == (number == signal.SIGUSR1) == ("\ncancelled\n" not in out)
 
 
 def test_sigterm_which_all_processes_get_reaches_the_command_once(tmp_path, fake):
     """As from scancel: a second one would mean to stop without a checkpoint."""
-    command = (
-        "import signal, sys, time\ngot = []\nsignal.signal(15, lambda *_: got.append(1))\nprint('ready', flush=True)"
-    )
-    command += "\nwhile not got: time.sleep(0.02)\ntime.sleep(0.5)\nprint('asked', len(got))\nsys.exit(75)"
+    command = "import signal, sys, time\ngot = []\nsignal.signal(15, lambda *_: got.append(1))"
+    command += "\nprint('ready', flush=True)\nwhile not got: time.sleep(0.02)"
+    command += "\ntime.sleep(0.5)\nprint('asked', len(got))\nsys.exit(75)"
     child = start(job_of(tmp_path, sys.executable, "-c", command), fake, session=True)
     ready(child)
     os.killpg(child.pid, signal.SIGTERM)

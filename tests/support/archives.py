@@ -85,17 +85,11 @@ class Archive:
     def add_plans(self, target: str, **settings: Any) -> None:
         """The target's own plans."""
         entry = {
-            "data_identifier": f"{PLANS}_{CONFIGURATION}",
-            "preprocessor_name": "DefaultPreprocessor",
-            "batch_size": 2,
-            "patch_size": [16, 16, 16],
-            "spacing": [1.0, 1.0, 1.0],
-            "normalization_schemes": ["ZScoreNormalization"],
-            "use_mask_for_norm": [False],
-            "resampling_fn_data": "resample",
-            "resampling_fn_seg": "resample",
-            **settings,
-        }
+            "data_identifier": f"{PLANS}_{CONFIGURATION}", "preprocessor_name": "DefaultPreprocessor",
+            "batch_size": 2, "patch_size": [16, 16, 16], "spacing": [1.0, 1.0, 1.0],
+            "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False],
+            "resampling_fn_data": "resample", "resampling_fn_seg": "resample", **settings,
+        }  # fmt: skip
         content = {
             "plans_name": PLANS,
             "image_reader_writer": "SimpleITKIO",

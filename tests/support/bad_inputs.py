@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nnunet_seqtransfer.storage import checksum
 from support.world import Outcome, World
 
 AFFINITY = ("affinity", "-t", "901", "-s", "902", "-n_cases", "1", "-np", "1")
@@ -69,3 +72,19 @@ def truncate(path: Path, keep: float = 0.5) -> None:
     """Cuts the end of a file off, as a full disk or a broken download does."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], Any], *, checked: bool = False) -> None:
+    """Edits a record; ``checked``: its checksum too, as another version of this package would write it."""
+    edit(path, change)
+    if checked:
+        content = json.loads(path.read_text())
+        body = {key: value for key, value in content.items() if key not in ("kind", "format", "checksum")}
+        path.write_text(json.dumps({**content, "checksum": checksum(body)}))

@@ -185,20 +185,10 @@ def write_made_plan(affinity: Path, sources: Sequence[str] = (NEAR,)) -> None:
         CandidatePath((FAR, TARGET), -0.1, -0.3, 0.1, 0.8, 500, 6.2, "cases"),
     )
     plan = SequencePlan(
-        target=TARGET,
-        plans=DEFAULT_PLANS,
-        configuration=CONFIGURATION,
-        sources=tuple(sources),
-        strategy="gain",
-        metric="descriptors",
-        affinity_file=affinity.name,
-        candidates=candidates,
-        affinity_sha256=sha256(affinity),
-        evidence=("closeness", "names"),
-        measured=(515, 12),
-        resamples=200,
-        gpu_hours=6.2,
-    )
+        target=TARGET, plans=DEFAULT_PLANS, configuration=CONFIGURATION, sources=tuple(sources), strategy="gain",
+        metric="descriptors", affinity_file=affinity.name, candidates=candidates, affinity_sha256=sha256(affinity),
+        evidence=("closeness", "names"), measured=(515, 12), resamples=200, gpu_hours=6.2,
+    )  # fmt: skip
     write_plan(plan_file(TARGET, DEFAULT_PLANS, CONFIGURATION), plan)
 
 
@@ -226,17 +216,8 @@ def write_made_comparison(cases: int = 8, tag: str | None = None, test: str | No
         if place
     )
     comparison = Comparison(
-        target=TARGET,
-        plans=DEFAULT_PLANS,
-        configuration=CONFIGURATION,
-        folds=("0",),
-        seeds=(0,),
-        test_set=test,
-        cases=cases,
-        budget=Budget(4, 4, 0, 0.0, 120),
-        arms=arms,
-        scores=tuple(scores),
-        differences=differences,
+        target=TARGET, plans=DEFAULT_PLANS, configuration=CONFIGURATION, folds=("0",), seeds=(0,), test_set=test,
+        cases=cases, budget=Budget(4, 4, 0, 0.0, 120), arms=arms, scores=tuple(scores), differences=differences,
         rankings=(Ranking("descriptors", 0.8, 0.7, 0.01, 3),),
-    )
+    )  # fmt: skip
     write_comparison(comparison_path(TARGET, DEFAULT_PLANS, CONFIGURATION, tag, test), comparison)

@@ -90,3 +90,26 @@ def reordered(signature: Signature, order: Sequence[int]) -> Signature:
         geometry=signature.geometry[list(order)],
         profiles=tuple(signature.profiles[i] for i in order),
     )
+
+
+def assert_same_array(mine: np.ndarray, theirs: np.ndarray) -> None:
+    assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+    assert mine.tobytes() == theirs.tobytes()
+
+
+def assert_same_profiles(a: Sequence[dict[str, np.ndarray]], b: Sequence[dict[str, np.ndarray]]) -> None:
+    """Assert that all arrays of all cases are equal bit by bit."""
+    for mine, theirs in zip(a, b, strict=True):
+        assert sorted(mine) == sorted(theirs)
+        for name, array in mine.items():
+            assert_same_array(array, theirs[name])
+
+
+def assert_equal(a: Signature, b: Signature) -> None:
+    """Assert that all fields are equal, and all arrays bit by bit."""
+    for name in Signature.__dataclass_fields__:
+        if name in ("geometry", "intensities"):
+            assert_same_array(getattr(a, name), getattr(b, name))
+        elif name != "profiles":
+            assert getattr(a, name) == getattr(b, name), name
+    assert_same_profiles(a.profiles, b.profiles)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 import zipfile
 from dataclasses import dataclass
@@ -65,14 +67,9 @@ def epoch_lines(
         at += timedelta(seconds=seconds)
         values = ", ".join(f"np.float32({value})" for value in dice)
         said = [
-            " ",
-            f"Epoch {epoch} ",
-            f"Current learning rate: {lr} ",
-            "train_loss -0.1234 ",
-            "val_loss -0.2345 ",
-            f"Pseudo dice [{values}] ",
-            f"Epoch time: {seconds} s ",
-        ]
+            " ", f"Epoch {epoch} ", f"Current learning rate: {lr} ", "train_loss -0.1234 ", "val_loss -0.2345 ",
+            f"Pseudo dice [{values}] ", f"Epoch time: {seconds} s ",
+        ]  # fmt: skip
         lines += [f"{at}.123456: {text}" for text in said]
     return lines
 
@@ -146,6 +143,13 @@ def lock(path: Path, pid: int, host: str, seconds_ago: float = 0.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"filelock/2\npid={pid}\nhost={host}\nmode=lease\ntoken=ab\nduration=60.0\n")
     return age(path, seconds_ago)
+
+
+def dead_process() -> int:
+    """The number of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
 
 
 def age(path: Path, seconds: float) -> Path:

@@ -8,15 +8,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.image_formats import reader_writer
 from nnunet_seqtransfer.nnunet.plans import read_plans
-from nnunet_seqtransfer.nnunet.preprocessing import resampled_voxels
 from nnunet_seqtransfer.tasks import alignment as readers
 from nnunet_seqtransfer.tasks.alignment import align_plans, find_reader, remember_reader
 from nnunet_seqtransfer.tasks.task import Task, load_task
@@ -108,32 +104,6 @@ def test_nothing_that_was_given_is_changed(world) -> None:
     first["configurations"]["3d_fullres"]["patch_size"] = [1]
     assert plans == before
     assert align_plans(plans, load_task(TARGET), source)["configurations"]["3d_fullres"]["patch_size"] != [1]
-
-
-@pytest.mark.parametrize(("target", "source"), [(TARGET, FLAT_SOURCE), (FLAT_TARGET, NEAR)])
-def test_flat_images_and_volumes_do_not_mix(world, target: str, source: str) -> None:
-    """2-D images for a target of volumes, or the other way, are refused by name."""
-    with pytest.raises(DatasetError, match=source):
-        aligned(target, source, "2d")
-
-
-def expected_voxels(fingerprint: dict[str, Any], spacing: list[float], forward: list[int]) -> list[int]:
-    """Voxels of each case as nnU-Net's preprocessor computes them."""
-    voxels = []
-    for shape, original in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True):
-        moved_shape, moved = [shape[i] for i in forward], [original[i] for i in forward]
-        goal = spacing if len(spacing) == 3 else [moved[0], *spacing]
-        voxels.append(int(np.prod(compute_new_shape(moved_shape, moved, goal))))
-    return voxels
-
-
-@pytest.mark.parametrize(("target", "source", "configuration"), PAIRS)
-def test_resampled_sizes_of_real_plans(world, target: str, source: str, configuration: str) -> None:
-    """So it is for the fingerprints and plans that nnU-Net made."""
-    _, own, task = aligned(target, source, configuration)
-    spacing = own["configurations"][configuration]["spacing"]
-    expected = expected_voxels(task.fingerprint, spacing, own["transpose_forward"])
-    assert resampled_voxels(task.fingerprint, own, configuration) == expected
 
 
 def test_a_target_planned_anew_gets_preprocessed_data_of_its_own(world) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -16,36 +15,17 @@ import SimpleITK as sitk
 
 from nnunet_seqtransfer.affinity.descriptors import DescriptorMetric
 from nnunet_seqtransfer.affinity.published import PublishedMetric
-from nnunet_seqtransfer.errors import DatasetError, SeqTransferError
+from nnunet_seqtransfer.errors import DatasetError
 from nnunet_seqtransfer.nnunet.plans import read_plans
 from nnunet_seqtransfer.tasks import profiling
 from nnunet_seqtransfer.tasks.alignment import align_plans
 from nnunet_seqtransfer.tasks.profiling import CaseProfile, ProfileRequest, profile_tasks, request_profile
 from nnunet_seqtransfer.tasks.signature import Signature, read_signature
 from nnunet_seqtransfer.tasks.task import load_task
-
-TARGET, NEAR = "Dataset901_Target", "Dataset902_Near"
+from support.made_tasks import assert_equal, assert_same_array
+from support.world import NEAR, TARGET
 
 CONFIGURATION = "3d_fullres"
-
-
-def assert_same_array(mine: np.ndarray, theirs: np.ndarray) -> None:
-    assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
-    assert mine.tobytes() == theirs.tobytes()
-
-
-def assert_equal(a: Signature, b: Signature) -> None:
-    """All fields, and all arrays bit by bit."""
-    for name in Signature.__dataclass_fields__:
-        if name in ("geometry", "intensities"):
-            assert_same_array(getattr(a, name), getattr(b, name))
-        elif name != "profiles":
-            assert getattr(a, name) == getattr(b, name), name
-    assert len(a.profiles) == len(b.profiles)
-    for mine, theirs in zip(a.profiles, b.profiles, strict=True):
-        assert sorted(mine) == sorted(theirs)
-        for name, array in mine.items():
-            assert_same_array(array, theirs[name])
 
 
 def source_request(cases: int = 3, seed: int = 0) -> ProfileRequest:
@@ -223,23 +203,6 @@ def test_whether_a_task_has_labels_does_not_depend_on_what_is_cached(world, orde
     found = {cases: profile_tasks([source_request(cases)], DescriptorMetric(), 1)[0] for cases in order}
     assert isinstance(found[5], Signature)
     assert isinstance(found[1], DatasetError) and "none of the 1 cases" in str(found[1])
-
-
-def test_a_full_disk_leaves_the_cache_whole(world, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signature that cannot be written is an error in one line; what was there stays, and nothing is left aside."""
-    profile_tasks([source_request(2)], DescriptorMetric(), 1)
-    before = world.snapshot()
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "no space")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.replace", fail)
-        with pytest.raises(SeqTransferError, match="the disk is full"):
-            profile_tasks([source_request(3)], DescriptorMetric(), 1)
-    assert world.snapshot() == before
-    (signature,) = profile_tasks([source_request(3)], DescriptorMetric(), 1)
-    assert isinstance(signature, Signature)
 
 
 def test_geometry_is_that_of_the_cases_in_the_axes_of_the_target(world) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from nnunet_seqtransfer.errors import RecordError
 from nnunet_seqtransfer.tasks.signature import Signature, anonymous, read_signature, write_signature
+from support.made_tasks import assert_equal
 
 
 def example(**changes: Any) -> Signature:
@@ -47,25 +48,6 @@ def example(**changes: Any) -> Signature:
         profiles=profiles,
     )
     return replace(signature, **changes)
-
-
-def assert_same_array(mine: np.ndarray, theirs: np.ndarray) -> None:
-    assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
-    assert mine.tobytes() == theirs.tobytes()
-
-
-def assert_equal(a: Signature, b: Signature) -> None:
-    """All fields, and all arrays bit by bit."""
-    for name in Signature.__dataclass_fields__:
-        if name in ("geometry", "intensities"):
-            assert_same_array(getattr(a, name), getattr(b, name))
-        elif name != "profiles":
-            assert getattr(a, name) == getattr(b, name), name
-    assert len(a.profiles) == len(b.profiles)
-    for mine, theirs in zip(a.profiles, b.profiles, strict=True):
-        assert sorted(mine) == sorted(theirs)
-        for name, array in mine.items():
-            assert_same_array(array, theirs[name])
 
 
 def test_a_signature_comes_back_bit_by_bit(tmp_path: Path) -> None:

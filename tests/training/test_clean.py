@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from support.runs import (
     age,
     cases,
     checkpoint,
+    dead_process,
     epoch_lines,
     finish,
     lock,
@@ -34,15 +33,7 @@ from support.runs import (
 from support.runs import training_log as write_log
 
 HOUR = 3600.0
-
-
-@pytest.fixture(autouse=True)
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """nnU-Net's folders, empty; the test's root."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 def listed(name: str) -> set[Path]:
@@ -56,28 +47,22 @@ def finished_chain(**changes: object) -> MadeRun:
     return chain
 
 
-def data_of(world: Path, dataset: str) -> Path:
-    return world / "nnUNet_preprocessed" / dataset / f"nnUNetPlans_for4_3d_fullres_{DIGEST}"
+def data_of(folders: Path, dataset: str) -> Path:
+    return folders / "preprocessed" / dataset / f"nnUNetPlans_for4_3d_fullres_{DIGEST}"
 
 
-def everything(world: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(world)): path.read_bytes() for path in sorted(world.rglob("*")) if path.is_file()}
+def everything(folders: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folders)): path.read_bytes() for path in sorted(folders.rglob("*")) if path.is_file()}
 
 
-def dead_process() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
-
-
-def test_of_a_finished_run_the_preprocessed_sources_can_go(world):
+def test_of_a_finished_run_the_preprocessed_sources_can_go(folders):
     """They are listed; the stages' checkpoints, weights and records are not."""
     finished_chain()
     assert listed("leftovers") == set()
-    assert listed("preprocessed") == {data_of(world, NEAR), data_of(world, FAR)}
+    assert listed("preprocessed") == {data_of(folders, NEAR), data_of(folders, FAR)}
 
 
-def test_an_unfinished_run_keeps_what_it_will_read(world):
+def test_an_unfinished_run_keeps_what_it_will_read(folders):
     """A source that waits keeps its data, whatever their digest; one that is trained does not."""
     chain = record()
     finish(chain, chain.stages[0])
@@ -85,17 +70,17 @@ def test_an_unfinished_run_keeps_what_it_will_read(world):
     of_other_target = cases(chain.stages[1], "nnUNetPlans_for5_3d_fullres_fedcba98")
     of_other_configuration = cases(chain.stages[1], "nnUNetPlans_for4_2d_fedcba98")
     assert newer.exists()
-    assert listed("preprocessed") == {data_of(world, NEAR), of_other_target, of_other_configuration}
+    assert listed("preprocessed") == {data_of(folders, NEAR), of_other_target, of_other_configuration}
 
 
-def test_a_stage_begun_by_hand_keeps_its_data(world):
+def test_a_stage_begun_by_hand_keeps_its_data(folders):
     """No run mentions it, but it has a checkpoint to go on from."""
     chain = finished_chain(sources=(NEAR,))
     shutil.rmtree(chain.folder)
-    assert data_of(world, NEAR) in listed("preprocessed")
+    assert data_of(folders, NEAR) in listed("preprocessed")
     final = chain.stages[0].output / "checkpoint_final.pth"
     final.rename(final.with_name("checkpoint_latest.pth"))
-    assert data_of(world, NEAR) not in listed("preprocessed")
+    assert data_of(folders, NEAR) not in listed("preprocessed")
 
 
 def test_an_unreadable_run_keeps_all_but_leftovers(command):
@@ -109,11 +94,11 @@ def test_an_unreadable_run_keeps_all_but_leftovers(command):
     assert "preprocessed data stay" in outcome.err and broken.folder.name in outcome.err
 
 
-def test_leftovers_are_old_and_nobodys(world):
+def test_leftovers_are_old_and_nobodys(folders):
     """Files aside, staged cases, damaged and superseded checkpoints, locks of the dead: each of them, once it rests."""
     chain = finished_chain()
     first, second, target = chain.stages
-    dataset = world / "nnUNet_preprocessed" / NEAR
+    dataset = folders / "preprocessed" / NEAR
     aside = [
         first.output / ".checkpoint_latest.0123abcd.tmp.pth",
         first.base / ".seq_transfer_init.0123abcd.tmp.pth",
@@ -150,7 +135,7 @@ def test_checkpoints_of_an_unfinished_stage_are_no_leftovers():
 
 
 @pytest.mark.parametrize("host", ["here", "elsewhere"])
-def test_what_a_living_process_is_at_is_not_even_listed(world, host):
+def test_what_a_living_process_is_at_is_not_even_listed(folders, host):
     """Held by a process that lives, here or on another machine with a recent sign, nothing of a stage is offered."""
     chain = finished_chain()
     _, second, target = chain.stages
@@ -159,11 +144,11 @@ def test_what_a_living_process_is_at_is_not_even_listed(world, host):
     for path in (
         second.files.lock,
         target.files.lock,
-        data_of(world, NEAR).with_name(f".{data_of(world, NEAR).name}.lock"),
+        data_of(folders, NEAR).with_name(f".{data_of(folders, NEAR).name}.lock"),
     ):
         lock(path, os.getppid(), name, ago)
     assert listed("leftovers") == set()
-    assert data_of(world, NEAR) not in listed("preprocessed")
+    assert data_of(folders, NEAR) not in listed("preprocessed")
 
 
 def test_a_silent_holder_elsewhere_is_gone_after_an_hour():
@@ -173,9 +158,9 @@ def test_a_silent_holder_elsewhere_is_gone_after_an_hour():
     assert listed("leftovers") == {stale}
 
 
-def not_ours(world: Path) -> list[Path]:
+def not_ours(folders: Path) -> list[Path]:
     """Things that look a little like ours."""
-    raw, data, results = (world / f"nnUNet_{name}" for name in ("raw", "preprocessed", "results"))
+    raw, data, results = (folders / name for name in ("raw", "preprocessed", "results"))
     return [
         raw / NEAR / ".case.0123abcd.tmp.gz",
         data / NEAR / "nnUNetPlans_3d_fullres" / "case.b2nd",
@@ -191,25 +176,25 @@ def not_ours(world: Path) -> list[Path]:
     ]
 
 
-def test_what_is_not_ours_is_never_listed(world):
+def test_what_is_not_ours_is_never_listed(folders):
     """Stock data, stock results, results of our trainer without our block, folders with anything else in them."""
-    for path in not_ours(world):
+    for path in not_ours(folders):
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint(path) if path.suffix == ".pth" else path.write_text("{}")
         age(path, 2 * HOUR)
     assert all(not listed(name) for name in CATEGORIES)
 
 
-def test_links_are_not_followed(world):
+def test_links_are_not_followed(folders):
     """A preprocessed folder, a stage, a dataset that are links to elsewhere are left alone with what they point to."""
     chain = finished_chain()
     first, second, _ = chain.stages
-    elsewhere = world / "elsewhere"
+    elsewhere = folders / "elsewhere"
     elsewhere.mkdir()
-    for number, path in enumerate((data_of(world, NEAR), first.base, second.base.parent)):
+    for number, path in enumerate((data_of(folders, NEAR), first.base, second.base.parent)):
         path.rename(elsewhere / str(number))
         path.symlink_to(elsewhere / str(number))
-    assert listed("preprocessed") == {data_of(world, FAR)}
+    assert listed("preprocessed") == {data_of(folders, FAR)}
     assert listed("leftovers") == set()
 
 
@@ -232,56 +217,56 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str
     yield answer
 
 
-def test_nothing_goes_without_a_yes(world, command, terminal):
+def test_nothing_goes_without_a_yes(folders, command, terminal):
     """Without a terminal, with --dry_run, and at a terminal without a yes, everything stays; sizes come first."""
     chain = finished_chain()
     checkpoint(chain.stages[0].output / "checkpoint_latest.pth")
-    before = everything(world)
+    before = everything(folders)
     asked = terminal("", "no")
     outcome = command("clean", "--dry_run")
     assert outcome.status == 0 and "nothing was removed" in outcome.out and not asked
     outcome = command("clean")
     assert len(asked) == 2
     assert asked[1].startswith("remove 6 kB of preprocessed (2 items)? [y/N]")
-    assert everything(world) == before
+    assert everything(folders) == before
     assert outcome.out.splitlines()[0].split() == ["size", "items", "category", "content"]
 
 
-def test_without_a_terminal_it_lists(world, command):
+def test_without_a_terminal_it_lists(folders, command):
     """Nothing is asked and nothing removed; --yes without -what is refused."""
     finished_chain()
-    before = everything(world)
+    before = everything(folders)
     assert "give --yes and -what" in command("clean").out
-    assert everything(world) == before
+    assert everything(folders) == before
     assert command("clean", "--yes").status == 2
     assert command("clean", "-what", "everything").status == 2
 
 
-def test_a_yes_removes_a_category(world, command, terminal):
+def test_a_yes_removes_a_category(folders, command, terminal):
     """What was agreed to goes, the rest stays to the byte."""
     finished_chain()
-    before = everything(world)
+    before = everything(folders)
     terminal("y")
     assert command("clean").status == 0
-    gone = set(before) - set(everything(world))
+    gone = set(before) - set(everything(folders))
     assert gone == {name for name in before if f"_{DIGEST}/" in name}
-    assert not data_of(world, NEAR).exists()
+    assert not data_of(folders, NEAR).exists()
 
 
-def test_scripts_remove_by_name(world, command):
+def test_scripts_remove_by_name(folders, command):
     """--yes -what removes everything of these categories, and all stages keep their results and their weights."""
     chain = finished_chain()
     checkpoint(chain.stages[1].output / "checkpoint_latest.pth")
     assert command("clean", "--yes", "-what", *CATEGORIES).status == 0
-    assert not data_of(world, NEAR).exists() and not data_of(world, FAR).exists()
+    assert not data_of(folders, NEAR).exists() and not data_of(folders, FAR).exists()
     assert all((stage.output / "checkpoint_final.pth").is_file() for stage in chain.stages)
     assert all(stage.weights.is_file() for stage in chain.stages[1:])
-    assert not list(world.rglob("checkpoint_latest.pth"))
-    assert not list(world.rglob(".*.tmp")) and not list(world.rglob("*.lock"))
+    assert not list(folders.rglob("checkpoint_latest.pth"))
+    assert not list(folders.rglob(".*.tmp")) and not list(folders.rglob("*.lock"))
     assert "nothing to remove" in command("clean", "--yes", "-what", *CATEGORIES).out
 
 
-def test_a_kill_while_removing_leaves_nothing_that_looks_whole(world, command, monkeypatch):
+def test_a_kill_while_removing_leaves_nothing_that_looks_whole(folders, command, monkeypatch):
     """Ended after the first file of a folder: the folder has no longer its name, and goes with the leftovers later."""
     finished_chain(sources=(NEAR,))
 
@@ -292,15 +277,15 @@ def test_a_kill_while_removing_leaves_nothing_that_looks_whole(world, command, m
     with monkeypatch.context() as patched:
         patched.setattr(cleaning.shutil, "rmtree", killed)
         assert command("clean", "--yes", "-what", "preprocessed").status == 130
-    assert not data_of(world, NEAR).exists()
-    (aside,) = (world / "nnUNet_preprocessed" / NEAR).glob(".*.tmp")
+    assert not data_of(folders, NEAR).exists()
+    (aside,) = (folders / "preprocessed" / NEAR).glob(".*.tmp")
     age(aside, 2 * HOUR)
     assert aside in listed("leftovers")
     assert command("clean", "--yes", "-what", "leftovers").status == 0
     assert not aside.exists()
 
 
-def test_what_was_begun_meanwhile_stays(world, command, monkeypatch):
+def test_what_was_begun_meanwhile_stays(folders, command, monkeypatch):
     """Between the question and the removal a run was recorded that reads the data: under the lock it is seen."""
     finished_chain(sources=(NEAR,))
     real = cleaning.clean
@@ -312,14 +297,14 @@ def test_what_was_begun_meanwhile_stays(world, command, monkeypatch):
     monkeypatch.setattr(clean, "clean", late)
     outcome = command("clean", "--yes", "-what", "preprocessed")
     assert outcome.status == 2 and "now in use" in outcome.err
-    assert data_of(world, NEAR).is_dir()
+    assert data_of(folders, NEAR).is_dir()
 
 
-def test_what_is_held_meanwhile_stays(world, command, monkeypatch):
+def test_what_is_held_meanwhile_stays(folders, command, monkeypatch):
     """Somebody took the lock after the list was made: it is named, and everything else goes."""
     finished_chain(sources=(NEAR,))
-    folder = data_of(world, NEAR)
-    other = cases_for(world)
+    folder = data_of(folders, NEAR)
+    other = cases_for(folders)
     real = cleaning.clean
 
     def late(*arguments: object) -> object:
@@ -332,14 +317,14 @@ def test_what_is_held_meanwhile_stays(world, command, monkeypatch):
     assert folder.is_dir() and not other.exists()
 
 
-def cases_for(world: Path) -> Path:
-    folder = world / "nnUNet_preprocessed" / FAR / "nnUNetPlans_for9_3d_fullres_0000cccc"
+def cases_for(folders: Path) -> Path:
+    folder = folders / "preprocessed" / FAR / "nnUNetPlans_for9_3d_fullres_0000cccc"
     folder.mkdir(parents=True)
     (folder / "case.b2nd").write_bytes(b"0")
     return folder
 
 
-def test_a_stage_that_trains_keeps_its_log_and_checkpoint(world, command):
+def test_a_stage_that_trains_keeps_its_log_and_checkpoint(folders, command):
     """A run at work beside a finished one: everything of it is there after all categories were removed."""
     finished_chain(sources=())
     chain = record(sources=(NEAR,), tag="busy")
@@ -349,7 +334,7 @@ def test_a_stage_that_trains_keeps_its_log_and_checkpoint(world, command):
     checkpoint(stage.output / "checkpoint_latest.pth")
     cases(stage)
     lock(stage.files.lock, os.getppid(), socket.gethostname())
-    before = everything(world)
+    before = everything(folders)
     assert command("clean", "--yes", "-what", *CATEGORIES).status == 0
-    assert everything(world) == before
+    assert everything(folders) == before
     assert stage.target == TARGET

@@ -25,13 +25,7 @@ from support.states import actions_of, block_of, outlook_of, raise_problems, sta
 TARGET, SOURCES = "Dataset010_Target", ("Dataset011_A", "Dataset012_B")
 DONE = (Action.NOTHING, Action.NOT_NEEDED)
 Case = tuple[tuple[Stage, ...], dict[Stage, StageOnDisk]]
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty folders of nnU-Net: paths of stages appear in messages."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name)))
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 def stages_of(sources: int, folds: tuple[str, ...] = ("0",), epochs: int = 100) -> tuple[Stage, ...]:
@@ -67,71 +61,30 @@ def before(stages: tuple[Stage, ...], stage: Stage) -> Stage | None:
     return next((other for other in stages if other.path == stage.path[:-1]), None)
 
 
-def test_all_combinations_are_looked_at() -> None:
-    """The laws below are tested on all of them: 8 + 8*16 + 8*16*16 + 8*16*16 + 8*8."""
-    assert sum(1 for _ in every_case()) == 8 + 8 * 16 + 2 * 8 * 16**2 + 8 * 8
-
-
-def test_every_stage_gets_one_action_in_the_order_given() -> None:
-    """There is one decision for each stage."""
-    for stages, states in every_case():
-        assert tuple(actions_of(stages, states)) == stages
-
-
-def test_what_has_begun_never_starts_again() -> None:
-    """A stage with a checkpoint is never started from the beginning."""
-    for stages, states in every_case():
-        for stage, action in actions_of(stages, states).items():
-            assert not (states[stage].has_begun and action is Action.START), (stage, states[stage])
-
-
-def test_actions_have_what_they_need() -> None:
-    """Going on needs a checkpoint to go on from, and no final one; validating needs a final one of the target."""
-    for stages, states in every_case():
-        for stage, action in actions_of(stages, states).items():
-            state = states[stage]
+def test_all_decisions_obey_the_laws() -> None:
+    """For all combinations: one action a stage by the states alone, with what it needs on disk, and none too many."""
+    cases = list(every_case())
+    assert len(cases) == 8 + 8 * 16 + 2 * 8 * 16**2 + 8 * 8, "all combinations are looked at"
+    for stages, states in cases:
+        actions = actions_of(stages, states)
+        assert tuple(actions) == stages and actions == actions_of(stages, dict(reversed(states.items())))
+        for stage, action in actions.items():
+            state, previous = states[stage], before(stages, stage)
+            assert not (state.has_begun and action is Action.START), (stage, state)
             if action is Action.RESUME:
                 assert state.unfinished and not state.final
             if action is Action.VALIDATE:
                 assert state.final and not state.validated and stage.role == "target"
             if action is Action.NOTHING:
                 assert state.final and (stage.role == "source" or state.validated)
-
-
-def test_weights_are_there_when_a_stage_starts() -> None:
-    """A stage that starts behind another has its weights, or the other is finished or will be by then."""
-    for stages, states in every_case():
-        actions = actions_of(stages, states)
-        for stage, action in actions.items():
-            previous = before(stages, stage)
-            if action is Action.START and previous is not None and not weights_fit(stage, states[stage]):
+            if action is Action.START and previous is not None and not weights_fit(stage, state):
                 assert actions[previous] in (Action.NOTHING, Action.START, Action.RESUME)
-
-
-def test_only_needed_stages_train() -> None:
-    """A source trains only where the stage after it has yet to start; so a finished target needs nothing."""
-    for stages, states in every_case():
-        actions = actions_of(stages, states)
-        for stage, action in actions.items():
             if stage.role == "source" and action in (Action.START, Action.RESUME):
-                after = [other for other in stages if before(stages, other) == stage]
-                assert any(actions[other] is Action.START for other in after)
+                assert any(actions[other] is Action.START for other in stages if before(stages, other) == stage)
         targets = [stage for stage in stages if stage.role == "target"]
+        assert all(actions[stage] is not Action.NOT_NEEDED for stage in targets)
         if all(states[stage].final and states[stage].validated for stage in targets):
             assert all(action in DONE for action in actions.values())
-
-
-def test_targets_are_always_needed() -> None:
-    """No fold of the target is left out."""
-    for stages, states in every_case():
-        actions = actions_of(stages, states)
-        assert all(actions[stage] is not Action.NOT_NEEDED for stage in stages if stage.role == "target")
-
-
-def test_deciding_twice_is_deciding_once() -> None:
-    """The decision is a function of the states alone."""
-    for stages, states in every_case():
-        assert actions_of(stages, states) == actions_of(stages, dict(reversed(states.items())))
 
 
 def done(states: dict[Stage, StageOnDisk], stage: Stage) -> dict[Stage, StageOnDisk]:

@@ -14,6 +14,7 @@ from nnunet_seqtransfer.context import Context
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.signals import Stopped, raising_on_signals
 from nnunet_seqtransfer.training import run_record
+from nnunet_seqtransfer.training.decide import Outlook
 from nnunet_seqtransfer.training.executors import DevicesExecutor, next_stage, run_chain
 from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.recipe import Recipe
@@ -40,12 +41,15 @@ if {failing!r} in key:
 """A stage command that writes down when it ran, where, and what it was given."""
 
 
-@pytest.fixture
-def chain(world, monkeypatch):
-    """One source and two folds of the target, nothing trained."""
+def two_folds(*sources: str) -> Outlook:
     recipe = Recipe(1, 2, 0.01, 0, 0)
-    request = ChainRequest(TARGET, ("Dataset902_Near",), "nnUNetPlans", "3d_fullres", ("0", "1"), recipe, recipe, 0)
-    return look_ahead(request)
+    return look_ahead(ChainRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", ("0", "1"), recipe, recipe, 0))
+
+
+@pytest.fixture
+def chain(world):
+    """One source and two folds of the target, nothing trained."""
+    return two_folds("Dataset902_Near")
 
 
 @pytest.fixture
@@ -56,10 +60,8 @@ def fake(tmp_path, monkeypatch):
 
     def install(failing: str = "-", together: int = 0, seconds: float = 0.0):
         script = tmp_path / "continue"
-        text = FAKE.format(
-            python=os.sys.executable, folder=str(folder), failing=failing, together=together, seconds=seconds
-        )
-        script.write_text(text)
+        given = {"failing": failing, "together": together, "seconds": seconds}
+        script.write_text(FAKE.format(python=os.sys.executable, folder=str(folder), **given))
         script.chmod(0o755)
         monkeypatch.setattr(run_record, "own_command", lambda _: str(script))
         monkeypatch.setattr(DevicesExecutor, "check", lambda *_: None)
@@ -104,36 +106,31 @@ def test_independent_stages_run_side_by_side_each_on_a_device_of_its_own(chain, 
 
 def test_two_folds_are_really_at_work_at_the_same_time(world, fake):
     """Without a source: each ends only when both have begun."""
-    recipe = Recipe(1, 2, 0.01, 0, 0)
-    request = ChainRequest(TARGET, (), "nnUNetPlans", "3d_fullres", ("0", "1"), recipe, recipe, 0)
     folder = fake(together=2)
-    run_on(look_ahead(request), "0", "1", device="cpu")
+    run_on(two_folds(), "0", "1", device="cpu")
     calls = told(folder)
     assert max(calls["fold_0"][0], calls["fold_1"][0]) < min(calls["fold_0"][1], calls["fold_1"][1])
     assert calls["fold_0"][2] == os.environ.get("CUDA_VISIBLE_DEVICES"), "a CPU needs no such variable"
 
 
-def test_a_stage_that_fails_stops_what_is_behind_it(chain, fake):
-    """One line for it, one for the end, and the folds do not begin."""
-    folder = fake(failing="fold_all")
-    with pytest.raises(StageError, match=r"1 stage\(s\) failed, see above; 2 later stage\(s\) not begun"):
-        run_on(chain, "0", "1")
-    assert set(told(folder)) == {"fold_all"}
-    assert "stage 1 of 3: Dataset902_Near fold all failed: no disk" in (chain.folder / "lines").read_text()
-
-
-def test_a_stage_that_fails_does_not_stop_the_others(chain, fake):
-    """The other fold is trained."""
-    folder = fake(failing="fold_0")
-    with pytest.raises(StageError, match=r"1 stage\(s\) failed, see above; rerun"):
+@pytest.mark.parametrize(
+    ("failing", "words", "begun"),
+    [
+        ("Dataset902_Near fold all", r"2 later stage\(s\) not begun", {"fold_all"}),
+        ("Dataset901_Target fold 0", "rerun", {"fold_all", "fold_0", "fold_1"}),
+    ],
+)
+def test_a_stage_that_fails_stops_what_is_behind_it_alone(chain, fake, failing, words, begun):
+    """One line for it, one for the end: no fold begins behind a failed source, but the other fold is trained."""
+    folder = fake(failing="fold_" + failing.split()[-1])
+    with pytest.raises(StageError, match=rf"1 stage\(s\) failed, see above; {words}"):
         run_on(chain, "0")
-    assert set(told(folder)) == {"fold_all", "fold_0", "fold_1"}
+    assert set(told(folder)) == begun
+    assert f"of 3: {failing} failed: no disk" in (chain.folder / "lines").read_text()
 
 
 def test_a_signal_is_passed_on_to_all_and_they_are_waited_for(world, fake):
     """Each stops at its checkpoint, and nothing runs afterwards."""
-    recipe = Recipe(1, 2, 0.01, 0, 0)
-    request = ChainRequest(TARGET, (), "nnUNetPlans", "3d_fullres", ("0", "1"), recipe, recipe, 0)
     folder = fake(seconds=30)
 
     def signal_when_both_run() -> None:
@@ -141,7 +138,7 @@ def test_a_signal_is_passed_on_to_all_and_they_are_waited_for(world, fake):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    chain = look_ahead(request)
+    chain = two_folds()
     threading.Thread(target=signal_when_both_run, daemon=True).start()
     with raising_on_signals(), pytest.raises(Stopped):
         run_on(chain, "0", "1")

@@ -25,13 +25,8 @@ from support.states import outlook_of
 
 
 @pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two cores, and empty folders of nnU-Net."""
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "cores", lambda: 2)
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    return tmp_path / "nnUNet_results"
 
 
 def settings(features: list[int], patch: list[int], batch: int = 2) -> dict[str, Any]:
@@ -45,16 +40,13 @@ def settings(features: list[int], patch: list[int], batch: int = 2) -> dict[str,
 
 def test_a_single_convolution_is_counted_by_hand() -> None:
     """One stage with two convolutions on 4 x 4 x 4 voxels: 27 products for each pair of channels."""
-    flops, activations = forward_pass(settings([8], [4, 4, 4], 1))
-    assert flops == pytest.approx(2 * 64 * 27 * (1 * 8 + 8 * 8) / 1e9) and activations == pytest.approx(
-        2 * 64 * 8 / 1e6
-    )
+    flops_and_activations = (2 * 64 * 27 * (1 * 8 + 8 * 8) / 1e9, 2 * 64 * 8 / 1e6)
+    assert forward_pass(settings([8], [4, 4, 4], 1)) == pytest.approx(flops_and_activations)
 
 
 def test_residual_blocks_have_two_convolutions() -> None:
     """A residual U-Net with one block per stage counts like a plain one with two convolutions."""
-    plain = settings([8, 16], [8, 8, 8])
-    residual = settings([8, 16], [8, 8, 8])
+    plain, residual = (settings([8, 16], [8, 8, 8]) for _ in range(2))
     parts = residual["architecture"]["arch_kwargs"]
     del parts["n_conv_per_stage"]
     parts["n_blocks_per_stage"] = [1, 1]

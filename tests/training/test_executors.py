@@ -17,7 +17,6 @@ from nnunet_seqtransfer.training.executors import (
     RecordExecutor,
     make_executor,
 )
-from nnunet_seqtransfer.training.job import DeviceOptions
 from nnunet_seqtransfer.training.run_record import find_run, read_run
 from support.world import NEAR, TARGET
 
@@ -61,12 +60,3 @@ def test_other_packages_can_add_an_executor(monkeypatch):
     assert list(executors.executors()) == ["local", "slurm", "record", "lsf"]
     assert isinstance(make_executor("lsf", ExecutorOptions(wait=True)), RecordExecutor)
     assert isinstance(make_executor("local", ExecutorOptions()), LocalExecutor)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"), [(DeviceOptions("cuda", 64), "64 CUDA"), (DeviceOptions("cpu", 2), "-num_gpus 2")]
-)
-def test_devices_that_are_not_there_are_refused_before_anything_is_written(options, words):
-    """More GPUs than there are, or several without CUDA, is one line."""
-    with pytest.raises(StageError, match=words):
-        LocalExecutor().check(options)

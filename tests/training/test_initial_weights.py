@@ -50,11 +50,6 @@ def request(
     return ChainRequest(TARGET, sources, "nnUNetPlans", "3d_fullres", ("0",), recipe, recipe, 5, **settings)
 
 
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
-
-
 def rename(world: World, dataset: str, **entries: Any) -> None:
     """Changes entries of dataset.json, in nnUNet_raw and in the copy that nnU-Net trains with."""
     for folder in (world.raw, world.preprocessed):
@@ -196,7 +191,7 @@ def test_weights_that_were_matched_otherwise_are_made_anew(world: World) -> None
     assert not is_stale(channels=(0,), siblings=True)
 
 
-@pytest.mark.usefixtures("results")
+@pytest.mark.usefixtures("folders")
 def test_stages_behind_a_model_have_names_of_their_own() -> None:
     """All names of the chain tell the model by its digest; the first stage warms up like any behind another."""
     one, other = (PretrainedModel(Path("x"), None, digit * 64) for digit in "ab")
@@ -211,7 +206,7 @@ def test_stages_behind_a_model_have_names_of_their_own() -> None:
     assert [stage.recipe.warmup_epochs for stage in groups[0]] == [0, 4]
 
 
-@pytest.mark.usefixtures("results")
+@pytest.mark.usefixtures("folders")
 def test_a_training_behind_another_model_is_not_reused() -> None:
     """Should two models share the digits in a name, the whole digest tells them apart."""
     (stage,) = chain_stages(request(pretrained=PretrainedModel(Path("x"), None, "a" * 64)))

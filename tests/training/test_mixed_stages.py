@@ -44,12 +44,6 @@ PATHS: tuple[tuple[str, ...], ...] = (
 REPLAYS = (0.0, 0.1, 0.125, 0.25)
 
 
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
-
-
 def stages(
     sources: tuple[str, ...], replay: float = 0.0, exclusions: Exclusions | None = None, folds: tuple[str, ...] = ("0",)
 ) -> tuple[Stage, ...]:
@@ -58,7 +52,7 @@ def stages(
     return chain_stages(request, exclusions)
 
 
-def test_shares_are_equal_among_joined_and_among_replayed_datasets(results: None) -> None:
+def test_shares_are_equal_among_joined_and_among_replayed_datasets(folders: Path) -> None:
     """Replay takes its share of every stage with one before it; what is left is divided among those that are joined."""
     for sources, replay in product(PATHS, REPLAYS):
         for stage in stages(sources, replay):
@@ -72,7 +66,7 @@ def test_shares_are_equal_among_joined_and_among_replayed_datasets(results: None
             assert all(one.until == (0.5 if stage.role == "target" else 1) for one in stage.mixed)
 
 
-def test_different_mixes_never_share_a_name_and_plain_paths_keep_theirs(results: None) -> None:
+def test_different_mixes_never_share_a_name_and_plain_paths_keep_theirs(folders: Path) -> None:
     """A stage's key tells everything but recipe and tag; nnU-Net's separator is in no name."""
     seen: dict[str, tuple[object, ...]] = {}
     for sources, replay in product(PATHS, REPLAYS):
@@ -94,7 +88,7 @@ def test_different_mixes_never_share_a_name_and_plain_paths_keep_theirs(results:
     assert stages((A, B), 0.25)[0] == stages((A,))[0], "a first stage has nothing to replay and is shared"
 
 
-def test_cases_are_excluded_from_every_dataset_of_a_stage(results: None) -> None:
+def test_cases_are_excluded_from_every_dataset_of_a_stage(folders: Path) -> None:
     """For each fold its own: in joined and replayed datasets of the sources, and in those of the target's stage."""
     exclusions = {"0": {A: ("a2", "a1"), B: ("b",)}, "1": {B: ("c",)}}
     first, other, last0, last1 = stages((f"{A}+{B}",), 0.5, exclusions, ("0", "1"))
@@ -109,7 +103,7 @@ def test_cases_are_excluded_from_every_dataset_of_a_stage(results: None) -> None
     assert content[KEY]["format"] == 5
 
 
-def test_a_training_on_another_mix_is_not_reused(results: None) -> None:
+def test_a_training_on_another_mix_is_not_reused(folders: Path) -> None:
     """Other shares or cases are refused; channels and heads, decided when the stage began, are no difference."""
     stage = stages((f"{A}+{B}",))[0]
     block = block_of(stage)
@@ -220,7 +214,7 @@ def test_a_dry_run_shows_every_dataset_of_a_stage(world: World, command: Command
     assert "channels: T1 reads T1" in text and "nnUNetPlans_via902+904_903_replay20" in text
 
 
-def test_status_shows_mixed_stages_and_clean_keeps_their_data(results: None, tmp_path: Path) -> None:
+def test_status_shows_mixed_stages_and_clean_keeps_their_data(folders: Path, tmp_path: Path) -> None:
     """Unfinished stages keep the preprocessed cases of all their datasets; older records have none of this."""
     made = record((A, B), replay=0.25)
     first, second, _ = made.stages
@@ -237,7 +231,7 @@ def test_status_shows_mixed_stages_and_clean_keeps_their_data(results: None, tmp
     assert not [item for item, _ in clean.find_unneeded().items if item.path == data], "and so does the target's"
 
 
-def test_a_begun_stage_without_a_record_keeps_the_data_that_it_replays(results: None) -> None:
+def test_a_begun_stage_without_a_record_keeps_the_data_that_it_replays(folders: Path) -> None:
     """Its block names the datasets and the plans that say which folder."""
     made = record((A, B), replay=0.25)
     first, second, _ = made.stages
@@ -264,7 +258,7 @@ def test_a_plan_holds_and_prints_a_path_with_joined_datasets(tmp_path: Path) -> 
     assert candidates_table(plan, path).rows[0][0].text == "21+22 \N{RIGHTWARDS ARROW} 23 \N{RIGHTWARDS ARROW} 4"
 
 
-def test_a_run_record_has_a_new_format_only_if_a_stage_is_mixed(results: None) -> None:
+def test_a_run_record_has_a_new_format_only_if_a_stage_is_mixed(folders: Path) -> None:
     """It is read back as it was written; records of before ask for no replay and keep what they say about heads."""
     mixed, plain = record((A, B), replay=0.25), record((A,))
     assert [json.loads((made.folder / RECORD).read_text())["format"] for made in (mixed, plain)] == [4, 3]

@@ -11,12 +11,7 @@ import pytest
 from nnunet_seqtransfer.errors import StageError
 from nnunet_seqtransfer.memory import case_bytes
 from nnunet_seqtransfer.training import prefetch as module
-from nnunet_seqtransfer.training.prefetch import (
-    NICENESS,
-    SHARE_OF_MEMORY,
-    Prefetch,
-    workers_in,
-)
+from nnunet_seqtransfer.training.prefetch import NICENESS, SHARE_OF_MEMORY, Prefetch, workers_in
 
 GIB = 2**30
 

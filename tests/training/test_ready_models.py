@@ -128,12 +128,7 @@ def test_the_next_best_model_of_a_dataset_is_taken(world: World) -> None:
 def test_wrong_files_are_refused_in_one_line(world: World, command: Command, tmp_path: Path, kind: str) -> None:
     """A given file that is no model, or cannot be a source, ends the command."""
     path = tmp_path / "model.pth"
-    words = {
-        "missing": "no model",
-        "text": "no checkpoint",
-        "own": f"trained on {TARGET}",
-        "nameless": "which dataset",
-    }
+    words = {"missing": "no model", "text": "no checkpoint", "own": f"trained on {TARGET}", "nameless": "which dataset"}
     if kind == "text":
         path.write_text("weights")
     elif kind != "missing":

@@ -24,10 +24,8 @@ LATEST, BEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_best.pth", "checkp
 
 
 @pytest.fixture
-def stage(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(folders: Path) -> Stage:
     """A stage with an empty results folder."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name)))
     recipe = Recipe()
     request = ChainRequest("Dataset010_Target", (), "nnUNetPlans", "3d_fullres", ("0",), recipe, recipe, 5)
     (stage,) = chain_stages(request)
@@ -94,10 +92,7 @@ def test_a_previous_checkpoint_alone_is_a_training_to_go_on_with(stage: Stage) -
     assert set(recovered(stage)[1]) == {LATEST}
 
 
-@pytest.mark.parametrize(
-    ("best", "previous", "wins"),
-    [(2, 5, "previous"), (6, 5, "best"), (5, 5, "best")],
-)
+@pytest.mark.parametrize(("best", "previous", "wins"), [(2, 5, "previous"), (6, 5, "best"), (5, 5, "best")])
 def test_the_further_one_wins_whatever_the_clock_says(stage: Stage, best: int, previous: int, wins: str) -> None:
     """Without a latest one, an older best one does not win; which is older is read from them, not from their times."""
     write(stage, best=best, previous=previous)

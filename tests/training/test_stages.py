@@ -56,11 +56,6 @@ def test_chains_with_a_common_beginning_share_its_stages():
     assert len({stage.plans_name for stage in longer[2:]}) == 1
 
 
-def test_only_stages_that_start_from_other_weights_warm_up():
-    """The first stage has no warm-up, later ones at most a tenth of their epochs."""
-    assert [stage.recipe.warmup_epochs for stage in chain_stages(request(FIRST, SECOND))] == [0, 5, 4]
-
-
 @pytest.mark.parametrize(
     ("action", "role", "options", "ending"),
     [

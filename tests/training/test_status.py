@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nnunet_seqtransfer.nnunet.folders import results_folder
 from nnunet_seqtransfer.training.estimate import START_SECONDS
 from nnunet_seqtransfer.training.history import read_clock
 from nnunet_seqtransfer.training.run_record import RECORD
 from nnunet_seqtransfer.training.stages import Stage
 from nnunet_seqtransfer.training.status import Queue, RunStatus, StageStatus, State, run_status
-from support.runs import FAR, NEAR, TARGET, MadeRun, checkpoint, epoch_lines, finish, lock, record, training_log
+from support.runs import (
+    FAR,
+    NEAR,
+    TARGET,
+    MadeRun,
+    checkpoint,
+    dead_process,
+    epoch_lines,
+    finish,
+    lock,
+    record,
+    training_log,
+)
+
+pytestmark = pytest.mark.usefixtures("folders")
 
 CRASH = [
     "Traceback (most recent call last):",
@@ -29,15 +44,6 @@ CRASH = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """nnU-Net's folders, empty."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    return tmp_path / "nnUNet_results"
-
-
 def only() -> RunStatus:
     (status,) = run_status()
     return status
@@ -45,12 +51,6 @@ def only() -> RunStatus:
 
 def stage_status(stage: Stage) -> StageStatus:
     return next(found for found in only().stages if found.entry.key == stage.key)
-
-
-def dead_process() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
 
 
 def test_a_finished_run_has_nothing_left():
@@ -96,7 +96,7 @@ def test_an_interrupted_stage_goes_on_where_its_log_ends():
     assert only().seconds_left == found.seconds_left + waiting.seconds_left
 
 
-def test_a_final_validation_counts_its_cases(folders: Path):
+def test_a_final_validation_counts_its_cases():
     """While the target is validated, the time left is that of the other cases."""
     chain = record(sources=())
     (stage,) = chain.stages
@@ -127,14 +127,6 @@ def test_a_training_that_goes_on_writes_a_new_log():
     )
     found = stage_status(chain.stages[0])
     assert found.epochs_done == 30 and found.on_disk.log.last.mean_dice == pytest.approx(0.9)
-
-
-def test_the_newest_log_is_told_by_its_numbers():
-    """nnU-Net writes months and days without a leading zero: day 10 comes after day 9."""
-    chain = record(sources=())
-    training_log(chain.stages[0], epoch_lines(range(20)), "training_log_2026_5_9_10_00_00.txt")
-    training_log(chain.stages[0], epoch_lines(range(40)), "training_log_2026_5_10_09_00_00.txt")
-    assert stage_status(chain.stages[0]).epochs_done == 40
 
 
 def test_a_training_that_stopped_early_is_finished():
@@ -229,70 +221,53 @@ def test_what_a_scheduler_says_is_shown():
     assert [found.queue for found in status.stages] == [None, "PENDING", "PENDING"]
 
 
-def garbage(path: Path) -> None:
-    path.write_bytes(
-        bytes(range(256)) * 50
-        + b"\nEpoch 99999999999999999999999 \nPseudo dice [1.2.3, np.float32(]\nEpoch time: . s\n"
-    )
+GARBAGE = bytes(range(256)) * 50
+GARBAGE += b"\nEpoch 99999999999999999999999 \nPseudo dice [1.2.3, np.float32(]\nEpoch time: . s\n"
 
 
-def damaged(chain: MadeRun, folders: Path, how: str) -> None:
-    """Does what happens to folders."""
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def edited_record(chain: MadeRun) -> None:
+    path = chain.folder / RECORD
+    path.write_text(path.read_text().replace("3d_fullres", "2d"))
+
+
+def garbage_in_logs(chain: MadeRun) -> None:
     stage = chain.stages[1]
-    if how == "edited record":
-        path = chain.folder / RECORD
-        path.write_text(path.read_text().replace("3d_fullres", "2d"))
-    elif how == "truncated record":
-        (chain.folder / RECORD).write_text('{"kind": "run"')
-    elif how == "record of a newer format":
-        (chain.folder / RECORD).write_text('{"kind": "run", "format": 99}')
-    elif how == "record is a folder":
-        (chain.folder / RECORD).unlink()
-        (chain.folder / RECORD).mkdir()
-    elif how == "garbage in logs":
-        garbage(training_log(stage, []))
-        garbage(stage.output / "validation_summary.json")
-        chain.log(stage).parent.mkdir(parents=True, exist_ok=True)
-        garbage(chain.log(stage))
-    elif how == "log is a folder":
-        (stage.output / "training_log_2027.txt").mkdir(parents=True)
-        chain.log(stage).unlink()
-        chain.log(stage).mkdir()
-    elif how == "stage deleted":
-        import shutil
-
-        shutil.rmtree(stage.base)
-    elif how == "stage is a file":
-        import shutil
-
-        shutil.rmtree(stage.base)
-        stage.base.write_text("")
-    elif how == "lock of nobody":
-        stage.files.lock.write_bytes(b"\xff\x00pid=\n")
-    elif how == "lock of a huge process":
-        lock(stage.files.lock, 10**30, socket.gethostname())
-    elif how == "summary of another kind":
-        target = chain.stages[2]
-        (target.output / "validation").mkdir(parents=True, exist_ok=True)
-        (target.output / "validation" / "summary.json").write_text('{"foreground_mean": [NaN]}')
-    elif how == "read-only":
-        folders.chmod(0o555)
+    for path in (training_log(stage, []), stage.output / "validation_summary.json", chain.log(stage)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(GARBAGE)
 
 
-DAMAGES = (
-    "edited record",
-    "truncated record",
-    "record of a newer format",
-    "record is a folder",
-    "garbage in logs",
-    "log is a folder",
-    "stage deleted",
-    "stage is a file",
-    "lock of nobody",
-    "lock of a huge process",
-    "summary of another kind",
-    "read-only",
-)
+def log_is_a_folder(chain: MadeRun) -> None:
+    (chain.stages[1].output / "training_log_2027.txt").mkdir(parents=True)
+    folder_instead(chain.log(chain.stages[1]))
+
+
+def stage_is_a_file(chain: MadeRun) -> None:
+    shutil.rmtree(chain.stages[1].base)
+    chain.stages[1].base.write_text("")
+
+
+DAMAGES: dict[str, Callable[[MadeRun], Any]] = {
+    "edited record": edited_record,
+    "truncated record": lambda chain: (chain.folder / RECORD).write_text('{"kind": "run"'),
+    "record of a newer format": lambda chain: (chain.folder / RECORD).write_text('{"kind": "run", "format": 99}'),
+    "record is a folder": lambda chain: folder_instead(chain.folder / RECORD),
+    "garbage in logs": garbage_in_logs,
+    "log is a folder": log_is_a_folder,
+    "stage deleted": lambda chain: shutil.rmtree(chain.stages[1].base),
+    "stage is a file": stage_is_a_file,
+    "lock of nobody": lambda chain: chain.stages[1].files.lock.write_bytes(b"\xff\x00pid=\n"),
+    "lock of a huge process": lambda chain: lock(chain.stages[1].files.lock, 10**30, socket.gethostname()),
+    "summary of another kind": lambda chain: (chain.stages[2].output / "validation" / "summary.json").write_text(
+        '{"foreground_mean": [NaN]}'
+    ),
+    "read-only": lambda chain: results_folder().chmod(0o555),
+}
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -301,7 +276,7 @@ def test_damage_is_a_line_and_never_an_error(folders, command, how):
     chain, other = record(), record(tag="other")
     for stage in chain.stages:
         finish(chain, stage)
-    damaged(chain, folders, how)
+    DAMAGES[how](chain)
     before = snapshot(folders)
     try:
         for arguments in ((), ("--json",), (f"{TARGET}/{other.folder.name}",), (str(chain.folder),)):
@@ -314,7 +289,7 @@ def test_damage_is_a_line_and_never_an_error(folders, command, how):
         assert {run.name for run in run_status()} == {f"{TARGET}/{run.folder.name}" for run in (chain, other)}
         assert snapshot(folders) == before
     finally:
-        folders.chmod(0o755)
+        results_folder().chmod(0o755)
     if "record" in how:
         assert sum(run.state is State.UNREADABLE for run in run_status()) == 1
         assert "unreadable: " in command("status").out
@@ -412,24 +387,13 @@ def test_of_300_stages_each_file_is_read_at_most_once(folders, opened):
         checkpoint(chain.stages[2].output / "checkpoint_latest.pth")
     opened.clear()
     runs = run_status()
-    seen = [name for name in opened if name.startswith(str(folders))]
+    seen = [name for name in opened if name.startswith(str(folders / "results"))]
     assert len(runs) == 100 and all(run.state is State.INTERRUPTED for run in runs)
     assert len(seen) >= 300
     assert len(seen) == len(set(seen))
 
 
-def test_the_command_starts_without_torch(tmp_path):
-    """Its imports are light: neither torch nor NumPy is loaded."""
-    code = (
-        "import sys, nnunet_seqtransfer.entry_points.status; print([m for m in ('torch', 'numpy') if m in sys.modules])"
-    )
-    # python -c puts the working folder on the path, which must not be the checkout
-    command = [sys.executable, "-c", code]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
-    assert finished.stdout.strip() == "[]"
-
-
-def test_runs_are_shown_newest_first(folders):
+def test_runs_are_shown_newest_first():
     """By the time in their records; those that cannot be read come last."""
     older, newer, broken = record(tag="b"), record(tag="a"), record(tag="c")
     from nnunet_seqtransfer.storage import read_json, write_record

@@ -59,11 +59,7 @@ def test_kept_heads_come_from_the_stage_before(world: World, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("names", "compared", "order"),
-    [
-        (("T1", "t2"), (), [1, 0]),
-        (("A", "B"), (), [0, 1]),
-        (("A", "B"), (("A", "T1"), ("B", "T2")), [1, 0]),
-    ],
+    [(("T1", "t2"), (), [1, 0]), (("A", "B"), (), [0, 1]), (("A", "B"), (("A", "T1"), ("B", "T2")), [1, 0])],
     ids=["by name", "unknown", "compared"],
 )
 def test_channels_of_consecutive_stages(
