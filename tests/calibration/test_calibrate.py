@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from nnunet_seqtransfer.calibration.runs import MeasuredRun
 from nnunet_seqtransfer.planning.measured import MeasuredTable, read_table
 from nnunet_seqtransfer.training.plan import own_table_file
 from support.archives import METRIC
+from support.bad_inputs import Command
 from support.calibration_cases import SOURCES, TARGET, measured_rows, measured_world, target_affinity, write_rows
-from support.world import Outcome, World
-
-Command = Callable[..., Outcome]
+from support.world import World
 
 
 @pytest.fixture
@@ -45,12 +43,9 @@ def test_what_cannot_be_used_is_named() -> None:
     """Unknown names, a path through the target, three sources, one seed twice, and targets without scratch."""
     lines: list[str] = []
     runs = (
-        run("999"),
-        run(TARGET, SOURCES[0]),
-        run(*SOURCES[:3]),
-        replace(run(SOURCES[0], seed="1"), place="first"),
+        run("999"), run(TARGET, SOURCES[0]), run(*SOURCES[:3]), replace(run(SOURCES[0], seed="1"), place="first"),
         replace(run(SOURCES[0], seed="1"), place="copy"),
-    )
+    )  # fmt: skip
     assert join(runs, {TARGET: target_affinity()}, lines.append) == ()
     for words in (
         "unknown dataset '999'",

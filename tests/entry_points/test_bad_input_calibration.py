@@ -19,7 +19,7 @@ Row = tuple[object, ...]
 
 
 @pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A world with the affinity of one target, and a table of measured paths."""
     return measured_world(tmp_path, monkeypatch)
 
@@ -48,9 +48,8 @@ def calibrated_beside(world: World, command: Command, rows: list[Row], header: s
         (("100", "900", ""), ("it has no Dice",)),
     ],
 )
-def test_single_bad_rows_are_left_out(measured: World, command: Command, row: Row, words: tuple[str, ...]) -> None:
+def test_single_bad_rows_are_left_out(world: World, command: Command, row: Row, words: tuple[str, ...]) -> None:
     """A row that cannot be used is named by its number in one line; the result is that of the other rows."""
-    world = measured
     calibrated_beside(world, command, list(ROWS))
     clean = (world.root / "out.json").read_bytes()
     rows = list(ROWS)
@@ -62,22 +61,21 @@ def test_single_bad_rows_are_left_out(measured: World, command: Command, row: Ro
     assert (world.root / "out.json").read_bytes() == clean
 
 
-def test_a_row_that_is_there_twice_counts_once(measured: World, command: Command) -> None:
+def test_a_row_that_is_there_twice_counts_once(world: World, command: Command) -> None:
     """One seed of one path twice is a slip of copying: the second is left out."""
-    world = measured
     rows = [(*row, 1) for row in list(ROWS)]
     outcome = calibrated_beside(world, command, [*rows, rows[0]], "path,target,dice,seed")
     assert "left out: row 7" in outcome.err and "seed 1 of this path is in row 2" in outcome.err
 
 
-def test_tasks_without_a_distance(measured: World, command: Command) -> None:
+def test_tasks_without_a_distance(world: World, command: Command) -> None:
     """Paths over a hop that has no distance are left out, each with the two datasets."""
     affinity = target_affinity()
     rows = [list(row) for row in affinity.distances]
     rows[0][-1] = math.inf
     path = affinity_path(TARGET, PLANS, CONFIGURATION, METRIC)
     write_affinity(path, replace(affinity, distances=tuple(map(tuple, rows))))
-    outcome = command(*arguments(measured))
+    outcome = command(*arguments(world))
     assert outcome.status == 0
     lines = outcome.err.strip().splitlines()
     assert len(lines) == 2
@@ -105,16 +103,14 @@ GOOD_ROW = "100,900,0.5"
         ("path,target,dice\n", ("no measured transfer is left",)),
     ],
 )
-def test_tables_that_are_wrong(measured: World, command: Command, text: str, words: tuple[str, ...]) -> None:
+def test_tables_that_are_wrong(world: World, command: Command, text: str, words: tuple[str, ...]) -> None:
     """A table that cannot be read as one is refused in one line, and nothing is written."""
-    world = measured
     (world.root / "measurements.csv").write_text(text)
     assert_refused(world, command, arguments(world), *words)
 
 
-def test_files_that_are_no_tables(measured: World, command: Command) -> None:
+def test_files_that_are_no_tables(world: World, command: Command) -> None:
     """A missing table, a folder, and bytes that are no text are refused with the file's name."""
-    world = measured
     table = world.root / "measurements.csv"
     table.write_bytes(b"PK\x03\x04\xff\xfe\x00")
     assert_refused(world, command, arguments(world), str(table), "not CSV text")
@@ -124,9 +120,8 @@ def test_files_that_are_no_tables(measured: World, command: Command) -> None:
     assert_refused(world, command, arguments(world), str(table), "Is a directory")
 
 
-def test_options_that_do_not_go_together(measured: World, command: Command) -> None:
+def test_options_that_do_not_go_together(world: World, command: Command) -> None:
     """No measurements at all, -a with -m, and an output that is no .json are refused."""
-    world = measured
     file = str(affinity_path(TARGET, PLANS, CONFIGURATION, METRIC))
     output = str(world.root / "out.json")
     assert_refused(world, command, ("calibrate", "-o", output), "nothing to calibrate on", "--results")
@@ -136,9 +131,8 @@ def test_options_that_do_not_go_together(measured: World, command: Command) -> N
     assert_refused(world, command, ("calibrate", "--results", "-o", output), "no measured transfer is left")
 
 
-def test_affinities_that_do_not_go_together(measured: World, command: Command) -> None:
+def test_affinities_that_do_not_go_together(world: World, command: Command) -> None:
     """Two affinities of one target, or of two metrics, are refused."""
-    world = measured
     file, copy, published = (world.root / name for name in ("a.json", "b.json", "c.json"))
     write_affinity(file, target_affinity())
     write_affinity(copy, target_affinity())
@@ -149,9 +143,8 @@ def test_affinities_that_do_not_go_together(measured: World, command: Command) -
     assert_refused(world, command, arguments(world, "-a", str(file)), "affinity file is broken")
 
 
-def test_an_unwritable_folder_is_named(measured: World, command: Command) -> None:
+def test_an_unwritable_folder_is_named(world: World, command: Command) -> None:
     """An output below a file is refused, and nothing else is left behind."""
-    world = measured
     (world.root / "file").write_text("")
     wrong = (*arguments(world), "-o", str(world.root / "file" / "folder" / "out.json"))
     assert_refused(world, command, wrong, str(world.root / "file"), "is not a folder")
@@ -159,10 +152,9 @@ def test_an_unwritable_folder_is_named(measured: World, command: Command) -> Non
 
 @pytest.mark.parametrize("writes", [0, 1])
 def test_a_full_disk_leaves_nothing_half_written(
-    measured: World, command: Command, monkeypatch: pytest.MonkeyPatch, writes: int
+    world: World, command: Command, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     """A disk that is full at the picture or at the record: one line, no part of a file, and an older record stays."""
-    world = measured
     assert command(*arguments(world)).status == 0
     before = (world.root / "out.json").read_bytes()
     left = [writes]

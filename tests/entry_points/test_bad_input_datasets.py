@@ -46,11 +46,8 @@ def test_environment(
         monkeypatch.delenv(variable)
     else:
         monkeypatch.setenv(variable, value)
-    wanted = (
-        f"names no existing folder: {value}; create it"
-        if value
-        else f"is not set; set it to nnU-Net's folder: export {variable}="
-    )
+    unset = f"is not set; set it to nnU-Net's folder: export {variable}="
+    wanted = f"names no existing folder: {value}; create it" if value else unset
     assert_refused(world, command, arguments, variable, wanted)
 
 
@@ -63,10 +60,7 @@ def test_environment(
         (("affinity", "-t", ""), ("unknown dataset ''",)),
         (("affinity", "-t", "901", "-s", "902", "7"), ("unknown dataset '7'",)),
         (("affinity", "-t", "901", "-s", "all", "902"), ("unknown dataset 'all'",)),
-        (
-            ("affinity", "-t", "901", "-s", "901"),
-            ("target Dataset901_Target is among its sources", "leave it out of -s"),
-        ),
+        (("affinity", "-t", "901", "-s", "901"), (f"target {TARGET} is among its sources", "leave it out of -s")),
         (("affinity", "-t", "901", "-s", "902", TARGET), ("target Dataset901_Target is among its sources",)),
         (("affinity", "-t", "901", "-s", "902", "903", NEAR), ("Dataset902_Near is named more than once",)),
         (("plan", "-t", "7"), ("unknown dataset '7'",)),

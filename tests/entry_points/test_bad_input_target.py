@@ -111,10 +111,7 @@ def test_plans_that_lack_entries(world: World, command: Command, arguments: tupl
 @pytest.mark.parametrize("keep", [0, 0.01, 0.5, 0.99])
 @pytest.mark.parametrize("ending", [".b2nd", "_seg.b2nd", ".pkl"])
 def test_a_broken_preprocessed_case(world: World, command: Command, ending: str, keep: float) -> None:
-    """nnUNetv2_seq_affinity, and _plan where it compares, read preprocessed cases of the target and name a broken one.
-
-    nnUNetv2_seq_train does not open them; there nnU-Net's own training stops, and its stage is the error.
-    """
+    """nnUNetv2_seq_affinity reads preprocessed cases of the target and names a broken one."""
     path = world.preprocessed / TARGET / DATA / f"{SAMPLED}{ending}"
     truncate(path, keep)
     words = (f"case {SAMPLED} is broken", f"{path.with_name(SAMPLED)}.*", "preprocess the dataset again")

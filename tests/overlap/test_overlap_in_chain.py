@@ -35,12 +35,7 @@ from support.world import FAR, NEAR, TARGET, Outcome, World
 
 SMALL = ("-device", "cpu", "-epochs", "1", "-source_epochs", "1", "-iterations", "1", "-seed", "0", "-np", "1")
 CASES = tuple(f"case{number}" for number in range(6))
-
-
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths of stages appear in messages; a world brings folders of its own."""
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("folders")  # paths of stages appear in messages; a world brings its own
 
 
 def request(
@@ -291,15 +286,12 @@ class Untrained:
 
     def __call__(self, job: Job) -> None:
         stage = self.waiting.pop(0)
-        shapes = network_tensors(
-            self.chain.survey.plans[stage], stage.configuration, self.chain.survey.tasks[stage.dataset].dataset_json
-        )
+        survey, value = self.chain.survey, float(len(self.waiting))
+        described = survey.tasks[stage.dataset].dataset_json
+        shapes = network_tensors(survey.plans[stage], stage.configuration, described)
+        weights = {name: torch.full(tensor.shape, value) for name, tensor in shapes.items()}
         stage.output.mkdir(parents=True)
-        value = len(self.waiting)
-        torch.save(
-            {"network_weights": {name: torch.full(tensor.shape, float(value)) for name, tensor in shapes.items()}},
-            stage.output / FINAL,
-        )
+        torch.save({"network_weights": weights}, stage.output / FINAL)
         if stage.role == "target":
             (stage.output / "validation").mkdir()
             (stage.output / "validation" / "summary.json").write_text("{}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,12 @@ from nnunet_seqtransfer.training.history import find_scratch_dice
 from nnunet_seqtransfer.training.plan import own_table_file
 from nnunet_seqtransfer.training.recipe import Recipe
 from support.archives import CONFIGURATION, PLANS, Archive, make_archive, write_checkpoint
+from support.bad_inputs import Command
 from support.calibration_cases import measured_rows
-from support.world import Outcome
 
 A, B, C, T = "Dataset021_A", "Dataset024_B", "Dataset025_C", "Dataset004_T"
 PLACES = {A: (0.3, 0.0), B: (0.9, 0.0), C: (0.0, 2.0), T: (0.0, 0.0)}
 COUNTS = {A: 20, B: 400, C: 90, T: 80}
-Command = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +70,7 @@ def test_the_whole_text(archive: Archive, command: Command) -> None:
 
 
 def test_everything_for_people_is_in_one_folder(archive: Archive, command: Command) -> None:
-    """A page with the plan and the distances, and each figure as SVG and PDF; without a plan the page says so.
-
-    The same plan again leaves the page; a page that was cut is drawn again.
-    """
+    """A page, which says if there is no plan, with figures as SVG and PDF; it is drawn again only if it was cut."""
     outcome = command("plan", "-t", "4")
     record, page = (Path(line.split()[-1]) for line in outcome.out.splitlines()[-2:])
     assert record == plan_file(T, PLANS, CONFIGURATION)

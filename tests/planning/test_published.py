@@ -289,10 +289,7 @@ def test_communities_equal_those_of_networkx_alone() -> None:
 
 
 def test_lengths_of_zero_tie_as_they_should() -> None:
-    """With many copies of one task, sums of tiny lengths in another order still tie.
-
-    The partition is that of whole numbers, which networkx adds without rounding.
-    """
+    """With many copies of one task the partition is that of whole numbers, which networkx adds without rounding."""
     for seed in range(40):
         rng = np.random.default_rng(seed)
         n = int(rng.integers(4, 11))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,10 +15,9 @@ from nnunet_seqtransfer.report.findings import read_findings
 from nnunet_seqtransfer.report.page import render, write_report
 from nnunet_seqtransfer.report.pages import policy
 from support import made_run
+from support.bad_inputs import Command
 from support.made_run import FAR, HOSTILE, NEAR, SMALL, TARGET
-from support.world import Outcome
 
-Command = Callable[..., Outcome]
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 LOADS = {"src", "href", "xlink:href", "action", "data", "poster", "srcset"}
 

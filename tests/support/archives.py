@@ -91,13 +91,10 @@ class Archive:
             "resampling_fn_data": "resample", "resampling_fn_seg": "resample", **settings,
         }  # fmt: skip
         content = {
-            "plans_name": PLANS,
-            "image_reader_writer": "SimpleITKIO",
-            "transpose_forward": [0, 1, 2],
-            "transpose_backward": [0, 1, 2],
-            "foreground_intensity_properties_per_channel": {},
+            "plans_name": PLANS, "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2], "foreground_intensity_properties_per_channel": {},
             "configurations": {CONFIGURATION: entry},
-        }
+        }  # fmt: skip
         folder = self.root / "preprocessed" / target
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{PLANS}.json").write_text(json.dumps(content))

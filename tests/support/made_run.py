@@ -56,14 +56,10 @@ def write_world(raw: Path, *, flat: bool = False, channel: str = "MRI", cases: i
     settings: dict[str, Any] = dict.fromkeys((*unread, "resampling_fn_data", "resampling_fn_seg"), "x")
     settings |= {"batch_size": 2, "patch_size": [16, 16, 16], "spacing": [1.0, 1.0, 1.0]}
     plans = {
-        "plans_name": DEFAULT_PLANS,
-        "dataset_name": TARGET,
-        "configurations": {CONFIGURATION: settings},
-        "image_reader_writer": reader,
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
+        "plans_name": DEFAULT_PLANS, "dataset_name": TARGET, "configurations": {CONFIGURATION: settings},
+        "image_reader_writer": reader, "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2],
         "foreground_intensity_properties_per_channel": {},
-    }
+    }  # fmt: skip
     write_json(plans_path(TARGET, DEFAULT_PLANS), plans)
 
 

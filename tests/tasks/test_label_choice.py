@@ -53,9 +53,7 @@ def painted(choice: LabelChoice, value: int) -> int:
 
 @pytest.mark.parametrize("ignore", [None, 6])
 def test_every_voxel_stays_in_its_classes(ignore: int | None) -> None:
-    """Whatever classes are asked for: a voxel lies in the same ones before and after, values are consecutive from 0,
-    nnU-Net accepts them, and an ignore label stays the highest.
-    """
+    """A voxel lies in the same classes before and after, by consecutive values that nnU-Net accepts, ignore on top."""
     for family in random_families(200):
         choice = choose(family, ignore)
         for old in range(1, 6):

@@ -285,43 +285,27 @@ def test_a_kill_while_removing_leaves_nothing_that_looks_whole(folders, command,
     assert not aside.exists()
 
 
-def test_what_was_begun_meanwhile_stays(folders, command, monkeypatch):
-    """Between the question and the removal a run was recorded that reads the data: under the lock it is seen."""
-    finished_chain(sources=(NEAR,))
-    real = cleaning.clean
-
-    def late(*arguments: object) -> object:
-        record(sources=(NEAR,), tag="late")
-        return real(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(clean, "clean", late)
-    outcome = command("clean", "--yes", "-what", "preprocessed")
-    assert outcome.status == 2 and "now in use" in outcome.err
-    assert data_of(folders, NEAR).is_dir()
-
-
-def test_what_is_held_meanwhile_stays(folders, command, monkeypatch):
-    """Somebody took the lock after the list was made: it is named, and everything else goes."""
+@pytest.mark.parametrize("what", ["held", "now in use"])
+def test_what_is_held_or_begun_meanwhile_stays(folders, command, monkeypatch, what):
+    """A lock taken, or a run recorded that reads the data, after the list was made: it is named, the rest goes."""
     finished_chain(sources=(NEAR,))
     folder = data_of(folders, NEAR)
-    other = cases_for(folders)
+    other = folders / "preprocessed" / FAR / "nnUNetPlans_for9_3d_fullres_0000cccc"
+    other.mkdir(parents=True)
+    (other / "case.b2nd").write_bytes(b"0")
     real = cleaning.clean
 
     def late(*arguments: object) -> object:
-        lock(folder.with_name(f".{folder.name}.lock"), os.getppid(), socket.gethostname())
+        if what == "held":
+            lock(folder.with_name(f".{folder.name}.lock"), os.getppid(), socket.gethostname())
+        else:
+            record(sources=(NEAR,), tag="late")
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(clean, "clean", late)
     outcome = command("clean", "--yes", "-what", "preprocessed")
-    assert outcome.status == 2 and f"kept {folder}" in outcome.err
+    assert outcome.status == 2 and (f"kept {folder}" if what == "held" else what) in outcome.err
     assert folder.is_dir() and not other.exists()
-
-
-def cases_for(folders: Path) -> Path:
-    folder = folders / "preprocessed" / FAR / "nnUNetPlans_for9_3d_fullres_0000cccc"
-    folder.mkdir(parents=True)
-    (folder / "case.b2nd").write_bytes(b"0")
-    return folder
 
 
 def test_a_stage_that_trains_keeps_its_log_and_checkpoint(folders, command):

@@ -171,8 +171,7 @@ def test_data_of_all_sources_can_be_prepared_without_training(world, command):
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_what_another_command_has_trained_otherwise_meanwhile_is_left_alone(world, finished):
-    """A command that has waited for it neither takes it for its own nor writes over its plans: it ends as it would have
-    had it come later."""
+    """A command that has waited neither takes it for its own nor writes over its plans: it ends as if it came later."""
     chain, other = (look_ahead(request(NEAR, epochs=epochs)) for epochs in (2, 9))
     stage, theirs = chain.stages[0], other.stages[0]
     block = StageBlock(theirs.target, theirs.path, theirs.role, theirs.recipe, None)
@@ -250,13 +249,9 @@ def log_of(stage: Path) -> str:
 
 def start_training(world: World, arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(SCRIPTS / "nnUNetv2_seq_train"), *arguments],
-        env=python_environment(world),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        [str(SCRIPTS / "nnUNetv2_seq_train"), *arguments], env=python_environment(world), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 @pytest.mark.chain

@@ -195,10 +195,7 @@ def test_neither_side_is_changed_or_shared() -> None:
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_inflated_networks_do_to_every_slice_what_they_did(residual: bool) -> None:
-    """2d -> 3d without strides across slices: a volume of one slice repeated gives the old output in each slice.
-
-    And with one level of 1x3x3 grown to 3x3x3, any volume gives the same features, at the border as well.
-    """
+    """2d -> 3d gives the old output in each repeated slice; 1x3x3 grown to 3x3x3 gives it for any volume at all."""
     old = trained(architecture(3, dimensions=2, residual=residual), classes=3)
     settings = architecture(3, residual=residual)
     settings["strides"] = [[1, 1, 1], [1, 2, 2], [1, 2, 2]]
