@@ -153,12 +153,22 @@ def signature_of(metric: AffinityMetric, slices: int, folder: Path) -> Signature
     segmentation[:slices] = 1
     case = CaseData(np.zeros((1, 8, 8, 8), dtype=np.float32), segmentation)
     signature = Signature(
-        dataset=f"Dataset00{slices}_X", metric=metric.name, version=metric.version, digest=str(slices),
-        base=str(slices), preprocessing=metric.view, channels=("MRI",), labels=("organ",), labelled_cases=1,
-        cases=("case",), stamps=("stamp",), labelled=(True,),
+        dataset=f"Dataset00{slices}_X",
+        metric=metric.name,
+        version=metric.version,
+        digest=str(slices),
+        base=str(slices),
+        preprocessing=metric.view,
+        channels=("MRI",),
+        labels=("organ",),
+        labelled_cases=1,
+        cases=("case",),
+        stamps=("stamp",),
+        labelled=(True,),
         geometry=np.asarray([[(1.0, 1.0, 1.0), (8.0, 8.0, 8.0)]]),
-        intensities=np.zeros((1, len(INTENSITY_PROPERTIES))), profiles=(metric.profile(case, ((1,),)),),
-    )  # fmt: skip
+        intensities=np.zeros((1, len(INTENSITY_PROPERTIES))),
+        profiles=(metric.profile(case, ((1,),)),),
+    )
     write_signature(folder / f"{slices}.npz", signature)
     return read_signature(folder / f"{slices}.npz")
 

@@ -22,9 +22,20 @@ else:
 ROOT = Path(__file__).parents[1]
 PACKAGE = "nnunet_seqtransfer"
 ORDER = [
-    "nnunet", "tasks", "overlap", "affinity", "transfer", "planning", "training", "slurm", "trainers", "calibration",
-    "evaluation", "report", "demo",
-]  # fmt: skip
+    "nnunet",
+    "tasks",
+    "overlap",
+    "affinity",
+    "transfer",
+    "planning",
+    "training",
+    "slurm",
+    "trainers",
+    "calibration",
+    "evaluation",
+    "report",
+    "demo",
+]
 """Data flow one way: a folder imports from those before it, never from those after it."""
 
 

@@ -211,10 +211,13 @@ GROWING = {
 }
 """Law -> settings of phantoms that lie ever farther from the first."""
 CONCERNED = {
-    "intensity shift": {"image", "wasserstein"}, "contrast": {"contrast", "wasserstein"},
-    "inverted contrast": {"contrast"}, "object size": {"label", "dissimilarity"},
-    "object position": {"label", "dissimilarity"}, "spacing": {"geometry"},
-}  # fmt: skip
+    "intensity shift": {"image", "wasserstein"},
+    "contrast": {"contrast", "wasserstein"},
+    "inverted contrast": {"contrast"},
+    "object size": {"label", "dissimilarity"},
+    "object position": {"label", "dissimilarity"},
+    "spacing": {"geometry"},
+}
 """Law -> the components that grow, of those that a metric has."""
 
 

@@ -43,9 +43,12 @@ def test_what_cannot_be_used_is_named() -> None:
     """Unknown names, a path through the target, three sources, one seed twice, and targets without scratch."""
     lines: list[str] = []
     runs = (
-        run("999"), run(TARGET, SOURCES[0]), run(*SOURCES[:3]), replace(run(SOURCES[0], seed="1"), place="first"),
+        run("999"),
+        run(TARGET, SOURCES[0]),
+        run(*SOURCES[:3]),
+        replace(run(SOURCES[0], seed="1"), place="first"),
         replace(run(SOURCES[0], seed="1"), place="copy"),
-    )  # fmt: skip
+    )
     assert join(runs, {TARGET: target_affinity()}, lines.append) == ()
     for words in (
         "unknown dataset '999'",

@@ -94,8 +94,12 @@ def test_a_dry_run_after_an_affinity_reads_little(world: World, command: Command
         "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=python_environment(world), cwd=world.root, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        env=python_environment(world),
+        cwd=world.root,
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     assert done.stdout.splitlines()[-1] == "False", done.stderr
     assert {path: stamp for path, stamp in world.snapshot().items() if "sketches_" in path} == before

@@ -43,9 +43,12 @@ def test_tab_completes_numbers_of_datasets(world: World, tmp_path: Path, typed: 
         found.write_text("")
         code = f"from nnunet_seqtransfer.entry_points.{typed.split(maxsplit=1)[0]} import main; main()"
         ended = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, **asked, **folders}, capture_output=True, text=True,
+            [sys.executable, "-c", code],
+            env={**os.environ, **asked, **folders},
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
         assert (ended.returncode, ended.stderr) == (0, "") and set(found.read_text().split()) == numbers
 
 

@@ -32,10 +32,20 @@ def comparison() -> Comparison:
             every.append(replace(model, cases=(*model.cases, *absent.cases)))
     direct = dict(zip(affinity().sources, (0.6, 0.8, 0.7, 0.1), strict=True))
     return Comparison(
-        target="Dataset004_Target", plans="nnUNetPlans", configuration="3d_fullres", folds=("0",), seeds=(0, 1),
-        test_set=None, cases=6, budget=Budget(9, 8, 500, 0.5, 500), arms=ARMS, scores=tuple(every),
-        differences=differences(ARMS, every), rankings=rankings((affinity(),), direct), provenance={"device": "cpu"},
-    )  # fmt: skip
+        target="Dataset004_Target",
+        plans="nnUNetPlans",
+        configuration="3d_fullres",
+        folds=("0",),
+        seeds=(0, 1),
+        test_set=None,
+        cases=6,
+        budget=Budget(9, 8, 500, 0.5, 500),
+        arms=ARMS,
+        scores=tuple(every),
+        differences=differences(ARMS, every),
+        rankings=rankings((affinity(),), direct),
+        provenance={"device": "cpu"},
+    )
 
 
 def test_a_record_is_read_as_it_was_written(comparison, tmp_path):

@@ -88,9 +88,12 @@ def test_what_cannot_be_evaluated_is_named(tmp_path, fault):
 def test_means_leave_absent_labels_out():
     """Means run over cases, then over labels; a case with a label on neither side does not count for that label."""
     found = [
-        CaseDice("a", "x", 1.0), CaseDice("b", "x", 0.5), CaseDice("a", "y", 0.25), CaseDice("b", "y", None),
+        CaseDice("a", "x", 1.0),
+        CaseDice("b", "x", 0.5),
+        CaseDice("a", "y", 0.25),
+        CaseDice("b", "y", None),
         CaseDice("c", "x", None),
-    ]  # fmt: skip
+    ]
     assert label_means(found) == {"x": 0.75, "y": 0.25}
     assert mean_dice(found) == pytest.approx((0.75 + 0.25) / 2)
     assert math.isnan(mean_dice([]))

@@ -138,9 +138,12 @@ def test_planted_pictures_are_found_too(raw: Path) -> None:
     target = {f"a{number}": picture(rng) for number in range(30)}
     source = {f"b{number}": picture(rng) for number in range(25)}
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "renamed": lambda x: x, "inverted": lambda x: 255 - x, "padded": lambda x: np.pad(x, 10),
-        "crop": lambda x: x[30:110, 40:130], "turned": lambda x: np.rot90(x).copy(),
-    }  # fmt: skip
+        "renamed": lambda x: x,
+        "inverted": lambda x: 255 - x,
+        "padded": lambda x: np.pad(x, 10),
+        "crop": lambda x: x[30:110, 40:130],
+        "turned": lambda x: np.rot90(x).copy(),
+    }
     for (images, _), (name, change) in zip(target.values(), changes.items(), strict=False):
         image = change(images[0])
         source[name] = ([image], np.resize(picture(rng)[1], image.shape))

@@ -44,10 +44,14 @@ def make_request(seed: int, size: int | None = None, **changes: object) -> Reque
     )
     shuffled = rng.permutation(problem.sources).tolist()
     constraints = Constraints(
-        must=tuple(shuffled[: rng.choice([0, 0, 1, 2])]), avoid=tuple(shuffled[2 : 2 + rng.integers(0, 2)]),
-        landmark_cases=int(rng.choice([0, 20])), budget=float(rng.choice([2.0, 3.0, np.inf])), source_price=1.0,
-        target_price=1.0, finished=frozenset({(shuffled[-1],), tuple(shuffled[-2:])}),
-    )  # fmt: skip
+        must=tuple(shuffled[: rng.choice([0, 0, 1, 2])]),
+        avoid=tuple(shuffled[2 : 2 + rng.integers(0, 2)]),
+        landmark_cases=int(rng.choice([0, 20])),
+        budget=float(rng.choice([2.0, 3.0, np.inf])),
+        source_price=1.0,
+        target_price=1.0,
+        finished=frozenset({(shuffled[-1],), tuple(shuffled[-2:])}),
+    )
     scratch = (None, 0.5)[seed % 2]
     given = {"constraints": constraints, "listed": 4, "scratch_dice": scratch, **changes}
     return Request(problem, MODEL, **given)  # type: ignore[arg-type]
@@ -161,10 +165,13 @@ def test_relabelling_changes_nothing(strategy: str) -> None:
         order = np.random.default_rng(0).permutation(len(problem.names)).tolist()
         place = {task: position for position, task in enumerate(order)}
         moved = SequenceProblem.checked(
-            [problem.names[task] for task in order], problem.distances[np.ix_(order, order)], place[problem.target],
-            evidence=[problem.evidence[task] for task in order], channels=[problem.channels[task] for task in order],
+            [problem.names[task] for task in order],
+            problem.distances[np.ix_(order, order)],
+            place[problem.target],
+            evidence=[problem.evidence[task] for task in order],
+            channels=[problem.channels[task] for task in order],
             labels=[problem.labels[task] for task in order],
-        )  # fmt: skip
+        )
         again = Constraints(
             tuple(place[task] for task in constraints.must),
             tuple(place[task] for task in constraints.avoid),

@@ -24,9 +24,20 @@ def plan() -> SequencePlan:
         CandidatePath((T,), 0.0, 0.0, 0.0, 0.0, 250, 3.1),
     )
     return SequencePlan(
-        T, "nnUNetPlans", "3d_fullres", (B,), "gain", "descriptors", "x", candidates, close=((A, T),),
-        evidence=("closeness", "names"), measured=(515, 12), longer=LongerScratch(2.0, 6.2), gpu_hours=6.2,
-    )  # fmt: skip
+        T,
+        "nnUNetPlans",
+        "3d_fullres",
+        (B,),
+        "gain",
+        "descriptors",
+        "x",
+        candidates,
+        close=((A, T),),
+        evidence=("closeness", "names"),
+        measured=(515, 12),
+        longer=LongerScratch(2.0, 6.2),
+        gpu_hours=6.2,
+    )
 
 
 def test_the_table_marks_what_is_chosen_close_and_ruled_out(plan: SequencePlan) -> None:

@@ -85,16 +85,25 @@ class Archive:
     def add_plans(self, target: str, **settings: Any) -> None:
         """The target's own plans."""
         entry = {
-            "data_identifier": f"{PLANS}_{CONFIGURATION}", "preprocessor_name": "DefaultPreprocessor",
-            "batch_size": 2, "patch_size": [16, 16, 16], "spacing": [1.0, 1.0, 1.0],
-            "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False],
-            "resampling_fn_data": "resample", "resampling_fn_seg": "resample", **settings,
-        }  # fmt: skip
+            "data_identifier": f"{PLANS}_{CONFIGURATION}",
+            "preprocessor_name": "DefaultPreprocessor",
+            "batch_size": 2,
+            "patch_size": [16, 16, 16],
+            "spacing": [1.0, 1.0, 1.0],
+            "normalization_schemes": ["ZScoreNormalization"],
+            "use_mask_for_norm": [False],
+            "resampling_fn_data": "resample",
+            "resampling_fn_seg": "resample",
+            **settings,
+        }
         content = {
-            "plans_name": PLANS, "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2],
-            "transpose_backward": [0, 1, 2], "foreground_intensity_properties_per_channel": {},
+            "plans_name": PLANS,
+            "image_reader_writer": "SimpleITKIO",
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "foreground_intensity_properties_per_channel": {},
             "configurations": {CONFIGURATION: entry},
-        }  # fmt: skip
+        }
         folder = self.root / "preprocessed" / target
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{PLANS}.json").write_text(json.dumps(content))

@@ -51,9 +51,12 @@ def target_affinity(target: str = TARGET, distances: Sequence[float] = (0.1, 0.3
 
 
 ROWS: tuple[tuple[str, str, float], ...] = (
-    ("scratch", "900", 0.5), ("100", "900", 0.7), ("101", "900", 0.66), ("102", "900", 0.6),
+    ("scratch", "900", 0.5),
+    ("100", "900", 0.7),
+    ("101", "900", 0.66),
+    ("102", "900", 0.6),
     ("103 -> 100", "900", 0.64),
-)  # fmt: skip
+)
 """(path, target, Dice) as a user writes them: by numbers."""
 
 

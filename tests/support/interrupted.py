@@ -69,9 +69,14 @@ def start(world: World, *options: str, workers: int = 0, **variables: str) -> su
     environment = {**python_environment(world), "nnUNet_extTrainer": external_trainers(), "PYTHONUNBUFFERED": "1"}
     environment |= {"nnUNet_n_proc_DA": str(workers), "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
-        command(*options), env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        command(*options),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def wait_for(child: subprocess.Popen[str], ready: Callable[[], bool]) -> None:

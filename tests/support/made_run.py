@@ -56,10 +56,14 @@ def write_world(raw: Path, *, flat: bool = False, channel: str = "MRI", cases: i
     settings: dict[str, Any] = dict.fromkeys((*unread, "resampling_fn_data", "resampling_fn_seg"), "x")
     settings |= {"batch_size": 2, "patch_size": [16, 16, 16], "spacing": [1.0, 1.0, 1.0]}
     plans = {
-        "plans_name": DEFAULT_PLANS, "dataset_name": TARGET, "configurations": {CONFIGURATION: settings},
-        "image_reader_writer": reader, "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2],
+        "plans_name": DEFAULT_PLANS,
+        "dataset_name": TARGET,
+        "configurations": {CONFIGURATION: settings},
+        "image_reader_writer": reader,
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
         "foreground_intensity_properties_per_channel": {},
-    }  # fmt: skip
+    }
     write_json(plans_path(TARGET, DEFAULT_PLANS), plans)
 
 
@@ -181,10 +185,20 @@ def write_made_plan(affinity: Path, sources: Sequence[str] = (NEAR,)) -> None:
         CandidatePath((FAR, TARGET), -0.1, -0.3, 0.1, 0.8, 500, 6.2, "cases"),
     )
     plan = SequencePlan(
-        target=TARGET, plans=DEFAULT_PLANS, configuration=CONFIGURATION, sources=tuple(sources), strategy="gain",
-        metric="descriptors", affinity_file=affinity.name, candidates=candidates, affinity_sha256=sha256(affinity),
-        evidence=("closeness", "names"), measured=(515, 12), resamples=200, gpu_hours=6.2,
-    )  # fmt: skip
+        target=TARGET,
+        plans=DEFAULT_PLANS,
+        configuration=CONFIGURATION,
+        sources=tuple(sources),
+        strategy="gain",
+        metric="descriptors",
+        affinity_file=affinity.name,
+        candidates=candidates,
+        affinity_sha256=sha256(affinity),
+        evidence=("closeness", "names"),
+        measured=(515, 12),
+        resamples=200,
+        gpu_hours=6.2,
+    )
     write_plan(plan_file(TARGET, DEFAULT_PLANS, CONFIGURATION), plan)
 
 
@@ -212,8 +226,17 @@ def write_made_comparison(cases: int = 8, tag: str | None = None, test: str | No
         if place
     )
     comparison = Comparison(
-        target=TARGET, plans=DEFAULT_PLANS, configuration=CONFIGURATION, folds=("0",), seeds=(0,), test_set=test,
-        cases=cases, budget=Budget(4, 4, 0, 0.0, 120), arms=arms, scores=tuple(scores), differences=differences,
+        target=TARGET,
+        plans=DEFAULT_PLANS,
+        configuration=CONFIGURATION,
+        folds=("0",),
+        seeds=(0,),
+        test_set=test,
+        cases=cases,
+        budget=Budget(4, 4, 0, 0.0, 120),
+        arms=arms,
+        scores=tuple(scores),
+        differences=differences,
         rankings=(Ranking("descriptors", 0.8, 0.7, 0.01, 3),),
-    )  # fmt: skip
+    )
     write_comparison(comparison_path(TARGET, DEFAULT_PLANS, CONFIGURATION, tag, test), comparison)

@@ -83,10 +83,13 @@ def task_of(metric: AffinityMetric, seed: int, name: str, cases: int = 2, **sett
 def reordered(signature: Signature, order: Sequence[int]) -> Signature:
     """The same task with its cases in another order, or some of them alone."""
     return replace(
-        signature, cases=tuple(signature.cases[i] for i in order), stamps=tuple(signature.stamps[i] for i in order),
-        labelled=tuple(signature.labelled[i] for i in order), geometry=signature.geometry[list(order)],
+        signature,
+        cases=tuple(signature.cases[i] for i in order),
+        stamps=tuple(signature.stamps[i] for i in order),
+        labelled=tuple(signature.labelled[i] for i in order),
+        geometry=signature.geometry[list(order)],
         profiles=tuple(signature.profiles[i] for i in order),
-    )  # fmt: skip
+    )
 
 
 def assert_same_array(mine: np.ndarray, theirs: np.ndarray) -> None:

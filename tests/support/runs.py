@@ -67,9 +67,14 @@ def epoch_lines(
         at += timedelta(seconds=seconds)
         values = ", ".join(f"np.float32({value})" for value in dice)
         said = [
-            " ", f"Epoch {epoch} ", f"Current learning rate: {lr} ", "train_loss -0.1234 ", "val_loss -0.2345 ",
-            f"Pseudo dice [{values}] ", f"Epoch time: {seconds} s ",
-        ]  # fmt: skip
+            " ",
+            f"Epoch {epoch} ",
+            f"Current learning rate: {lr} ",
+            "train_loss -0.1234 ",
+            "val_loss -0.2345 ",
+            f"Pseudo dice [{values}] ",
+            f"Epoch time: {seconds} s ",
+        ]
         lines += [f"{at}.123456: {text}" for text in said]
     return lines
 

@@ -23,9 +23,16 @@ def block_of(stage: Stage) -> StageBlock:
     init = Init("a", "b", "c", "d") if len(stage.path) > 1 else None
     fold = stage.fold if stage.has_own_weights else None
     return StageBlock(
-        stage.target, stage.path, stage.role, stage.recipe, init, stage.excluded, fold, keep_heads=stage.keep_heads,
+        stage.target,
+        stage.path,
+        stage.role,
+        stage.recipe,
+        init,
+        stage.excluded,
+        fold,
+        keep_heads=stage.keep_heads,
         mixed=stage.mixed,
-    )  # fmt: skip
+    )
 
 
 def state_of(

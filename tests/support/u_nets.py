@@ -71,9 +71,13 @@ def build(settings: dict[str, Any], channels: int = 1, classes: int = 2, seed: i
     kind = "ResidualEncoderUNet" if "n_blocks_per_stage" in settings else "PlainConvUNet"
     torch.manual_seed(seed)
     network = get_network_from_plans(
-        f"dynamic_network_architectures.architectures.unet.{kind}", settings,
-        ["conv_op", "norm_op", "dropout_op", "nonlin"], channels, classes, deep_supervision=True,
-    )  # fmt: skip
+        f"dynamic_network_architectures.architectures.unet.{kind}",
+        settings,
+        ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        channels,
+        classes,
+        deep_supervision=True,
+    )
     return network.eval()
 
 

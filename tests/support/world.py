@@ -197,9 +197,14 @@ def kill_tree(pid: int) -> None:
 def kill_when(command: list[str], world: World, ready: Callable[[], bool]) -> None:
     """Starts a command in a process group of its own and kills it and its children as soon as ``ready`` holds."""
     child = subprocess.Popen(
-        command, env=python_environment(world), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        command,
+        env=python_environment(world),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 300
     while not ready():
         assert child.poll() is None, f"ended before it could be killed: {child.communicate()[1]}"

@@ -22,9 +22,13 @@ PAIRS = [(TARGET, NEAR, "3d_fullres"), (TARGET, TWO_CHANNELS, "3d_fullres"), (TA
          (FLAT_TARGET, FLAT_SOURCE, "2d")]  # fmt: skip
 
 FROM_THE_SOURCE = {
-    "dataset_name", "plans_name", "image_reader_writer", "original_median_spacing_after_transp",
-    "original_median_shape_after_transp", "foreground_intensity_properties_per_channel",
-}  # fmt: skip
+    "dataset_name",
+    "plans_name",
+    "image_reader_writer",
+    "original_median_spacing_after_transp",
+    "original_median_shape_after_transp",
+    "foreground_intensity_properties_per_channel",
+}
 """Entries of the plans that become the source's."""
 
 SOURCE_SETTINGS = {"data_identifier", "normalization_schemes", "use_mask_for_norm"}

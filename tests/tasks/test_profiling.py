@@ -116,9 +116,12 @@ def test_other_parameters_make_other_signatures(world) -> None:
     newer.version = newer.version + 1
     seed = next(seed for seed in range(100) if source_request(seed=seed).cases != source_request().cases)
     digests = {
-        digest(source_request()), digest(source_request(cases=2)), digest(source_request(seed=seed)),
-        digest(source_request(), newer), digest(source_request(), PublishedMetric()),
-    }  # fmt: skip
+        digest(source_request()),
+        digest(source_request(cases=2)),
+        digest(source_request(seed=seed)),
+        digest(source_request(), newer),
+        digest(source_request(), PublishedMetric()),
+    }
     assert len(digests) == 5
     (world.raw / NEAR / "notes.txt").write_text("x")
     assert digest(source_request()) in digests

@@ -249,9 +249,13 @@ def log_of(stage: Path) -> str:
 
 def start_training(world: World, arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(SCRIPTS / "nnUNetv2_seq_train"), *arguments], env=python_environment(world), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [str(SCRIPTS / "nnUNetv2_seq_train"), *arguments],
+        env=python_environment(world),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.chain

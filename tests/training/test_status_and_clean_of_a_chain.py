@@ -41,9 +41,13 @@ def test_a_chain_is_seen_at_work_and_cleaned_up_after_it(world: World, command):
     """Running by a named process, stopped, finished; then all can go, and the same command trains nothing."""
     with (world.root / "output").open("wb") as output:
         child = subprocess.Popen(
-            [str(SCRIPTS / "nnUNetv2_seq_train"), *CHAIN], env=python_environment(world), stdin=subprocess.DEVNULL,
-            stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
+            [str(SCRIPTS / "nnUNetv2_seq_train"), *CHAIN],
+            env=python_environment(world),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     seen = status_when(is_in_second_epoch, child, world)
     assert seen.state is State.RUNNING
     assert str(seen.stages[0].on_disk.holder) == f"process {child.pid} on {socket.gethostname()}"

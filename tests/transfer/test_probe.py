@@ -127,8 +127,20 @@ def test_a_probe_equals_nnunets_prediction_and_evaluation(models: World, tmp_pat
         (references / f"{case}.nii.gz").symlink_to(models.raw / NEAR / f"labelsTr/{case}.nii.gz")
     environment = python_environment(models)
     options = [
-        "-d", TARGET, "-c", "3d_fullres", "-f", "all", "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1",
-    ]  # fmt: skip
+        "-d",
+        TARGET,
+        "-c",
+        "3d_fullres",
+        "-f",
+        "all",
+        "-device",
+        "cpu",
+        "--disable_tta",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+    ]
     run([str(SCRIPTS / "nnUNetv2_predict"), "-i", str(images), "-o", str(tmp_path / "out"), *options], environment)
     means = []
     for value in (1, 2):  # the target's one label against each label of the model
