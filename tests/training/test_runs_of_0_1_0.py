@@ -42,7 +42,8 @@ def old_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     make_dataset(world.raw, TARGET, ("MRI",), ("front", "back"), 60)
     make_dataset(world.raw, NEAR, ("T1",), ("organ",), 60)
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(ARCHIVE.read_bytes()))) as archive:
-        archive.extractall(world.root, filter="data")
+        # Python 3.11.3 and older have no filters
+        archive.extractall(world.root, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     for name, value in world.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
