@@ -42,8 +42,9 @@ def old_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     make_dataset(world.raw, TARGET, ("MRI",), ("front", "back"), 60)
     make_dataset(world.raw, NEAR, ("T1",), ("organ",), 60)
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(ARCHIVE.read_bytes()))) as archive:
-        # Python 3.11.3 and older have no filters
-        archive.extractall(world.root, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        if hasattr(tarfile, "data_filter"):  # not in the first releases of Python 3.10 and 3.11
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(world.root)  # noqa: S202 - our own archive
     for name, value in world.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
