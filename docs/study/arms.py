@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class {QUICK}(nnUNetTrainer):
 """nnU-Net's trainer. Only the final validation, which no table reads, does without mirroring: an eighth of the time."""
 ARMS = ("scratch", "long", "as it is", "direct, new heads", "direct, low rate", "direct")
 ARMS += ("sequence", "replay", "joint", "co-trained")
+_LOADING = Lock()
+"""What PyTorch may load safely is known to the whole process: one checkpoint at a time."""
 COLUMNS = ("target", "arm", "path", "seed", "dice")
 
 
@@ -229,7 +232,8 @@ def _keeps_no_head(job: Job) -> bool:
 def score(job: Job, options: argparse.Namespace) -> float:
     """Return the mean Dice on the target's test cases, of the target's model or of the source's own network."""
     folder = model_folder(job)
-    checkpoint = load_checkpoint(folder / "fold_all" / "checkpoint_final.pth")
+    with _LOADING:
+        checkpoint = load_checkpoint(folder / "fold_all" / "checkpoint_final.pth")
     plans, dataset_json = (_json(folder / name) for name in ("plans.json", "dataset.json"))
     raw = Path(os.environ["nnUNet_raw"]) / dataset_name(job.target)
     labels = sorted((raw / "labelsTs").glob("*.nii.gz"))
