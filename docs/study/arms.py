@@ -326,7 +326,23 @@ def summary(rows: Sequence[dict[str, str]]) -> str:
         below = [value < unit["scratch"][""] for unit in own for value in unit[arm].values()]
         columns = (_span(to_sequence), _span(to_same), _span(to_best), f"{sum(below)} of {len(below)}")
         lines.append(f"| {arm} | {mean(means):.3f} | {' | '.join(columns)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *left_out(units)])
+
+
+def left_out(units: dict[tuple[str, str], dict[str, dict[str, float]]]) -> Iterator[str]:
+    """Yield the arm that is best on all other targets, for each target, and what it reached there."""
+    rivals = [arm for arm in ARMS if arm not in {"scratch", "long"}]
+    whole = {key: unit for key, unit in units.items() if set(ARMS) <= unit.keys()}
+    gains, direct = [], []
+    for target in sorted({key[0] for key in whole} if len({key[0] for key in whole}) > 1 else ()):
+        others = [unit for key, unit in whole.items() if key[0] != target]
+        best = max(rivals, key=lambda arm: mean(mean(unit[arm].values()) for unit in others))
+        own = [unit for key, unit in whole.items() if key[0] == target]
+        gains.append(mean(mean(unit[best].values()) - unit["scratch"][""] for unit in own))
+        direct.append(mean(mean(unit[best].values()) - mean(unit["direct"].values()) for unit in own))
+        yield f"{target}: the others choose {best}, {gains[-1]:+.3f} to scratch, {direct[-1]:+.3f} to direct"
+    if gains:
+        yield f"chosen so, mean: {_span(gains)} to scratch, {_span(direct)} to direct"
 
 
 def last_source(path: str) -> str:
