@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import entry_points
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -85,7 +85,8 @@ def run_demo(folder: Path, seeds: int, processes: int) -> Path:
         clock.say(f"distances of {len(SOURCES)} sources, and a plan")
         survey = survey_comparison(request, context)
         clock.say(f"what will be trained, on {TARGET.trained} labelled cases, {seeds} seeds:")
-        print(f"\n{budget_text(survey.arms, survey.budget, request.seeds)}\n", flush=True)
+        budget = replace(survey.budget, hours=survey.budget.hours / processes)
+        print(f"\n{budget_text(survey.arms, budget, request.seeds)}\n", flush=True)
         with ProcessPoolExecutor(processes, mp_context=server) as pool:
             parts = (survey.base, survey.exclusions, survey.request.devices)
             for title in pool.map(train_trial, survey.chains, *([part] * len(survey.chains) for part in parts)):
