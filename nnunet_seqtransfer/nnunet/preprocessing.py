@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -182,6 +181,8 @@ def _has_its_end(path: Path) -> bool:
         with path.open("rb") as stream:
             stream.seek(-min(1, path.stat().st_size), os.SEEK_END)
             return stream.read() == _END_OF_PICKLE
+    import blosc2  # noqa: PLC0415 - takes half a second
+
     try:
         blosc2.open(str(path), mode="r")  # fails without the trailer at the end of the file
     except RuntimeError:

@@ -207,9 +207,15 @@ def read_training(folder: Path, tail: int | None = None) -> TrainingLog:
     )
     for path in paths:
         read.append(_lines(path, tail))
-        if tail is not None and not read_lines(read[-1]).epochs:
+        if tail is None:
+            continue
+        log = read_lines(read[-1])
+        if not log.epochs:
             read[-1] = _lines(path, None)
-        if tail is not None and read_lines(read[-1]).epochs:
+            log = read_lines(read[-1])
+        if log.epochs and len(read) == 1:
+            return log
+        if log.epochs:
             break
     reader = LogReader()
     for lines in reversed(read):
