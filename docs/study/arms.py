@@ -266,6 +266,8 @@ def _trains(folder: Path, job: Job) -> bool:
     block = _json(folder / "plans.json").get("seq_transfer", {})
     path = ["+".join(str(int(name[7:10])) for name in element.split("+")) for element in block.get("path", ())]
     wanted = list(job.path) if job.arm == "as it is" else [*job.path, job.target]
+    if job.arm == "as it is" and block.get("target") != dataset_name(job.target):
+        return False  # the same source was trained for another target
     if job.arm == "co-trained":
         wanted = [job.path[0], f"{job.target}+{job.path[0]}"]
     if job.arm == "direct, low rate":  # the tag names the source
