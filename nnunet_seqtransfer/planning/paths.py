@@ -114,7 +114,7 @@ class GainStrategy:
     """
 
     def plan(self, request: Request) -> Decision:
-        """See `Strategy.plan`."""
+        """Plan as described at `Strategy.plan`."""
         request.check()
         problem, constraints = request.problem, request.constraints
         scratch = (problem.target,)

@@ -78,7 +78,7 @@ class Findings:
     cases: tuple[ValidatedCase, ...] = ()
     "Validated cases. Fold all counts only if no other fold is validated: its cases were trained on."
     scratch: tuple[ValidatedCase, ...] = ()
-    "The same cases by a finished training from scratch with the target's recipe; none without such a training."
+    "Cases of a finished training from scratch with the target's recipe; empty without such a training."
     labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     "Name of each label -> label values."
     target_json: dict[str, Any] = field(default_factory=dict)
